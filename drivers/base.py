@@ -1,0 +1,290 @@
+"""The four roles as typed async interfaces, and what can go wrong with a device.
+
+A driver is a class with one of the four roles as its base, found through the entry-point group
+``pyrotome.drivers`` (see `registry.py`). Every exchange is bounded by a deadline computed from
+what was asked. All times are nanoseconds of the experiment clock; durations that the instrument
+needs physically are divided by the clock's speed before they are waited for.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from ..protocols.recipe import BeamSettings
+from ..protocols.rig import BeamRig, DetectorRig, HeaterRig, Role, StageRig
+from ..protocols.timebase import ExperimentClock
+
+# Wall seconds granted on top of what an exchange needs physically: a busy computer, a network.
+GRACE_S = 5.0
+
+
+class DeviceError(Exception):
+    """A device did not do what it was asked.
+
+    Parameters
+    ----------
+    device : str
+        Which one, by role and driver.
+    asked : str
+        What was asked.
+    answered : str
+        What came back.
+    remedy : str
+        What the operator can do.
+    """
+
+    def __init__(self, device: str, asked: str, answered: str, remedy: str = "") -> None:
+        text = f"{device}: asked {asked}; {answered}"
+        super().__init__(f"{text}. {remedy}" if remedy else text)
+        self.device, self.asked, self.answered, self.remedy = device, asked, answered, remedy
+
+
+class DeviceRefused(DeviceError):
+    """The instrument answered that it will not."""
+
+
+class DeviceLost(DeviceError):
+    """No answer within the deadline, or the connection broke."""
+
+
+class OutOfRange(DeviceError):
+    """Refused by the driver before anything was sent: beyond the rig's or instrument's limits."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What an instrument says it is."""
+
+    vendor: str
+    model: str
+    serial: str = ""
+    firmware: str = ""
+
+    def __str__(self) -> str:
+        return " ".join(p for p in (self.vendor, self.model, self.serial, self.firmware) if p)
+
+
+class NoOptions(BaseModel):
+    """Options of a driver that has none."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+@dataclass(frozen=True)
+class HeaterSample:
+    """One reading of the heater; `values` hold the channels that came with it, NaN-free."""
+
+    t_ns: int
+    temperature_c: float
+    setpoint_c: float
+    values: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class StagePosition:
+    """Where the stage says it is."""
+
+    t_ns: int
+    tilt_deg: float
+    x_nm: float = 0.0
+    y_nm: float = 0.0
+    z_nm: float = 0.0
+
+
+@dataclass(frozen=True)
+class DetectorFrame:
+    """One frame.
+
+    `data` is (rows, columns), C-ordered, little-endian unsigned integers. `number` is the
+    detector's own count within the acquisition, from 1.
+    """
+
+    number: int
+    data: NDArray[np.unsignedinteger[Any]]
+    received_ns: int
+
+
+class Device(ABC):
+    """What every device has: connect and identify, make safe, disconnect.
+
+    Attributes
+    ----------
+    role : str
+        Which role the class fills.
+    Options : type of BaseModel
+        The options that a rig may give this driver; unknown ones are refused.
+    channels : mapping
+        Telemetry channel to unit.
+    """
+
+    role: ClassVar[Role]
+    summary: ClassVar[str] = ""
+    Options: ClassVar[type[BaseModel]] = NoOptions
+    channels: ClassVar[Mapping[str, str]] = {}
+
+    def __init__(self, name: str, clock: ExperimentClock) -> None:
+        self.name = name
+        self.clock = clock
+
+    @abstractmethod
+    async def connect(self, timeout_s: float = GRACE_S) -> Identity:
+        """Open the connection and identify the instrument.
+
+        Raises
+        ------
+        DeviceLost
+            If nobody answers within `timeout_s` wall seconds.
+        DeviceRefused
+            If the one who answers is not the right instrument.
+        """
+
+    @abstractmethod
+    async def disconnect(self) -> None:
+        """Close the connection and end every task of the driver; harmless when not connected."""
+
+    @abstractmethod
+    async def make_safe(self) -> None:
+        """Bring the device to its safe state from any state; returns when confirmed.
+
+        Raises
+        ------
+        DeviceError
+            If that could not be confirmed.
+        """
+
+
+class Heater(Device):
+    """A chip with a heater that follows a temperature."""
+
+    role: ClassVar[Role] = "heater"
+
+    def __init__(self, name: str, rig: HeaterRig, clock: ExperimentClock) -> None:
+        super().__init__(name, clock)
+        self.rig = rig
+
+    @abstractmethod
+    async def set_temperature(self, temperature_c: float) -> int:
+        """Go there as fast as the chip can (or the rig's rate allows).
+
+        Returns
+        -------
+        int
+            Moment at which the command went out.
+        """
+
+    @abstractmethod
+    async def start_ramp(self, temperature_c: float, duration_s: float) -> int:
+        """Go there linearly in a given time; returns the moment at which the command went out."""
+
+    @abstractmethod
+    async def hold_here(self) -> None:
+        """Stop a ramp and stay at the temperature that it has reached."""
+
+    @abstractmethod
+    def samples(self) -> AsyncIterator[HeaterSample]:
+        """Readings as the instrument sends them, until it disconnects.
+
+        Raises
+        ------
+        DeviceLost
+            If readings cease.
+        """
+
+
+class Stage(Device):
+    """A goniometer with one tilt axis."""
+
+    role: ClassVar[Role] = "stage"
+
+    def __init__(self, name: str, rig: StageRig, clock: ExperimentClock) -> None:
+        super().__init__(name, clock)
+        self.rig = rig
+
+    @abstractmethod
+    async def move_to(self, tilt_deg: float) -> StagePosition:
+        """Tilt, wait until the stage has arrived and settled, and read back.
+
+        Raises
+        ------
+        OutOfRange
+            If the angle is beyond the limits of rig or instrument; nothing moves.
+        DeviceLost
+            If it has not arrived by the deadline (distance over speed, settling, grace).
+        """
+
+    @abstractmethod
+    async def position(self) -> StagePosition:
+        """Read back."""
+
+    @abstractmethod
+    async def tilt_limits_deg(self) -> tuple[float, float]:
+        """Lowest and highest tilt that the instrument itself allows."""
+
+    @abstractmethod
+    async def stop(self) -> None:
+        """Stop moving; returns when the stage stands."""
+
+
+class Beam(Device):
+    """The column: illumination and blanker."""
+
+    role: ClassVar[Role] = "beam"
+
+    def __init__(self, name: str, rig: BeamRig, clock: ExperimentClock) -> None:
+        super().__init__(name, clock)
+        self.rig = rig
+
+    @abstractmethod
+    async def prepare(self, settings: BeamSettings) -> None:
+        """Set probe current and field of view, and check the high tension; beam stays blanked."""
+
+    @abstractmethod
+    async def blank(self) -> int:
+        """Blank the beam; returns the moment at which the instrument confirmed."""
+
+    @abstractmethod
+    async def unblank(self) -> int:
+        """Unblank the beam; returns the moment at which the command went out."""
+
+    @abstractmethod
+    async def is_blanked(self) -> bool:
+        """Read back."""
+
+
+class Detector(Device):
+    """A detector that is armed for a number of frames and triggered for each."""
+
+    role: ClassVar[Role] = "detector"
+
+    def __init__(self, name: str, rig: DetectorRig, clock: ExperimentClock) -> None:
+        super().__init__(name, clock)
+        self.rig = rig
+
+    @abstractmethod
+    async def arm(self, frames: int, exposure_s: float, shape: tuple[int, int]) -> None:
+        """Prepare an acquisition of so many triggered frames of one shape (rows, columns)."""
+
+    @abstractmethod
+    async def trigger(self) -> int:
+        """Start one exposure; returns the moment at which the command went out."""
+
+    @abstractmethod
+    async def read_frame(self) -> DetectorFrame:
+        """The next frame of the acquisition.
+
+        Raises
+        ------
+        DeviceLost
+            If it has not come by the deadline (exposure, transfer, grace).
+        """
+
+    @abstractmethod
+    async def disarm(self) -> None:
+        """End the acquisition; frames on their way are discarded."""

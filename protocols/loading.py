@@ -1,0 +1,187 @@
+"""Read YAML into pydantic models with errors that name file, line, path inside and remedy."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+MAX_TEXT_BYTES = 1_000_000
+
+
+class BadInput(ValueError):
+    """Input from a person (recipe, rig, argument) that cannot be used; exit code 2.
+
+    Parameters
+    ----------
+    where : str
+        File, line and path inside it, as far as they are known.
+    problem : str
+        What is wrong and what would be right.
+    """
+
+    def __init__(self, where: str, problem: str) -> None:
+        super().__init__(f"{where}: {problem}" if where else problem)
+        self.where, self.problem = where, problem
+
+
+class Strict(BaseModel):
+    """Base of every model that people write: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+Model = TypeVar("Model", bound=BaseModel)
+Location = tuple[str | int, ...]
+
+
+def read_text(path: Path) -> str:
+    """Text of a small file, or :class:`BadInput` saying why it cannot be read."""
+    try:
+        if path.stat().st_size > MAX_TEXT_BYTES:
+            raise BadInput(str(path), f"larger than {MAX_TEXT_BYTES} bytes: not a recipe or a rig")
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise BadInput(str(path), "no such file") from None
+    except IsADirectoryError:
+        raise BadInput(str(path), "is a folder; name a YAML file") from None
+    except UnicodeDecodeError:
+        raise BadInput(str(path), "is not text (UTF-8), so it is not YAML") from None
+    except OSError as error:
+        raise BadInput(str(path), f"cannot be read: {error.strerror}") from None
+
+
+def load_model(model: type[Model], text: str, name: str) -> Model:
+    """Validate YAML text as a model.
+
+    Parameters
+    ----------
+    model : type of BaseModel
+        What the text should describe.
+    text : str
+        The YAML.
+    name : str
+        File name for messages.
+
+    Returns
+    -------
+    BaseModel
+        The validated model.
+
+    Raises
+    ------
+    BadInput
+        With one line per problem: file, line, path inside, what is wrong, what would be right.
+    """
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        data = yaml.load(text, Loader=_UniqueKeyLoader)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{name}:{mark.line + 1}" if mark is not None else name
+        problem = getattr(error, "problem", None) or str(error)
+        raise BadInput(where, f"is not valid YAML: {problem}") from None
+    if not isinstance(data, dict):
+        keys = ", ".join(str(field) for field in model.model_fields)
+        raise BadInput(name, f"should be a YAML mapping with the keys {keys}")
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        problems = [
+            _describe(model, node, name, tuple(item["loc"]), item["msg"], item["type"])
+            for item in error.errors()
+        ]
+        raise BadInput("", "\n".join(dict.fromkeys(problems))) from None
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """Safe loader that refuses a key written twice instead of keeping the last."""
+
+
+def _mapping_without_repeats(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    loader.flatten_mapping(node)
+    result: dict[Any, Any] = {}
+    for key_node, value_node in node.value:
+        key = loader.construct_object(key_node, deep=True)
+        if not isinstance(key, (str, int, float, bool)):
+            raise yaml.constructor.ConstructorError(
+                problem="keys must be plain words", problem_mark=key_node.start_mark
+            )
+        if key in result:
+            raise yaml.constructor.ConstructorError(
+                problem=f"the key {key!r} is written twice", problem_mark=key_node.start_mark
+            )
+        result[key] = loader.construct_object(value_node, deep=True)
+    return result
+
+
+_UniqueKeyLoader.add_constructor(
+    yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping_without_repeats
+)
+
+
+def _describe(
+    model: type[BaseModel], node: yaml.Node | None, name: str, loc: Location, msg: str, kind: str
+) -> str:
+    line, reached = _locate(node, loc)
+    path = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in reached).lstrip(".")
+    where = f"{name}:{line}" if line else name
+    if path:
+        where = f"{where}: {path}"
+    message = msg.removeprefix("Value error, ")
+    if kind == "extra_forbidden":
+        message = "unknown key" + _suggest(model, loc)
+    elif kind == "missing":
+        message = "required key is missing"
+    return f"{where}: {message}"
+
+
+def _locate(node: yaml.Node | None, loc: Location) -> tuple[int | None, Location]:
+    """Line of a location in the YAML tree, and the part of the location that stands there."""
+    line = node.start_mark.line + 1 if node is not None else None
+    reached: list[str | int] = []
+    for part in loc:
+        if isinstance(node, yaml.MappingNode):
+            found = next(((k, v) for k, v in node.value if k.value == str(part)), None)
+            if found is None:
+                if isinstance(part, str):
+                    reached.append(part)
+                break
+            line, node = found[0].start_mark.line + 1, found[1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int):
+            if part >= len(node.value):
+                break
+            node = node.value[part]
+            line = node.start_mark.line + 1
+        else:
+            break
+        reached.append(part)
+    return line, tuple(reached)
+
+
+def _models_below(model: type[BaseModel]) -> Iterator[type[BaseModel]]:
+    seen: set[type[BaseModel]] = set()
+    todo: list[Any] = [model]
+    while todo:
+        item = todo.pop()
+        if isinstance(item, type) and issubclass(item, BaseModel):
+            if item in seen:
+                continue
+            seen.add(item)
+            yield item
+            todo.extend(field.annotation for field in item.model_fields.values())
+        else:
+            todo.extend(getattr(item, "__args__", ()))
+
+
+def _suggest(model: type[BaseModel], loc: Location) -> str:
+    """The nearest known key, and the keys that a mapping of this kind takes."""
+    wrong = str(loc[-1])
+    models = list(_models_below(model))
+    known = {field.alias or name for m in models for name, field in m.model_fields.items()}
+    nearest = difflib.get_close_matches(wrong, known, n=1)
+    return f"; did you mean '{nearest[0]}'?" if nearest else f"; known keys: {', '.join(sorted(known))}"

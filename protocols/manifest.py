@@ -1,0 +1,63 @@
+"""The manifest of a run: what recorder and analysis must know before the first frame."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from .loading import Strict
+from .pipeline import AnalysisStep, ResultPlan
+from .recipe import BeamSettings, Sample
+
+StackKind = Literal["series", "reference", "ramp"]
+
+
+class StackPlan(Strict):
+    """One group of frames in the file, such as ``series_001``.
+
+    `tilt_deg` are the asked angles of its frames, in the order of exposure.
+    """
+
+    name: str
+    kind: StackKind
+    frames: int
+    tilt_deg: tuple[float, ...]
+    results: tuple[ResultPlan, ...] = ()
+
+
+class HoldPlan(Strict):
+    """One hold at processing temperature; `index` counts from 1."""
+
+    index: int
+    standby_c: float
+    target_c: float
+    requested_s: float
+
+
+class RunManifest(Strict):
+    """Everything that is fixed when a run starts.
+
+    `telemetry` maps device to channel to unit. `before` gives for each stack how many holds
+    precede it.
+    """
+
+    run: str
+    title: str
+    software: str
+    started_ns: int
+    speed: float
+    simulated: bool
+    recipe_text: str
+    rig_text: str
+    rig_name: str
+    sample: Sample
+    beam: BeamSettings
+    detector: str
+    instruments: dict[str, str] = Field(default_factory=dict)
+    value_offset: int = 0
+    stacks: tuple[StackPlan, ...]
+    holds: tuple[HoldPlan, ...]
+    holds_before: dict[str, int]
+    telemetry: dict[str, dict[str, str]]
+    analysis: tuple[AnalysisStep, ...] = ()

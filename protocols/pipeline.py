@@ -1,0 +1,192 @@
+"""The analysis pipeline as data: its steps, their order, and which results they leave."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from .loading import Strict
+
+NoiseType = Literal["white", "gw", "g0", "g1", "g2", "g3", "g4"]
+
+
+class Denoise(Strict):
+    """Per frame: remove noise. `variance` is on the scale where the frame's maximum is 255."""
+
+    method: Literal["bm3d", "fast"] = "fast"
+    noise: NoiseType = "white"
+    variance: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
+
+
+class Align(Strict):
+    """Per series: register neighbouring tilts and find the tilt axis."""
+
+    method: Literal["mutual-information", "phase-correlation", "centre-of-mass"] = (
+        "mutual-information"
+    )
+
+
+class Reconstruct(Strict):
+    """Per series: a volume from the tilt series, binned by `binning` in every direction."""
+
+    method: Literal["sirt", "tv", "wbp"] = "sirt"
+    iterations: Annotated[int, Field(ge=1, le=10_000, strict=True)] = 30
+    binning: Annotated[int, Field(ge=1, le=64, strict=True)] = 4
+
+
+class Segment(Strict):
+    """Per series: particles in the volume."""
+
+    method: Literal["otsu"] = "otsu"
+
+
+class Measure(Strict):
+    """Per series: figures of the particles."""
+
+    what: Literal["necks"] = "necks"
+
+
+class AnalysisStep(Strict):
+    """One step of the pipeline: a mapping with exactly one of these keys."""
+
+    denoise: Denoise | None = None
+    align: Align | None = None
+    reconstruct: Reconstruct | None = None
+    segment: Segment | None = None
+    measure: Measure | None = None
+
+    @field_validator("measure", mode="before")
+    @classmethod
+    def _word_is_enough(cls, value: object) -> object:
+        return {"what": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> AnalysisStep:
+        given = [k for k in type(self).model_fields if getattr(self, k) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                "an analysis step is a mapping with exactly one of "
+                f"{', '.join(type(self).model_fields)}; this one has {', '.join(given) or 'none'}"
+            )
+        return self
+
+    @property
+    def kind(self) -> str:
+        """Which step this is."""
+        return next(k for k in type(self).model_fields if getattr(self, k) is not None)
+
+    @property
+    def settings(self) -> Denoise | Align | Reconstruct | Segment | Measure:
+        """The settings of the step that this is."""
+        return getattr(self, self.kind)
+
+
+_ORDER = ("denoise", "align", "reconstruct", "segment", "measure")
+_NEEDS = {"segment": "reconstruct", "measure": "segment"}
+
+
+def check_order(steps: Sequence[AnalysisStep]) -> None:
+    """Refuse a pipeline whose steps do not follow from one another.
+
+    Raises
+    ------
+    ValueError
+        If a step comes twice, too early, or without the step that it works on.
+    """
+    kinds = [step.kind for step in steps]
+    for position, kind in enumerate(kinds):
+        earlier = kinds[:position]
+        if kind in earlier:
+            raise ValueError(f"analysis step '{kind}' is written twice")
+        late = [k for k in earlier if _ORDER.index(k) > _ORDER.index(kind)]
+        if late:
+            raise ValueError(f"analysis step '{kind}' must come before '{late[0]}'")
+        needed = _NEEDS.get(kind)
+        if needed is not None and needed not in earlier:
+            raise ValueError(f"analysis step '{kind}' needs the step '{needed}' before it")
+
+
+class ResultPlan(Strict):
+    """One dataset that the analysis will leave for one stack of frames.
+
+    `shape` is the full shape; `per_frame` results fill their first axis as frames arrive.
+    `axes` name the axes in order, `pixel_nm` is the sampling along the spatial ones.
+    """
+
+    name: str
+    step: str
+    process: int
+    parameters: dict[str, str | int | float]
+    shape: tuple[int, ...]
+    dtype: str
+    axes: tuple[str, ...]
+    pixel_nm: float
+    per_frame: bool = False
+
+
+# What the online worker can do in this version; the rest of the schema is refused by nobody and
+# skipped with a warning, so that one recipe serves every version.
+AVAILABLE: dict[str, tuple[str, ...]] = {"denoise": ("bm3d",), "reconstruct": ("sirt",)}
+
+
+def unavailable(steps: Sequence[AnalysisStep]) -> list[str]:
+    """Names of the steps that this version knows but cannot carry out, as ``kind: method``."""
+    missing: list[str] = []
+    for step in steps:
+        method = str(getattr(step.settings, "method", getattr(step.settings, "what", "")))
+        if method not in AVAILABLE.get(step.kind, ()):
+            missing.append(f"{step.kind}: {method}")
+    return missing
+
+
+def planned_results(
+    steps: Sequence[AnalysisStep],
+    kind: Literal["series", "reference", "ramp"],
+    frames: int,
+    shape: tuple[int, int],
+    pixel_nm: float,
+) -> list[ResultPlan]:
+    """Results that a pipeline leaves for a stack of frames.
+
+    Parameters
+    ----------
+    steps : sequence of AnalysisStep
+        The pipeline.
+    kind : str
+        Kind of stack; only tilt series are reconstructed.
+    frames, shape, pixel_nm
+        Number of frames, their shape (rows, columns), and the sampling.
+
+    Returns
+    -------
+    list of ResultPlan
+        In the order of the pipeline; `process` numbers the NXprocess groups from 1.
+    """
+    results: list[ResultPlan] = []
+    for step in steps:
+        settings = step.settings
+        parameters: dict[str, str | int | float] = settings.model_dump()
+        if isinstance(settings, Denoise) and settings.method in AVAILABLE["denoise"]:
+            results.append(
+                ResultPlan(
+                    name="denoised", step="denoise", process=len(results) + 1,
+                    parameters=parameters, shape=(frames, *shape), dtype="float32",
+                    axes=("frame", "y", "x"), pixel_nm=pixel_nm, per_frame=True,
+                )
+            )  # fmt: skip
+        if (
+            isinstance(settings, Reconstruct)
+            and kind == "series"
+            and settings.method in AVAILABLE["reconstruct"]
+        ):
+            rows, columns = (max(1, side // settings.binning) for side in shape)
+            results.append(
+                ResultPlan(
+                    name="volume", step="reconstruct", process=len(results) + 1,
+                    parameters=parameters, shape=(rows, columns, columns), dtype="float32",
+                    axes=("y", "z", "x"), pixel_nm=pixel_nm * settings.binning,
+                )
+            )  # fmt: skip
+    return results

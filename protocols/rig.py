@@ -1,0 +1,230 @@
+"""The rig: which instruments fill the roles, within which limits, and where the streams are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from .loading import Strict, load_model, read_text
+from .units import (
+    AngleDeg,
+    CurrentPa,
+    DurationS,
+    RateCPerS,
+    SpeedDegPerS,
+    TemperatureC,
+    VoltageKv,
+)
+
+ROLES = ("heater", "stage", "beam", "detector")
+Role = Literal["heater", "stage", "beam", "detector"]
+
+
+class HeaterLimits(Strict):
+    """What the chip may be asked for."""
+
+    temperature_c: TemperatureC = Field(default=1000.0, alias="temperature")
+    safe_c: TemperatureC = Field(default=25.0, alias="safe_temperature")
+    rate_c_per_s: RateCPerS | None = Field(default=None, alias="rate", gt=0)
+
+
+class StageLimits(Strict):
+    """What the goniometer may be asked for."""
+
+    tilt_deg: tuple[AngleDeg, AngleDeg] = Field(default=(-70.0, 70.0), alias="tilt")
+    speed_deg_per_s: SpeedDegPerS = Field(default=10.0, alias="speed", gt=0)
+    settle_s: DurationS = Field(default=0.3, alias="settle", ge=0)
+    tolerance_deg: AngleDeg = Field(default=0.05, alias="tolerance", gt=0)
+    backlash_deg: AngleDeg = Field(default=0.0, alias="backlash", ge=0)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> StageLimits:
+        if self.tilt_deg[0] >= self.tilt_deg[1]:
+            raise ValueError("tilt limits must be written as [lowest, highest]")
+        return self
+
+
+class BeamLimits(Strict):
+    """What the column may be asked for."""
+
+    current_pa: CurrentPa | None = Field(default=None, alias="current", gt=0)
+
+
+class DetectorLimits(Strict):
+    """What the detector may be asked for."""
+
+    frame: tuple[int, int] = (16_384, 16_384)
+
+
+class _Device(Strict):
+    driver: str = Field(min_length=1, max_length=100)
+    endpoint: str = Field(min_length=1, max_length=500)
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class HeaterRig(_Device):
+    """The heater's driver and limits."""
+
+    limits: HeaterLimits = HeaterLimits()
+
+
+class StageRig(_Device):
+    """The stage's driver and limits."""
+
+    limits: StageLimits = StageLimits()
+
+
+class BeamRig(_Device):
+    """The column's driver and limits."""
+
+    limits: BeamLimits = BeamLimits()
+
+
+class DetectorRig(_Device):
+    """The detector's driver and limits. `value_offset` was added to every recorded value."""
+
+    limits: DetectorLimits = DetectorLimits()
+    value_offset: int = 0
+
+
+class Streams(Strict):
+    """Where the daemon publishes and listens."""
+
+    monitor: str = "tcp://127.0.0.1:5571"
+    control: str = "tcp://127.0.0.1:5570"
+
+
+class Mqtt(Strict):
+    """Broker for telemetry; topics are ``<topic>/<device>/<channel>``."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=1, le=65535)] = 1883
+    topic: str = Field(default="pyrotome", pattern=r"^[^#+]+$", max_length=200)
+    interval_s: DurationS = Field(default=0.5, alias="interval", gt=0)
+
+
+class CuSintering(Strict):
+    """Simulated specimen: Cu nanoparticles that sinter."""
+
+    kind: Literal["cu-sintering"] = "cu-sintering"
+    particles: Annotated[int, Field(ge=1, le=500)] = 36
+
+
+class Replay(Strict):
+    """Simulated specimen: a recorded tilt series, nearest angle, exact values plus an offset."""
+
+    kind: Literal["replay"]
+    stack: str
+    tilts: str
+    value_offset: int = 0
+
+
+class SimulatedChip(Strict):
+    """Simulated MEMS heater."""
+
+    time_constant_s: DurationS = Field(default=0.015, alias="time_constant", gt=0)
+    overshoot: float = Field(default=0.22, ge=0, le=1)
+    overshoot_decay_s: DurationS = Field(default=5.6, alias="overshoot_decay", gt=0)
+    noise_c: float = Field(default=0.05, ge=0)
+    sample_every_s: DurationS = Field(default=0.01, alias="sample_every", gt=0)
+
+
+class SimulatedGoniometer(Strict):
+    """Simulated stage."""
+
+    speed_deg_per_s: SpeedDegPerS = Field(default=20.0, alias="speed", gt=0)
+    tilt_deg: tuple[AngleDeg, AngleDeg] = Field(default=(-80.0, 80.0), alias="tilt")
+    settling_s: DurationS = Field(default=0.1, alias="settling", ge=0)
+    backlash_deg: AngleDeg = Field(default=0.02, alias="backlash", ge=0)
+    readback_noise_deg: AngleDeg = Field(default=0.002, alias="readback_noise", ge=0)
+    eucentric_error_nm: float = Field(default=15.0, ge=0)
+    drift_nm: float = Field(default=5.0, ge=0)
+
+
+class SimulatedColumn(Strict):
+    """Simulated column: high tension, and electrons lost before they are counted."""
+
+    voltage_kv: VoltageKv = Field(default=300.0, alias="voltage", gt=0)
+
+
+class SimulatorRig(Strict):
+    """The simulated world behind the endpoints; its presence makes the rig a simulated one.
+
+    Port 0 in an endpoint lets the simulator choose, and the daemon is told.
+    """
+
+    seed: int = 1
+    specimen: CuSintering | Replay = Field(default=CuSintering(), discriminator="kind")
+    chip: SimulatedChip = SimulatedChip()
+    goniometer: SimulatedGoniometer = SimulatedGoniometer()
+    column: SimulatedColumn = SimulatedColumn()
+
+
+class Rig(Strict):
+    """A whole instrument."""
+
+    name: str = Field(min_length=1, max_length=200)
+    heater: HeaterRig
+    stage: StageRig
+    beam: BeamRig
+    detector: DetectorRig
+    streams: Streams = Streams()
+    mqtt: Mqtt | None = None
+    simulator: SimulatorRig | None = None
+
+    def device(self, role: Role) -> HeaterRig | StageRig | BeamRig | DetectorRig:
+        """The entry of one role."""
+        return getattr(self, role)
+
+
+def simulated_rig() -> Rig:
+    """The rig used where none is named: every instrument simulated, on ports chosen freely."""
+    return Rig.model_validate(
+        {
+            "name": "simulated microscope",
+            "heater": {
+                "driver": "dens-impulse",
+                "endpoint": "tcp://127.0.0.1:0",
+                "options": {"data_endpoint": "tcp://127.0.0.1:0"},
+            },
+            "stage": {
+                "driver": "temscript-stage",
+                "endpoint": "http://127.0.0.1:0",
+                "limits": {"tilt": ["-80 deg", "80 deg"], "speed": "20 deg/s"},
+            },
+            "beam": {"driver": "temscript-beam", "endpoint": "http://127.0.0.1:0"},
+            "detector": {
+                "driver": "merlin",
+                "endpoint": "tcp://127.0.0.1:0",
+                "options": {"data_endpoint": "tcp://127.0.0.1:0"},
+            },
+            "simulator": {},
+        }
+    )
+
+
+def load_rig(path: Path) -> tuple[Rig, str]:
+    """Rig of a YAML file and its text; paths in it are taken from the file's folder.
+
+    Raises
+    ------
+    BadInput
+        If the file cannot be read or is no valid rig.
+    """
+    text = read_text(path)
+    rig = load_model(Rig, text, str(path))
+    simulator = rig.simulator
+    if simulator is not None and isinstance(simulator.specimen, Replay):
+        folder = path.resolve().parent
+        specimen = simulator.specimen.model_copy(
+            update={
+                "stack": str(folder / simulator.specimen.stack),
+                "tilts": str(folder / simulator.specimen.tilts),
+            }
+        )
+        rig = rig.model_copy(
+            update={"simulator": simulator.model_copy(update={"specimen": specimen})}
+        )
+    return rig, text

@@ -1,0 +1,150 @@
+"""Physical quantities at the edges: text with a unit in, one float per quantity inside.
+
+Inside pyrotome every quantity has one unit, named in the variable: ``_c`` degrees Celsius,
+``_s`` seconds, ``_deg`` degrees, ``_pa`` picoampere, ``_kv`` kilovolt, ``_nm`` nanometre,
+``_e_per_nm2`` electrons per square nanometre. Pint converts here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from functools import cache
+from typing import Annotated, Any
+
+import pint
+from pydantic import BeforeValidator, PlainSerializer
+
+ELEMENTARY_CHARGE_C = 1.602176634e-19
+GAS_CONSTANT_J_PER_MOL_K = 8.314462618
+ZERO_CELSIUS_K = 273.15
+
+_NUMBER_THEN_UNIT = re.compile(r"^\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(\S.*?)?\s*$")
+
+
+@cache
+def _registry() -> pint.UnitRegistry[Any]:
+    return pint.UnitRegistry()
+
+
+def parse_quantity(value: object, unit: str, example: str) -> float:
+    """Convert a text such as ``"200 degC"`` to a number in one unit.
+
+    Parameters
+    ----------
+    value : object
+        Text holding a number and a unit; a bare number is refused.
+    unit : str
+        The unit of the result, in pint's notation.
+    example : str
+        A right value, shown in the error message.
+
+    Returns
+    -------
+    float
+        The number in `unit`.
+
+    Raises
+    ------
+    ValueError
+        If the number, the unit or the dimension is wrong.
+    """
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        raise ValueError(f"expected a number with a unit such as '{example}', got {value!r}")
+    if isinstance(value, (int, float)):
+        raise ValueError(f"{value!r} has no unit; write it with one, such as '{example}'")
+    match = _NUMBER_THEN_UNIT.match(value)
+    if match is None:
+        raise ValueError(f"expected a number with a unit such as '{example}', got {value!r}")
+    number, unit_text = float(match.group(1)), match.group(2)
+    if not unit_text:
+        raise ValueError(f"{value!r} has no unit; write it with one, such as '{example}'")
+    registry = _registry()
+    try:
+        source = registry.Unit(unit_text)
+    except Exception as error:
+        raise ValueError(
+            f"{unit_text!r} is not a unit known here; write it as in '{example}'"
+        ) from error
+    try:
+        result = float(registry.Quantity(number, source).to(unit).magnitude)
+    except pint.DimensionalityError as error:
+        raise ValueError(
+            f"{value!r} has the wrong dimension ({error.dim1 or 'none'}); "
+            f"expected a quantity such as '{example}'"
+        ) from error
+    if not math.isfinite(result):
+        raise ValueError(f"{value!r} is not a finite quantity; write one such as '{example}'")
+    return result
+
+
+class _Unit:
+    """Build the pydantic annotation of one quantity."""
+
+    def __init__(self, unit: str, written: str, example: str) -> None:
+        self.unit, self.written, self.example = unit, written, example
+
+    def validate(self, value: object) -> float:
+        return parse_quantity(value, self.unit, self.example)
+
+    def serialise(self, value: float) -> str:
+        return f"{value!r} {self.written}"
+
+
+_temperature = _Unit("degC", "degC", "200 degC")
+_rate = _Unit("delta_degC/s", "delta_degC/s", "1 degC/s")
+_duration = _Unit("s", "s", "5 s")
+_angle = _Unit("deg", "deg", "2 deg")
+_speed = _Unit("deg/s", "deg/s", "10 deg/s")
+_current = _Unit("pA", "pA", "2 pA")
+_voltage = _Unit("kV", "kV", "300 kV")
+_length = _Unit("nm", "nm", "1.04 nm")
+_fluence = _Unit("elementary_charge/nm**2", "e/nm^2", "260 e/nm^2")
+
+TemperatureC = Annotated[
+    float, BeforeValidator(_temperature.validate), PlainSerializer(_temperature.serialise)
+]
+RateCPerS = Annotated[float, BeforeValidator(_rate.validate), PlainSerializer(_rate.serialise)]
+DurationS = Annotated[
+    float, BeforeValidator(_duration.validate), PlainSerializer(_duration.serialise)
+]
+AngleDeg = Annotated[float, BeforeValidator(_angle.validate), PlainSerializer(_angle.serialise)]
+SpeedDegPerS = Annotated[
+    float, BeforeValidator(_speed.validate), PlainSerializer(_speed.serialise)
+]
+CurrentPa = Annotated[
+    float, BeforeValidator(_current.validate), PlainSerializer(_current.serialise)
+]
+VoltageKv = Annotated[
+    float, BeforeValidator(_voltage.validate), PlainSerializer(_voltage.serialise)
+]
+LengthNm = Annotated[float, BeforeValidator(_length.validate), PlainSerializer(_length.serialise)]
+FluenceEPerNm2 = Annotated[
+    float, BeforeValidator(_fluence.validate), PlainSerializer(_fluence.serialise)
+]
+
+
+def fluence_e_per_nm2(current_pa: float, time_s: float, area_nm2: float) -> float:
+    """Electrons per square nanometre that a probe current leaves in an area.
+
+    Parameters
+    ----------
+    current_pa : float
+        Probe current in pA.
+    time_s : float
+        Exposure of that area in seconds.
+    area_nm2 : float
+        Exposed area in nm^2.
+
+    Returns
+    -------
+    float
+        I t / (e A), the constants section of the design's science notes: for one pixel of side a
+        and a dwell time t, this is the dose per frame.
+    """
+    return current_pa * 1e-12 * time_s / (ELEMENTARY_CHARGE_C * area_nm2)
+
+
+def kelvin(temperature_c: float) -> float:
+    """Absolute temperature of a temperature in deg C."""
+    return temperature_c + ZERO_CELSIUS_K
