@@ -1,0 +1,104 @@
+"""How the daemon and the processes that it starts talk at the edges: stdin, stdout, parent death.
+
+The child reads one line of JSON from standard input (its configuration), writes one line of JSON
+to standard output when it is ready, and takes the end of standard input for the parent's death.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
+
+from .loading import Strict
+from .manifest import RunManifest
+from .rig import Rig
+from .timebase import ExperimentClock
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class ClockConfig(Strict):
+    """Enough for another process on this machine to run the same clock."""
+
+    speed: float
+    epoch_utc_ns: int
+    epoch_monotonic_ns: int
+
+    @classmethod
+    def of(cls, clock: ExperimentClock) -> ClockConfig:
+        """Configuration of a running clock."""
+        return cls(
+            speed=clock.speed,
+            epoch_utc_ns=clock.epoch_utc_ns,
+            epoch_monotonic_ns=clock.epoch_monotonic_ns,
+        )
+
+    def clock(self) -> ExperimentClock:
+        """The same clock here."""
+        return ExperimentClock(self.speed, self.epoch_utc_ns, self.epoch_monotonic_ns)
+
+
+class SimulatorConfig(Strict):
+    """What ``python -m pyrotome.simulators`` reads: the rig whose wires to serve.
+
+    Its ready line is ``{"devices": {role: {"endpoint": ..., "options": {...}}}}`` with the ports
+    that were chosen. `log` is a file for the world's own record of what happened, JSON lines.
+    """
+
+    rig: Rig
+    clock: ClockConfig
+    log: str | None = None
+
+
+class RecorderConfig(Strict):
+    """What ``python -m pyrotome.daemon.recorder`` reads. Ready line: ``{"file": ...}``."""
+
+    link: str
+    file: str
+    manifest: RunManifest
+
+
+class AnalysisConfig(Strict):
+    """What ``python -m pyrotome.analysis.worker`` reads. Ready line: ``{"skipped": [...]}``."""
+
+    link: str
+    manifest: RunManifest
+
+
+def dump_config(config: BaseModel) -> str:
+    """The line that a child reads."""
+    return config.model_dump_json(by_alias=True) + "\n"
+
+
+def read_config(model: type[Model]) -> Model:
+    """Configuration from the first line of standard input; leaves Ctrl-C to the parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return model.model_validate_json(sys.stdin.readline())
+
+
+def announce(**body: Any) -> None:
+    """Tell the parent, in one line, that this process is ready."""
+    sys.stdout.write(json.dumps(body) + "\n")
+    sys.stdout.flush()
+
+
+def fail(message: str) -> None:
+    """Tell the parent, in one line, why this process cannot start."""
+    announce(error=message)
+
+
+def watch_parent(gone: Callable[[], None]) -> None:
+    """Call `gone`, from a thread of its own, when standard input ends."""
+
+    def wait() -> None:
+        while sys.stdin.readline():
+            pass
+        gone()
+
+    threading.Thread(target=wait, name="parent watch", daemon=True).start()
