@@ -1,0 +1,1 @@
+"""From frames to figures: denoising, reconstruction, and the process that does them online."""

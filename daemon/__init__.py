@@ -1,0 +1,1 @@
+"""The daemon: plan, engine, recorder, streams, control and the command line."""

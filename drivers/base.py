@@ -84,7 +84,7 @@ class HeaterSample:
     t_ns: int
     temperature_c: float
     setpoint_c: float
-    values: Mapping[str, float] = field(default_factory=dict)
+    values: Mapping[str, float] = field(default_factory=dict[str, float])
 
 
 @dataclass(frozen=True)

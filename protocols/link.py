@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from .messages import BadMessage
 
@@ -44,7 +44,7 @@ def parse_upstream(parts: Sequence[bytes]) -> tuple[Kind, dict[str, Any], list[b
     """
     if len(parts) < 2:
         raise BadMessage("a consumer's message has a kind and a body")
-    kind = next((k for k in KINDS if k.encode() == parts[0]), None)
+    kind: Kind | None = next((k for k in KINDS if k.encode() == parts[0]), None)
     if kind is None:
         raise BadMessage(f"unknown kind {bytes(parts[0][:40])!r}")
     try:
@@ -53,4 +53,4 @@ def parse_upstream(parts: Sequence[bytes]) -> tuple[Kind, dict[str, Any], list[b
         raise BadMessage("the body is not JSON") from None
     if not isinstance(body, dict):
         raise BadMessage("the body is not a JSON object")
-    return kind, body, list(parts[2:])
+    return kind, cast(dict[str, Any], body), list(parts[2:])

@@ -155,8 +155,8 @@ def _locate(node: yaml.Node | None, loc: Location) -> tuple[int | None, Location
         elif isinstance(node, yaml.SequenceNode) and isinstance(part, int):
             if part >= len(node.value):
                 break
-            node = node.value[part]
-            line = node.start_mark.line + 1
+            item: yaml.Node = node.value[part]
+            line, node = item.start_mark.line + 1, item
         else:
             break
         reached.append(part)

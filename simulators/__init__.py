@@ -1,0 +1,1 @@
+"""One physical world (chip, stage, column, specimen) behind servers that speak real wires."""

@@ -1,0 +1,45 @@
+# Everything a fresh machine needs is Python 3.11 and make.
+VENV ?= .venv
+PYTHON ?= python3
+BIN = $(VENV)/bin
+DEMO ?= demo.nxs
+
+.PHONY: demo test lint interop bench clean
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "pyrotome needs Python 3.11 or newer")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	touch $@
+
+demo: $(VENV)/.installed  ## run the quickstart experiment and draw what it recorded
+	rm -f $(DEMO) $(DEMO:.nxs=.png)
+	$(BIN)/pyrotome run examples/quickstart.yaml -o $(DEMO)
+	$(BIN)/python examples/draw_run.py $(DEMO) $(DEMO:.nxs=.png)
+
+test: $(VENV)/.installed  ## run the tests
+	$(BIN)/python -m pytest
+
+$(VENV)/.interop: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check '.[interop]'
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check '.[dev]'
+	touch $@
+
+interop: $(VENV)/.interop  ## run the tests against programs that are not ours
+	$(BIN)/python -m pytest -m interop
+
+lint: $(VENV)/.dev  ## format check, lint, types, floors
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/basedpyright
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.installed  ## print every figure beside its peer's, from the same run
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf $(VENV) build *.egg-info

@@ -1,0 +1,328 @@
+"""The online analysis as a process: ``python -m pyrotome.analysis.worker``.
+
+The main thread owns the link and never computes; a second thread computes, in code that holds no
+GIL, so that status and credit go on while a frame takes half a minute. Frames wait in memory
+within the credit that was granted, which bounds it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from queue import SimpleQueue
+from threading import Lock, Thread
+from typing import Any
+
+import numpy as np
+import zmq
+from pydantic import ValidationError
+
+from ..protocols.link import ANALYSIS, END_TOPIC, upstream
+from ..protocols.manifest import RunManifest
+from ..protocols.messages import BadMessage, Message, array_of, finite, parse
+from ..protocols.process import AnalysisConfig, announce, fail, read_config, watch_parent
+from .denoise import load_bm3d
+from .pipeline import BadFrame, Notice, Pipeline, Result, StackAnalysis
+from .project import backproject, project
+
+# Frames that may wait here: as many as fit into this, but never fewer than the least.
+QUEUE_BYTES = 512 * 1024 * 1024
+LEAST_CREDIT = 8
+# A status goes out at least this often (wall seconds) while there is work.
+STATUS_EVERY_S = 0.5
+# The daemon and the instruments come first on a computer that they share.
+NICENESS = 10
+
+
+def credit_of(manifest: RunManifest) -> int:
+    """Frames that may wait for the analysis, from the size that they have (at most 4 bytes/px)."""
+    rows, columns = manifest.beam.frame
+    return max(LEAST_CREDIT, QUEUE_BYTES // (rows * columns * 4))
+
+
+@dataclass(frozen=True)
+class Job:
+    """A frame message and when it arrived (wall, `time.monotonic`)."""
+
+    message: Message
+    received_s: float
+
+
+@dataclass(frozen=True)
+class Activity:
+    """What the computing thread is at; `since_s` is when its frame arrived."""
+
+    pending: str = ""
+    since_s: float | None = None
+
+
+class Computer:
+    """The computing thread: takes jobs, leaves multipart messages for the link.
+
+    Parameters
+    ----------
+    pipeline : Pipeline
+        What to do.
+    wake : callable
+        Called, in the computing thread, whenever a message was left.
+    """
+
+    def __init__(self, pipeline: Pipeline, wake: zmq.Socket[bytes]) -> None:
+        self._pipeline, self._wake = pipeline, wake
+        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
+        self._lock = Lock()
+        self._waiting: deque[float] = deque()
+        self._activity = Activity("starting")
+        self._frames = 0
+        self._results = 0
+        self.outbox: SimpleQueue[list[Any]] = SimpleQueue()
+
+    def start(self) -> None:
+        """Begin; the thread dies with the process."""
+        Thread(target=self._run, name="analysis", daemon=True).start()
+
+    def take(self, job: Job | None) -> None:
+        """Take over a job; None asks for `done` after all that came before."""
+        if job is not None:
+            with self._lock:
+                self._waiting.append(job.received_s)
+        self._jobs.put(job)
+
+    def status(self) -> dict[str, Any]:
+        """Tell what is waiting, what is being done, and the age of the oldest frame in work."""
+        with self._lock:
+            oldest_s = self._activity.since_s
+            if oldest_s is None and self._waiting:
+                oldest_s = self._waiting[0]
+            behind_s = 0.0 if oldest_s is None else time.monotonic() - oldest_s
+            return {
+                "backlog": len(self._waiting),
+                "pending": self._activity.pending,
+                "behind_s": round(behind_s, 3),
+                "frames": self._frames,
+                "results": self._results,
+            }
+
+    def _run(self) -> None:
+        self._warm_up()
+        while True:
+            self._set(Activity())
+            job = self._jobs.get()
+            if job is None:
+                self._end()
+                continue
+            try:
+                self._deal_with(job)
+            except Exception as error:  # one bad frame must not end the analysis
+                self._say("error", f"{_name_of(job.message.header)}: unexpected {error!r}")
+            finally:
+                with self._lock:
+                    self._waiting.popleft()
+                    self._frames += 1
+                self._leave(upstream("credit", {"frames": 1}))
+            self._finish_series(job)
+
+    def _warm_up(self) -> None:
+        """Import and compile what will be needed, before the first frame waits for it."""
+        try:
+            if self._pipeline.uses_bm3d:
+                load_bm3d()
+            if self._pipeline.uses_projector:
+                tilts = np.array([0.0, 80.0])
+                backproject(project(np.ones((1, 8, 8), np.float32), tilts), tilts)
+        except Exception as error:  # each frame will tell again, and be credited
+            self._say("error", f"the analysis cannot work: {error!r}")
+
+    def _stack_of(self, job: Job) -> StackAnalysis | None:
+        return self._pipeline.stacks.get(str(job.message.header.get("series")))
+
+    def _deal_with(self, job: Job) -> None:
+        header = job.message.header
+        stack = self._stack_of(job)
+        if stack is None:
+            return
+        self._set(Activity(f"{_name_of(header)} of {stack.plan.frames}", job.received_s))
+        try:
+            index = header.get("index")
+            if type(index) is not int:
+                raise BadFrame(f"{stack.plan.name}: a frame whose index is {index!r}")
+            if header.get("lost"):
+                outputs = stack.lost(index)
+            else:
+                outputs = stack.frame(index, array_of(job.message), header.get("tilt_deg"))
+            self._pass_on(outputs, job)
+        except (BadFrame, BadMessage) as error:
+            self._say("error", f"{_name_of(header)}: {error}")
+
+    def _finish_series(self, job: Job) -> None:
+        """Do what waits for a stack's last frame, if this was it."""
+        stack = self._stack_of(job)
+        if stack is None or not stack.take_complete():
+            return
+        self._set(Activity(f"{stack.plan.name} reconstruction", job.received_s))
+        try:
+            self._pass_on(stack.finish(), job)
+        except Exception as error:  # one bad series must not end the analysis
+            self._say("error", f"{stack.plan.name} cannot be reconstructed: {error!r}")
+
+    def _pass_on(self, outputs: Iterator[Result | Notice], job: Job) -> None:
+        for output in outputs:
+            if isinstance(output, Notice):
+                self._say(output.level, output.message)
+            else:
+                self._results += 1
+                self._leave(result_message(output, time.monotonic() - job.received_s))
+
+    def _end(self) -> None:
+        for text in self._pipeline.unfinished():
+            self._say("warning", f"{text}; there is no volume")
+        self._leave(upstream("done", {"frames": self._frames, "results": self._results}))
+
+    def _say(self, level: str, message: str) -> None:
+        self._leave(upstream("event", {"level": level, "message": message}))
+
+    def _set(self, activity: Activity) -> None:
+        with self._lock:
+            self._activity = activity
+        self._wake.send(b"")
+
+    def _leave(self, parts: list[Any]) -> None:
+        self.outbox.put(parts)
+        self._wake.send(b"")
+
+
+def _name_of(header: dict[str, Any]) -> str:
+    return f"{header.get('series')} frame {header.get('index')}"
+
+
+def result_message(result: Result, staleness_s: float) -> list[Any]:
+    """Make the multipart message of a result.
+
+    Parameters
+    ----------
+    result : Result
+        What was computed.
+    staleness_s : float
+        Wall time since the frame that led to it was received.
+    """
+    data = np.ascontiguousarray(result.data)
+    parameters = {
+        key: finite(value) if isinstance(value, float) else value
+        for key, value in result.parameters.items()
+    }
+    body: dict[str, Any] = {
+        "name": result.name,
+        "series": result.series,
+        "shape": list(data.shape),
+        "dtype": data.dtype.name,
+        "elapsed_s": round(result.elapsed_s, 4),
+        "staleness_s": round(staleness_s, 4),
+        "parameters": parameters,
+    }
+    if result.index is not None:
+        body["index"] = result.index
+    if not result.record:
+        body["record"] = False
+    return upstream("result", body, [data])
+
+
+class Worker:
+    """The link's side of the process: receives frames, sends what the computer leaves."""
+
+    def __init__(self, config: AnalysisConfig) -> None:
+        self._pipeline = Pipeline.of(config.manifest)
+        self._credit = credit_of(config.manifest)
+        context = zmq.Context()
+        self._link = context.socket(zmq.DEALER)
+        self._link.set(zmq.IDENTITY, ANALYSIS.encode())
+        self._link.set(zmq.LINGER, 0)
+        # What comes is bounded by credit, and the end must get through.
+        self._link.set(zmq.RCVHWM, 0)
+        self._link.set(zmq.SNDHWM, 16)
+        self._link.connect(config.link)
+        self._bell = context.socket(zmq.PULL)
+        self._bell.set(zmq.RCVHWM, 0)
+        self._bell.bind("inproc://bell")
+        clapper = context.socket(zmq.PUSH)
+        clapper.set(zmq.SNDHWM, 0)
+        clapper.connect("inproc://bell")
+        self._computer = Computer(self._pipeline, clapper)
+        self._unsent: deque[list[Any]] = deque()
+
+    def run(self) -> None:
+        """Serve the link until the process ends."""
+        announce(skipped=self._pipeline.skipped)
+        self._unsent.append(upstream("hello", {"credit": self._credit}))
+        for step in self._pipeline.skipped:
+            message = f"analysis step '{step}' is not available in this version and is skipped"
+            self._unsent.append(upstream("event", {"level": "warning", "message": message}))
+        self._computer.start()
+        last_status: dict[str, Any] = {}
+        last_status_s = 0.0
+        while True:
+            interest = zmq.POLLIN | (zmq.POLLOUT if self._unsent else 0)
+            poller = zmq.Poller()
+            poller.register(self._link, interest)
+            poller.register(self._bell, zmq.POLLIN)
+            poller.poll(int(STATUS_EVERY_S * 1000))
+            self._receive()
+            while self._bell.poll(0):
+                self._bell.recv()
+            while not self._computer.outbox.empty():
+                self._unsent.append(self._computer.outbox.get())
+            self._send()
+            status = self._computer.status()
+            now_s = time.monotonic()
+            changed = _without_age(status) != _without_age(last_status)
+            busy = bool(status["backlog"] or status["pending"])
+            if not self._unsent and (changed or (busy and now_s - last_status_s >= STATUS_EVERY_S)):
+                self._unsent.append(upstream("status", status))
+                self._send()
+                last_status, last_status_s = status, now_s
+
+    def _receive(self) -> None:
+        while self._link.poll(0):
+            parts = [part.buffer for part in self._link.recv_multipart(copy=False)]
+            try:
+                message = parse(parts)
+            except BadMessage as error:
+                text = f"a message that cannot be read: {error}"
+                self._unsent.append(upstream("event", {"level": "error", "message": text}))
+                continue
+            if message.topic == END_TOPIC:
+                self._computer.take(None)
+            elif message.header.get("type") == "frame":
+                self._computer.take(Job(message, time.monotonic()))
+
+    def _send(self) -> None:
+        while self._unsent:
+            try:
+                self._link.send_multipart(self._unsent[0], zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                return
+            self._unsent.popleft()
+
+
+def _without_age(status: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in status.items() if key != "behind_s"}
+
+
+def main() -> None:
+    """Read the configuration and work until standard input ends."""
+    try:
+        config = read_config(AnalysisConfig)
+    except ValidationError as error:
+        fail(f"the analysis cannot read its configuration: {error}")
+        sys.exit(1)
+    # Nothing here needs an orderly end, and a computation under way cannot be interrupted.
+    watch_parent(lambda: os._exit(0))
+    os.nice(NICENESS)
+    Worker(config).run()
+
+
+if __name__ == "__main__":
+    main()

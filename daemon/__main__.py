@@ -1,0 +1,5 @@
+"""``python -m pyrotome.daemon`` is the command ``pyrotome``."""
+
+from .cli import main
+
+main()

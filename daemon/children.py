@@ -1,0 +1,100 @@
+"""Start the processes around the daemon, and know when one has died."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from pydantic import BaseModel
+
+from ..protocols.process import dump_config
+
+START_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 5.0
+
+
+class ChildFailed(Exception):
+    """A process could not start; the message is its own."""
+
+
+class Child:
+    """One process of ours, started with a configuration and watched until it ends.
+
+    The process is a session of its own, so that Ctrl-C in the terminal reaches the daemon alone;
+    it takes the end of its standard input for the daemon's death.
+    """
+
+    def __init__(self, name: str, process: asyncio.subprocess.Process, ready: dict[str, Any]):
+        self.name, self.process, self.ready = name, process, ready
+        self._watch: asyncio.Task[None] | None = None
+        self._stopping = False
+
+    @classmethod
+    async def start(cls, name: str, module: str, config: BaseModel) -> Child:
+        """Start ``python -m module`` and wait for its ready line.
+
+        Raises
+        ------
+        ChildFailed
+            With what the process says of it.
+        """
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            module,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            start_new_session=True,
+        )
+        assert process.stdin is not None
+        assert process.stdout is not None
+        child = cls(name, process, {})
+        try:
+            process.stdin.write(dump_config(config).encode())
+            await process.stdin.drain()
+            line = await asyncio.wait_for(process.stdout.readline(), START_TIMEOUT_S)
+            child.ready = json.loads(line or "{}")
+        except (TimeoutError, ValueError, ConnectionError) as error:
+            await child.stop()
+            raise ChildFailed(f"the {name} did not start: {error!r}") from None
+        except BaseException:
+            await child.stop()
+            raise
+        if not line or "error" in child.ready:
+            await child.stop()
+            reason = child.ready.get("error", f"exit status {process.returncode}")
+            raise ChildFailed(f"the {name} did not start: {reason}")
+        return child
+
+    def on_death(self, told: Callable[[str, int], None]) -> None:
+        """Call `told` with name and exit status if the process ends without being asked to."""
+
+        async def watch() -> None:
+            status = await self.process.wait()
+            if not self._stopping:
+                told(self.name, status)
+
+        self._watch = asyncio.create_task(watch(), name=f"watch {self.name}")
+
+    async def stop(self) -> None:
+        """Close its standard input, wait, and end it if it does not leave by itself."""
+        self._stopping = True
+        if self._watch is not None:
+            self._watch.cancel()
+            await asyncio.gather(self._watch, return_exceptions=True)
+        process = self.process
+        if process.stdin is not None:
+            process.stdin.close()
+        for end in (lambda: None, process.terminate, process.kill):
+            if process.returncode is not None:
+                break
+            try:
+                end()
+                await asyncio.wait_for(process.wait(), STOP_TIMEOUT_S)
+            except TimeoutError:
+                continue
+            except ProcessLookupError:
+                break

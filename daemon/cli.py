@@ -1,0 +1,365 @@
+"""The command line: ``pyrotome COMMAND``; every error becomes one message and an exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+
+from .. import __version__
+from ..drivers.base import DeviceError
+from ..drivers.registry import check_drivers, driver_class, installed
+from ..protocols.control import (
+    EXIT_BAD_INPUT,
+    EXIT_DEVICE,
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    BadRequest,
+    Simple,
+    Submit,
+)
+from ..protocols.loading import BadInput, read_text
+from ..protocols.recipe import Recipe, load_recipe
+from ..protocols.rig import ROLES, Rig, Streams, load_rig, simulated_rig
+from .children import ChildFailed
+
+app = typer.Typer(
+    name="pyrotome",
+    help="Live in-situ heating experiments in electron microscopes.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+
+RecipeArgument = Annotated[
+    Path, typer.Argument(metavar="RECIPE", help="The experiment, a YAML file.")
+]
+RigOption = Annotated[
+    Path | None,
+    typer.Option("--rig", metavar="RIG", help="The instrument, a YAML file; else simulated."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+ControlOption = Annotated[
+    str, typer.Option("--endpoint", metavar="E", help="Control endpoint of the daemon.")
+]
+_CONTROL = Streams().control
+_MONITOR = Streams().monitor
+
+
+def _out() -> Console:
+    return Console()
+
+
+def _err() -> Console:
+    return Console(stderr=True)
+
+
+def _rig_of(path: Path | None, recipe: Recipe | None = None) -> tuple[Rig, str]:
+    """The rig named, or the simulated microscope with the recipe's high tension."""
+    if path is not None:
+        rig, text = load_rig(path)
+    else:
+        rig = simulated_rig()
+        if recipe is not None and rig.simulator is not None:
+            column = rig.simulator.column.model_copy(
+                update={"voltage_kv": recipe.beam.voltage_kv}
+            )
+            simulator = rig.simulator.model_copy(update={"column": column})
+            rig = rig.model_copy(update={"simulator": simulator})
+        text = "# the built-in simulated microscope\n" + rig.model_dump_json(
+            by_alias=True, indent=1
+        )
+    try:
+        check_drivers(rig)
+    except BadInput as error:
+        where = f"{path or 'built-in rig'}: {error.where}"
+        raise BadInput(where, error.problem) from None
+    return rig, text
+
+
+@app.command(epilog="Example: `pyrotome run examples/quickstart.yaml -o demo.nxs`")
+def run(
+    recipe: RecipeArgument,
+    rig: RigOption = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", metavar="FILE", help="Run file; never overwritten."),
+    ] = None,
+    speed: Annotated[
+        float, typer.Option(metavar="X", help="Run simulated time this much faster.")
+    ] = 1.0,
+    simulator_log: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Let the simulated world write its own log there."),
+    ] = None,
+) -> None:
+    """Run one experiment from start to end in the foreground."""
+    from .experiment import new_output
+    from .foreground import run_foreground
+    from .plan import make_plan
+
+    if not (math.isfinite(speed) and 0 < speed <= 1000):
+        raise BadInput("--speed", f"{speed:g} is not between 0 and 1000")
+    recipe_model, recipe_text = load_recipe(recipe)
+    rig_model, rig_text = _rig_of(rig, recipe_model)
+    plan = make_plan(recipe_model, rig_model, str(recipe))
+    target = new_output(output, recipe_model.title)
+    code = asyncio.run(
+        run_foreground(
+            plan, (recipe_text, rig_text), rig_model, target, speed, simulator_log, rig is None
+        )
+    )
+    raise typer.Exit(code)
+
+
+@app.command(epilog="Example: `pyrotome check examples/cu_sintering.yaml`")
+def check(recipe: RecipeArgument, rig: RigOption = None, as_json: JsonOption = False) -> None:
+    """Validate a recipe and print its plan; touches no hardware."""
+    from .plan import make_plan
+    from .progress import plan_table
+
+    recipe_model, _ = load_recipe(recipe)
+    rig_model, _ = _rig_of(rig, recipe_model)
+    plan = make_plan(recipe_model, rig_model, str(recipe))
+    if as_json:
+        _print_json(plan.summary())
+    else:
+        _out().print(plan_table(plan))
+
+
+@app.command(epilog="Example: `pyrotome serve --rig examples/simulated_rig.yaml`")
+def serve(
+    rig: Annotated[
+        Path, typer.Option("--rig", metavar="RIG", help="The instrument, a YAML file.")
+    ],
+    speed: Annotated[
+        float, typer.Option(metavar="X", help="Run simulated time this much faster.")
+    ] = 1.0,
+) -> None:
+    """Run the daemon alone, waiting for control."""
+    from .foreground import serve_until_stopped
+
+    if not (math.isfinite(speed) and 0 < speed <= 1000):
+        raise BadInput("--speed", f"{speed:g} is not between 0 and 1000")
+    rig_model, rig_text = _rig_of(rig)
+    raise typer.Exit(asyncio.run(serve_until_stopped(rig_model, rig_text, speed)))
+
+
+def _ask(endpoint: str, request: Simple | Submit, timeout_s: float = 10.0) -> dict[str, Any]:
+    from .control import NoDaemon, ask
+
+    try:
+        reply = ask(endpoint, request, timeout_s)
+    except NoDaemon as error:
+        _fail(str(error), EXIT_DEVICE)
+    if not reply.ok:
+        _fail(reply.error or "refused", reply.code or EXIT_FAILED)
+    return reply.data
+
+
+@app.command(epilog="Example: `pyrotome submit examples/quickstart.yaml`")
+def submit(
+    recipe: RecipeArgument,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", metavar="FILE", help="Run file, on the daemon's machine."),
+    ] = None,
+    endpoint: ControlOption = _CONTROL,
+) -> None:
+    """Let a served daemon run a recipe."""
+    text = read_text(recipe)
+    request = Submit(
+        verb="submit",
+        recipe=text,
+        name=str(recipe),
+        output=str(output.absolute()) if output is not None else None,
+    )
+    data = _ask(endpoint, request)
+    _out().print(
+        f"run {data['run']} started: {data['frames']} frames into {data['file']}",
+        soft_wrap=True, highlight=False,
+    )  # fmt: skip
+
+
+@app.command(epilog="Example: `pyrotome status --json`")
+def status(as_json: JsonOption = False, endpoint: ControlOption = _CONTROL) -> None:
+    """Say what a daemon is doing."""
+    from .progress import status_lines
+
+    data = _ask(endpoint, Simple(verb="status"))
+    if as_json:
+        _print_json(data)
+        return
+    for name, value in status_lines(data):
+        _out().print(f"{name:>12}  {value}", highlight=False)
+
+
+@app.command(epilog="Example: `pyrotome pause --endpoint tcp://127.0.0.1:5570`")
+def pause(endpoint: ControlOption = _CONTROL) -> None:
+    """Finish the exposure or hold under way, then wait at standby."""
+    _ask(endpoint, Simple(verb="pause"))
+    _out().print("pausing: the exposure or hold under way is finished first")
+
+
+@app.command(epilog="Example: `pyrotome resume`")
+def resume(endpoint: ControlOption = _CONTROL) -> None:
+    """Go on after a pause."""
+    _ask(endpoint, Simple(verb="resume"))
+    _out().print("resumed")
+
+
+@app.command(epilog="Example: `pyrotome abort`")
+def abort(endpoint: ControlOption = _CONTROL) -> None:
+    """End the experiment safely: beam blanked, heater at its safe level, file closed."""
+    _ask(endpoint, Simple(verb="abort"), timeout_s=180.0)
+    _out().print("aborted: beam blanked, heater at its safe level, file closed")
+
+
+@app.command(epilog="Example: `pyrotome safe`")
+def safe(endpoint: ControlOption = _CONTROL) -> None:
+    """Emergency stop: beam blanked and heater at its safe level, whatever is going on."""
+    _ask(endpoint, Simple(verb="safe"), timeout_s=180.0)
+    _out().print("safe: beam blanked, heater at its safe level")
+
+
+@app.command(epilog="Example: `pyrotome watch --endpoint tcp://127.0.0.1:5571 --json`")
+def watch(
+    endpoint: Annotated[
+        str, typer.Option("--endpoint", metavar="E", help="Monitor endpoint of the daemon.")
+    ] = _MONITOR,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    seconds: Annotated[
+        float | None, typer.Option(metavar="S", help="Stop after so many seconds.")
+    ] = None,
+) -> None:
+    """Watch a running experiment from anywhere."""
+    from .watching import watch_endpoint
+
+    watch_endpoint(endpoint, as_json, seconds, _out(), _err())
+
+
+@app.command(epilog="Example: `pyrotome simulate --rig examples/simulated_rig.yaml`")
+def simulate(
+    rig: RigOption = None,
+    speed: Annotated[
+        float, typer.Option(metavar="X", help="Run simulated time this much faster.")
+    ] = 1.0,
+    simulator_log: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The simulated world's own log.")
+    ] = None,
+) -> None:
+    """Run only the simulators; prints each wire's endpoint."""
+    from .foreground import simulate_until_stopped
+
+    rig_model, _ = _rig_of(rig)
+    if rig_model.simulator is None:
+        raise BadInput(f"{rig}", "has no key 'simulator': there is nothing to simulate")
+    raise typer.Exit(asyncio.run(simulate_until_stopped(rig_model, speed, simulator_log)))
+
+
+@app.command(epilog="Example: `pyrotome inspect demo.nxs --json`")
+def inspect(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A run file.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Say what a run file holds, also while it grows."""
+    from .inspect import describe, inspect_file
+
+    found = inspect_file(file)
+    if as_json:
+        _print_json(found)
+    else:
+        _out().print(describe(found))
+
+
+@app.command(epilog="Example: `pyrotome drivers`")
+def drivers(as_json: JsonOption = False) -> None:
+    """List the installed drivers."""
+    from rich.table import Table
+
+    rows: list[dict[str, str]] = []
+    for name in installed():
+        for role in ROLES:
+            try:
+                found = driver_class(name, role)
+            except BadInput as error:
+                if "is not a" in error.problem:
+                    continue
+                rows.append({"name": name, "role": "?", "summary": error.problem})
+                break
+            options = ", ".join(found.Options.model_fields) or "none"
+            rows.append(
+                {"name": name, "role": role, "summary": found.summary, "options": options}
+            )
+            break
+    if as_json:
+        _print_json(rows)
+        return
+    table = Table()
+    for column in ("name", "role", "summary", "options"):
+        table.add_column(column)
+    for row in rows:
+        table.add_row(*(row.get(c, "") for c in ("name", "role", "summary", "options")))
+    _out().print(table)
+
+
+def _print_json(data: Any) -> None:
+    sys.stdout.write(json.dumps(data, indent=2) + "\n")
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        sys.stdout.write(f"pyrotome {__version__}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None:
+    """Live in-situ heating experiments in electron microscopes."""
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    sys.stderr.write(f"pyrotome: {message}\n")
+    raise typer.Exit(code)
+
+
+def main() -> None:
+    """Entry point of the command ``pyrotome``."""
+    # `--debug` works wherever it is written.
+    debug = "--debug" in sys.argv[1:]
+    arguments = [a for a in sys.argv[1:] if a != "--debug"]
+    code, message = EXIT_FAILED, ""
+    try:
+        app(args=arguments, standalone_mode=True)
+    except SystemExit as leaving:
+        raise SystemExit(leaving.code) from None
+    except KeyboardInterrupt:
+        code = EXIT_INTERRUPTED
+        message = "interrupted"
+    except (BadInput, BadRequest) as error:
+        code, message = EXIT_BAD_INPUT, str(error)
+    except DeviceError as error:
+        code, message = EXIT_DEVICE, str(error)
+    except ChildFailed as error:
+        code, message = EXIT_FAILED, str(error)
+    except BrokenPipeError:
+        raise SystemExit(code) from None
+    except Exception as error:
+        message = f"unexpected {type(error).__name__}: {error} (run again with --debug)"
+    if debug:
+        traceback.print_exc()
+    sys.stderr.write(f"pyrotome: {message}\n")
+    raise SystemExit(code)

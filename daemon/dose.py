@@ -1,0 +1,100 @@
+"""The dose ledger: fluence is reserved before an exposure and charged after it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+# Two sums of the same frames may differ in the last bits; a limit is not broken by that.
+_ROUNDING = 1 + 1e-9
+
+
+class DoseExceeded(Exception):
+    """What was to be exposed would pass a limit; nothing was exposed."""
+
+
+@dataclass
+class Account:
+    """Fluence of one stack of frames, in e/nm^2."""
+
+    name: str
+    limit: float | None
+    reserved: float = 0.0
+    charged: float = 0.0
+
+
+class DoseLedger:
+    """Fluence on the specimen against its budget, in e/nm^2.
+
+    Parameters
+    ----------
+    limit : float or None
+        Budget of the whole experiment.
+    series_limit : float or None
+        Budget of each tilt series.
+    """
+
+    def __init__(self, limit: float | None, series_limit: float | None) -> None:
+        self.limit, self.series_limit = limit, series_limit
+        self._accounts: dict[str, Account] = {}
+
+    @property
+    def charged(self) -> float:
+        """What the specimen has received."""
+        return sum(account.charged for account in self._accounts.values())
+
+    @property
+    def committed(self) -> float:
+        """What it has received plus what is reserved."""
+        return self.charged + sum(account.reserved for account in self._accounts.values())
+
+    def of(self, name: str) -> float:
+        """What one stack of frames has cost."""
+        return self._accounts[name].charged if name in self._accounts else 0.0
+
+    def reserve(self, name: str, dose: float, is_series: bool) -> None:
+        """Set aside the dose of a stack of frames.
+
+        Raises
+        ------
+        DoseExceeded
+            If the stack's or the experiment's limit would be passed; nothing is reserved.
+        """
+        if dose < 0:
+            raise ValueError(f"a dose cannot be negative, got {dose}")
+        account = self._accounts.get(name) or Account(
+            name, self.series_limit if is_series else None
+        )
+        wanted = account.charged + account.reserved + dose
+        if account.limit is not None and wanted > account.limit * _ROUNDING:
+            raise DoseExceeded(
+                f"{name} would take {wanted:.4g} e/nm^2, its limit is {account.limit:.4g} e/nm^2"
+            )
+        total = self.committed + dose
+        if self.limit is not None and total > self.limit * _ROUNDING:
+            raise DoseExceeded(
+                f"{name} would bring the specimen to {total:.5g} e/nm^2, "
+                f"the budget is {self.limit:.5g} e/nm^2"
+            )
+        account.reserved += dose
+        self._accounts[name] = account
+
+    def charge(self, name: str, dose: float) -> None:
+        """Book an exposure that has happened, out of what was reserved.
+
+        Raises
+        ------
+        DoseExceeded
+            If less was reserved than is charged: the exposure is booked all the same, because
+            the specimen has received it.
+        """
+        account = self._accounts.setdefault(name, Account(name, None))
+        missing = dose - account.reserved
+        account.charged += dose
+        account.reserved = max(0.0, account.reserved - dose)
+        if missing > dose * 1e-6:
+            raise DoseExceeded(f"{name} received {missing:.3g} e/nm^2 that nobody had reserved")
+
+    def release(self, name: str) -> None:
+        """Give back what a stack has reserved and not used."""
+        if name in self._accounts:
+            self._accounts[name].reserved = 0.0

@@ -1,0 +1,338 @@
+"""Carry out a plan: heat, hold, tilt, expose. Every frame takes its way through `_expose`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..drivers.base import DeviceLost, StagePosition
+from ..protocols.manifest import StackPlan
+from ..protocols.timebase import ExperimentClock
+from .devices import Devices
+from .dose import DoseLedger
+from .heating import PROGRESS_TIMEOUT_S, HeaterWatch, HoldTimer
+from .plan import HeatTo, HoldAt, Operation, Plan, RampTo, TakeStack
+from .states import State, StateMachine
+
+# Frames lost one after the other before the detector is given up.
+_LOST_IN_A_ROW = 3
+
+
+class Outgoing(Protocol):
+    """Where the engine sends what it makes."""
+
+    async def credit(self) -> None:
+        """Wait until a frame can be taken by everyone who must not miss it."""
+
+    def frame(self, header: dict[str, Any], data: NDArray[Any] | None, t_ns: int) -> None:
+        """Send a frame, or the notice that it was lost (no data)."""
+
+    def telemetry(self, device: str, values: dict[str, float], t_ns: int) -> None:
+        """Send a reading."""
+
+    def event(self, level: str, source: str, message: str, **more: Any) -> None:
+        """Send an event."""
+
+
+class ExperimentFailed(Exception):
+    """The experiment cannot go on, for a reason that is no single device's answer."""
+
+
+class Engine:
+    """Executes one plan with connected devices.
+
+    Parameters
+    ----------
+    plan : Plan
+        What to do.
+    devices : Devices
+        Connected; the beam is blanked.
+    watch : HeaterWatch
+        Following the heater.
+    ledger : DoseLedger
+        Fluence so far and its limits.
+    machine : StateMachine
+        Told when the engine pauses and goes on.
+    clock : ExperimentClock
+        The one clock.
+    out : Outgoing
+        Takes frames, readings and events.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        devices: Devices,
+        watch: HeaterWatch,
+        ledger: DoseLedger,
+        machine: StateMachine,
+        clock: ExperimentClock,
+        out: Outgoing,
+    ) -> None:
+        self.plan, self.devices, self.watch, self.ledger = plan, devices, watch, ledger
+        self.machine, self.clock, self.out = machine, clock, out
+        self.holds = HoldTimer(watch)
+        self.operation: Operation | None = None
+        self.operation_index = 0
+        self.operation_started_ns = clock.now_ns()
+        self.frames_done = 0
+        self.frames_lost = 0
+        self.position: StagePosition | None = None
+        self.waiting_for_credit = False
+        self._pause = False
+        self._go_on = asyncio.Event()
+        self._commanded_ns = clock.now_ns()
+
+    # --- control -----------------------------------------------------------------------------
+
+    def pause(self) -> None:
+        """Finish the exposure or hold under way, then wait at standby."""
+        self._pause = True
+        self._go_on.clear()
+
+    def resume(self) -> None:
+        """Go on after a pause."""
+        self._pause = False
+        self._go_on.set()
+
+    @property
+    def pause_requested(self) -> bool:
+        """Whether a pause has been asked for."""
+        return self._pause
+
+    async def _checkpoint(self) -> None:
+        """Where a pause takes effect: nothing is exposed, the chip is not being driven."""
+        if not self._pause:
+            return
+        self.machine.to(State.PAUSED)
+        self.out.event("info", "engine", "paused at standby")
+        await self._go_on.wait()
+        self.machine.to(State.RUNNING)
+        self.out.event("info", "engine", "resumed")
+
+    def remaining_s(self) -> float:
+        """Estimated experiment time to the end of the plan."""
+        durations = self.plan.durations_s[self.operation_index :]
+        if not durations:
+            return 0.0
+        elapsed_s = (self.clock.now_ns() - self.operation_started_ns) * 1e-9
+        return max(0.0, durations[0] - elapsed_s) + sum(durations[1:])
+
+    # --- operations --------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Carry out every operation of the plan.
+
+        Raises
+        ------
+        DeviceError
+            If a device refused or was lost.
+        DoseExceeded, ExperimentFailed
+            If the experiment must not or cannot go on.
+        """
+        for index, operation in enumerate(self.plan.operations):
+            await self._checkpoint()
+            self.operation, self.operation_index = operation, index
+            self.operation_started_ns = self.clock.now_ns()
+            self.out.event("info", "engine", operation.label, step=index + 1)
+            await self._carry_out(operation)
+        self.operation, self.operation_index = None, len(self.plan.operations)
+
+    @property
+    def step_number(self) -> int:
+        """Number of the operation under way from 1; 0 before the first."""
+        return self.operation_index + (self.operation is not None)
+
+    def _carry_out(self, operation: Operation) -> Awaitable[None]:
+        match operation:
+            case HeatTo():
+                return self._heat(operation)
+            case HoldAt():
+                return self._hold(operation)
+            case TakeStack():
+                return self._take(operation)
+            case RampTo():
+                return self._ramp(operation)
+
+    async def _heat(self, heat: HeatTo) -> None:
+        travel_s = 0.0
+        heater = self.devices.heater
+        if heat.rate_c_per_s is None:
+            self._commanded_ns = await heater.set_temperature(heat.to_c)
+            limit = heater.rig.limits.rate_c_per_s
+        else:
+            limit = heat.rate_c_per_s
+        latest = self.watch.latest
+        if limit is not None and latest is not None:
+            travel_s = abs(heat.to_c - latest.temperature_c) / limit
+        if heat.rate_c_per_s is not None:
+            self._commanded_ns = await heater.start_ramp(heat.to_c, travel_s)
+        await self.watch.settled(heat.to_c, self._commanded_ns, travel_s + PROGRESS_TIMEOUT_S)
+        if heat.hold_s:
+            await self.clock.sleep_until_ns(self.clock.now_ns() + int(heat.hold_s * 1e9))
+
+    async def _hold(self, operation: HoldAt) -> None:
+        plan = operation.hold
+        timing = await self.holds.hold(plan)
+        self._commanded_ns = timing.commanded_down_ns
+        self.out.event(
+            "info",
+            "engine",
+            f"hold {plan.index}: {timing.achieved_s:.3f} s at {plan.target_c:g} degC "
+            f"(asked {plan.requested_s:g} s)",
+            hold={
+                "index": plan.index,
+                "commanded_up_ns": timing.commanded_up_ns,
+                "crossed_up_ns": timing.crossed_up_ns,
+                "commanded_down_ns": timing.commanded_down_ns,
+                "crossed_down_ns": timing.crossed_down_ns,
+            },
+        )
+        await self.watch.settled(plan.standby_c, timing.commanded_down_ns)
+
+    async def _take(self, operation: TakeStack) -> None:
+        stack = operation.stack
+        await self.watch.settled(operation.at_c, self._commanded_ns)
+        async with _Stack(self, stack) as frames:
+            for index, tilt_deg in enumerate(stack.tilt_deg):
+                await self._checkpoint()
+                await self._tilt(tilt_deg)
+                await frames.expose(index)
+
+    async def _tilt(self, tilt_deg: float) -> None:
+        if self.position is None or abs(self.position.tilt_deg - tilt_deg) > (
+            self.devices.stage.rig.limits.tolerance_deg
+        ):
+            self.position = await self.devices.stage.move_to(tilt_deg)
+        else:
+            self.position = await self.devices.stage.position()
+        self.out.telemetry(
+            "stage", {"tilt_deg": self.position.tilt_deg}, self.position.t_ns
+        )
+
+    async def _ramp(self, ramp: RampTo) -> None:
+        heater = self.devices.heater
+        if ramp.stack is None:
+            self._commanded_ns = await heater.start_ramp(ramp.to_c, ramp.duration_s)
+        else:
+            assert ramp.frame_every_s is not None
+            async with _Stack(self, ramp.stack) as frames:
+                await self._tilt(ramp.stack.tilt_deg[0])
+                self._commanded_ns = await heater.start_ramp(ramp.to_c, ramp.duration_s)
+                for index in range(ramp.stack.frames):
+                    due_ns = self._commanded_ns + int(index * ramp.frame_every_s * 1e9)
+                    await self.clock.sleep_until_ns(due_ns)
+                    await frames.expose(index)
+        await self.watch.settled(
+            ramp.to_c, self._commanded_ns, ramp.duration_s + PROGRESS_TIMEOUT_S
+        )
+
+
+class _Stack:
+    """The exposures of one stack: dose reserved, detector armed, and both undone at the end."""
+
+    def __init__(self, engine: Engine, stack: StackPlan) -> None:
+        self.engine, self.stack = engine, stack
+        self._expected = 0
+        self._lost_in_a_row = 0
+
+    async def __aenter__(self) -> _Stack:
+        engine, stack = self.engine, self.stack
+        engine.ledger.reserve(
+            stack.name,
+            stack.frames * engine.plan.recipe.beam.dose_per_frame_e_per_nm2,
+            stack.kind == "series",
+        )
+        try:
+            await self._arm(stack.frames)
+        except BaseException:
+            engine.ledger.release(stack.name)
+            raise
+        return self
+
+    async def _arm(self, frames: int) -> None:
+        beam = self.engine.plan.recipe.beam
+        await self.engine.devices.detector.arm(frames, beam.exposure_s, beam.frame)
+        self._expected = 1
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.engine.ledger.release(self.stack.name)
+        # After an error or an abort, safing stops the detector.
+        if kind is None:
+            await self.engine.devices.detector.disarm()
+
+    async def expose(self, index: int) -> None:
+        """One frame: credit, unblank, trigger, blank, read, stamp, send."""
+        engine, beam = self.engine, self.engine.plan.recipe.beam
+        devices, clock = engine.devices, engine.clock
+        await self._wait_for_credit()
+        triggered = False
+        try:
+            await devices.beam.unblank()
+            start_ns = await devices.detector.trigger()
+            triggered = True
+            end_ns = start_ns + int(beam.exposure_s * 1e9)
+            await clock.sleep_until_ns(end_ns)
+        finally:
+            # Even when cancelled: the specimen is not left under the beam.
+            blanked_ns = await asyncio.shield(devices.beam.blank())
+            if triggered:
+                engine.ledger.charge(self.stack.name, beam.dose_per_frame_e_per_nm2)
+        engine.out.telemetry("beam", {"blanked": 1.0, "current_pa": beam.current_pa}, blanked_ns)
+
+        middle_ns = (start_ns + end_ns) // 2
+        number, data = await self._read(index)
+        position = engine.position
+        header: dict[str, Any] = {
+            "series": self.stack.name,
+            "index": index,
+            "tilt_deg": position.tilt_deg if position else 0.0,
+            "nominal_tilt_deg": self.stack.tilt_deg[index],
+            "exposure_s": beam.exposure_s,
+            "temperature_c": round(engine.watch.temperature_at(middle_ns), 4),
+            "dose_e_per_nm2": beam.dose_per_frame_e_per_nm2,
+            "dose_total_e_per_nm2": engine.ledger.charged,
+            "frame_number": number,
+            "start_ns": start_ns,
+        }
+        engine.out.frame(header, data, middle_ns)
+        engine.frames_done += data is not None
+        engine.frames_lost += data is None
+
+    async def _wait_for_credit(self) -> None:
+        engine = self.engine
+        engine.waiting_for_credit = True
+        try:
+            await engine.out.credit()
+        finally:
+            engine.waiting_for_credit = False
+
+    async def _read(self, index: int) -> tuple[int, NDArray[np.unsignedinteger[Any]] | None]:
+        """The frame just exposed; None when the detector did not send it."""
+        engine, detector = self.engine, self.engine.devices.detector
+        try:
+            frame = await detector.read_frame()
+        except DeviceLost as error:
+            self._lost_in_a_row += 1
+            if self._lost_in_a_row >= _LOST_IN_A_ROW:
+                raise
+            engine.out.event(
+                "warning", "engine", f"{self.stack.name} frame {index} is lost: {error}"
+            )
+            await detector.connect()
+            await self._arm(max(1, self.stack.frames - index - 1))
+            return -1, None
+        self._lost_in_a_row = 0
+        if frame.number != self._expected:
+            engine.out.event(
+                "warning",
+                "engine",
+                f"{self.stack.name} frame {index}: the detector numbers it {frame.number}, "
+                f"expected {self._expected}",
+            )
+        self._expected = frame.number + 1
+        return frame.number, frame.data

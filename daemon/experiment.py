@@ -1,0 +1,458 @@
+"""One run from start to end: recorder and analysis beside it, the engine in it, safety after it."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import zmq.asyncio
+from numpy.typing import NDArray
+from pydantic import BaseModel
+
+from .. import __version__
+from ..drivers.base import DeviceError
+from ..protocols.link import ANALYSIS, RECORDER
+from ..protocols.loading import BadInput
+from ..protocols.manifest import RunManifest
+from ..protocols.messages import BadMessage, Message, array_of, telemetry_topic
+from ..protocols.process import AnalysisConfig, RecorderConfig
+from ..protocols.rig import Rig
+from ..protocols.timebase import ExperimentClock, iso_utc
+from .children import Child, ChildFailed
+from .clock import ClockPair, keep_record
+from .devices import Devices, SafingStep
+from .dose import DoseExceeded, DoseLedger
+from .engine import Engine, ExperimentFailed
+from .heating import HeaterWatch
+from .outlet import Outlet
+from .plan import Plan
+from .publisher import Publisher, make_preview
+from .states import State, StateMachine
+
+DAEMON_CHANNELS = {"loop_lag_s": "s", "backlog_frames": "", "dose_e_per_nm2": "e/nm^2"}
+# Wall seconds that a closing recorder is given before the run is called failed.
+CLOSING_TIMEOUT_S = 120.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended. `status` is the file's: complete, aborted or failed."""
+
+    status: str
+    reason: str = ""
+    error: BaseException | None = None
+
+
+class Experiment:
+    """One run.
+
+    Parameters
+    ----------
+    plan, rig
+        What to do, with what.
+    texts : tuple of str
+        The recipe and the rig as they were written, for the file.
+    output : Path
+        The run file; must not exist.
+    devices : Devices
+        Connected.
+    identities : dict
+        What they say they are.
+    watch : HeaterWatch
+        Following the heater.
+    publisher : Publisher
+        The monitor.
+    machine : StateMachine
+        In state idle.
+    clock : ExperimentClock
+        The one clock.
+    simulated : bool
+        Whether no real hardware is behind the devices.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        rig: Rig,
+        texts: tuple[str, str],
+        output: Path,
+        devices: Devices,
+        identities: dict[str, str],
+        watch: HeaterWatch,
+        publisher: Publisher,
+        machine: StateMachine,
+        clock: ExperimentClock,
+        simulated: bool,
+        context: zmq.asyncio.Context,
+    ) -> None:
+        self.plan, self.rig, self.output = plan, rig, output
+        self.devices, self.watch = devices, watch
+        self.machine, self.clock = machine, clock
+        self._publisher, self._context = publisher, context
+        self._detector = rig.detector.driver
+        started_ns = clock.now_ns()
+        self.run_id = f"{iso_utc(started_ns)[:19].replace(':', '')}-{secrets.token_hex(3)}"
+        limits = plan.recipe.limits
+        self.ledger = DoseLedger(limits.dose_e_per_nm2, limits.dose_per_series_e_per_nm2)
+        self.engine = Engine(plan, devices, watch, self.ledger, machine, clock, self)
+        self.manifest = RunManifest(
+            run=self.run_id,
+            title=plan.recipe.title,
+            software=f"pyrotome {__version__}",
+            started_ns=started_ns,
+            speed=clock.speed,
+            simulated=simulated,
+            recipe_text=texts[0],
+            rig_text=texts[1],
+            rig_name=rig.name,
+            sample=plan.recipe.sample,
+            beam=plan.recipe.beam,
+            detector=self._detector,
+            instruments=identities,
+            value_offset=rig.detector.value_offset,
+            stacks=plan.stacks,
+            holds=plan.holds,
+            holds_before=plan.holds_before,
+            telemetry={**devices.channels(), "daemon": DAEMON_CHANNELS},
+            analysis=tuple(plan.recipe.analysis),
+        )
+        self._outlet: Outlet | None = None
+        self._children: dict[str, Child] = {}
+        self._stop: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self._give_up_analysis = asyncio.Event()
+        self._previews: set[asyncio.Task[None]] = set()
+        self.outcome: Outcome | None = None
+        self.safe_confirmed = True
+
+    # --- what the engine sends (see engine.Outgoing) -------------------------------------------
+
+    async def credit(self) -> None:
+        """Wait until recorder and analysis can take a frame."""
+        outlet = self._outlet
+        if outlet is None or not outlet.waiting_for():
+            return
+        self.event(
+            "warning", "engine", f"waiting at standby for {', '.join(outlet.waiting_for())}"
+        )
+        await outlet.credit()
+
+    def frame(self, header: dict[str, Any], data: NDArray[Any] | None, t_ns: int) -> None:
+        """Send a frame, or the notice of a lost one, to everyone."""
+        topic = f"frame/{self._detector}"
+        if data is None:
+            body = {**header, "lost": True}
+            self._all(self._publisher.publish(topic, "frame", body, (), t_ns), frame=True)
+            return
+        body = {**header, "shape": list(data.shape), "dtype": data.dtype.name}
+        self._all(self._publisher.publish(topic, "frame", body, (data,), t_ns), frame=True)
+        preview = asyncio.create_task(self._preview(header, data, t_ns))
+        self._previews.add(preview)
+        preview.add_done_callback(self._previews.discard)
+
+    async def _preview(self, header: dict[str, Any], data: NDArray[Any], t_ns: int) -> None:
+        preview, scale = await asyncio.to_thread(make_preview, data)
+        body = {**header, "shape": list(preview.shape), "dtype": "uint8", "scale": scale}
+        self._publisher.publish(f"preview/{self._detector}", "preview", body, (preview,), t_ns)
+
+    def telemetry(self, device: str, values: dict[str, float], t_ns: int) -> None:
+        """Send a reading to monitors and recorder."""
+        body = {"device": device, "values": values}
+        message = self._publisher.publish(
+            telemetry_topic(device), "telemetry", body, t_ns=t_ns
+        )
+        self.record(message)
+
+    def event(self, level: str, source: str, message: str, **more: Any) -> None:
+        """Send an event to everyone."""
+        body = {"level": level, "source": source, "message": message, **more}
+        self._all(self._publisher.publish("event", "event", body))
+
+    def record(self, message: Message) -> None:
+        """Send a message that was published to the recorder."""
+        if self._outlet is not None:
+            self._outlet.send_only(RECORDER, message)
+
+    def _all(self, message: Message, frame: bool = False) -> None:
+        if self._outlet is not None:
+            self._outlet.send(message, frame)
+
+    # --- what comes back from recorder and analysis ---------------------------------------------
+
+    def _on_result(self, source: str, body: dict[str, Any], payload: list[bytes]) -> None:
+        name = str(body.get("name", "unnamed"))
+        message = Message(f"result/{name}", body, tuple(payload))
+        try:
+            if payload:
+                array_of(message)
+        except BadMessage as error:
+            self.event("error", source, f"result {name}: {error}")
+            return
+        sent = self._publisher.publish(message.topic, "result", body, message.payload)
+        if body.get("record", True):
+            self.record(sent)
+
+    def _on_event(self, source: str, body: dict[str, Any]) -> None:
+        level = body.get("level")
+        more = {k: v for k, v in body.items() if k not in ("level", "message", "source")}
+        self.event(
+            level if level in ("info", "warning", "error") else "info",
+            source,
+            str(body.get("message", "")),
+            **more,
+        )
+
+    def _on_death(self, name: str, status: int) -> None:
+        outlet = self._outlet
+        if outlet is None or (status == 0 and outlet.consumers[name].ended):
+            return
+        outlet.lose(name)
+        self.event("error", name, f"the {name} died with exit status {status}")
+        if name == RECORDER:
+            self.stop("failed", "the recorder died, nothing more can be recorded")
+
+    # --- control --------------------------------------------------------------------------------
+
+    def stop(self, status: str, reason: str, error: BaseException | None = None) -> None:
+        """End the run early, safely; the first reason given is the one that counts."""
+        self._give_up_analysis.set()
+        if not self._stop.done():
+            self._stop.set_result(Outcome(status, reason, error))
+
+    def status(self) -> dict[str, Any]:
+        """What a person wants to know, as JSON."""
+        engine, latest = self.engine, self.watch.latest
+        position = engine.position
+        outlet = self._outlet
+        analysis = outlet.consumers.get(ANALYSIS) if outlet is not None else None
+        recorder = outlet.consumers.get(RECORDER) if outlet is not None else None
+        return {
+            "run": self.run_id,
+            "title": self.plan.recipe.title,
+            "file": str(self.output),
+            "state": str(self.machine.state),
+            "pause_requested": engine.pause_requested,
+            "step": engine.operation.label if engine.operation else None,
+            "step_index": engine.step_number,
+            "steps": len(self.plan.operations),
+            "temperature_c": latest.temperature_c if latest else None,
+            "setpoint_c": latest.setpoint_c if latest else None,
+            "tilt_deg": position.tilt_deg if position else None,
+            "frames_done": engine.frames_done,
+            "frames_lost": engine.frames_lost,
+            "frames": self.plan.frames,
+            "dose_e_per_nm2": self.ledger.charged,
+            "dose_limit_e_per_nm2": self.plan.recipe.limits.dose_e_per_nm2,
+            "eta_s": round(engine.remaining_s(), 1),
+            "waiting_for_credit": engine.waiting_for_credit,
+            "analysis": {"alive": analysis.alive, **analysis.status} if analysis else None,
+            "recorder": {"alive": recorder.alive, **recorder.status} if recorder else None,
+        }
+
+    # --- the run --------------------------------------------------------------------------------
+
+    async def run(self) -> Outcome:
+        """Prepare, carry out the plan, finish; or make everything safe and say why.
+
+        Returns
+        -------
+        Outcome
+            Never raises for what can go wrong in an experiment: the outcome holds the error.
+        """
+        self.machine.to(State.PREPARING)
+        self._publisher.run = self.run_id
+        clock_record: asyncio.Task[None] | None = None
+        try:
+            outcome = await self._guarded(self._prepare())
+            if outcome is None:
+                clock_record = asyncio.create_task(keep_record(self.clock, self._record_clock))
+                self.machine.to(State.RUNNING)
+                outcome = await self._guarded(self.engine.run())
+            if outcome is None:
+                self.machine.to(State.FINISHING)
+                outcome = await self._guarded(self._rest_devices())
+            if outcome is not None:
+                await self._make_safe(outcome)
+            else:
+                outcome = Outcome("complete")
+                await self._analysis_catches_up()
+            outcome = await self._close_file(outcome)
+            self.outcome = outcome
+            if self.machine.state in (State.FINISHING, State.SAFING):
+                self.machine.to(State.IDLE if self.safe_confirmed else State.PANICKED)
+            return outcome
+        finally:
+            if clock_record is not None:
+                clock_record.cancel()
+                await asyncio.gather(clock_record, return_exceptions=True)
+            await self._close()
+
+    async def _guarded(self, work: Any) -> Outcome | None:
+        """Do some work until it is done or the run is to stop; the outcome if it must end."""
+        task = asyncio.ensure_future(work)
+        try:
+            await asyncio.wait({task, self._stop}, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            self.stop("aborted", "the daemon is stopping")
+        if self._stop.done():
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            return self._stop.result()
+        error = task.exception()
+        if error is None:
+            return None
+        if isinstance(error, DoseExceeded | ExperimentFailed | DeviceError | ChildFailed | BadInput):
+            return Outcome("failed", str(error), error)
+        return Outcome("failed", f"unexpected: {error!r}", error)
+
+    async def _prepare(self) -> None:
+        low, high = await self.devices.stage.tilt_limits_deg()
+        for stack in self.plan.stacks:
+            for angle in (min(stack.tilt_deg), max(stack.tilt_deg)):
+                if not low <= angle <= high:
+                    raise BadInput(
+                        f"recipe: {stack.name}",
+                        f"an angle of {angle:g} deg is beyond what the stage itself allows, "
+                        f"{low:g} to {high:g} deg",
+                    )
+        outlet = Outlet(self._context, self._on_result, self._on_event)
+        self._outlet = outlet
+        link = outlet.endpoint
+        starts: dict[str, tuple[str, BaseModel]] = {
+            RECORDER: (
+                "pyrotome.daemon.recorder",
+                RecorderConfig(link=link, file=str(self.output), manifest=self.manifest),
+            )
+        }
+        if self.manifest.analysis:
+            starts[ANALYSIS] = (
+                "pyrotome.analysis.worker",
+                AnalysisConfig(link=link, manifest=self.manifest),
+            )
+        # The recorder first: it refuses a file that exists, and then nothing else is started.
+        for name, (module, config) in starts.items():
+            outlet.expect(name)
+            child = await Child.start(name, module, config)
+            child.on_death(self._on_death)
+            self._children[name] = child
+        for consumer in outlet.consumers.values():
+            await consumer.hello.wait()
+        for warning in self.plan.warnings:
+            self.event("warning", "plan", warning)
+        await self.devices.beam.blank()
+        await self.devices.beam.prepare(self.plan.recipe.beam)
+
+    def _record_clock(self, pair: ClockPair) -> None:
+        self.event(
+            "info",
+            "clock",
+            "clock reading",
+            clock={
+                "monotonic_ns": pair.monotonic_ns,
+                "utc_ns": pair.utc_ns,
+                "uncertainty_ns": pair.uncertainty_ns,
+                "experiment_ns": pair.experiment_ns,
+            },
+        )
+
+    async def _rest_devices(self) -> None:
+        await self.devices.beam.make_safe()
+        await self.devices.heater.make_safe()
+        self.event("info", "engine", "acquisition complete, beam blanked, heater at its safe level")
+
+    async def _make_safe(self, outcome: Outcome) -> None:
+        self.machine.to(State.SAFING)
+        self.event("warning", "engine", f"making safe: {outcome.reason}")
+        self.safe_confirmed = await self.devices.make_safe(self._safing_step)
+        if not self.safe_confirmed:
+            self.event("error", "engine", "beam or heater not confirmed safe: look at them now")
+
+    def _safing_step(self, step: SafingStep) -> None:
+        self.event(
+            "info" if step.confirmed else "error",
+            "safing",
+            f"{step.action} in {step.took_s * 1e3:.0f} ms"
+            if step.confirmed
+            else f"NOT {step.action}: {step.problem}",
+            took_s=step.took_s,
+        )
+
+    async def _analysis_catches_up(self) -> None:
+        outlet = self._outlet
+        consumer = outlet.consumers.get(ANALYSIS) if outlet is not None else None
+        if outlet is None or consumer is None or not consumer.alive:
+            return
+        outlet.end(ANALYSIS, {})
+        done = asyncio.create_task(consumer.done.wait())
+        given_up = asyncio.create_task(self._give_up_analysis.wait())
+        try:
+            await asyncio.wait({done, given_up}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (done, given_up):
+                task.cancel()
+            await asyncio.gather(done, given_up, return_exceptions=True)
+        if not consumer.done.is_set():
+            self.event("warning", "analysis", "given up before it had caught up")
+
+    async def _close_file(self, outcome: Outcome) -> Outcome:
+        outlet = self._outlet
+        recorder = outlet.consumers.get(RECORDER) if outlet is not None else None
+        if outlet is None or recorder is None or RECORDER not in self._children:
+            return outcome
+        await asyncio.gather(*self._previews, return_exceptions=True)
+        self.event("info", "engine", f"run {outcome.status}")
+        if not recorder.alive:
+            return outcome
+        outlet.end(
+            RECORDER,
+            {
+                "status": outcome.status,
+                "reason": outcome.reason,
+                "ended_ns": self.clock.now_ns(),
+                "dose_e_per_nm2": self.ledger.charged,
+            },
+        )
+        try:
+            await asyncio.wait_for(recorder.done.wait(), CLOSING_TIMEOUT_S)
+        except TimeoutError:
+            return Outcome("failed", "the recorder did not close the file in time")
+        if not recorder.alive:
+            return Outcome("failed", "the recorder died while closing the file")
+        return outcome
+
+    async def _close(self) -> None:
+        await asyncio.gather(*(child.stop() for child in self._children.values()))
+        if self._outlet is not None:
+            await self._outlet.close()
+            self._outlet = None
+        self._publisher.run = None
+        if not self._stop.done():
+            self._stop.cancel()
+
+
+def new_output(path: Path | None, title: str, folder: Callable[[], Path] = Path.cwd) -> Path:
+    """Where the run file goes: the path asked for, or a name made of the title.
+
+    Raises
+    ------
+    BadInput
+        If it exists or cannot be created there. Nothing is ever overwritten.
+    """
+    if path is None:
+        stem = "".join(c if c.isalnum() else "_" for c in title.lower()).strip("_")[:60] or "run"
+        path = folder() / f"{stem}.nxs"
+        number = 1
+        while path.exists():
+            number += 1
+            path = folder() / f"{stem}-{number}.nxs"
+    path = path.absolute()
+    if path.exists():
+        raise BadInput(str(path), "exists already; nothing is overwritten, name another file")
+    if not path.parent.is_dir():
+        raise BadInput(str(path), "its folder does not exist; make it first")
+    return path
+
+

@@ -1,0 +1,169 @@
+"""Run, serve or simulate in a terminal until done or until a signal comes."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+
+from ..protocols.control import EXIT_DONE, EXIT_INTERRUPTED
+from ..protocols.rig import ROLES, Rig
+from ..protocols.timebase import ExperimentClock
+from .control import ControlServer
+from .experiment import Experiment, Outcome
+from .inspect import describe, inspect_file
+from .plan import Plan
+from .progress import ProgressView
+from .service import exit_code, running_daemon, start_simulators
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@contextmanager
+def _on_signals(act: Callable[[], None]) -> Iterator[None]:
+    """Call `act` on Ctrl-C, SIGTERM and the terminal's end instead of dying."""
+    loop = asyncio.get_running_loop()
+    for number in _SIGNALS:
+        loop.add_signal_handler(number, act)
+    try:
+        yield
+    finally:
+        for number in _SIGNALS:
+            loop.remove_signal_handler(number)
+
+
+async def run_foreground(
+    plan: Plan,
+    texts: tuple[str, str],
+    rig: Rig,
+    output: Path,
+    speed: float,
+    simulator_log: Path | None,
+    fall_back_ports: bool,
+) -> int:
+    """Run one experiment with live progress and a summary.
+
+    Parameters
+    ----------
+    plan, texts, rig
+        What to do, the texts of recipe and rig, with what.
+    output : Path
+        The run file.
+    speed : float
+        Experiment seconds per wall second.
+    simulator_log : Path or None
+        Where the simulated world writes its own log.
+    fall_back_ports : bool
+        Take free ports where the usual ones are in use.
+
+    Returns
+    -------
+    int
+        The exit code.
+
+    Raises
+    ------
+    BadInput, DeviceError, ChildFailed
+        If the experiment cannot be started.
+    """
+    console = Console(stderr=True)
+    this_task = asyncio.current_task()
+    assert this_task is not None
+    experiment: Experiment | None = None
+    interrupted = False
+
+    def interrupt() -> None:
+        nonlocal interrupted
+        interrupted = True
+        if experiment is None:
+            this_task.cancel()
+        else:
+            experiment.stop("aborted", "interrupted at the keyboard")
+
+    try:
+        with _on_signals(interrupt):
+            async with running_daemon(
+                rig, texts[1], speed, simulator_log, fall_back_ports
+            ) as daemon:
+                control = ControlServer(
+                    daemon, rig.streams.control, fall_back_ports, accept_submit=False
+                )
+                try:
+                    console.print(
+                        f"[dim]watch with[/dim] pyrotome watch --endpoint "
+                        f"{daemon.publisher.endpoint}[dim], control on[/dim] {control.endpoint}",
+                        highlight=False, soft_wrap=True,
+                    )  # fmt: skip
+                    with ProgressView(console, speed) as view:
+                        daemon.on_status = view.show
+                        daemon.on_event = view.event
+                        experiment = daemon.start(plan, texts[0], output)
+                        outcome = await daemon.wait()
+                        daemon.on_status = daemon.on_event = None
+                finally:
+                    await control.close()
+    except asyncio.CancelledError:
+        if not interrupted:
+            raise
+        console.print("interrupted before the experiment had started")
+        return EXIT_INTERRUPTED
+    _summary(outcome, output, console)
+    return exit_code(outcome, interrupted)
+
+
+def _summary(outcome: Outcome, output: Path, console: Console) -> None:
+    if output.exists():
+        Console().print(describe(inspect_file(output)))
+    style = "green" if outcome.status == "complete" else "red"
+    console.print(f"[{style}]{outcome.status}[/{style}]", outcome.reason, highlight=False)
+    if output.exists():
+        console.print(f"{output}", highlight=False, soft_wrap=True)
+
+
+async def _until_signal() -> None:
+    stopped = asyncio.Event()
+    with _on_signals(stopped.set):
+        await stopped.wait()
+
+
+async def serve_until_stopped(rig: Rig, rig_text: str, speed: float) -> int:
+    """Serve control requests until a signal comes; returns the exit code."""
+    console = Console(stderr=True)
+    async with running_daemon(rig, rig_text, speed) as daemon:
+        control = ControlServer(daemon, rig.streams.control)
+        try:
+            for role, identity in daemon.identities.items():
+                console.print(f"{role:>9}  {identity}", highlight=False)
+            console.print(
+                f"serving '{rig.name}': control on {control.endpoint}, monitor on "
+                f"{daemon.publisher.endpoint}; Ctrl-C stops it",
+                highlight=False, soft_wrap=True,
+            )  # fmt: skip
+            await _until_signal()
+            if daemon.experiment is not None:
+                await daemon.abort("the daemon was stopped")
+        finally:
+            await control.close()
+    return EXIT_DONE
+
+
+async def simulate_until_stopped(rig: Rig, speed: float, log: Path | None) -> int:
+    """Run the simulators alone, print their endpoints, and wait for a signal."""
+    console = Console()
+    served, child = await start_simulators(rig, ExperimentClock(speed), log)
+    try:
+        for role in ROLES:
+            entry = served.device(role)
+            more = "".join(f"  {k} {v}" for k, v in entry.options.items())
+            console.print(
+                f"{role:>9}  {entry.driver}  {entry.endpoint}{more}",
+                highlight=False, soft_wrap=True,
+            )  # fmt: skip
+        await _until_signal()
+    finally:
+        await child.stop()
+    return EXIT_DONE

@@ -1,0 +1,234 @@
+"""Watch the heater's readings: temperature at a moment, crossings, settling; time a hold."""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ..drivers.base import GRACE_S, DeviceLost, Heater, HeaterSample
+from ..protocols.manifest import HoldPlan
+from ..protocols.timebase import ExperimentClock
+
+# Readings kept for looking back: 40 s at 100 Hz, far more than one exposure.
+_KEPT = 4096
+# At standby nothing may move: how near, for how long, and when waiting becomes a failure.
+SETTLED_WITHIN_C = 3.0
+SETTLED_FOR_S = 0.5
+PROGRESS_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True)
+class HoldTiming:
+    """One hold as it happened; moments in UTC nanoseconds on the experiment clock."""
+
+    commanded_up_ns: int
+    crossed_up_ns: int
+    commanded_down_ns: int
+    crossed_down_ns: int
+
+    @property
+    def achieved_s(self) -> float:
+        """Time between the crossings of the midpoint."""
+        return (self.crossed_down_ns - self.crossed_up_ns) * 1e-9
+
+
+class HeaterWatch:
+    """The latest readings of a heater, and waiting for what they will show."""
+
+    def __init__(self, heater: Heater, clock: ExperimentClock) -> None:
+        self.heater, self.clock = heater, clock
+        self._samples: deque[HeaterSample] = deque(maxlen=_KEPT)
+        self._waiters: set[asyncio.Future[None]] = set()
+        self._lost: BaseException | None = None
+
+    async def follow(self, told: Callable[[HeaterSample], None]) -> None:
+        """Take readings until the heater is lost, telling each; run as a task."""
+        try:
+            async for sample in self.heater.samples():
+                self._samples.append(sample)
+                told(sample)
+                self._wake()
+        except BaseException as error:
+            self._lost = error
+            raise
+        finally:
+            self._wake()
+
+    def found_again(self) -> None:
+        """Forget that the heater was lost, and the readings from before."""
+        self._lost = None
+        self._samples.clear()
+
+    def _wake(self) -> None:
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+        self._waiters.clear()
+
+    @property
+    def latest(self) -> HeaterSample | None:
+        """The newest reading."""
+        return self._samples[-1] if self._samples else None
+
+    def temperature_at(self, t_ns: int) -> float:
+        """Temperature at a moment, linear between readings, the nearest one outside them.
+
+        Raises
+        ------
+        DeviceLost
+            If there has been no reading at all.
+        """
+        if not self._samples:
+            raise DeviceLost(self.heater.name, "a temperature", "no reading has come yet")
+        if t_ns >= self._samples[-1].t_ns:
+            return self._samples[-1].temperature_c
+        samples = list(self._samples)
+        right = bisect_left(samples, t_ns, key=lambda s: s.t_ns)
+        if right == 0:
+            return samples[0].temperature_c
+        a, b = samples[right - 1], samples[right]
+        weight = (t_ns - a.t_ns) / (b.t_ns - a.t_ns)
+        return a.temperature_c + weight * (b.temperature_c - a.temperature_c)
+
+    async def next_sample(self, after_ns: int, what: str, deadline_ns: int) -> HeaterSample:
+        """The first reading later than a moment.
+
+        Raises
+        ------
+        DeviceLost
+            If none comes before the deadline, with `what` was waited for.
+        """
+        while True:
+            latest = self.latest
+            if latest is not None and latest.t_ns > after_ns:
+                return _later_than(self._samples, after_ns)[0]
+            if self._lost is not None:
+                raise DeviceLost(
+                    self.heater.name, f"readings, waiting for {what}", f"{self._lost}"
+                ) from self._lost
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiters.add(waiter)
+            patience_s = self.clock.wall_s((deadline_ns - self.clock.now_ns()) * 1e-9) + GRACE_S
+            try:
+                await asyncio.wait_for(waiter, max(patience_s, 0.01))
+            except TimeoutError:
+                raise DeviceLost(
+                    self.heater.name, f"readings, waiting for {what}", "none came in time"
+                ) from None
+            finally:
+                self._waiters.discard(waiter)
+
+    async def crossing(self, level_c: float, rising: bool, after_ns: int) -> int:
+        """Moment at which the temperature passes a level, interpolated between readings.
+
+        Raises
+        ------
+        DeviceLost
+            If it has not happened within the progress timeout.
+        """
+        way = "above" if rising else "below"
+        what = f"the temperature to go {way} {level_c:.1f} degC"
+        deadline_ns = after_ns + int(PROGRESS_TIMEOUT_S * 1e9)
+        before: HeaterSample | None = next(
+            (s for s in reversed(self._samples) if s.t_ns <= after_ns), None
+        )
+        seen_ns = after_ns
+        while True:
+            sample = await self.next_sample(seen_ns, what, deadline_ns)
+            beyond = sample.temperature_c >= level_c if rising else sample.temperature_c <= level_c
+            if beyond:
+                if before is None or before.temperature_c == sample.temperature_c:
+                    return sample.t_ns
+                weight = (level_c - before.temperature_c) / (
+                    sample.temperature_c - before.temperature_c
+                )
+                weight = min(1.0, max(0.0, weight))
+                return before.t_ns + int(weight * (sample.t_ns - before.t_ns))
+            if sample.t_ns > deadline_ns:
+                raise DeviceLost(
+                    self.heater.name,
+                    f"to pass {level_c:.1f} degC",
+                    f"it reads {sample.temperature_c:.1f} degC after {PROGRESS_TIMEOUT_S:g} s",
+                    "Check the chip's contact and the heater's limits",
+                )
+            before, seen_ns = sample, sample.t_ns
+
+    async def settled(
+        self, target_c: float, after_ns: int, timeout_s: float = PROGRESS_TIMEOUT_S
+    ) -> None:
+        """Wait until the temperature has stayed near a target for a while.
+
+        Raises
+        ------
+        DeviceLost
+            If it has not by the timeout.
+        """
+        what = f"the temperature to settle at {target_c:g} degC"
+        deadline_ns = after_ns + int(timeout_s * 1e9)
+        inside_since: int | None = None
+        seen_ns = after_ns
+        while True:
+            sample = await self.next_sample(seen_ns, what, deadline_ns)
+            seen_ns = sample.t_ns
+            if abs(sample.temperature_c - target_c) <= SETTLED_WITHIN_C:
+                inside_since = sample.t_ns if inside_since is None else inside_since
+                if sample.t_ns - inside_since >= SETTLED_FOR_S * 1e9:
+                    return
+            else:
+                inside_since = None
+            if sample.t_ns > deadline_ns:
+                raise DeviceLost(
+                    self.heater.name,
+                    f"to settle at {target_c:g} degC",
+                    f"it reads {sample.temperature_c:.1f} degC after {timeout_s:g} s",
+                    "Check the chip's contact and the heater's limits",
+                )
+
+
+def _later_than(samples: deque[HeaterSample], after_ns: int) -> list[HeaterSample]:
+    """Readings later than a moment, oldest first; quick when they are few."""
+    later: list[HeaterSample] = []
+    for sample in reversed(samples):
+        if sample.t_ns <= after_ns:
+            break
+        later.append(sample)
+    later.reverse()
+    return later
+
+
+class HoldTimer:
+    """Carries out holds timed from crossing to crossing of the midpoint temperature.
+
+    The command to cool goes out early by the time that the chip takes from the command to the
+    midpoint. That latency is learned from the holds themselves; for the first one, the latency of
+    its own rise is the estimate.
+    """
+
+    def __init__(self, watch: HeaterWatch) -> None:
+        self.watch = watch
+        self._fall_s: float | None = None
+
+    async def hold(self, plan: HoldPlan) -> HoldTiming:
+        """Standby to processing, the time asked for, and back to standby.
+
+        Raises
+        ------
+        DeviceError
+            From the heater; the caller brings it to safety.
+        """
+        heater, clock = self.watch.heater, self.watch.clock
+        midpoint_c = 0.5 * (plan.standby_c + plan.target_c)
+        up_ns = await heater.set_temperature(plan.target_c)
+        crossed_up_ns = await self.watch.crossing(midpoint_c, True, up_ns)
+        fall_s = self._fall_s if self._fall_s is not None else (crossed_up_ns - up_ns) * 1e-9
+        await clock.sleep_until_ns(crossed_up_ns + int((plan.requested_s - fall_s) * 1e9))
+        down_ns = await heater.set_temperature(plan.standby_c)
+        crossed_down_ns = await self.watch.crossing(midpoint_c, False, down_ns)
+        self._learn((crossed_down_ns - down_ns) * 1e-9)
+        return HoldTiming(up_ns, crossed_up_ns, down_ns, crossed_down_ns)
+
+    def _learn(self, fall_s: float) -> None:
+        self._fall_s = fall_s if self._fall_s is None else 0.5 * (self._fall_s + fall_s)

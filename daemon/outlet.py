@@ -1,0 +1,161 @@
+"""The lossless link to recorder and analysis: frames go out against credit, results come in."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import zmq
+import zmq.asyncio
+
+from ..protocols.link import END_TOPIC, parse_upstream
+from ..protocols.messages import BadMessage, Message
+
+
+@dataclass
+class Consumer:
+    """One process that must not miss a frame."""
+
+    name: str
+    credit: int = 0
+    sent: int = 0
+    ended: bool = False
+    alive: bool = True
+    status: dict[str, Any] = field(default_factory=dict[str, Any])
+    hello: asyncio.Event = field(default_factory=asyncio.Event)
+    done: asyncio.Event = field(default_factory=asyncio.Event)
+    summary: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    @property
+    def receives(self) -> bool:
+        """Whether it can be sent something: it has said hello, lives, and expects more."""
+        return self.alive and not self.ended and self.hello.is_set()
+
+
+class Outlet:
+    """Sends stream messages to every consumer and takes what they send back.
+
+    Parameters
+    ----------
+    context : zmq.asyncio.Context
+        The daemon's context.
+    on_result, on_event : callable
+        Called with a consumer's name, body and payload.
+    """
+
+    def __init__(
+        self,
+        context: zmq.asyncio.Context,
+        on_result: Callable[[str, dict[str, Any], list[bytes]], None],
+        on_event: Callable[[str, dict[str, Any]], None],
+    ) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="pyrotome-")
+        self.endpoint = f"ipc://{Path(self._folder.name) / 'link'}"
+        self._socket = context.socket(zmq.ROUTER)
+        # Frames are limited by credit, the rest is small: nothing may be dropped here.
+        self._socket.set(zmq.SNDHWM, 0)
+        self._socket.set(zmq.RCVHWM, 0)
+        self._socket.set(zmq.ROUTER_MANDATORY, 1)
+        self._socket.set(zmq.LINGER, 0)
+        self._socket.bind(self.endpoint)
+        self._sender: zmq.Socket[bytes] = zmq.Socket.shadow(self._socket.underlying)
+        self._on_result, self._on_event = on_result, on_event
+        self.consumers: dict[str, Consumer] = {}
+        self._changed = asyncio.Event()
+        self._task = asyncio.create_task(self._receive(), name="outlet")
+
+    def expect(self, name: str) -> Consumer:
+        """Reckon with a consumer; until it says hello, no frame can be sent."""
+        consumer = Consumer(name)
+        self.consumers[name] = consumer
+        return consumer
+
+    def lose(self, name: str) -> None:
+        """Go on without a consumer that has died."""
+        consumer = self.consumers.get(name)
+        if consumer is not None:
+            consumer.alive = False
+            consumer.hello.set()
+            consumer.done.set()
+            self._changed.set()
+
+    def waiting_for(self) -> list[str]:
+        """Living consumers that have no credit left."""
+        return [c.name for c in self.consumers.values() if c.alive and c.credit < 1]
+
+    async def credit(self) -> None:
+        """Wait until every living consumer can take one more frame."""
+        while self.waiting_for():
+            self._changed.clear()
+            await self._changed.wait()
+
+    def send(self, message: Message, frame: bool = False) -> None:
+        """Send a message to every living consumer that has said hello; never waits."""
+        parts = message.parts()
+        for consumer in self.consumers.values():
+            if consumer.receives:
+                self._send_to(consumer, parts)
+                if frame:
+                    consumer.credit -= 1
+                    consumer.sent += 1
+
+    def send_only(self, name: str, message: Message) -> None:
+        """Send a message to one consumer."""
+        consumer = self.consumers.get(name)
+        if consumer is not None and consumer.receives:
+            self._send_to(consumer, message.parts())
+
+    def end(self, name: str, body: dict[str, Any]) -> None:
+        """Tell a consumer that nothing more will come; it answers with `done`."""
+        self.send_only(name, Message(END_TOPIC, body))
+        self.consumers[name].ended = True
+
+    def _send_to(self, consumer: Consumer, parts: list[Any]) -> None:
+        try:
+            self._sender.send_multipart([consumer.name.encode(), *parts], zmq.NOBLOCK, copy=False)
+        except zmq.ZMQError as error:
+            if error.errno not in (zmq.EHOSTUNREACH, zmq.EAGAIN):
+                raise
+            self.lose(consumer.name)
+            self._on_event(
+                consumer.name, {"level": "error", "message": f"the {consumer.name} is gone"}
+            )
+
+    async def _receive(self) -> None:
+        while True:
+            identity, *parts = await self._socket.recv_multipart()
+            name = identity.decode(errors="replace")
+            consumer = self.consumers.get(name)
+            if consumer is None:
+                continue
+            try:
+                kind, body, payload = parse_upstream(parts)
+            except BadMessage as error:
+                self._on_event(name, {"level": "error", "message": f"unreadable: {error}"})
+                continue
+            if kind == "hello":
+                consumer.credit += int(body.get("credit", 0))
+                consumer.hello.set()
+            elif kind == "credit":
+                consumer.credit += int(body.get("frames", 0))
+            elif kind == "status":
+                consumer.status = body
+            elif kind == "result":
+                self._on_result(name, body, payload)
+            elif kind == "event":
+                self._on_event(name, body)
+            elif kind == "done":
+                consumer.summary = body
+                consumer.done.set()
+            self._changed.set()
+
+    async def close(self) -> None:
+        """Close the socket and remove its folder."""
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        self._socket.close()
+        self._folder.cleanup()

@@ -1,0 +1,138 @@
+"""The monitor: a PUB socket that anyone may watch and that may drop, never waiting for anyone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, cast
+
+import numpy as np
+import zmq
+from numpy.typing import NDArray
+
+from ..protocols.loading import BadInput
+from ..protocols.messages import Message
+from ..protocols.timebase import ExperimentClock
+
+# Messages kept for one slow subscriber before it loses some.
+HIGH_WATER_MARK = 200
+PREVIEW_SIDE = 256
+
+
+class Publisher:
+    """Give every message its run, sequence number and time, and publish it.
+
+    Parameters
+    ----------
+    context : zmq.Context
+        The daemon's context.
+    endpoint : str
+        Where to bind; port 0 or ``*`` chooses one, see `endpoint` afterwards.
+    clock : ExperimentClock
+        Time of messages that do not bring their own.
+    fall_back : bool
+        Take any free port when the one asked for is in use.
+
+    Raises
+    ------
+    BadInput
+        If the endpoint cannot be bound.
+    """
+
+    def __init__(
+        self,
+        context: zmq.Context[Any],
+        endpoint: str,
+        clock: ExperimentClock,
+        fall_back: bool = False,
+    ) -> None:
+        self._socket: zmq.Socket[bytes] = zmq.Socket(context, zmq.PUB)
+        self._socket.set(zmq.SNDHWM, HIGH_WATER_MARK)
+        self._socket.set(zmq.LINGER, 500)
+        self.endpoint = bind(self._socket, endpoint, "streams.monitor", fall_back)
+        self._clock = clock
+        self._seq: dict[str, int] = {}
+        self.run: str | None = None
+        self.last: dict[str, Message] = {}
+        self.on_event: Callable[[dict[str, Any]], None] | None = None
+
+    def publish(
+        self,
+        topic: str,
+        kind: str,
+        body: dict[str, Any],
+        payload: tuple[Any, ...] = (),
+        t_ns: int | None = None,
+    ) -> Message:
+        """Publish a message and return it as sent, for those who must not miss it."""
+        seq = self._seq.get(topic, 0)
+        self._seq[topic] = seq + 1
+        header = {
+            "type": kind,
+            "run": self.run,
+            "seq": seq,
+            "t_ns": self._clock.now_ns() if t_ns is None else t_ns,
+            **body,
+        }
+        message = Message(topic, header, payload)
+        if not payload:
+            self.last[topic] = message
+        self._socket.send_multipart(message.parts(), flags=zmq.NOBLOCK, copy=False)
+        if kind == "event" and self.on_event is not None:
+            self.on_event(header)
+        return message
+
+    def close(self) -> None:
+        """Close the socket; what subscribers have not taken within half a second is lost."""
+        self._socket.close()
+
+
+def bind(socket: zmq.Socket[Any], endpoint: str, what: str, fall_back: bool) -> str:
+    """Bind a socket and return where it listens.
+
+    Raises
+    ------
+    BadInput
+        If that is impossible, saying what could be done.
+    """
+    try:
+        socket.bind(endpoint)
+    except zmq.ZMQError as error:
+        if not (fall_back and error.errno == zmq.EADDRINUSE):
+            socket.close(linger=0)
+            raise BadInput(
+                f"rig: {what}",
+                f"cannot listen on {endpoint}: {zmq.strerror(error.errno or 0)}. Name another "
+                "port in the rig, or stop the program that uses it",
+            ) from None
+        socket.bind(endpoint.rsplit(":", 1)[0] + ":*")
+    where = cast(bytes, socket.get(zmq.LAST_ENDPOINT))
+    return where.decode().rstrip("\0")
+
+
+def make_preview(frame: NDArray[Any]) -> tuple[NDArray[np.uint8], dict[str, float]]:
+    """Bin a frame to at most 256 pixels a side and scale it to 8 bits.
+
+    Returns
+    -------
+    preview : ndarray of uint8
+        (rows // b, columns // b), with b the smallest binning that fits.
+    scale : dict
+        ``binning``, and the mean counts that black and white stand for (``low``, ``high``).
+    """
+    binning = max(1, -(-max(frame.shape) // PREVIEW_SIDE))
+    rows, columns = (side // binning for side in frame.shape)
+    binned = (
+        frame[: rows * binning, : columns * binning]
+        .reshape(rows, binning, columns, binning)
+        .mean(axis=(1, 3), dtype=np.float32)
+    )
+    low, high = float(binned.min()), float(binned.max())
+    span = high - low or 1.0
+    preview = np.clip((binned - low) * (255.0 / span), 0, 255).astype(np.uint8)
+    return preview, {"binning": float(binning), "low": low, "high": high}
+
+
+def monotonic_s() -> float:
+    """Wall seconds, for rates and ages that people see."""
+    return time.monotonic()

@@ -1,0 +1,362 @@
+"""The daemon: one rig, its devices and streams, and one experiment at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import zmq
+import zmq.asyncio
+
+from .. import __version__
+from ..drivers.base import DeviceError, HeaterSample
+from ..drivers.registry import check_drivers
+from ..protocols.control import (
+    EXIT_BAD_INPUT,
+    EXIT_DEVICE,
+    EXIT_DONE,
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+)
+from ..protocols.loading import BadInput
+from ..protocols.process import ClockConfig, SimulatorConfig
+from ..protocols.rig import Rig, Role
+from ..protocols.timebase import ExperimentClock
+from .children import Child
+from .devices import Devices, SafingStep
+from .experiment import Experiment, Outcome
+from .heating import HeaterWatch
+from .mqtt import report_to_broker
+from .plan import Plan
+from .publisher import Publisher
+from .states import State, StateMachine
+
+STATE_INTERVAL_S = 0.25
+_LAG_INTERVAL_S = 0.05
+_RECONNECT_S = 2.0
+
+
+class Busy(Exception):
+    """The daemon cannot do this in its present state."""
+
+
+class Daemon:
+    """Everything that lives as long as the daemon does.
+
+    Use :func:`running_daemon`, which connects it and closes it again.
+    """
+
+    def __init__(
+        self,
+        rig: Rig,
+        rig_text: str,
+        clock: ExperimentClock,
+        context: zmq.asyncio.Context,
+        fall_back_ports: bool,
+    ) -> None:
+        self.rig, self.rig_text, self.clock, self.context = rig, rig_text, clock, context
+        self.machine = StateMachine(self._state_changed)
+        self.publisher = Publisher(
+            context, rig.streams.monitor, clock, fall_back=fall_back_ports
+        )
+        self.devices = Devices.of(rig, clock)
+        self.watch = HeaterWatch(self.devices.heater, clock)
+        self.identities: dict[str, str] = {}
+        self.experiment: Experiment | None = None
+        self.last_outcome: Outcome | None = None
+        self.on_status: Callable[[dict[str, Any]], None] | None = None
+        self.on_event: Callable[[dict[str, Any]], None] | None = None
+        self.publisher.on_event = self._event_published
+        self._run: asyncio.Task[Outcome] | None = None
+        self._lag_s = 0.0
+
+    # --- devices --------------------------------------------------------------------------------
+
+    async def connect(self) -> None:
+        """Connect every device; raises DeviceError if one does not answer."""
+        identities = await self.devices.connect()
+        self.identities = {role: str(identity) for role, identity in identities.items()}
+
+    async def follow_heater(self) -> None:
+        """Publish the heater's readings as long as the daemon lives; reconnect when lost."""
+        while True:
+            try:
+                await self.watch.follow(self._heater_sample)
+            except DeviceError as error:
+                self._event("error", "heater", str(error))
+                if self.experiment is not None:
+                    self.experiment.stop("failed", str(error), error)
+            await asyncio.sleep(_RECONNECT_S)
+            with contextlib.suppress(DeviceError):
+                await self.devices.heater.disconnect()
+                await self.devices.heater.connect()
+                self.watch.found_again()
+                self._event("info", "heater", "connected again")
+
+    def _heater_sample(self, sample: HeaterSample) -> None:
+        values = {
+            "temperature_c": sample.temperature_c,
+            "setpoint_c": sample.setpoint_c,
+            **sample.values,
+        }
+        self._telemetry("heater", values, sample.t_ns)
+
+    # --- streams --------------------------------------------------------------------------------
+
+    def _telemetry(self, device: str, values: dict[str, float], t_ns: int) -> None:
+        if self.experiment is not None:
+            self.experiment.telemetry(device, values, t_ns)
+        else:
+            self.publisher.publish(
+                f"telemetry/{device}", "telemetry", {"device": device, "values": values}, t_ns=t_ns
+            )
+
+    def _event(self, level: str, source: str, message: str, **more: Any) -> None:
+        if self.experiment is not None:
+            self.experiment.event(level, source, message, **more)
+        else:
+            body = {"level": level, "source": source, "message": message, **more}
+            self.publisher.publish("event", "event", body)
+
+    def _event_published(self, header: dict[str, Any]) -> None:
+        if self.on_event is not None:
+            self.on_event(header)
+
+    def _state_changed(self, old: State, new: State) -> None:
+        self._event("info", "state", f"{old} -> {new}", state=str(new))
+        self._publish_state()
+
+    def _publish_state(self) -> None:
+        status = self.status()
+        self.publisher.publish("state", "state", status)
+        if self.on_status is not None:
+            self.on_status(status)
+
+    async def tick(self) -> None:
+        """Publish state, and measure how late the event loop wakes up; until cancelled."""
+        loop = asyncio.get_running_loop()
+        last_state = last_lag = loop.time()
+        while True:
+            asked = loop.time()
+            await asyncio.sleep(_LAG_INTERVAL_S)
+            now = loop.time()
+            self._lag_s = max(self._lag_s, now - asked - _LAG_INTERVAL_S)
+            if now - last_state >= STATE_INTERVAL_S:
+                last_state = now
+                self._publish_state()
+            if now - last_lag >= 1.0:
+                last_lag = now
+                status = self.experiment.status() if self.experiment is not None else {}
+                analysis = status.get("analysis") or {}
+                values = {
+                    "loop_lag_s": round(self._lag_s, 6),
+                    "backlog_frames": float(analysis.get("backlog", 0)),
+                    "dose_e_per_nm2": float(status.get("dose_e_per_nm2", 0.0)),
+                }
+                self._lag_s = 0.0
+                self._telemetry("daemon", values, self.clock.now_ns())
+
+    # --- control --------------------------------------------------------------------------------
+
+    def status(self) -> dict[str, Any]:
+        """What ``pyrotome status --json`` prints."""
+        experiment = self.experiment
+        latest = self.watch.latest
+        status: dict[str, Any] = {
+            "state": str(self.machine.state),
+            "rig": self.rig.name,
+            "software": f"pyrotome {__version__}",
+            "instruments": self.identities,
+            "temperature_c": latest.temperature_c if latest is not None else None,
+            "last_run": self.last_outcome.status if self.last_outcome is not None else None,
+        }
+        if experiment is not None:
+            status |= experiment.status()
+        return status
+
+    def start(self, plan: Plan, recipe_text: str, output: Path) -> Experiment:
+        """Start an experiment as a task of its own.
+
+        Raises
+        ------
+        Busy
+            If one is under way, or a person must first clear the panic.
+        """
+        if self.experiment is not None or self.machine.state is not State.IDLE:
+            raise Busy(
+                "the daemon is panicked: a person must look at beam and heater, then restart it"
+                if self.machine.state is State.PANICKED
+                else "an experiment is under way; wait for it or abort it"
+            )
+        simulated = self.rig.simulator is not None
+        experiment = Experiment(
+            plan, self.rig, (recipe_text, self.rig_text), output, self.devices, self.identities,
+            self.watch, self.publisher, self.machine, self.clock, simulated, self.context,
+        )  # fmt: skip
+        self.experiment = experiment
+        self._run = asyncio.create_task(self._run_one(experiment), name="experiment")
+        return experiment
+
+    async def _run_one(self, experiment: Experiment) -> Outcome:
+        try:
+            self.last_outcome = await experiment.run()
+            return self.last_outcome
+        finally:
+            self.experiment = None
+            self._publish_state()
+
+    async def wait(self) -> Outcome:
+        """Wait for the experiment under way."""
+        if self._run is None:
+            raise Busy("no experiment is under way")
+        return await asyncio.shield(self._run)
+
+    def running(self) -> Experiment:
+        """The experiment under way; raises Busy if there is none."""
+        if self.experiment is None:
+            raise Busy("no experiment is under way")
+        return self.experiment
+
+    def pause(self) -> None:
+        """Pause the experiment under way."""
+        if self.machine.state not in (State.PREPARING, State.RUNNING, State.PAUSED):
+            raise Busy(f"nothing to pause: the daemon is {self.machine.state}")
+        self.running().engine.pause()
+
+    def resume(self) -> None:
+        """Go on after a pause."""
+        experiment = self.running()
+        if not experiment.engine.pause_requested:
+            raise Busy("nothing to resume: the experiment is not paused")
+        experiment.engine.resume()
+
+    async def abort(self, reason: str = "aborted by the operator") -> Outcome:
+        """End the experiment under way, safely, and wait until its file is closed."""
+        self.running().stop("aborted", reason)
+        return await self.wait()
+
+    async def safe(self) -> list[SafingStep]:
+        """The emergency stop: beam blanked and heater at its safe level, from any state."""
+        if self.experiment is not None:
+            experiment = self.experiment
+            await self.abort("emergency stop")
+            if not experiment.safe_confirmed:
+                raise DeviceError(
+                    "rig", "to make everything safe", "beam or heater did not confirm",
+                    "Look at them now",
+                )  # fmt: skip
+            return []
+        steps: list[SafingStep] = []
+        confirmed = await self.devices.make_safe(steps.append)
+        for step in steps:
+            self._event("info" if step.confirmed else "error", "safing", step.action)
+        if not confirmed:
+            raise DeviceError(
+                "rig", "to make everything safe", "; ".join(s.problem for s in steps if s.problem),
+                "Look at beam and heater now",
+            )  # fmt: skip
+        return steps
+
+    async def close(self) -> None:
+        """End what runs, disconnect, close the sockets."""
+        if self._run is not None and not self._run.done():
+            self.running().stop("aborted", "the daemon is stopping")
+            await asyncio.gather(self._run, return_exceptions=True)
+        await self.devices.disconnect()
+        self.publisher.close()
+
+
+def exit_code(outcome: Outcome, interrupted: bool) -> int:
+    """Exit code of a run."""
+    if outcome.status == "complete":
+        return EXIT_INTERRUPTED if interrupted else EXIT_DONE
+    if outcome.status == "aborted" and interrupted:
+        return EXIT_INTERRUPTED
+    if isinstance(outcome.error, BadInput):
+        return EXIT_BAD_INPUT
+    if isinstance(outcome.error, DeviceError):
+        return EXIT_DEVICE
+    return EXIT_FAILED
+
+
+async def start_simulators(
+    rig: Rig, clock: ExperimentClock, log: Path | None
+) -> tuple[Rig, Child]:
+    """Start the simulated world of a rig; returns the rig with the endpoints it serves.
+
+    Raises
+    ------
+    ChildFailed
+        If the simulators cannot start.
+    """
+    config = SimulatorConfig(
+        rig=rig, clock=ClockConfig.of(clock), log=str(log) if log is not None else None
+    )
+    child = await Child.start("simulators", "pyrotome.simulators", config)
+    updates: dict[str, Any] = {}
+    served: dict[Role, dict[str, Any]] = child.ready.get("devices", {})
+    for role, where in served.items():
+        entry = rig.device(role)
+        updates[role] = entry.model_copy(
+            update={
+                "endpoint": where["endpoint"],
+                "options": {**entry.options, **where.get("options", {})},
+            }
+        )
+    return rig.model_copy(update=updates), child
+
+
+@asynccontextmanager
+async def running_daemon(
+    rig: Rig,
+    rig_text: str,
+    speed: float = 1.0,
+    simulator_log: Path | None = None,
+    fall_back_ports: bool = False,
+) -> AsyncIterator[Daemon]:
+    """A connected daemon, with its simulators if the rig has some; all of it ends afterwards.
+
+    Raises
+    ------
+    BadInput
+        If the rig is wrong, or `speed` is not 1 and real hardware is in it.
+    DeviceError
+        If a device does not answer.
+    ChildFailed
+        If the simulators cannot start.
+    """
+    check_drivers(rig)
+    if speed != 1.0 and rig.simulator is None:
+        raise BadInput(
+            f"rig '{rig.name}'", "--speed works with simulated time only, and this rig is real"
+        )
+    clock = ExperimentClock(speed)
+    simulators: Child | None = None
+    context = zmq.asyncio.Context()
+    daemon: Daemon | None = None
+    tasks: list[asyncio.Task[None]] = []
+    try:
+        if rig.simulator is not None:
+            rig, simulators = await start_simulators(rig, clock, simulator_log)
+        daemon = Daemon(rig, rig_text, clock, context, fall_back_ports)
+        await daemon.connect()
+        tasks.append(asyncio.create_task(daemon.follow_heater(), name="follow heater"))
+        tasks.append(asyncio.create_task(daemon.tick(), name="tick"))
+        if rig.mqtt is not None:
+            tasks.append(
+                asyncio.create_task(report_to_broker(rig.mqtt, daemon.publisher), name="mqtt")
+            )
+        yield daemon
+    finally:
+        if daemon is not None:
+            await daemon.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if simulators is not None:
+            await simulators.stop()
+        context.destroy(linger=500)

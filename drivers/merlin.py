@@ -1,0 +1,402 @@
+"""Detector: a Quantum Detectors Merlin (Medipix3) over its two TCP sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from ..protocols import merlin
+from ..protocols.merlin import AcquisitionHeader, Command, Kind, Reply
+from ..protocols.rig import DetectorRig
+from ..protocols.timebase import ExperimentClock
+from .base import (
+    GRACE_S,
+    Detector,
+    DetectorFrame,
+    DeviceError,
+    DeviceRefused,
+    Identity,
+    OutOfRange,
+)
+from .links import (
+    address_of,
+    broken,
+    end_tcp,
+    no_answer,
+    not_connected,
+    open_tcp,
+    reason,
+)
+from .merlin_data import DataReader, Image
+
+DRAIN_QUIET_S = 0.05  # wall seconds of silence after which nothing more is on its way
+_IMAGE_SIZE = {"rows": merlin.IMAGEY, "columns": merlin.IMAGEX}
+
+
+class MerlinOptions(BaseModel):
+    """Data socket (by default the control port plus one) and counter depth in bits."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    data_endpoint: str | None = None
+    depth: Literal[1, 6, 12, 24] = 12
+
+
+class MerlinDetector(Detector):
+    """Armed for a number of frames, one soft trigger for each."""
+
+    summary: ClassVar[str] = "Quantum Detectors Merlin (Medipix3)"
+    Options: ClassVar[type[BaseModel]] = MerlinOptions
+
+    def __init__(self, name: str, rig: DetectorRig, clock: ExperimentClock) -> None:
+        super().__init__(name, rig, clock)
+        self.options = MerlinOptions.model_validate(rig.options)
+        host, port = address_of(rig.endpoint, "tcp", "detector.endpoint")
+        self._control = _Control(name, (host, port))
+        self._data_address = (
+            (host, port + 1)
+            if self.options.data_endpoint is None
+            else address_of(self.options.data_endpoint, "tcp", "detector.options.data_endpoint")
+        )
+        self._data_socket: Any = None
+        self._reader: DataReader | None = None
+        self._reading = asyncio.Lock()
+        self._armed: _Acquisition | None = None
+        self._header_due = False
+
+    @property
+    def _data_endpoint(self) -> str:
+        return f"tcp://{self._data_address[0]}:{self._data_address[1]}"
+
+    async def connect(self, timeout_s: float = GRACE_S) -> Identity:
+        """Connect both sockets and ask for the software's version."""
+        await self.disconnect()
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._control.open(timeout_s)
+                reply = await self._control.ask("GET", merlin.SOFTWAREVERSION, None, timeout_s)
+                await self._open_data(timeout_s)
+        except TimeoutError:
+            await self.disconnect()
+            raise no_answer(self.name, "to connect", self.rig.endpoint, timeout_s) from None
+        except BaseException:
+            await self.disconnect()
+            raise
+        return Identity("Quantum Detectors", "Merlin", firmware=reply.value or "")
+
+    async def disconnect(self) -> None:
+        """Close both sockets; whoever waits on them sees the device lost."""
+        await self._control.close()
+        await self._close_data()
+        self._armed = None
+
+    async def make_safe(self) -> None:
+        """Stop any acquisition, connecting first if need be."""
+        if self._control.is_open:
+            try:
+                await self._stop()
+            except DeviceError:
+                pass  # said again below, if it stays so
+            else:
+                return await self._end_acquisition()
+        await self.connect()
+        return await self._stop()
+
+    async def arm(self, frames: int, exposure_s: float, shape: tuple[int, int]) -> None:
+        """Prepare so many soft-triggered frames; returns when the detector is armed.
+
+        Raises
+        ------
+        OutOfRange
+            If the frame is larger than the rig allows, or number or exposure make no sense.
+        DeviceRefused
+            If the detector has another frame size and will not change it, or refuses a value.
+        """
+        self._refuse_beyond_limits(frames, exposure_s, shape)
+        if self._armed is not None:
+            await self.disarm()
+        await self._stop()  # a client that died may have left the detector armed
+        async with self._reading:
+            if self._header_due or self._reader is None:
+                # A header of before may be on its way; only a new connection is free of it.
+                self._drop_data()
+                await self._open_data(GRACE_S)
+        await self._set_size(shape)
+        exposure_ms = f"{exposure_s * 1e3:.9g}"
+        for name, value in (
+            (merlin.COUNTERDEPTH, str(self.options.depth)),
+            (merlin.NUMFRAMESTOACQUIRE, str(frames)),
+            (merlin.NUMFRAMESPERTRIGGER, "1"),
+            (merlin.ACQUISITIONTIME, exposure_ms),
+            (merlin.TRIGGERSTART, str(merlin.TRIGGER_SOFT)),
+        ):
+            await self._control.ask("SET", name, value)
+        async with self._reading:
+            self._header_due = True
+            await self._control.ask("CMD", merlin.STARTACQUISITION)
+            asked = "for the acquisition's header"
+            while not isinstance(await self._next(asked, GRACE_S), AcquisitionHeader):
+                pass  # an image of the acquisition before
+            self._header_due = False
+        self._armed = _Acquisition(frames, exposure_s, shape)
+
+    async def trigger(self) -> int:
+        """Start one exposure; returns the moment at which the command went out."""
+        self._acquisition("to expose a frame")
+        sent_ns = self.clock.now_ns()
+        await self._control.ask("CMD", merlin.SOFTTRIGGER)
+        return sent_ns
+
+    async def read_frame(self) -> DetectorFrame:
+        """Wait for the next frame; a number left out is a frame that the detector lost."""
+        asked = "for a frame"
+        armed = self._acquisition(asked)
+        deadline_s = self.clock.wall_s(armed.exposure_s) + GRACE_S
+        async with self._reading:
+            found = await self._next(asked, deadline_s)
+        received_ns = self.clock.now_ns()
+        if not isinstance(found, Image):
+            raise self._refused(asked, "it began another acquisition")
+        header = found.header
+        pixel_type = merlin.PIXEL_TYPES[self.options.depth]
+        if header.shape != armed.shape or header.pixel_type != pixel_type:
+            expected = f"{_size(armed.shape)} {pixel_type}"
+            raise self._refused(
+                f"{asked} of {expected}", f"it sent {_size(header.shape)} {header.pixel_type}"
+            )
+        if not armed.last_number < header.sequence <= armed.frames:
+            raise self._refused(
+                asked,
+                f"it sent frame {header.sequence} after {armed.last_number} "
+                f"of an acquisition of {armed.frames}",
+            )
+        armed.last_number = header.sequence
+        return DetectorFrame(header.sequence, found.data, received_ns)
+
+    async def disarm(self) -> None:
+        """End the acquisition; frames on their way are discarded. Harmless when not armed."""
+        armed = self._armed
+        if armed is None:
+            return
+        try:
+            await self._stop()
+        finally:
+            if armed.last_number < armed.frames:
+                await self._end_acquisition()
+            self._armed = None
+
+    async def _stop(self) -> None:
+        try:
+            await self._control.ask("CMD", merlin.STOPACQUISITION)
+        except DeviceRefused:
+            # Nothing to stop is as good; anything but idle is not.
+            status = (await self._control.ask("GET", merlin.DETECTORSTATUS)).value
+            if status != str(merlin.STATUS_IDLE):
+                raise
+
+    async def _end_acquisition(self) -> None:
+        """Discard what is still on its way."""
+        self._armed = None
+        async with self._reading:
+            if self._reader is None:
+                return
+            try:
+                ceased = await self._reader.drain(DRAIN_QUIET_S, GRACE_S)
+            except OSError:
+                ceased = False
+            if not ceased:
+                self._drop_data()
+
+    async def _next(self, asked: str, timeout_s: float) -> AcquisitionHeader | Image:
+        if self._reader is None:
+            raise not_connected(self.name, asked)
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._reader.next()
+        except TimeoutError:
+            raise no_answer(self.name, asked, self._data_endpoint, timeout_s) from None
+        except OSError as error:
+            self._drop_data()
+            raise broken(self.name, asked, self._data_endpoint, reason(error)) from None
+        except merlin.BadMessage as error:
+            self._drop_data()
+            raise self._refused(asked, f"it sent {error}") from None
+
+    async def _set_size(self, shape: tuple[int, int]) -> None:
+        has = await self._size_of_detector()
+        if has == shape:
+            return
+        with contextlib.suppress(DeviceRefused):
+            for name, pixels in zip(_IMAGE_SIZE.values(), shape, strict=True):
+                await self._control.ask("SET", name, str(pixels))
+            has = await self._size_of_detector()
+        if has != shape:
+            raise self._refused(
+                f"for frames of {_size(shape)} pixels",
+                f"the detector has {_size(has)} and does not change",
+                "Set the recipe's beam.frame to what the detector has",
+            )
+
+    async def _size_of_detector(self) -> tuple[int, int]:
+        pixels: list[int] = []
+        for name in _IMAGE_SIZE.values():
+            value = (await self._control.ask("GET", name)).value or ""
+            if not value.isdecimal():
+                raise self._refused(f"GET {name}", f"it answered {value!r}")
+            pixels.append(int(value))
+        return pixels[0], pixels[1]
+
+    async def _open_data(self, timeout_s: float) -> None:
+        self._data_socket = await open_tcp(
+            self.name, "to connect for frames", self._data_address, timeout_s
+        )
+        rows, columns = self.rig.limits.frame
+        item_bytes = np.dtype(np.uint32).itemsize
+        self._reader = DataReader(self._data_socket, rows * columns * item_bytes)
+        self._header_due = False
+
+    async def _close_data(self) -> None:
+        if self._data_socket is not None:
+            end_tcp(self._data_socket)
+        async with self._reading:  # whoever reads has seen the end by now
+            self._drop_data()
+
+    def _drop_data(self) -> None:
+        sock, self._data_socket, self._reader = self._data_socket, None, None
+        if sock is not None:
+            sock.close()
+
+    def _acquisition(self, asked: str) -> _Acquisition:
+        if self._armed is None:
+            if not self._control.is_open:
+                raise not_connected(self.name, asked)
+            raise self._refused(asked, "it is not armed", "Arm it first")
+        return self._armed
+
+    def _refuse_beyond_limits(self, frames: int, exposure_s: float, shape: tuple[int, int]) -> None:
+        largest = self.rig.limits.frame
+        asked = f"for {frames} frames of {_size(shape)} pixels and {exposure_s:g} s"
+        if not (1 <= shape[0] <= largest[0] and 1 <= shape[1] <= largest[1]):
+            raise OutOfRange(
+                self.name,
+                asked,
+                f"the rig's limit is {_size(largest)}; nothing was sent",
+                "Lower the recipe's beam.frame",
+            )
+        if frames < 1 or not (math.isfinite(exposure_s) and exposure_s > 0):
+            raise OutOfRange(self.name, asked, "both must be positive; nothing was sent")
+
+    def _refused(self, asked: str, answered: str, remedy: str = "") -> DeviceRefused:
+        return DeviceRefused(
+            self.name, asked, answered, remedy or "Is another client using the detector?"
+        )
+
+
+class _Acquisition:
+    """What the detector is armed for."""
+
+    def __init__(self, frames: int, exposure_s: float, shape: tuple[int, int]) -> None:
+        self.frames, self.exposure_s, self.shape = frames, exposure_s, shape
+        self.last_number = 0
+
+
+class _Control:
+    """The control socket: one command and its answer at a time."""
+
+    def __init__(self, device: str, address: tuple[str, int]) -> None:
+        self._device = device
+        self._address = address
+        self._endpoint = f"tcp://{address[0]}:{address[1]}"
+        self._socket: Any = None
+        self._decoder = merlin.StreamDecoder(replies=True)
+        self._replies: list[bytes] = []
+        self._owed: list[tuple[Kind, str]] = []  # answers to commands that were cancelled
+        self._lock = asyncio.Lock()
+
+    @property
+    def is_open(self) -> bool:
+        return self._socket is not None
+
+    async def open(self, timeout_s: float) -> None:
+        self._socket = await open_tcp(self._device, "to connect", self._address, timeout_s)
+        self._decoder = merlin.StreamDecoder(replies=True)
+        self._replies, self._owed = [], []
+
+    async def close(self) -> None:
+        if self._socket is not None:
+            end_tcp(self._socket)
+        async with self._lock:
+            self._drop()
+
+    def _drop(self) -> None:
+        sock, self._socket = self._socket, None
+        if sock is not None:
+            sock.close()
+
+    async def ask(
+        self, kind: Kind, name: str, value: str | None = None, timeout_s: float = GRACE_S
+    ) -> Reply:
+        """Send a command and wait for its answer.
+
+        Raises
+        ------
+        DeviceRefused
+            If the answer is an error.
+        DeviceLost
+            If none comes by the deadline; the connection is closed, for an answer that is owed
+            would be taken for the next one.
+        """
+        command = Command(kind, name, value)
+        asked = str(command).replace(",", " ")
+        loop = asyncio.get_running_loop()
+        async with self._lock:
+            if self._socket is None:
+                raise not_connected(self._device, asked)
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await loop.sock_sendall(self._socket, merlin.encode_command(command))
+                    reply = await self._reply_to(command)
+            except TimeoutError:
+                self._drop()
+                raise no_answer(self._device, asked, self._endpoint, timeout_s) from None
+            except OSError as error:
+                self._drop()
+                raise broken(self._device, asked, self._endpoint, reason(error)) from None
+            except asyncio.CancelledError:
+                self._owed.append((kind, name))
+                raise
+        if reply.error != merlin.ERROR_OK:
+            raise DeviceRefused(
+                self._device,
+                asked,
+                f"{self._endpoint} answered {reply.describe()}",
+                "See the Merlin software's window",
+            )
+        return reply
+
+    async def _reply_to(self, command: Command) -> Reply:
+        """Wait for the answer of the same kind and name; others are stale and dropped."""
+        loop = asyncio.get_running_loop()
+        while True:
+            while self._replies:
+                try:
+                    reply = merlin.parse_reply(self._replies.pop(0))
+                except merlin.BadMessage:
+                    continue
+                key = (reply.kind, reply.name)
+                if self._owed and key == self._owed[0]:
+                    self._owed.pop(0)
+                elif key == (command.kind, command.name):
+                    return reply
+            data = await loop.sock_recv(self._socket, 65_536)
+            if not data:
+                raise ConnectionError("closed by the detector")
+            self._replies += self._decoder.feed(data)
+
+
+def _size(shape: tuple[int, int]) -> str:
+    return f"{shape[0]} x {shape[1]}"

@@ -1,0 +1,433 @@
+"""Stage and beam of a Thermo Fisher microscope behind a temscript server (HTTP and JSON)."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from ..protocols import temscript
+from ..protocols.recipe import BeamSettings
+from ..protocols.rig import BeamRig, StageRig
+from ..protocols.timebase import ExperimentClock
+from .base import (
+    GRACE_S,
+    Beam,
+    DeviceError,
+    DeviceLost,
+    DeviceRefused,
+    Identity,
+    OutOfRange,
+    Stage,
+    StagePosition,
+)
+from .links import HttpLink, address_of
+
+POLL_S = 0.02  # experiment seconds between looks at a moving stage
+MIN_POLL_S = 0.002  # wall seconds
+# Experiment seconds after which a stage that is ready, and stands elsewhere, will not come.
+UNMOVED_S = 0.5
+MIN_UNMOVED_S = 0.05  # wall seconds
+VOLTAGE_TOLERANCE = 0.01
+SETTING_TOLERANCE = 0.01
+
+T = TypeVar("T")
+
+
+class _Server:
+    """What stage and beam share: the link, its identity, and values that are checked."""
+
+    def __init__(self, device: str, endpoint: str, where: str) -> None:
+        address_of(endpoint, "http", where)
+        self.device = device
+        self.link = HttpLink(device, endpoint)
+
+    async def connect(self, timeout_s: float) -> Identity:
+        await self.link.close()
+        self.link.open()
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._identify(timeout_s)
+        except TimeoutError:
+            await self.link.close()
+            raise DeviceLost(
+                self.device,
+                "for its version",
+                f"{self.link.endpoint} was not done within {timeout_s:.3g} s",
+                "Is the microscope's server hung?",
+            ) from None
+        except BaseException:
+            await self.link.close()
+            raise
+
+    async def _identify(self, timeout_s: float) -> Identity:
+        text = await self.link.get(temscript.VERSION, timeout_s)
+        version = self.checked(temscript.VERSION, text, lambda v, _: temscript.parse_version(v))
+        if version < temscript.MIN_VERSION:
+            raise DeviceRefused(
+                self.device,
+                "for its version",
+                f"temscript {text} at {self.link.endpoint}",
+                "Install temscript 2.0 or later on the microscope",
+            )
+        family = await self.link.get(temscript.FAMILY, timeout_s)
+        serial = await self.link.get(temscript.MICROSCOPE_ID, timeout_s)
+        return Identity("Thermo Fisher", str(family), str(serial), f"temscript {text}")
+
+    def checked(self, name: str, value: object, parse: Callable[[Any, str], T]) -> T:
+        """Return a value, or DeviceRefused where the endpoint carries something else."""
+        try:
+            return parse(value, name)
+        except temscript.BadMessage as error:
+            raise DeviceRefused(
+                self.device,
+                f"GET {name}",
+                f"{self.link.endpoint} answered what is none: {error}",
+                "Is this the temscript server of a microscope with this part?",
+            ) from None
+
+    async def number(self, name: str) -> float:
+        return self.checked(name, await self.link.get(name), temscript.parse_number)
+
+
+class TemscriptStage(Stage):
+    """A compustage: tilt is its axis alpha."""
+
+    summary: ClassVar[str] = "Thermo Fisher stage through temscript's server"
+    channels: ClassVar[Mapping[str, str]] = {
+        "tilt_deg": "deg",
+        "x_nm": "nm",
+        "y_nm": "nm",
+        "z_nm": "nm",
+    }
+
+    def __init__(self, name: str, rig: StageRig, clock: ExperimentClock) -> None:
+        super().__init__(name, rig, clock)
+        self.Options.model_validate(rig.options)
+        self._server = _Server(name, rig.endpoint, "stage.endpoint")
+        self._link = self._server.link
+        self._limits_deg: tuple[float, float] | None = None
+        self._arrived_at_deg: float | None = None
+
+    async def connect(self, timeout_s: float = GRACE_S) -> Identity:
+        """Identify the microscope and read the stage's limits."""
+        started = time.monotonic()
+        identity = await self._server.connect(timeout_s)
+        left_s = max(0.05, timeout_s - (time.monotonic() - started))
+        try:
+            self._limits_deg = await self._read_limits(left_s)
+        except BaseException:
+            await self._link.close()
+            raise
+        self._arrived_at_deg = None
+        return identity
+
+    async def disconnect(self) -> None:
+        """Close the connection."""
+        await self._link.close()
+
+    async def make_safe(self) -> None:
+        """Stop, connecting first if need be."""
+        if not self._link.is_open:
+            await self.connect()
+        await self.stop()
+
+    async def tilt_limits_deg(self) -> tuple[float, float]:
+        """Lowest and highest tilt that the instrument itself allows."""
+        self._limits_deg = await self._read_limits(GRACE_S)
+        return self._limits_deg
+
+    async def position(self) -> StagePosition:
+        """Read back; stamped halfway between question and answer."""
+        asked_ns = self.clock.now_ns()
+        value = await self._link.get(temscript.STAGE_POSITION)
+        t_ns = (asked_ns + self.clock.now_ns()) // 2
+        at = self._server.checked(
+            temscript.STAGE_POSITION, value, lambda v, _: temscript.position_from_wire(v)
+        )
+        return StagePosition(t_ns, at.a_deg, at.x_nm, at.y_nm, at.z_nm)
+
+    async def move_to(self, tilt_deg: float) -> StagePosition:
+        """Tilt, always arriving from below where the rig names a backlash.
+
+        The original server answers the command only when the stage has arrived, others at once:
+        both are waited for until the same deadline.
+        """
+        self._refuse_beyond_limits(tilt_deg)
+        limits = self.rig.limits
+        start = await self.position()
+        if self._arrived_at_deg == tilt_deg and self._is_at(start, tilt_deg):
+            return start
+        self._arrived_at_deg = None
+        lowest = max(limits.tilt_deg[0], (self._limits_deg or limits.tilt_deg)[0])
+        below_deg = max(tilt_deg - limits.backlash_deg, lowest)
+        distance_deg = abs(start.tilt_deg - below_deg) + abs(tilt_deg - below_deg)
+        needed_s = distance_deg / limits.speed_deg_per_s + limits.settle_s + UNMOVED_S
+        deadline = time.monotonic() + self.clock.wall_s(needed_s) + GRACE_S
+        if limits.backlash_deg > 0 and start.tilt_deg > below_deg:
+            await self._go(below_deg, deadline)
+        while True:
+            await self._go(tilt_deg, deadline)
+            await self.clock.sleep(limits.settle_s)
+            at = await self.position()
+            if self._is_at(at, tilt_deg) and await self._status() == temscript.READY:
+                self._arrived_at_deg = tilt_deg
+                return at
+            if time.monotonic() > deadline:
+                raise self._not_arrived(tilt_deg, f"stands at {at.tilt_deg:.3f} deg")
+
+    async def stop(self) -> None:
+        """Stop moving: the wire has no such command, so the stage is sent to where it is."""
+        self._arrived_at_deg = None
+        span_deg = self.rig.limits.tilt_deg[1] - self.rig.limits.tilt_deg[0]
+        full_s = self.clock.wall_s(span_deg / self.rig.limits.speed_deg_per_s)
+        deadline = time.monotonic() + full_s + GRACE_S
+        if await self._status() == temscript.READY:
+            return
+        here = await self.position()
+        try:
+            wire = temscript.target_to_wire(a_deg=here.tilt_deg)
+            await self._link.put(temscript.STAGE_POSITION, wire, full_s + GRACE_S, "?method=GO")
+        except DeviceRefused:
+            pass  # a server that takes no new target while the stage moves: it will arrive
+        while (status := await self._status()) != temscript.READY:
+            if time.monotonic() > deadline:
+                raise DeviceLost(
+                    self.name,
+                    "to stop",
+                    f"the stage still says {status}",
+                    "Stop it at the microscope",
+                )
+            await self._pause()
+
+    async def _go(self, target_deg: float, deadline: float) -> None:
+        """Command one move and wait until the stage is ready there."""
+        left_s = max(MIN_POLL_S, deadline - time.monotonic())
+        wire = temscript.target_to_wire(a_deg=target_deg)
+        await self._link.put(temscript.STAGE_POSITION, wire, left_s, "?method=GO")
+        unmoved_s = max(MIN_UNMOVED_S, self.clock.wall_s(UNMOVED_S))
+        stands_at, stands_since = math.inf, time.monotonic()
+        while True:
+            status = await self._status()
+            at = (await self.position()).tilt_deg
+            now = time.monotonic()
+            if status == temscript.READY and abs(at - target_deg) <= self.rig.limits.tolerance_deg:
+                return
+            if status == temscript.DISABLED:
+                raise DeviceRefused(
+                    self.name,
+                    f"to tilt to {target_deg:g} deg",
+                    "the stage is disabled",
+                    "Enable it at the microscope",
+                )
+            if status != temscript.READY or abs(at - stands_at) > self.rig.limits.tolerance_deg:
+                stands_at, stands_since = at, now
+            elif now - stands_since > unmoved_s:
+                raise DeviceRefused(
+                    self.name,
+                    f"to tilt to {target_deg:g} deg",
+                    f"the stage is ready and stands at {at:.3f} deg",
+                    "It may have clamped the angle: compare its limits with the rig's",
+                )
+            if now > deadline:
+                raise self._not_arrived(target_deg, f"{status} at {at:.3f} deg")
+            await self._pause()
+
+    async def _pause(self) -> None:
+        await asyncio.sleep(max(MIN_POLL_S, self.clock.wall_s(POLL_S)))
+
+    async def _status(self) -> str:
+        value = await self._link.get(temscript.STAGE_STATUS)
+        if value not in temscript.STAGE_STATUSES:
+            raise DeviceRefused(
+                self.name,
+                f"GET {temscript.STAGE_STATUS}",
+                f"{value!r} is no status of a stage",
+                "Is this a temscript server?",
+            )
+        return str(value)
+
+    async def _read_limits(self, timeout_s: float) -> tuple[float, float]:
+        value = await self._link.get(temscript.STAGE_LIMITS, timeout_s)
+        limits = self._server.checked(
+            temscript.STAGE_LIMITS, value, lambda v, _: temscript.limits_from_wire(v)
+        )
+        if "a_deg" not in limits:
+            raise DeviceRefused(
+                self.name,
+                f"GET {temscript.STAGE_LIMITS}",
+                "no limits for the axis a",
+                "Does this microscope have a motorised stage?",
+            )
+        return limits["a_deg"]
+
+    def _is_at(self, position: StagePosition, tilt_deg: float) -> bool:
+        return abs(position.tilt_deg - tilt_deg) <= self.rig.limits.tolerance_deg
+
+    def _refuse_beyond_limits(self, tilt_deg: float) -> None:
+        for whose, pair in (
+            ("the rig's", self.rig.limits.tilt_deg),
+            ("the stage's own", self._limits_deg),
+        ):
+            # A hair wider: a limit that came over in radians must not refuse its own value.
+            if pair is not None and not pair[0] - 1e-9 <= tilt_deg <= pair[1] + 1e-9:
+                raise OutOfRange(
+                    self.name,
+                    f"to tilt to {tilt_deg:g} deg",
+                    f"{whose} limits are {pair[0]:g} to {pair[1]:g} deg; nothing was sent",
+                    "Change the tilt range",
+                )
+
+    def _not_arrived(self, tilt_deg: float, answered: str) -> DeviceLost:
+        return DeviceLost(
+            self.name,
+            f"to tilt to {tilt_deg:g} deg",
+            f"by the deadline the stage was {answered}",
+            "Is it blocked, or slower than the rig's speed?",
+        )
+
+
+class BeamOptions(BaseModel):
+    """How this column's settings translate; measured on it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    spot_currents_pa: dict[int, float] = Field(
+        default_factory=lambda: dict(temscript.SPOT_CURRENTS_PA), min_length=1
+    )
+    display_width_m: float = Field(default=temscript.DISPLAY_WIDTH_M, gt=0)
+
+    @field_validator("spot_currents_pa")
+    @classmethod
+    def _positive(cls, table: dict[int, float]) -> dict[int, float]:
+        if not all(math.isfinite(current) and current > 0 for current in table.values()):
+            raise ValueError("the full current of every spot size is a positive number of pA")
+        return table
+
+
+class TemscriptBeam(Beam):
+    """Blanker, probe current and field of view."""
+
+    summary: ClassVar[str] = "Thermo Fisher column through temscript's server"
+    Options: ClassVar[type[BaseModel]] = BeamOptions
+    channels: ClassVar[Mapping[str, str]] = {"blanked": "", "current_pa": "pA"}
+
+    def __init__(self, name: str, rig: BeamRig, clock: ExperimentClock) -> None:
+        super().__init__(name, rig, clock)
+        self.options = BeamOptions.model_validate(rig.options)
+        self._server = _Server(name, rig.endpoint, "beam.endpoint")
+        self._link = self._server.link
+
+    async def connect(self, timeout_s: float = GRACE_S) -> Identity:
+        """Identify the microscope."""
+        return await self._server.connect(timeout_s)
+
+    async def disconnect(self) -> None:
+        """Close the connection; the blanker stays as it is."""
+        await self._link.close()
+
+    async def make_safe(self) -> None:
+        """Blank, confirmed; over a new connection where the present one fails."""
+        if self._link.is_open:
+            try:
+                await self.blank()
+            except DeviceError:
+                pass  # said again below, if it stays so
+            else:
+                return
+        await self.connect()
+        await self.blank()
+
+    async def prepare(self, settings: BeamSettings) -> None:
+        """Blank, check the high tension, set spot size, intensity and STEM magnification.
+
+        Raises
+        ------
+        OutOfRange
+            If the current is beyond the rig's limit or the spot table.
+        DeviceRefused
+            If the high tension is another one, or the column did not take a setting.
+        """
+        spot, intensity = self._spot_for(settings.current_pa)
+        await self.blank()
+        voltage_kv = await self._server.number(temscript.VOLTAGE)
+        if abs(voltage_kv - settings.voltage_kv) > VOLTAGE_TOLERANCE * settings.voltage_kv:
+            raise DeviceRefused(
+                self.name,
+                f"for a high tension of {settings.voltage_kv:g} kV",
+                f"the column is at {voltage_kv:g} kV",
+                "Change it at the microscope, or the recipe's beam.voltage",
+            )
+        field_nm = settings.pixel_nm * settings.frame[1]
+        magnification = temscript.magnification_for(field_nm, self.options.display_width_m)
+        await self._set(temscript.SPOT_SIZE_INDEX, spot, 0.0)
+        await self._set(temscript.INTENSITY, intensity, SETTING_TOLERANCE)
+        await self._set(temscript.STEM_MAGNIFICATION, magnification, SETTING_TOLERANCE)
+
+    async def current_pa(self) -> float:
+        """Probe current that the column's settings stand for."""
+        spot = await self._server.number(temscript.SPOT_SIZE_INDEX)
+        intensity = await self._server.number(temscript.INTENSITY)
+        table = self.options.spot_currents_pa
+        if spot not in table:
+            raise DeviceRefused(
+                self.name,
+                "for its probe current",
+                f"spot size {spot:g} is not in the rig's table",
+                "Measure it and add it to options.spot_currents_pa",
+            )
+        return temscript.probe_current_pa(int(spot), intensity, table)
+
+    async def blank(self) -> int:
+        """Blank and read back; returns the moment at which the instrument confirmed."""
+        await self._link.put(temscript.BEAM_BLANKED, value=True)
+        if not await self.is_blanked():
+            raise DeviceRefused(
+                self.name,
+                "to blank the beam",
+                f"{self._link.endpoint} took it and still says that the beam is on",
+                "Close the column valves at the microscope",
+            )
+        return self.clock.now_ns()
+
+    async def unblank(self) -> int:
+        """Unblank; returns the moment at which the command went out."""
+        sent_ns = self.clock.now_ns()
+        await self._link.put(temscript.BEAM_BLANKED, value=False)
+        return sent_ns
+
+    async def is_blanked(self) -> bool:
+        """Read back."""
+        value = await self._link.get(temscript.BEAM_BLANKED)
+        return self._server.checked(temscript.BEAM_BLANKED, value, temscript.parse_flag)
+
+    def _spot_for(self, current_pa: float) -> tuple[int, float]:
+        limit_pa = self.rig.limits.current_pa
+        found = temscript.spot_for_current(current_pa, self.options.spot_currents_pa)
+        largest_pa = max(self.options.spot_currents_pa.values())
+        if limit_pa is not None and current_pa > limit_pa:
+            answered = f"the rig's limit is {limit_pa:g} pA"
+        elif found is None:
+            answered = f"the largest spot has {largest_pa:g} pA"
+        else:
+            return found
+        raise OutOfRange(
+            self.name,
+            f"for a probe current of {current_pa:g} pA",
+            f"{answered}; nothing was sent",
+            "Lower the recipe's beam.current",
+        )
+
+    async def _set(self, name: str, value: float, tolerance: float) -> None:
+        await self._link.put(name, value)
+        now = await self._server.number(name)
+        if abs(now - value) > tolerance * abs(value):
+            raise DeviceRefused(
+                self.name,
+                f"to set {name} to {value:g}",
+                f"it stands at {now:g} afterwards",
+                "Set it at the microscope, or change the recipe's beam",
+            )

@@ -1,0 +1,62 @@
+"""The simulators' process: ``python -m pyrotome.simulators``, started by the daemon.
+
+Reads a `SimulatorConfig` from standard input, announces the endpoints in one line on standard
+output, and serves until standard input ends or SIGTERM comes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import signal
+import sys
+from contextlib import suppress
+
+from pydantic import ValidationError
+
+from ..protocols.control import EXIT_BAD_INPUT, EXIT_DONE
+from ..protocols.loading import BadInput
+from ..protocols.process import SimulatorConfig, announce, fail, read_config, watch_parent
+from .serving import running
+
+
+async def _serve(config: SimulatorConfig, fill_frames: int) -> None:
+    loop = asyncio.get_running_loop()
+    over = asyncio.Event()
+    loop.add_signal_handler(signal.SIGTERM, over.set)
+    async with running(config, fill_frames) as simulation:
+        announce(devices=simulation.devices)
+
+        def parent_gone() -> None:
+            # The loop may be closed already.
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(over.set)
+
+        watch_parent(parent_gone)
+        await over.wait()
+
+
+def main() -> int:
+    """Run the process; returns its exit code."""
+    parser = argparse.ArgumentParser(prog="python -m pyrotome.simulators", description=__doc__)
+    parser.add_argument(
+        "--fill",
+        type=int,
+        default=0,
+        metavar="N",
+        help="for benchmarks: the detector sends N ready-made frames in turn, at full rate",
+    )
+    arguments = parser.parse_args()
+    try:
+        asyncio.run(_serve(read_config(SimulatorConfig), arguments.fill))
+    except ValidationError as error:
+        fail(f"not a simulator's configuration: {error.errors()[0]['msg']}")
+        return EXIT_BAD_INPUT
+    except BadInput as error:
+        fail(str(error))
+        return EXIT_BAD_INPUT
+    return EXIT_DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,180 @@
+"""Server of the temscript wire (HTTP and JSON) in front of the simulated stage and column.
+
+Setting the stage's position returns at once: the move takes its time, and the status says GOING.
+Positions beyond the limits are refused. Pickle is neither sent nor taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from aiohttp import web
+
+from ..protocols import temscript as wire
+from ..protocols.timebase import ExperimentClock
+from .hosting import address, listen
+from .world import World
+
+SIMULATED_VERSION = "2.1.0"
+
+
+@asynccontextmanager
+async def serve(world: World, clock: ExperimentClock, endpoint: str) -> AsyncIterator[str]:
+    """Serve until the context ends.
+
+    Parameters
+    ----------
+    world : World
+        The world whose stage and column to serve.
+    clock : ExperimentClock
+        Time of commands.
+    endpoint : str
+        Such as ``http://127.0.0.1:8080``; port 0 lets the system choose.
+
+    Yields
+    ------
+    str
+        The endpoint, with the port in use.
+
+    Raises
+    ------
+    BadInput
+        If the endpoint cannot be bound.
+    """
+    listener = listen(endpoint, "http", "stage.endpoint")
+    server = _Server(world, clock)
+    # Room for the refusal of a body that is too long to come from the handler, as on the wire.
+    app = web.Application(client_max_size=4 * wire.MAX_BODY_BYTES)
+    app.router.add_route("*", "/{path:.*}", server.handle)
+    runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=0.5)
+    try:
+        await runner.setup()
+        await web.SockSite(runner, listener).start()
+        yield address(listener, "http")
+    finally:
+        await runner.cleanup()
+        listener.close()
+
+
+class _UnknownEndpoint(Exception):
+    pass
+
+
+class _Server:
+    def __init__(self, world: World, clock: ExperimentClock) -> None:
+        self._world, self._clock = world, clock
+        self._method = "GO"
+        column, now = world.column, clock.now_ns
+        self._get: dict[str, Callable[[], Any]] = {
+            wire.FAMILY: lambda: "TITAN",
+            wire.MICROSCOPE_ID: lambda: "pyrotome simulator",
+            wire.VERSION: lambda: SIMULATED_VERSION,
+            wire.VOLTAGE: lambda: column(now()).voltage_kv,
+            wire.STAGE_HOLDER: lambda: "SINGLE_TILT",
+            wire.STAGE_STATUS: self._status,
+            wire.STAGE_LIMITS: lambda: wire.limits_to_wire(world.stage_limits()),
+            wire.STAGE_POSITION: lambda: wire.target_to_wire(**world.stage_readback(now())),
+            wire.BEAM_BLANKED: lambda: column(now()).blanked,
+            wire.SPOT_SIZE_INDEX: lambda: column(now()).spot_size_index,
+            wire.INTENSITY: lambda: column(now()).intensity,
+            wire.STEM_MAGNIFICATION: lambda: column(now()).magnification,
+            "screen_current": self._screen_current_a,
+            "column_valves_open": lambda: True,
+            "stem_available": lambda: True,
+            "instrument_mode": lambda: "STEM",
+        }
+        self._put: dict[str, Callable[[Any], None]] = {
+            wire.BEAM_BLANKED: lambda value: world.set_blanked(
+                now(), wire.parse_flag(value, wire.BEAM_BLANKED)
+            ),
+            wire.SPOT_SIZE_INDEX: self._set_spot_size,
+            wire.INTENSITY: lambda value: world.set_probe(
+                now(), intensity=wire.parse_number(value, wire.INTENSITY)
+            ),
+            wire.STEM_MAGNIFICATION: lambda value: world.set_probe(
+                now(), magnification=wire.parse_number(value, wire.STEM_MAGNIFICATION)
+            ),
+        }
+
+    async def handle(self, request: web.Request) -> web.Response:
+        """Answer one request and close, as the original does: its client counts on that."""
+        response = await self._respond(request)
+        response.force_close()
+        return response
+
+    async def _respond(self, request: web.Request) -> web.Response:
+        if wire.MIME_PICKLE in request.headers.get("Accept", ""):
+            return _refuse(406, "pickle is not spoken here")
+        try:
+            name = request.path.removeprefix(wire.API)
+            if not request.path.startswith(wire.API):
+                raise _UnknownEndpoint
+            if request.method == "GET":
+                return self._answer(name, request)
+            if request.method == "PUT":
+                await self._set(name, request)
+                return web.Response(status=204)
+        except _UnknownEndpoint:
+            return _refuse(404, f"Unknown endpoint: {request.path}")
+        except (ValueError, web.HTTPRequestEntityTooLarge) as error:
+            return _refuse(500, f"Error handling request {request.path}: {error}")
+        return _refuse(501, f"Unsupported method {request.method}")
+
+    def _answer(self, name: str, request: web.Request) -> web.Response:
+        getter = self._get.get(name)
+        if getter is None:
+            raise _UnknownEndpoint
+        response = web.Response(body=wire.encode_value(getter()), content_type=wire.MIME_JSON)
+        if "gzip" in request.headers.get("Accept-Encoding", "") and len(response.body or b"") > 256:  # pyright: ignore[reportArgumentType]
+            response.enable_compression(web.ContentCoding.gzip)
+        return response
+
+    async def _set(self, name: str, request: web.Request) -> None:
+        setter = self._put.get(name)
+        if setter is None and name != wire.STAGE_POSITION:
+            raise _UnknownEndpoint
+        if (request.content_length or 0) > wire.MAX_BODY_BYTES:
+            raise wire.BadMessage("Too much content...")
+        raw = await request.read()
+        if len(raw) > wire.MAX_BODY_BYTES:
+            raise wire.BadMessage("Too much content...")
+        value = wire.parse_value(raw)
+        if setter is not None:
+            setter(value)
+        else:
+            self._move(value, request.query.get("method", "GO"), request.query.get("speed"))
+
+    def _move(self, value: object, method: str, speed: str | None) -> None:
+        targets = wire.target_from_wire(value)
+        if method == "GO":
+            fraction = 1.0 if speed is None else float(speed)
+            self._world.move_stage(self._clock.now_ns(), targets, fraction, "GO")
+        elif method == "MOVE":
+            if speed is not None:
+                raise ValueError("speed is only for method GO")
+            self._world.move_stage(self._clock.now_ns(), targets, method="MOVE")
+        else:
+            raise ValueError(f"unknown method {method!r}; there are GO and MOVE")
+        self._method = method
+
+    def _status(self) -> str:
+        if not self._world.stage_moving(self._clock.now_ns()):
+            return wire.READY
+        return "GOING" if self._method == "GO" else "MOVING"
+
+    def _screen_current_a(self) -> float:
+        column = self._world.column(self._clock.now_ns())
+        return 0.0 if column.blanked else column.current_pa * 1e-12
+
+    def _set_spot_size(self, value: object) -> None:
+        index = wire.parse_number(value, wire.SPOT_SIZE_INDEX)
+        if index != int(index):
+            raise ValueError(f"spot size index {index:g} is not a whole number")
+        self._world.set_probe(self._clock.now_ns(), spot_size_index=int(index))
+
+
+def _refuse(status: int, problem: str) -> web.Response:
+    reason = "".join(c if c.isascii() and c.isprintable() else "?" for c in problem)[:200]
+    return web.Response(status=status, reason=reason, text=reason)

@@ -1,0 +1,388 @@
+"""One physical world behind all wires: chip, goniometer, column and specimen at one moment.
+
+Time enters as nanoseconds of the experiment clock with every call; the world integrates up to
+there and never looks at a clock itself, so that tests step it by hand. A call with a moment
+already past acts now. All methods may be called from several threads.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..protocols.rig import CuSintering, SimulatorRig
+from ..protocols.units import fluence_e_per_nm2
+from .chip import Chip, HeaterReading
+from .column import Column, Dose
+from .goniometer import Goniometer
+from .journal import Journal
+from .rendering import draw_counts, thickness_nm
+from .replay import Recording
+from .sintering import Sintering, Truth
+
+_DENSE_NS = 250_000_000
+_FRAME_STREAM, _STAGE_STREAM, _NOISE_STREAM = 1, 2, 3
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What the beam sees at one moment."""
+
+    t_ns: int
+    tilt_deg: float
+    shift_nm: tuple[float, float]
+    temperature_c: float
+    equivalent_s: float
+    field_nm: float
+    electrons_per_s: float
+
+
+@dataclass(frozen=True)
+class Exposure:
+    """A scan from start to end; `index` counts the exposures of this world from 0."""
+
+    index: int
+    start_ns: int
+    end_ns: int
+    shape: tuple[int, int]
+
+    @property
+    def middle_ns(self) -> int:
+        """Mid-exposure."""
+        return (self.start_ns + self.end_ns) // 2
+
+
+class World:
+    """The simulated microscope.
+
+    Parameters
+    ----------
+    config : SimulatorRig
+        What the rig says about the simulation.
+    t_ns : int
+        Moment of the beginning: chip at 25 degC, stage at zero, beam blanked at 2 pA.
+    journal : Journal, optional
+        Where to record what truly happens.
+
+    Raises
+    ------
+    BadInput
+        If a recording to replay cannot be read.
+    """
+
+    def __init__(self, config: SimulatorRig, t_ns: int, journal: Journal | None = None) -> None:
+        self.config = config
+        self.journal = journal or Journal()
+        self._lock = threading.RLock()
+        self._noise = np.random.default_rng([config.seed, _NOISE_STREAM])
+        stage_rng = np.random.default_rng([config.seed, _STAGE_STREAM])
+        self._chip = Chip(config.chip, t_ns)
+        self._stage = Goniometer(config.goniometer, t_ns, stage_rng)
+        self._column = Column(config.column, t_ns)
+        specimen = config.specimen
+        self.sintering: Sintering | None = None
+        self.recording: Recording | None = None
+        if isinstance(specimen, CuSintering):
+            self.sintering = Sintering(specimen.particles, config.seed)
+        else:
+            self.recording = Recording(
+                Path(specimen.stack), Path(specimen.tilts), specimen.value_offset
+            )
+        self.t_ns = t_ns
+        self._exposures = 0
+        self._dense_until_ns = self._dense_from_ns = t_ns
+        self._arrival_ns: int | None = None
+
+    def advance_to(self, t_ns: int) -> int:
+        """Let time pass up to a moment; returns the present, which may be later."""
+        with self._lock:
+            if t_ns > self.t_ns:
+                self._chip.advance_to(t_ns)
+                self._column.advance_to(t_ns)
+                self.t_ns = t_ns
+                if self._arrival_ns is not None and self._arrival_ns <= t_ns:
+                    self._journal_stage(self._arrival_ns, "arrived")
+                    self._arrival_ns = None
+            return self.t_ns
+
+    def heat_to(self, t_ns: int, temperature_c: float, ramp_s: float = 0.0) -> None:
+        """Heater command: step or ramp; ValueError if the chip cannot go there."""
+        with self._lock:
+            now_ns = self.advance_to(t_ns)
+            self._chip.go_to(temperature_c, ramp_s)
+            self._journal_heater(now_ns, "ramp", ramp_s)
+
+    def hold_heat(self, t_ns: int) -> None:
+        """Heater command: stop a ramp where it is."""
+        with self._lock:
+            now_ns = self.advance_to(t_ns)
+            self._chip.hold_here()
+            self._journal_heater(now_ns, "hold", 0.0)
+
+    def heater_reading(self, t_ns: int) -> HeaterReading:
+        """What the heater's electronics measure."""
+        with self._lock:
+            now_ns = self.advance_to(t_ns)
+            reading = self._chip.reading(self._noise)
+            if self.journal.active:
+                self._journal_temperature(now_ns)
+            return reading
+
+    def heater_busy(self, t_ns: int) -> bool:
+        """Whether the chip is still on its way to the target."""
+        with self._lock:
+            return self.advance_to(t_ns) < self._chip.busy_until_ns
+
+    def temperature_at(self, t_ns: int) -> float:
+        """True temperature, now or at a moment of the last half minute."""
+        with self._lock:
+            self.advance_to(t_ns)
+            return self._chip.at(t_ns)[0]
+
+    def equivalent_s(self, t_ns: int) -> float:
+        """Equivalent time at 350 degC up to a moment, as the specimen's growth counts it."""
+        with self._lock:
+            self.advance_to(t_ns)
+            return self._chip.at(t_ns)[1]
+
+    def truth_at(self, t_ns: int) -> Truth:
+        """Geometry of the sintering specimen; ValueError if the specimen is a recording."""
+        if self.sintering is None:
+            raise ValueError("a recording has no known geometry")
+        return self.sintering.truth(self.equivalent_s(t_ns))
+
+    def move_stage(
+        self,
+        t_ns: int,
+        targets: dict[str, float],
+        speed: float = 1.0,
+        method: Literal["GO", "MOVE"] = "GO",
+    ) -> None:
+        """Start towards targets; see `Goniometer.move`."""
+        with self._lock:
+            now_ns = self.advance_to(t_ns)
+            self._stage.move(now_ns, targets, speed, method)
+            if targets:
+                self._journal_stage(now_ns, "start")
+                self._arrival_ns = self._stage.arrival_ns()
+
+    def stage_readback(self, t_ns: int) -> dict[str, float]:
+        """Axes as the stage reports them, in the units of their names."""
+        with self._lock:
+            return self._stage.readback(self.advance_to(t_ns), self._noise)
+
+    def stage_moving(self, t_ns: int) -> bool:
+        """Whether the stage is under way."""
+        with self._lock:
+            return self._stage.moving(self.advance_to(t_ns))
+
+    def stage_limits(self) -> dict[str, tuple[float, float]]:
+        """Limits of all axes, in the units of their names."""
+        with self._lock:
+            return self._stage.limits_of_all()
+
+    def true_tilt_deg(self, t_ns: int) -> float:
+        """Tilt of the specimen itself."""
+        with self._lock:
+            self.advance_to(t_ns)
+            return self._stage.true_tilt_deg(t_ns)
+
+    def set_blanked(self, t_ns: int, blanked: bool) -> None:
+        """Blank or unblank the beam."""
+        with self._lock:
+            now_ns = self.advance_to(t_ns)
+            self._column.set_blanked(blanked)
+            self._journal_beam(now_ns)
+
+    def set_probe(
+        self,
+        t_ns: int,
+        spot_size_index: int | None = None,
+        intensity: float | None = None,
+        magnification: float | None = None,
+    ) -> None:
+        """Change what is given; ValueError if the column cannot."""
+        with self._lock:
+            now_ns = self.advance_to(t_ns)
+            if spot_size_index is not None:
+                self._column.set_spot_size(spot_size_index)
+            if intensity is not None:
+                self._column.set_intensity(intensity)
+            if magnification is not None:
+                self._column.set_magnification(magnification)
+            self._journal_beam(now_ns)
+
+    def column(self, t_ns: int) -> Column:
+        """The column at a moment, to be read only."""
+        with self._lock:
+            self.advance_to(t_ns)
+            return self._column
+
+    def dose(self, t_ns: int) -> Dose:
+        """Electrons truly delivered so far."""
+        with self._lock:
+            self.advance_to(t_ns)
+            return replace(self._column.dose)
+
+    def begin_exposure(self, t_ns: int, exposure_s: float, shape: tuple[int, int]) -> Exposure:
+        """Start a scan of so many rows and columns over the field."""
+        with self._lock:
+            now_ns = self.advance_to(t_ns)
+            end_ns = now_ns + max(1, round(exposure_s * 1e9))
+            exposure = Exposure(self._exposures, now_ns, end_ns, shape)
+            self._exposures += 1
+            self._column.begin_scan(end_ns, shape[0] / shape[1])
+            return exposure
+
+    def scene(self, t_ns: int) -> Scene:
+        """What the beam sees, now or a short while ago."""
+        with self._lock:
+            self.advance_to(t_ns)
+            temperature_c, equivalent_s, holder_c = self._chip.at(t_ns)
+            return Scene(
+                t_ns,
+                self._stage.true_tilt_deg(t_ns),
+                self._stage.shift_nm(t_ns, holder_c),
+                temperature_c,
+                equivalent_s,
+                self._column.field_nm,
+                self._column.electrons_per_s,
+            )
+
+    def beam_on(self, exposure: Exposure) -> NDArray[np.float32]:
+        """For each row of a scan the fraction of its time with the beam on, as far as known now."""
+        with self._lock:
+            return self._column.beam_on(exposure.start_ns, exposure.end_ns, exposure.shape[0])
+
+    def end_exposure(self, exposure: Exposure, scene: Scene) -> NDArray[np.float32]:
+        """Account for a scan that is over; returns its rows as :meth:`beam_on` does."""
+        with self._lock:
+            self.advance_to(exposure.end_ns)
+            on = self.beam_on(exposure)
+            rows, columns = exposure.shape
+            fraction = float(on.mean())
+            duration_s = (exposure.end_ns - exposure.start_ns) * 1e-9
+            area_nm2 = scene.field_nm**2 * rows / columns
+            self.journal.write(
+                exposure.end_ns,
+                "exposure",
+                index=exposure.index,
+                start_ns=exposure.start_ns,
+                end_ns=exposure.end_ns,
+                shape=list(exposure.shape),
+                tilt_deg=scene.tilt_deg,
+                temperature_c=scene.temperature_c,
+                dose_e_per_nm2=fluence_e_per_nm2(
+                    self._column.current_pa, duration_s * fraction, area_nm2
+                ),
+                beam_on=fraction,
+            )
+            return on
+
+    def abandon_exposure(self, t_ns: int) -> None:
+        """End the scan under way without a frame."""
+        with self._lock:
+            self.advance_to(t_ns)
+            self._column.end_scan()
+
+    def frame(
+        self,
+        exposure: Exposure,
+        scene: Scene,
+        on: NDArray[np.float32],
+        dtype: type[np.unsignedinteger[Any]] = np.uint16,
+    ) -> NDArray[np.unsignedinteger[Any]]:
+        """Counts of a scan; takes no lock, and numba releases Python's while it computes.
+
+        Parameters
+        ----------
+        exposure, scene : Exposure, Scene
+            The scan, and the world at its middle.
+        on : ndarray of float32, shape (rows,)
+            Fraction of each row's time with the beam on.
+        dtype : type
+            Unsigned integers, in whose range the counts are clipped.
+
+        Returns
+        -------
+        ndarray of `dtype`, shape (rows, columns)
+        """
+        rows, columns = exposure.shape
+        if self.sintering is None:
+            return self._replayed(scene, on, dtype)
+        pixel_nm = scene.field_nm / columns
+        truth = self.sintering.truth(scene.equivalent_s)
+        thickness = thickness_nm(truth, exposure.shape, pixel_nm, scene.tilt_deg, scene.shift_nm)
+        dwell_s = (exposure.end_ns - exposure.start_ns) * 1e-9 / (rows * columns)
+        rng = np.random.default_rng([self.config.seed, _FRAME_STREAM, exposure.index])
+        electrons = (scene.electrons_per_s * dwell_s * on).astype(np.float32)
+        return draw_counts(thickness, electrons, rng, dtype)
+
+    def _replayed(
+        self,
+        scene: Scene,
+        on: NDArray[np.float32],
+        dtype: type[np.unsignedinteger[Any]],
+    ) -> NDArray[np.unsignedinteger[Any]]:
+        recording = self.recording
+        if recording is None:
+            raise ValueError("this world has no recording")
+        frame = recording.frame(scene.tilt_deg)
+        dark = min(max(recording.value_offset, 0), 65_535)
+        frame[on <= 0.5] = dark
+        return np.minimum(frame, np.iinfo(dtype).max).astype(dtype)
+
+    def close(self) -> None:
+        """Finish the record."""
+        with self._lock:
+            self.journal.write(self.t_ns, "dose", **asdict(self._column.dose))
+            self.journal.close()
+
+    def _journal_heater(self, t_ns: int, action: str, ramp_s: float) -> None:
+        self.journal.write(
+            t_ns,
+            "heater",
+            action=action,
+            target_c=self._chip.target_c,
+            ramp_s=ramp_s,
+            setpoint_c=self._chip.setpoint_c,
+        )
+        self._dense_from_ns = max(t_ns, self._dense_from_ns)
+        self._dense_until_ns = t_ns + _DENSE_NS
+
+    def _journal_temperature(self, t_ns: int) -> None:
+        setpoint_c = self._chip.setpoint_c
+        if self._dense_from_ns < self._dense_until_ns:
+            times, values = self._chip.trace(self._dense_from_ns)
+            for t, row in zip(times.tolist(), values.tolist(), strict=True):
+                if self._dense_from_ns < t <= self._dense_until_ns and t < t_ns:
+                    self.journal.write(
+                        t, "temperature", temperature_c=row[0], setpoint_c=setpoint_c
+                    )
+            self._dense_from_ns = t_ns
+        self.journal.write(
+            t_ns, "temperature", temperature_c=self._chip.temperature_c, setpoint_c=setpoint_c
+        )
+
+    def _journal_beam(self, t_ns: int) -> None:
+        self.journal.write(
+            t_ns,
+            "beam",
+            blanked=self._column.blanked,
+            current_pa=self._column.current_pa,
+            field_nm=self._column.field_nm,
+        )
+
+    def _journal_stage(self, t_ns: int, action: str) -> None:
+        self.journal.write(
+            t_ns,
+            "stage",
+            action=action,
+            tilt_deg=self._stage.true_tilt_deg(t_ns),
+            target_deg=self._stage.target_deg(),
+        )

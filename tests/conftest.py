@@ -1,0 +1,68 @@
+"""What every test gets: nothing may be left running, and where the measured data are."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+DATA = ROOT.parent / "shared" / "data"
+# Threads that libraries start once and keep.
+_LIBRARY_THREADS = ("asyncio_", "ThreadPoolExecutor", "pydevd")
+_GRACE_S = 3.0
+
+
+def _ours() -> set[threading.Thread]:
+    return {
+        thread
+        for thread in threading.enumerate()
+        if thread.is_alive() and not thread.name.startswith(_LIBRARY_THREADS)
+    }
+
+
+def _children() -> set[int]:
+    found: set[int] = set()
+    for child in psutil.Process().children(recursive=True):
+        try:
+            if child.status() != psutil.STATUS_ZOMBIE:
+                found.add(child.pid)
+        except psutil.NoSuchProcess:
+            continue
+    return found
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_running() -> Iterator[None]:
+    """Fail a test that leaves a thread or a child process behind."""
+    threads, children = _ours(), _children()
+    yield
+    end = time.monotonic() + _GRACE_S
+    while (left := (_ours() - threads, _children() - children)) != (set(), set()):
+        if time.monotonic() > end:
+            pytest.fail(f"left running: threads {left[0]}, child processes {left[1]}")
+        time.sleep(0.02)
+
+
+@pytest.fixture(autouse=True)
+async def no_task_left() -> AsyncIterator[None]:
+    """Fail a test that leaves an asyncio task behind."""
+    before = asyncio.all_tasks()
+    yield
+    await asyncio.sleep(0)
+    left = {t for t in asyncio.all_tasks() - before if not t.done()} - {asyncio.current_task()}
+    if left:
+        pytest.fail(f"left running: {[t.get_name() for t in left]}")
+
+
+@pytest.fixture
+def measured_data() -> Path:
+    """The folder of measured data; skips where it is absent."""
+    if not DATA.is_dir():
+        pytest.skip(f"the measured data are not at {DATA.relative_to(ROOT.parent)}")
+    return DATA

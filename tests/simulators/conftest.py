@@ -1,0 +1,27 @@
+"""Fixtures: a clock and a simulation of a rig that a test may change."""
+
+from contextlib import asynccontextmanager
+
+import pytest
+from pyrotome.protocols.process import ClockConfig, SimulatorConfig
+from pyrotome.protocols.rig import SimulatorRig, simulated_rig
+from pyrotome.protocols.timebase import ExperimentClock
+from pyrotome.simulators.serving import running
+
+# Few particles are placed in no time, and the wires are the same.
+FEW = SimulatorRig.model_validate({"specimen": {"kind": "cu-sintering", "particles": 4}})
+
+
+@pytest.fixture
+def simulate():
+    """Context manager: the simulated microscope in this process."""
+
+    @asynccontextmanager
+    async def start(simulator=None, speed=1.0, fill_frames=0, log=None):
+        rig = simulated_rig().model_copy(update={"simulator": simulator or FEW})
+        clock = ClockConfig.of(ExperimentClock(speed))
+        config = SimulatorConfig(rig=rig, clock=clock, log=None if log is None else str(log))
+        async with running(config, fill_frames) as simulation:
+            yield simulation
+
+    return start
