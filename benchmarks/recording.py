@@ -1,8 +1,8 @@
 """Frames per second into a file: the recorder process, and a bare h5py loop beside it.
 
 Both write the same 1024 x 1024 frames of Poisson counts with the same compression, one frame a
-chunk, from the first frame to the closed file. The recorder gets them over TCP with credit, with
-all stamps, in SWMR mode; the bare loop has them in memory.
+chunk, from the first frame to the closed file. The recorder gets them from another process with
+credit, with all stamps, in SWMR mode; the bare loop has them in memory.
 """
 
 from __future__ import annotations
@@ -92,10 +92,9 @@ def through_recorder(path: Path, frames: list[np.ndarray], count: int) -> float:
     context = zmq.Context()
     router = context.socket(zmq.ROUTER)
     router.setsockopt(zmq.SNDHWM, 0)
-    port = router.bind_to_random_port("tcp://127.0.0.1")
-    config = RecorderConfig(
-        link=f"tcp://127.0.0.1:{port}", file=str(path), manifest=manifest(count)
-    )
+    endpoint = f"ipc://{path}.link"  # what the daemon uses
+    router.bind(endpoint)
+    config = RecorderConfig(link=endpoint, file=str(path), manifest=manifest(count))
     child = subprocess.Popen(
         [sys.executable, "-m", "pyrotome.daemon.recorder"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,

@@ -15,9 +15,11 @@ import hdf5plugin
 import numpy as np
 from numpy.typing import NDArray
 
+_KEEP = 8
+
 
 class Bitshuffle:
-    """The compressor and its buffer; for one thread.
+    """The compressor and its buffers; for any number of threads, since it frees the interpreter.
 
     Attributes
     ----------
@@ -27,7 +29,7 @@ class Bitshuffle:
 
     def __init__(self) -> None:
         self._library = _load()
-        self._buffer = np.empty(0, np.uint8)
+        self._free: list[NDArray[np.uint8]] = []
 
     @property
     def available(self) -> bool:
@@ -46,7 +48,7 @@ class Bitshuffle:
         -------
         ndarray of uint8
             Header (uncompressed bytes, block size; big-endian, as the bitshuffle filter writes
-            it) and compressed blocks; a view that the next call overwrites.
+            it) and compressed blocks; `release` gives it back when it is no longer needed.
 
         Raises
         ------
@@ -59,9 +61,12 @@ class Bitshuffle:
         size = frame.itemsize
         block = int(library.bshuf_default_block_size(size))
         needed = 12 + int(library.bshuf_compress_lz4_bound(frame.size, size, block))
-        if self._buffer.nbytes < needed:
-            self._buffer = np.empty(needed, np.uint8)
-        buffer = self._buffer
+        try:
+            buffer = self._free.pop()
+        except IndexError:
+            buffer = np.empty(0, np.uint8)
+        if buffer.nbytes < needed:
+            buffer = np.empty(needed, np.uint8)
         buffer[:12] = np.frombuffer(struct.pack(">QI", frame.nbytes, block * size), np.uint8)
         count = int(
             library.bshuf_compress_lz4(
@@ -71,6 +76,11 @@ class Bitshuffle:
         if count < 0:
             raise RuntimeError(f"bitshuffle reports error {count}")
         return buffer[: 12 + count]
+
+    def release(self, chunk: NDArray[np.uint8]) -> None:
+        """Let the buffer of a chunk be used for another frame."""
+        if isinstance(chunk.base, np.ndarray) and len(self._free) < _KEEP:
+            self._free.append(chunk.base)
 
 
 def _load() -> ctypes.CDLL | None:

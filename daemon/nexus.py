@@ -43,12 +43,7 @@ def create_run_file(path: Path, manifest: RunManifest) -> Any:
     OSError
         If it cannot be written; nothing is left behind then.
     """
-    path.open("xb").close()
-    try:
-        file = h5py.File(path, "w", libver=LIBVER)
-    except OSError:
-        path.unlink(missing_ok=True)
-        raise
+    file = h5py.File(path, "x", libver=LIBVER)
     try:
         for node in layout.tree(manifest):
             add_node(file, node)

@@ -62,7 +62,6 @@ class Outlet:
         self._socket.set(zmq.ROUTER_MANDATORY, 1)
         self._socket.set(zmq.LINGER, 0)
         self._socket.bind(self.endpoint)
-        self._sender: zmq.Socket[bytes] = zmq.Socket.shadow(self._socket.underlying)
         self._on_result, self._on_event = on_result, on_event
         self.consumers: dict[str, Consumer] = {}
         self._changed = asyncio.Event()
@@ -115,15 +114,18 @@ class Outlet:
         self.consumers[name].ended = True
 
     def _send_to(self, consumer: Consumer, parts: list[Any]) -> None:
-        try:
-            self._sender.send_multipart([consumer.name.encode(), *parts], zmq.NOBLOCK, copy=False)
-        except zmq.ZMQError as error:
-            if error.errno not in (zmq.EHOSTUNREACH, zmq.EAGAIN):
-                raise
-            self.lose(consumer.name)
-            self._on_event(
-                consumer.name, {"level": "error", "message": f"the {consumer.name} is gone"}
-            )
+        # Sent at once, for nothing limits the queue; through the asyncio socket all the same,
+        # because sending past it would swallow the wake-up of a message that has just come in.
+        sent = self._socket.send_multipart([consumer.name.encode(), *parts], copy=False)
+        error = sent.exception() if sent.done() else None
+        if error is None:
+            return
+        if not isinstance(error, zmq.ZMQError) or error.errno != zmq.EHOSTUNREACH:
+            raise error
+        self.lose(consumer.name)
+        self._on_event(
+            consumer.name, {"level": "error", "message": f"the {consumer.name} is gone"}
+        )
 
     async def _receive(self) -> None:
         while True:

@@ -26,7 +26,6 @@ from ..protocols import layout
 from ..protocols.manifest import RunManifest
 from ..protocols.pipeline import ResultPlan
 from ..protocols.timebase import iso_utc
-from .bitshuffle import Bitshuffle
 from .nexus import create_run_file, finalise
 
 RESERVE_BYTES = 32 << 20
@@ -80,7 +79,6 @@ class RunFile:
         self._clock = _Log(self._file, {n: f"{layout.CLOCK}/{n}" for n in layout.CLOCK_COLUMNS})
         self._logs = [*self._telemetry.values(), self._dose, self._events, self._clock]
         self._holds = _HoldTimes(self._file, manifest)
-        self._encoder = Bitshuffle()
         self._file.swmr_mode = True
 
     def check_frame(self, series: object, index: object) -> _Stack:
@@ -100,7 +98,12 @@ class RunFile:
             raise BadRecord(f"frame {index} of {series} is already recorded")
         return stack
 
-    def write_frame(self, header: Mapping[str, Any], frame: NDArray[Any] | None) -> None:
+    def write_frame(
+        self,
+        header: Mapping[str, Any],
+        frame: NDArray[Any] | None,
+        chunk: NDArray[np.uint8] | None = None,
+    ) -> None:
         """Write a frame and note its stamps; None stands for a frame that was lost.
 
         Parameters
@@ -109,6 +112,8 @@ class RunFile:
             Of the frame's message: ``series``, ``index`` and the keys of `layout.COLUMNS`.
         frame : ndarray or None
             (rows, columns), of the file's dtype.
+        chunk : ndarray of uint8, optional
+            The frame as compressed by `Bitshuffle`; without it HDF5 compresses.
 
         Raises
         ------
@@ -125,8 +130,7 @@ class RunFile:
                 )
             self._check_room()
             try:
-                if self._encoder.available:
-                    chunk = self._encoder.compress(frame)
+                if chunk is not None:
                     stack.data.id.write_direct_chunk((index, 0, 0), chunk)
                 else:
                     stack.data[index] = frame

@@ -29,7 +29,7 @@ RECIPE: dict[str, Any] = {
     },
     "limits": {"temperature": "900 degC", "dose": "100 e/nm^2"},
     "steps": [
-        {"heat": {"to": "200 degC", "hold": "0.5 s"}},
+        {"heat": {"to": "200 degC", "rate": "100 degC/s", "hold": "0.5 s"}},
         {"reference": {"frames": 2}},
         {
             "cycle": {

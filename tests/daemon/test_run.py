@@ -86,7 +86,7 @@ def test_one_command_runs_a_whole_experiment_into_one_file(cli: Any) -> None:
 
 def test_every_frame_carries_its_temperature_tilt_time_and_dose(cli: Any) -> None:
     ramp = [
-        {"heat": {"to": "100 degC"}},
+        {"heat": {"to": "100 degC", "rate": "100 degC/s"}},
         {"ramp": {"to": "120 degC", "rate": "10 degC/s", "frame_every": "0.5 s"}},
     ]
     done = cli("run", cli.recipe(steps=ramp), "--rig", cli.rig(), "-o", "run.nxs")
@@ -105,7 +105,7 @@ def test_every_frame_carries_its_temperature_tilt_time_and_dose(cli: Any) -> Non
 
 def test_ctrl_c_in_a_hold_makes_everything_safe_and_keeps_the_file(cli: Any) -> None:
     steps = [
-        {"heat": {"to": "200 degC"}},
+        {"heat": {"to": "200 degC", "rate": "100 degC/s"}},
         {"cycle": {"standby": "200 degC", "processing": "350 degC", "holds": ["60 s"]}},
     ]
     running = cli.start(
@@ -133,7 +133,7 @@ def test_ctrl_c_in_a_hold_makes_everything_safe_and_keeps_the_file(cli: Any) -> 
 
 def test_pause_in_a_series_waits_at_standby_and_resume_misses_nothing(cli: Any) -> None:
     steps = [
-        {"heat": {"to": "200 degC"}},
+        {"heat": {"to": "200 degC", "rate": "100 degC/s"}},
         {"tilt_series": {"from": "-40 deg", "to": "40 deg", "step": "5 deg"}},
     ]
     running = cli.start("run", cli.recipe(steps=steps), "--rig", cli.rig(), "-o", "run.nxs")
@@ -184,7 +184,7 @@ def test_the_recorder_is_never_overtaken_at_high_speed(cli: Any) -> None:
 
 def test_a_second_process_reads_while_the_run_goes_on(cli: Any) -> None:
     steps = [
-        {"heat": {"to": "200 degC"}},
+        {"heat": {"to": "200 degC", "rate": "100 degC/s"}},
         {"tilt_series": {"from": "-40 deg", "to": "40 deg", "step": "5 deg"}},
     ]
     running = cli.start("run", cli.recipe(steps=steps), "--rig", cli.rig(), "-o", "run.nxs")

@@ -1,0 +1,131 @@
+"""A served daemon under remote control: submit, status, abort, safe, and requests that are none."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zmq
+
+
+@pytest.fixture
+def served(cli: Any) -> Iterator[Any]:
+    """A daemon waiting for control, with its world's log in ``world.log``."""
+    running = cli.start("serve", "--rig", cli.rig())
+    running.wait_for("serving")
+    yield running
+    running.interrupt()
+    assert running.wait(30) == 0, running.text()
+    assert "Traceback" not in running.text()
+
+
+def status(cli: Any, served: Any) -> dict[str, Any]:
+    done = cli("status", "--json", "--endpoint", served.control)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def wait_for_state(cli: Any, served: Any, state: str, timeout_s: float = 60) -> dict[str, Any]:
+    end = time.monotonic() + timeout_s
+    while (now := status(cli, served))["state"] != state:
+        assert time.monotonic() < end, now
+        time.sleep(0.05)
+    return now
+
+
+def ask_raw(endpoint: str, raw: bytes) -> dict[str, Any]:
+    with zmq.Context() as context, context.socket(zmq.REQ) as socket:
+        socket.set(zmq.LINGER, 0)
+        socket.connect(endpoint)
+        socket.send(raw)
+        assert socket.poll(10_000)
+        return json.loads(socket.recv())
+
+
+def test_recipes_are_submitted_one_at_a_time_and_each_gets_its_file(cli: Any, served: Any) -> None:
+    assert status(cli, served)["state"] == "idle"
+    assert abs(status(cli, served)["temperature_c"] - 25) < 2
+    recipe = cli.recipe()
+    for number in (1, 2):
+        name = str(cli.folder / f"run{number}.nxs")
+        done = cli("submit", recipe, "-o", name, "--endpoint", served.control)
+        assert done.returncode == 0, done.stderr
+        assert "12 frames" in done.stdout
+        again = cli("submit", recipe, "--endpoint", served.control)
+        assert again.returncode == 2
+        assert "under way" in again.stderr
+        if number == 1:
+            wait_for_state(cli, served, "idle")
+            assert cli.inspect(name)["status"] == "complete"
+        else:
+            wait_for_state(cli, served, "running")
+            assert cli("abort", "--endpoint", served.control).returncode == 0
+            assert cli.inspect(name)["status"] == "aborted"
+    assert status(cli, served)["last_run"] == "aborted"
+
+
+def test_safe_ends_a_hold_at_once_and_works_when_idle(cli: Any, served: Any) -> None:
+    assert cli("safe", "--endpoint", served.control).returncode == 0
+    steps = [
+        {"heat": {"to": "200 degC", "rate": "100 degC/s"}},
+        {"cycle": {"standby": "200 degC", "processing": "350 degC", "holds": ["60 s"]}},
+    ]
+    name = str(cli.folder / "run.nxs")
+    done = cli("submit", cli.recipe(steps=steps), "-o", name, "--endpoint", served.control)
+    assert done.returncode == 0, done.stderr
+    end = time.monotonic() + 30
+    while (status(cli, served)["temperature_c"] or 0) < 330:
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    assert cli("safe", "--endpoint", served.control).returncode == 0
+    now = status(cli, served)
+    assert now["state"] == "idle"
+    assert now["temperature_c"] < 60
+    assert cli.inspect(name)["status"] == "aborted"
+
+
+def test_control_refuses_what_makes_no_sense_and_goes_on(cli: Any, served: Any) -> None:
+    for verb in ("pause", "resume", "abort"):
+        done = cli(verb, "--endpoint", served.control)
+        assert done.returncode == 2
+        assert "Traceback" not in done.stderr
+    bad = Path(cli.recipe())
+    bad.write_text(bad.read_text().replace("current", "curent"))
+    done = cli("submit", str(bad), "--endpoint", served.control)
+    assert done.returncode == 2
+    assert "beam.curent: unknown key; did you mean 'current'?" in done.stderr
+    for raw in (b"", b"{", b"[]", b'{"verb":"fly"}', b'{"verb":"status","extra":1}', b"\xff" * 100):
+        reply = ask_raw(served.control, raw)
+        assert reply["ok"] is False
+        assert reply["code"] == 2
+    assert status(cli, served)["state"] == "idle"
+
+
+def test_drivers_lists_what_is_installed(cli: Any) -> None:
+    done = cli("drivers", "--json")
+    assert done.returncode == 0, done.stderr
+    assert {d["name"]: d["role"] for d in json.loads(done.stdout)} == {
+        "dens-impulse": "heater",
+        "merlin": "detector",
+        "temscript-beam": "beam",
+        "temscript-stage": "stage",
+    }
+
+
+def test_simulate_prints_every_endpoint(cli: Any) -> None:
+    running = cli.start("simulate", "--rig", cli.rig())
+    end = time.monotonic() + 30
+    text = ""
+    while "detector" not in text:
+        assert time.monotonic() < end
+        text = "".join(p.read_text() for p in cli.folder.glob("stdout-*"))
+        time.sleep(0.05)
+    running.interrupt()
+    assert running.wait(20) == 0, running.text()
+    for role in ("heater", "stage", "beam", "detector"):
+        assert role in text
+    assert ":0\n" not in text
