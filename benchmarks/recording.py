@@ -19,6 +19,7 @@ import h5py
 import hdf5plugin
 import numpy as np
 import zmq
+
 from pyrotome.protocols import link
 from pyrotome.protocols.manifest import RunManifest, StackPlan
 from pyrotome.protocols.messages import Message

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 import numpy as np
+
 from pyrotome.simulators.rendering import draw_counts, thickness_nm
 from pyrotome.simulators.sintering import Sintering
 

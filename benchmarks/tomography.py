@@ -11,6 +11,7 @@ import platform
 import time
 
 import numpy as np
+
 from pyrotome.analysis.denoise import denoise_bm3d, load_bm3d
 from pyrotome.analysis.project import LANES, backproject, project
 from pyrotome.analysis.reconstruct import binned, sirt

@@ -33,7 +33,7 @@ class Child:
         self._stopping = False
 
     @classmethod
-    async def start(cls, name: str, module: str, config: BaseModel) -> Child:
+    async def start(cls, name: str, module: str, config: BaseModel, *arguments: str) -> Child:
         """Start ``python -m module`` and wait for its ready line.
 
         Raises
@@ -45,6 +45,7 @@ class Child:
             sys.executable,
             "-m",
             module,
+            *arguments,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             start_new_session=True,

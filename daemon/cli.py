@@ -69,9 +69,7 @@ def _rig_of(path: Path | None, recipe: Recipe | None = None) -> tuple[Rig, str]:
     else:
         rig = simulated_rig()
         if recipe is not None and rig.simulator is not None:
-            column = rig.simulator.column.model_copy(
-                update={"voltage_kv": recipe.beam.voltage_kv}
-            )
+            column = rig.simulator.column.model_copy(update={"voltage_kv": recipe.beam.voltage_kv})
             simulator = rig.simulator.model_copy(update={"column": column})
             rig = rig.model_copy(update={"simulator": simulator})
         text = "# the built-in simulated microscope\n" + rig.model_dump_json(
@@ -137,9 +135,7 @@ def check(recipe: RecipeArgument, rig: RigOption = None, as_json: JsonOption = F
 
 @app.command(epilog="Example: `pyrotome serve --rig examples/simulated_rig.yaml`")
 def serve(
-    rig: Annotated[
-        Path, typer.Option("--rig", metavar="RIG", help="The instrument, a YAML file.")
-    ],
+    rig: Annotated[Path, typer.Option("--rig", metavar="RIG", help="The instrument, a YAML file.")],
     speed: Annotated[
         float, typer.Option(metavar="X", help="Run simulated time this much faster.")
     ] = 1.0,
@@ -296,9 +292,7 @@ def drivers(as_json: JsonOption = False) -> None:
                 rows.append({"name": name, "role": "?", "summary": error.problem})
                 break
             options = ", ".join(found.Options.model_fields) or "none"
-            rows.append(
-                {"name": name, "role": role, "summary": found.summary, "options": options}
-            )
+            rows.append({"name": name, "role": role, "summary": found.summary, "options": options})
             break
     if as_json:
         _print_json(rows)

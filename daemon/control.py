@@ -93,9 +93,7 @@ class ControlServer:
         except DeviceError as error:
             return refused(EXIT_DEVICE, error)
         except Exception as error:
-            return Reply(
-                id=request.id, ok=False, code=EXIT_FAILED, error=f"unexpected: {error!r}"
-            )
+            return Reply(id=request.id, ok=False, code=EXIT_FAILED, error=f"unexpected: {error!r}")
         return Reply(id=request.id, ok=True, data=data)
 
     async def _simple(self, request: Simple) -> dict[str, Any]:

@@ -46,9 +46,7 @@ class Devices:
 
     def channels(self) -> dict[str, dict[str, str]]:
         """Telemetry channels and their units, by role."""
-        return {
-            device.role: dict(device.channels) for device in self.all() if device.channels
-        }
+        return {device.role: dict(device.channels) for device in self.all() if device.channels}
 
     async def connect(self) -> dict[str, Identity]:
         """Connect and identify every device.

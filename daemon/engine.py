@@ -210,9 +210,7 @@ class Engine:
             self.position = await self.devices.stage.move_to(tilt_deg)
         else:
             self.position = await self.devices.stage.position()
-        self.out.telemetry(
-            "stage", {"tilt_deg": self.position.tilt_deg}, self.position.t_ns
-        )
+        self.out.telemetry("stage", {"tilt_deg": self.position.tilt_deg}, self.position.t_ns)
 
     async def _ramp(self, ramp: RampTo) -> None:
         heater = self.devices.heater

@@ -135,9 +135,7 @@ class Experiment:
         outlet = self._outlet
         if outlet is None or not outlet.waiting_for():
             return
-        self.event(
-            "warning", "engine", f"waiting at standby for {', '.join(outlet.waiting_for())}"
-        )
+        self.event("warning", "engine", f"waiting at standby for {', '.join(outlet.waiting_for())}")
         await outlet.credit()
 
     def frame(self, header: dict[str, Any], data: NDArray[Any] | None, t_ns: int) -> None:
@@ -161,9 +159,7 @@ class Experiment:
     def telemetry(self, device: str, values: dict[str, float], t_ns: int) -> None:
         """Send a reading to monitors and recorder."""
         body = {"device": device, "values": values}
-        message = self._publisher.publish(
-            telemetry_topic(device), "telemetry", body, t_ns=t_ns
-        )
+        message = self._publisher.publish(telemetry_topic(device), "telemetry", body, t_ns=t_ns)
         self.record(message)
 
     def event(self, level: str, source: str, message: str, **more: Any) -> None:
@@ -279,7 +275,7 @@ class Experiment:
             else:
                 outcome = Outcome("complete")
                 await self._analysis_catches_up()
-            outcome = await self._close_file(outcome)
+            outcome = await self.close_file(outcome)
             self.outcome = outcome
             if self.machine.state in (State.FINISHING, State.SAFING):
                 self.machine.to(State.IDLE if self.safe_confirmed else State.PANICKED)
@@ -288,7 +284,7 @@ class Experiment:
             if clock_record is not None:
                 clock_record.cancel()
                 await asyncio.gather(clock_record, return_exceptions=True)
-            await self._close()
+            await self.close()
 
     async def _guarded(self, work: Any) -> Outcome | None:
         """Do some work until it is done or the run is to stop; the outcome if it must end."""
@@ -304,7 +300,8 @@ class Experiment:
         error = task.exception()
         if error is None:
             return None
-        if isinstance(error, DoseExceeded | ExperimentFailed | DeviceError | ChildFailed | BadInput):
+        known = DoseExceeded | ExperimentFailed | DeviceError | ChildFailed | BadInput
+        if isinstance(error, known):
             return Outcome("failed", str(error), error)
         return Outcome("failed", f"unexpected: {error!r}", error)
 
@@ -318,6 +315,20 @@ class Experiment:
                         f"an angle of {angle:g} deg is beyond what the stage itself allows, "
                         f"{low:g} to {high:g} deg",
                     )
+        await self.open()
+        for warning in self.plan.warnings:
+            self.event("warning", "plan", warning)
+        await self.devices.beam.blank()
+        await self.devices.beam.prepare(self.plan.recipe.beam)
+
+    async def open(self) -> None:
+        """Start recorder and analysis and wait until both can take frames.
+
+        Raises
+        ------
+        ChildFailed
+            If one cannot start.
+        """
         outlet = Outlet(self._context, self._on_result, self._on_event)
         self._outlet = outlet
         link = outlet.endpoint
@@ -332,18 +343,16 @@ class Experiment:
                 "pyrotome.analysis.worker",
                 AnalysisConfig(link=link, manifest=self.manifest),
             )
-        # The recorder first: it refuses a file that exists, and then nothing else is started.
-        for name, (module, config) in starts.items():
+        for name in starts:
             outlet.expect(name)
-            child = await Child.start(name, module, config)
-            child.on_death(self._on_death)
-            self._children[name] = child
+        await asyncio.gather(*(self._start_child(n, *what) for n, what in starts.items()))
         for consumer in outlet.consumers.values():
             await consumer.hello.wait()
-        for warning in self.plan.warnings:
-            self.event("warning", "plan", warning)
-        await self.devices.beam.blank()
-        await self.devices.beam.prepare(self.plan.recipe.beam)
+
+    async def _start_child(self, name: str, module: str, config: BaseModel) -> None:
+        child = await Child.start(name, module, config)
+        child.on_death(self._on_death)
+        self._children[name] = child
 
     def _record_clock(self, pair: ClockPair) -> None:
         self.event(
@@ -397,7 +406,8 @@ class Experiment:
         if not consumer.done.is_set():
             self.event("warning", "analysis", "given up before it had caught up")
 
-    async def _close_file(self, outcome: Outcome) -> Outcome:
+    async def close_file(self, outcome: Outcome) -> Outcome:
+        """Let the recorder finish the file; the outcome is a failure if it cannot."""
         outlet = self._outlet
         recorder = outlet.consumers.get(RECORDER) if outlet is not None else None
         if outlet is None or recorder is None or RECORDER not in self._children:
@@ -423,8 +433,10 @@ class Experiment:
             return Outcome("failed", "the recorder died while closing the file")
         return outcome
 
-    async def _close(self) -> None:
+    async def close(self) -> None:
+        """End the processes and the link; harmless after a run."""
         await asyncio.gather(*(child.stop() for child in self._children.values()))
+        self._children.clear()
         if self._outlet is not None:
             await self._outlet.close()
             self._outlet = None
@@ -454,5 +466,3 @@ def new_output(path: Path | None, title: str, folder: Callable[[], Path] = Path.
     if not path.parent.is_dir():
         raise BadInput(str(path), "its folder does not exist; make it first")
     return path
-
-

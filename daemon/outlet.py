@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import zmq
 import zmq.asyncio
@@ -116,16 +116,15 @@ class Outlet:
     def _send_to(self, consumer: Consumer, parts: list[Any]) -> None:
         # Sent at once, for nothing limits the queue; through the asyncio socket all the same,
         # because sending past it would swallow the wake-up of a message that has just come in.
-        sent = self._socket.send_multipart([consumer.name.encode(), *parts], copy=False)
+        message = [consumer.name.encode(), *parts]
+        sent = cast(asyncio.Future[Any], self._socket.send_multipart(message, copy=False))
         error = sent.exception() if sent.done() else None
         if error is None:
             return
         if not isinstance(error, zmq.ZMQError) or error.errno != zmq.EHOSTUNREACH:
             raise error
         self.lose(consumer.name)
-        self._on_event(
-            consumer.name, {"level": "error", "message": f"the {consumer.name} is gone"}
-        )
+        self._on_event(consumer.name, {"level": "error", "message": f"the {consumer.name} is gone"})
 
     async def _receive(self) -> None:
         while True:

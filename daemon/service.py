@@ -60,9 +60,7 @@ class Daemon:
     ) -> None:
         self.rig, self.rig_text, self.clock, self.context = rig, rig_text, clock, context
         self.machine = StateMachine(self._state_changed)
-        self.publisher = Publisher(
-            context, rig.streams.monitor, clock, fall_back=fall_back_ports
-        )
+        self.publisher = Publisher(context, rig.streams.monitor, clock, fall_back=fall_back_ports)
         self.devices = Devices.of(rig, clock)
         self.watch = HeaterWatch(self.devices.heater, clock)
         self.identities: dict[str, str] = {}
@@ -192,14 +190,18 @@ class Daemon:
                 if self.machine.state is State.PANICKED
                 else "an experiment is under way; wait for it or abort it"
             )
-        simulated = self.rig.simulator is not None
-        experiment = Experiment(
-            plan, self.rig, (recipe_text, self.rig_text), output, self.devices, self.identities,
-            self.watch, self.publisher, self.machine, self.clock, simulated, self.context,
-        )  # fmt: skip
+        experiment = self.experiment_for(plan, recipe_text, output)
         self.experiment = experiment
         self._run = asyncio.create_task(self._run_one(experiment), name="experiment")
         return experiment
+
+    def experiment_for(self, plan: Plan, recipe_text: str, output: Path) -> Experiment:
+        """An experiment with this daemon's devices and streams, not started."""
+        simulated = self.rig.simulator is not None
+        return Experiment(
+            plan, self.rig, (recipe_text, self.rig_text), output, self.devices, self.identities,
+            self.watch, self.publisher, self.machine, self.clock, simulated, self.context,
+        )  # fmt: skip
 
     async def _run_one(self, experiment: Experiment) -> Outcome:
         try:
@@ -283,9 +285,7 @@ def exit_code(outcome: Outcome, interrupted: bool) -> int:
     return EXIT_FAILED
 
 
-async def start_simulators(
-    rig: Rig, clock: ExperimentClock, log: Path | None
-) -> tuple[Rig, Child]:
+async def start_simulators(rig: Rig, clock: ExperimentClock, log: Path | None) -> tuple[Rig, Child]:
     """Start the simulated world of a rig; returns the rig with the endpoints it serves.
 
     Raises
@@ -297,8 +297,13 @@ async def start_simulators(
         rig=rig, clock=ClockConfig.of(clock), log=str(log) if log is not None else None
     )
     child = await Child.start("simulators", "pyrotome.simulators", config)
+    return served_by(rig, child), child
+
+
+def served_by(rig: Rig, simulators: Child) -> Rig:
+    """The rig with the endpoints that running simulators have announced."""
     updates: dict[str, Any] = {}
-    served: dict[Role, dict[str, Any]] = child.ready.get("devices", {})
+    served: dict[Role, dict[str, Any]] = simulators.ready.get("devices", {})
     for role, where in served.items():
         entry = rig.device(role)
         updates[role] = entry.model_copy(
@@ -307,7 +312,7 @@ async def start_simulators(
                 "options": {**entry.options, **where.get("options", {})},
             }
         )
-    return rig.model_copy(update=updates), child
+    return rig.model_copy(update=updates)
 
 
 @asynccontextmanager

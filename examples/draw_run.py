@@ -1,7 +1,7 @@
-"""Draw what a run file holds: python draw_run.py demo.nxs demo.png
+"""Draw what a run file holds: ``python draw_run.py demo.nxs demo.png``.
 
-Temperature and exposures against time, one frame of each tilt series, its denoised version and a
-slice of its volume. Reads the file with h5py alone, as any program could.
+Temperature and tilt series against time, one frame of each series, its denoised version and its
+volume. Reads the file with h5py alone, as any program could.
 """
 
 import json

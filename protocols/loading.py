@@ -184,4 +184,6 @@ def _suggest(model: type[BaseModel], loc: Location) -> str:
     models = list(_models_below(model))
     known = {field.alias or name for m in models for name, field in m.model_fields.items()}
     nearest = difflib.get_close_matches(wrong, known, n=1)
-    return f"; did you mean '{nearest[0]}'?" if nearest else f"; known keys: {', '.join(sorted(known))}"
+    if nearest:
+        return f"; did you mean '{nearest[0]}'?"
+    return f"; known keys: {', '.join(sorted(known))}"

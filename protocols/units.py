@@ -109,9 +109,7 @@ DurationS = Annotated[
     float, BeforeValidator(_duration.validate), PlainSerializer(_duration.serialise)
 ]
 AngleDeg = Annotated[float, BeforeValidator(_angle.validate), PlainSerializer(_angle.serialise)]
-SpeedDegPerS = Annotated[
-    float, BeforeValidator(_speed.validate), PlainSerializer(_speed.serialise)
-]
+SpeedDegPerS = Annotated[float, BeforeValidator(_speed.validate), PlainSerializer(_speed.serialise)]
 CurrentPa = Annotated[
     float, BeforeValidator(_current.validate), PlainSerializer(_current.serialise)
 ]

@@ -3,6 +3,7 @@
 import bm3d
 import numpy as np
 import pytest
+
 from pyrotome.analysis.denoise import (
     denoise_bm3d,
     noise_kernel,

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from pyrotome.analysis.pipeline import BadFrame, Notice, Pipeline, Result
 from pyrotome.analysis.project import project
 from pyrotome.analysis.reconstruct import binned, sirt

@@ -5,6 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from skimage.transform import radon
+
 from pyrotome.analysis.project import (
     LANES,
     Geometry,
@@ -13,7 +15,6 @@ from pyrotome.analysis.project import (
     project,
     slices_of,
 )
-from skimage.transform import radon
 
 TILTS = np.array([-88.0, -76, -50, -45, -40, -12.5, 0, 3, 40, 45, 46, 90, 133, 180])
 ANGLES = st.floats(-180, 180, allow_nan=False)

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter
+
 from pyrotome.analysis.project import LANES, project
 from pyrotome.analysis.reconstruct import binned, central_slices, r_factor, sirt
-from scipy.ndimage import gaussian_filter
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 

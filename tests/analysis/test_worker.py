@@ -11,6 +11,7 @@ import numpy as np
 import psutil
 import pytest
 import zmq
+
 from pyrotome.analysis.denoise import denoise_bm3d
 from pyrotome.analysis.project import project
 from pyrotome.analysis.reconstruct import binned, sirt

@@ -36,9 +36,7 @@ RECIPE: dict[str, Any] = {
                 "standby": "200 degC",
                 "processing": "350 degC",
                 "holds": ["1 s", "2 s"],
-                "then": [
-                    {"tilt_series": {"from": "-20 deg", "to": "20 deg", "step": "10 deg"}}
-                ],
+                "then": [{"tilt_series": {"from": "-20 deg", "to": "20 deg", "step": "10 deg"}}],
             }
         },
     ],

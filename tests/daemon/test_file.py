@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from pyrotome.daemon.bitshuffle import Bitshuffle
 from pyrotome.daemon.nexus import create_run_file, finalise
 from pyrotome.protocols import layout

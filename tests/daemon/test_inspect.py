@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
+
 from pyrotome.daemon.inspect import describe, inspect_file, measure_hold
 from pyrotome.daemon.runfile import RunFile
 from pyrotome.protocols.loading import BadInput
 from pyrotome.protocols.manifest import HoldPlan, RunManifest, StackPlan
 from pyrotome.protocols.pipeline import ResultPlan
 from pyrotome.protocols.recipe import BeamSettings, Sample
-from rich.console import Console
 
 T0 = 1_800_000_000_000_000_000
 S = 1_000_000_000

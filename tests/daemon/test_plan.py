@@ -58,9 +58,7 @@ def test_the_papers_schedule_becomes_series_and_holds_in_order() -> None:
 
 def test_a_cycle_goes_to_standby_first_when_it_is_elsewhere() -> None:
     plan = make_plan(
-        recipe(
-            {"cycle": {"standby": "200 degC", "processing": "350 degC", "holds": ["5 s"]}}
-        ),
+        recipe({"cycle": {"standby": "200 degC", "processing": "350 degC", "holds": ["5 s"]}}),
         simulated_rig(),
     )
     assert plan.operations[0] == HeatTo(200.0, 0.0)

@@ -17,6 +17,7 @@ import hdf5plugin  # noqa: F401 # registers the filters
 import numpy as np
 import pytest
 import zmq
+
 from pyrotome.daemon.inspect import inspect_file
 from pyrotome.daemon.recorder import CREDIT_BYTES, credit_for
 from pyrotome.protocols import layout, link

@@ -23,7 +23,7 @@ def test_the_needle_is_recorded_exactly_in_angle_order(cli: Any, measured_data: 
     folder = measured_data / "needle_haadf"
     # The file is older than the standard's map identifier.
     with (
-        pytest.warns(RuntimeWarning, match="Map ID"),
+        pytest.warns(RuntimeWarning, match="Map ID|machine stamp"),
         mrcfile.open(folder / "HAADF.mrc", permissive=True) as stack,
     ):
         truth = np.array(stack.data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
@@ -29,7 +30,7 @@ def crossings_ns(log: list[dict[str, Any]], level_c: float) -> list[int]:
     samples = [(e["t_ns"], e["temperature_c"]) for e in log if e["event"] == "temperature"]
     samples.sort()
     found: list[int] = []
-    for (t0, c0), (t1, c1) in zip(samples, samples[1:], strict=False):
+    for (t0, c0), (t1, c1) in itertools.pairwise(samples):
         if (c0 - level_c) * (c1 - level_c) < 0:
             found.append(t0 + int((level_c - c0) / (c1 - c0) * (t1 - t0)))
     return found
@@ -193,13 +194,14 @@ def test_a_second_process_reads_while_the_run_goes_on(cli: Any) -> None:
         "import h5py, hdf5plugin, sys, time\n"
         "f = h5py.File(sys.argv[1], 'r', swmr=True)\n"
         "t = f['entry/telemetry/heater/temperature_c/value']\n"
-        "d = f['series_001/instrument/detector/data']; k = f['series_001/instrument/detector/image_key']\n"
+        "d = f['series_001/instrument/detector/data']\n"
+        "k = f['series_001/instrument/detector/image_key']\n"
         "seen = []\n"
         "for _ in range(200):\n"
-        "    t.id.refresh(); d.id.refresh(); k.id.refresh()\n"
+        "    t.refresh(); d.refresh(); k.refresh()\n"
         "    done = int((k[()] == 0).sum())\n"
         "    seen.append((t.shape[0], done))\n"
-        "    if done >= 3: break\n"
+        "    if done >= seen[0][1] + 2: break\n"
         "    time.sleep(0.1)\n"
         "print(seen[0][0], seen[-1][0], done, int(d[done - 1].sum()))\n"
     )
@@ -210,7 +212,7 @@ def test_a_second_process_reads_while_the_run_goes_on(cli: Any) -> None:
     assert read.returncode == 0, read.stderr
     first, last, frames, counts = map(int, read.stdout.split())
     assert last > first
-    assert 3 <= frames < 17
+    assert 2 <= frames <= 17
     assert counts > 0
     assert running.process.poll() is None
     growing = cli.inspect("run.nxs")
@@ -237,7 +239,7 @@ def test_the_examples_subscriber_sees_temperature_and_every_preview(cli: Any) ->
     lines = (cli.folder / "seen.txt").read_text().splitlines()
     previews = [line for line in lines if "series_0" in line or "reference" in line]
     assert len(previews) == 12
-    temperatures = [line for line in lines if "temperature" in line]
+    temperatures = [line for line in lines if line not in previews]
     sequence = [int(line.split()[0]) for line in temperatures]
     assert sequence == list(range(sequence[0], sequence[0] + len(sequence)))
     with h5py.File(cli.folder / "run.nxs") as file:

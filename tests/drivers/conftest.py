@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
+
 from pyrotome.protocols.process import ClockConfig, SimulatorConfig
 from pyrotome.protocols.rig import Rig, simulated_rig
 from pyrotome.protocols.timebase import ExperimentClock

@@ -5,6 +5,7 @@ import time
 
 import psutil
 import pytest
+
 from pyrotome.drivers.base import DeviceError, DeviceLost, DeviceRefused
 from pyrotome.drivers.registry import driver_class, installed
 from pyrotome.protocols.loading import BadInput

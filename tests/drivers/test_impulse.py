@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import zmq
 import zmq.asyncio
+
 from pyrotome.drivers.base import DeviceLost, DeviceRefused, OutOfRange
 from pyrotome.drivers.impulse import ImpulseHeater
 from pyrotome.drivers.stamps import InstrumentTime

@@ -5,6 +5,7 @@ import time
 
 import numpy as np
 import pytest
+
 from pyrotome.drivers.base import DeviceLost, DeviceRefused, OutOfRange
 from pyrotome.drivers.merlin import MerlinDetector
 from pyrotome.protocols import merlin

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from pyrotome.drivers.stamps import InstrumentTime
 
 START_NS = 1_795_000_000_000_000_000

@@ -5,6 +5,7 @@ import json
 import time
 
 import pytest
+
 from pyrotome.drivers.base import DeviceLost, DeviceRefused, OutOfRange
 from pyrotome.drivers.temscript import TemscriptBeam, TemscriptStage
 from pyrotome.protocols import temscript

@@ -7,6 +7,7 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from pyrotome.protocols import impulse
 from pyrotome.protocols.impulse import (
     QUANTITIES,

@@ -19,7 +19,7 @@ limits: {temperature: 900 degC, dose_per_series: 260 e/nm^2, dose: 5000 e/nm^2}
 steps:
   - heat: {to: 200 degC, hold: 1 h}
   - reference: {frames: 50}
-  - tilt_series: &tilts {from: -40 deg, to: 40 deg, step: 2 deg, order: ascending, frames_per_tilt: 1}
+  - tilt_series: &tilts {from: -40 deg, to: 40 deg, step: 2 deg, order: ascending}
   - cycle:
       standby: 200 degC
       processing: 350 degC

@@ -6,6 +6,7 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from pyrotome.protocols import temscript
 from pyrotome.protocols.temscript import BadMessage, StageCoordinates
 

@@ -3,6 +3,7 @@
 from contextlib import asynccontextmanager
 
 import pytest
+
 from pyrotome.protocols.process import ClockConfig, SimulatorConfig
 from pyrotome.protocols.rig import SimulatorRig, simulated_rig
 from pyrotome.protocols.timebase import ExperimentClock

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from pyrotome.protocols.rig import SimulatedChip
 from pyrotome.simulators import chip as module
 from pyrotome.simulators.chip import Chip, resistance_ohm, temperature_of_resistance_c

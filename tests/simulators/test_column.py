@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from pyrotome.protocols.rig import SimulatedColumn
 from pyrotome.simulators.column import Column
 

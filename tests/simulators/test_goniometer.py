@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from pyrotome.protocols.rig import SimulatedGoniometer
 from pyrotome.simulators.goniometer import WOBBLE_DEG, Goniometer
 

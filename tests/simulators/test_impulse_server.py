@@ -12,6 +12,7 @@ import pandas
 import pytest
 import zmq
 import zmq.asyncio
+
 from pyrotome.protocols.process import ClockConfig
 from pyrotome.protocols.rig import SimulatorRig
 from pyrotome.protocols.timebase import ExperimentClock

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 import mrcfile
 import numpy as np
 import pytest
+
 from pyrotome.protocols.loading import BadInput
 from pyrotome.protocols.process import ClockConfig, SimulatorConfig
 from pyrotome.protocols.rig import SimulatorRig, simulated_rig

@@ -8,6 +8,7 @@ import sys
 from contextlib import asynccontextmanager
 
 import pytest
+
 from pyrotome.protocols.process import ClockConfig, SimulatorConfig, dump_config
 from pyrotome.protocols.rig import Rig, simulated_rig
 from pyrotome.protocols.timebase import ExperimentClock

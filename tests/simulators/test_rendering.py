@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from pyrotome.simulators.rendering import (
     BACKGROUND,
     PER_NM,

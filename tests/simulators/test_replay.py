@@ -3,6 +3,7 @@
 import mrcfile
 import numpy as np
 import pytest
+
 from pyrotome.protocols.loading import BadInput
 from pyrotome.protocols.rig import SimulatorRig
 from pyrotome.simulators.replay import Recording

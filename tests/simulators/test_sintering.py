@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from pyrotome.simulators.sintering import (
     HALF_THICKNESS_NM,
     DoesNotFit,

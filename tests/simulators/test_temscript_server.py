@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 import aiohttp
 import pytest
+
 from pyrotome.protocols.rig import SimulatorRig
 
 TILT_10 = math.radians(10.0)

@@ -5,6 +5,7 @@ import threading
 
 import numpy as np
 import pytest
+
 from pyrotome.protocols.loading import BadInput
 from pyrotome.protocols.rig import SimulatorRig
 from pyrotome.simulators.journal import Journal
