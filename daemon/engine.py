@@ -138,7 +138,8 @@ class Engine:
             await self._checkpoint()
             self.operation, self.operation_index = operation, index
             self.operation_started_ns = self.clock.now_ns()
-            self.out.event("info", "engine", operation.label, step=index + 1)
+            steps = len(self.plan.operations)
+            self.out.event("info", "engine", operation.label, step=index + 1, steps=steps)
             await self._carry_out(operation)
         self.operation, self.operation_index = None, len(self.plan.operations)
 

@@ -316,20 +316,21 @@ def describe(report: dict[str, Any]) -> RenderableType:
             )
         parts += ["", table]
     if report["series"]:
-        heads = ("", "frames", "lost", "tilt", "temperature", "dose", "held before", "results")
+        # Units in the heads: the table fits a terminal of 80 columns.
+        heads = ("", "frames", "lost", "tilt/°", "T/°C", "e/nm²", "held/s", "results")
         table = _table("Tilt series", heads)
         for series in report["series"]:
             angles = [angle for angle in series["tilt_deg"] if angle is not None]
-            span = f"{min(angles):.1f} … {max(angles):.1f}°" if angles else "–"
-            spread = _show(series["temperature_std_c"], " ± {:.2f}", "")
+            span = f"{min(angles):+.0f} … {max(angles):+.0f}" if angles else "–"
+            spread = _show(series["temperature_std_c"], " ± {:.1f}", "")
             table.add_row(
                 series["name"],
                 str(series["frames"]),
                 str(series["lost_frames"]) if series["lost_frames"] else "",
                 span,
-                _show(series["temperature_mean_c"], "{:.2f}" + spread + " °C"),
-                _show(series["dose_e_per_nm2"], "{:.1f} e/nm²"),
-                _show(series["hold_total_s"], "{:.3f} s"),
+                _show(series["temperature_mean_c"], "{:.1f}" + spread),
+                _show(series["dose_e_per_nm2"], "{:.1f}"),
+                _show(series["hold_total_s"], "{:.3f}"),
                 ", ".join(series["results"]),
             )
         parts += ["", table]
@@ -350,7 +351,14 @@ def _heading(report: dict[str, Any]) -> Text:
 
 
 def _table(title: str, heads: Sequence[str]) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    table = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=None,
+        pad_edge=False,
+        collapse_padding=True,
+    )
     for number, head in enumerate(heads):
         last_text = head in {"", "results"}
         table.add_column(head, justify="left" if last_text or number == 0 else "right")

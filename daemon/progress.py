@@ -13,6 +13,9 @@ from rich.text import Text
 
 from .plan import Plan
 
+# Where there is no terminal, a line of status comes at least this often (wall seconds).
+_LINE_INTERVAL_S = 10.0
+
 
 def clock_text(seconds: float | None) -> str:
     """A duration as people read it: ``4 s``, ``12 min 05 s``, ``2 h 03 min``."""
@@ -88,7 +91,7 @@ class ProgressView:
     def __init__(self, console: Console, speed: float) -> None:
         self._console, self._speed = console, speed
         self._live = Live(console=console, auto_refresh=False, transient=True)
-        self._last_line: tuple[Any, ...] = ()
+        self._last_state = ""
         self._last_time = 0.0
 
     def __enter__(self) -> ProgressView:
@@ -105,16 +108,18 @@ class ProgressView:
         if self._console.is_terminal:
             self._live.update(self._render(status), refresh=True)
             return
-        line = (status["state"], status.get("step_index"))
         now = time.monotonic()
-        if line != self._last_line or now - self._last_time > 10:
-            self._last_line, self._last_time = line, now
+        if status["state"] != self._last_state or now - self._last_time > _LINE_INTERVAL_S:
+            self._last_state, self._last_time = status["state"], now
             text = "  ".join(f"{name} {value}" for name, value in status_lines(status, self._speed))
             self._console.print(text, soft_wrap=True, highlight=False)
 
     def event(self, header: dict[str, Any]) -> None:
-        """Show an event that a person should see: warnings, errors and holds."""
+        """Show an event that a person should see: warnings, errors, holds, and each new step."""
         level = header.get("level")
+        if "step" in header and not self._console.is_terminal:
+            text = f"step {header['step']} of {header.get('steps')}: {header.get('message')}"
+            self._console.print(text, soft_wrap=True, highlight=False)
         if level in ("warning", "error") or "hold" in header:
             style = {"warning": "yellow", "error": "red"}.get(str(level), "")
             text = Text(f"{header.get('source')}: {header.get('message')}", style=style)

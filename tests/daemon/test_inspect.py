@@ -139,7 +139,7 @@ def test_the_whole_report(tmp_path: Path) -> None:
     screen = io.StringIO()
     Console(file=screen, width=120).print(describe(report))
     text = screen.getvalue()
-    for expected in ("A title", "complete", "10 frames", "5.002 s", "-2.0 … 2.0°", "volume"):
+    for expected in ("A title", "complete", "10 frames", "5.002 s", "-2 … +2", "volume"):
         assert expected in text
 
 
