@@ -161,15 +161,26 @@ class HeaterWatch:
     ) -> None:
         """Wait until the temperature has stayed near a target for a while.
 
+        Parameters
+        ----------
+        target_c : float
+            Where it should be.
+        after_ns : int
+            Readings before this moment, when the command went out, do not count.
+        timeout_s : float
+            Experiment time to wait from now, or from `after_ns` if that is later.
+
         Raises
         ------
         DeviceLost
             If it has not by the timeout.
         """
         what = f"the temperature to settle at {target_c:g} degC"
-        deadline_ns = after_ns + int(timeout_s * 1e9)
+        now_ns = self.clock.now_ns()
+        deadline_ns = max(after_ns, now_ns) + int(timeout_s * 1e9)
         inside_since: int | None = None
-        seen_ns = after_ns
+        # A chip that has long been there need not prove it anew.
+        seen_ns = max(after_ns, now_ns - int(2 * SETTLED_FOR_S * 1e9))
         while True:
             sample = await self.next_sample(seen_ns, what, deadline_ns)
             seen_ns = sample.t_ns

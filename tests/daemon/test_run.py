@@ -167,7 +167,7 @@ def test_pause_in_a_series_waits_at_standby_and_resume_misses_nothing(cli: Any) 
 
 def test_the_recorder_is_never_overtaken_at_high_speed(cli: Any) -> None:
     steps = [
-        {"heat": {"to": "200 degC", "hold": "10 min"}},
+        {"heat": {"to": "200 degC", "hold": "30 min"}},
         {"reference": {"frames": 60}},
     ]
     done = cli(
@@ -180,7 +180,7 @@ def test_the_recorder_is_never_overtaken_at_high_speed(cli: Any) -> None:
     with h5py.File(cli.folder / "run.nxs") as file:
         time_s = file["entry/telemetry/heater/temperature_c/time"][()]
     assert (np.diff(time_s) > 0).all()
-    assert time_s[-1] > 600
+    assert time_s[-1] > 1800
 
 
 def test_a_second_process_reads_while_the_run_goes_on(cli: Any) -> None:
