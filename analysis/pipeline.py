@@ -48,8 +48,6 @@ class Result:
         Wall time that it took.
     parameters : dict
         What it was computed with.
-    record : bool
-        Whether it has a place in the file, or is for those who watch.
     """
 
     name: str
@@ -58,7 +56,6 @@ class Result:
     index: int | None
     elapsed_s: float
     parameters: Parameters
-    record: bool = True
 
 
 @dataclass(frozen=True)
@@ -231,7 +228,7 @@ class StackAnalysis:
         elapsed_s = time.perf_counter() - started
         yield Result(planned.name, name, made.volume, None, elapsed_s, parameters)
         for axis, plane in central_slices(made.volume).items():
-            yield Result(f"slices/{axis}", name, plane, None, elapsed_s, parameters, record=False)
+            yield Result(f"slice_{axis}", name, plane, None, elapsed_s, parameters)
 
     def _claim(self, index: int) -> None:
         if not 0 <= index < self.plan.frames:

@@ -225,8 +225,6 @@ def result_message(result: Result, staleness_s: float) -> list[Any]:
     }
     if result.index is not None:
         body["index"] = result.index
-    if not result.record:
-        body["record"] = False
     return upstream("result", body, [data])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -84,22 +85,26 @@ class Devices:
         bool
             Whether beam and heater have confirmed; if not, a person must look.
         """
-        steps: tuple[tuple[str, Callable[[], Awaitable[object]]], ...] = (
-            ("beam blanked", self.beam.make_safe),
-            ("heater at its safe level", self.heater.make_safe),
-            ("stage stopped", self.stage.make_safe),
-            ("detector stopped", self.detector.make_safe),
+        limits = self.heater.rig.limits
+        # A chip that may only cool slowly is given the time that its whole range takes.
+        cooling_s = (limits.temperature_c - limits.safe_c) / (limits.rate_c_per_s or math.inf)
+        heater_s = SAFING_STEP_TIMEOUT_S + self.heater.clock.wall_s(cooling_s)
+        steps: tuple[tuple[str, Callable[[], Awaitable[object]], float], ...] = (
+            ("beam blanked", self.beam.make_safe, SAFING_STEP_TIMEOUT_S),
+            ("heater at its safe level", self.heater.make_safe, heater_s),
+            ("stage stopped", self.stage.make_safe, SAFING_STEP_TIMEOUT_S),
+            ("detector stopped", self.detector.make_safe, SAFING_STEP_TIMEOUT_S),
         )
         confirmed: list[bool] = []
-        for action, act in steps:
+        for action, act, timeout_s in steps:
             started = monotonic_s()
             problem = ""
             try:
-                await asyncio.wait_for(act(), SAFING_STEP_TIMEOUT_S)
+                await asyncio.wait_for(act(), timeout_s)
             except DeviceError as error:
                 problem = str(error)
             except TimeoutError:
-                problem = f"not confirmed within {SAFING_STEP_TIMEOUT_S:g} s"
+                problem = f"not confirmed within {timeout_s:g} s"
             except Exception as error:
                 problem = f"unexpected: {error!r}"
             confirmed.append(not problem)

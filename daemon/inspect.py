@@ -331,7 +331,8 @@ def describe(report: dict[str, Any]) -> RenderableType:
                 _show(series["temperature_mean_c"], "{:.1f}" + spread),
                 _show(series["dose_e_per_nm2"], "{:.1f}"),
                 _show(series["hold_total_s"], "{:.3f}"),
-                ", ".join(series["results"]),
+                # The slices of a volume go without saying.
+                ", ".join(name for name in series["results"] if not name.startswith("slice_")),
             )
         parts += ["", table]
     return Group(*parts)

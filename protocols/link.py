@@ -24,7 +24,8 @@ END_TOPIC = "end"
 # hello  {"credit": n}            ready to receive; n frames may come
 # credit {"frames": n}            n more frames may come
 # status {"backlog": n, ...}      what is still to do
-# result {"name", ...} + arrays   a stream message of type result, to publish and record
+# result {"name", ...} + arrays   a stream message of type result, to publish and record; with
+#                                 "record": false only to publish
 # event  {"level", "message"}     to be published and recorded as an event
 # done   {...}                    everything received is dealt with; sent in answer to END_TOPIC
 

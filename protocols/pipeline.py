@@ -141,6 +141,9 @@ def unavailable(steps: Sequence[AnalysisStep]) -> list[str]:
     return missing
 
 
+_OTHERS = {"y": "zx", "z": "yx", "x": "yz"}
+
+
 def planned_results(
     steps: Sequence[AnalysisStep],
     kind: Literal["series", "reference", "ramp"],
@@ -182,11 +185,15 @@ def planned_results(
             and settings.method in AVAILABLE["reconstruct"]
         ):
             rows, columns = (max(1, side // settings.binning) for side in shape)
-            results.append(
-                ResultPlan(
-                    name="volume", step="reconstruct", process=len(results) + 1,
-                    parameters=parameters, shape=(rows, columns, columns), dtype="float32",
-                    axes=("y", "z", "x"), pixel_nm=pixel_nm * settings.binning,
-                )
-            )  # fmt: skip
+            process = len(results) + 1
+            sides = {"y": rows, "z": columns, "x": columns}
+            # The volume, and its central slices across each axis, which viewers show at once.
+            for name, axes in (("volume", "yzx"), *((f"slice_{a}", _OTHERS[a]) for a in "yzx")):
+                results.append(
+                    ResultPlan(
+                        name=name, step="reconstruct", process=process,
+                        parameters=parameters, shape=tuple(sides[a] for a in axes),
+                        dtype="float32", axes=tuple(axes), pixel_nm=pixel_nm * settings.binning,
+                    )
+                )  # fmt: skip
     return results

@@ -60,6 +60,17 @@ async def no_task_left() -> AsyncIterator[None]:
         pytest.fail(f"left running: {[t.get_name() for t in left]}")
 
 
+# Fixtures that start somebody else's program.
+_FOREIGN = {"broker", "libertem_merlin", "temscript_server"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests against programs that are not ours."""
+    for item in items:
+        if _FOREIGN & set(getattr(item, "fixturenames", ())):
+            item.add_marker("interop")
+
+
 @pytest.fixture
 def measured_data() -> Path:
     """The folder of measured data; skips where it is absent."""

@@ -56,15 +56,14 @@ def test_a_series_gives_the_volume_of_its_binned_frames():
     images = np.stack([binned(frame, 2) for frame in frames])
     assert volume.name == "volume"
     assert volume.index is None
-    assert volume.record
     assert volume.data.shape == (12, 16, 16)
     assert np.allclose(volume.data, sirt(images, read_back, 8).volume, atol=1e-3)
     assert volume.parameters["iterations"] == 8
     assert volume.parameters["views"] == 5
-    assert [(p.name, p.data.shape, p.record) for p in planes] == [
-        ("slices/y", (16, 16), False),
-        ("slices/z", (12, 16), False),
-        ("slices/x", (12, 16), False),
+    assert [(p.name, p.data.shape) for p in planes] == [
+        ("slice_y", (16, 16)),
+        ("slice_z", (12, 16)),
+        ("slice_x", (12, 16)),
     ]
 
 

@@ -192,8 +192,7 @@ def test_a_whole_run(start):
     expected = sirt(np.stack(denoised), np.array([read_back[k] for k in (0, 1, 2, 4)]), 10)
     assert np.allclose(volume, expected.volume, atol=1e-3)
     for axis, plane in {"y": volume[12], "z": volume[:, 12], "x": volume[:, :, 12]}.items():
-        body, data = results["series_001", f"slices/{axis}", None]
-        assert body["record"] is False
+        _, data = results["series_001", f"slice_{axis}", None]
         assert np.array_equal(data, plane)
 
     daemon.child.stdin.close()

@@ -210,6 +210,7 @@ def in_use(port):
     return False
 
 
+@pytest.mark.interop
 async def test_the_vendors_client_drives_it():
     pytest.importorskip("pandas")
     if in_use(5556) or in_use(5557):

@@ -28,6 +28,7 @@ def http(simulate):
     return start
 
 
+@pytest.mark.interop
 async def test_temscripts_client_moves_the_stage_and_the_blanker(simulate):
     temscript = pytest.importorskip("temscript")
 
