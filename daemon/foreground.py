@@ -36,6 +36,11 @@ def _on_signals(act: Callable[[], None]) -> Iterator[None]:
             loop.remove_signal_handler(number)
 
 
+def _starting(rig: Rig) -> str:
+    what = "starting its simulators and " if rig.simulator is not None else ""
+    return f"[dim]{rig.name}: {what}connecting[/dim]"
+
+
 async def run_foreground(
     plan: Plan,
     texts: tuple[str, str],
@@ -86,6 +91,7 @@ async def run_foreground(
 
     try:
         with _on_signals(interrupt):
+            console.print(_starting(rig), highlight=False)
             async with running_daemon(
                 rig, texts[1], speed, simulator_log, fall_back_ports
             ) as daemon:
@@ -133,6 +139,7 @@ async def _until_signal() -> None:
 async def serve_until_stopped(rig: Rig, rig_text: str, speed: float) -> int:
     """Serve control requests until a signal comes; returns the exit code."""
     console = Console(stderr=True)
+    console.print(_starting(rig), highlight=False)
     async with running_daemon(rig, rig_text, speed) as daemon:
         control = ControlServer(daemon, rig.streams.control)
         try:
