@@ -4,8 +4,6 @@ Temperature and tilt series against time, one frame of each series, its denoised
 volume. Reads the file with h5py alone, as any program could.
 """
 
-import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -20,21 +18,16 @@ import matplotlib.pyplot as plt
 
 def draw(source: Path, target: Path) -> None:
     """Write a PNG of one run."""
-    found = json.loads(
-        subprocess.run(
-            ["pyrotome", "inspect", str(source), "--json"],
-            check=True, capture_output=True, text=True,
-        ).stdout
-    )  # fmt: skip
-    names = [series["name"] for series in found["series"]][:6]
     with h5py.File(source, "r") as file:
+        names = sorted(name for name in file if name.startswith("series_"))[:6]
+        title = file["entry/title"].asstr()[()]
         heater = file["entry/telemetry/heater/temperature_c"]
         time, temperature = heater["time"][()], heater["value"][()]
         figure = plt.figure(figsize=(3 * max(3, len(names)), 9), layout="constrained")
         rows = figure.subfigures(2, 1, height_ratios=[1, 2.4])
         axes = rows[0].subplots()
         axes.plot(time, temperature, color="#c2410c", lw=1)
-        axes.set(xlabel="time / s", ylabel="temperature / °C", title=found["title"])
+        axes.set(xlabel="time / s", ylabel="temperature / °C", title=title)
         for name in names:
             taken = file[f"{name}/frames/time"][()]
             axes.axvspan(np.nanmin(taken), np.nanmax(taken), color="#0ea5e9", alpha=0.2, lw=0)
