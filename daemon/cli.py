@@ -149,7 +149,7 @@ def serve(
     raise typer.Exit(asyncio.run(serve_until_stopped(rig_model, rig_text, speed)))
 
 
-def _ask(endpoint: str, request: Simple | Submit, timeout_s: float = 10.0) -> dict[str, Any]:
+def _ask(endpoint: str, request: Simple | Submit, timeout_s: float = 5.0) -> dict[str, Any]:
     from .control import NoDaemon, ask
 
     try:

@@ -29,7 +29,7 @@ RECIPE: dict[str, Any] = {
     },
     "limits": {"temperature": "900 degC", "dose": "100 e/nm^2"},
     "steps": [
-        {"heat": {"to": "200 degC", "rate": "100 degC/s", "hold": "0.5 s"}},
+        {"heat": {"to": "200 degC", "rate": "300 degC/s", "hold": "0.5 s"}},
         {"reference": {"frames": 2}},
         {
             "cycle": {
@@ -53,7 +53,7 @@ RIG: dict[str, Any] = {
     "stage": {
         "driver": "temscript-stage",
         "endpoint": "http://127.0.0.1:0",
-        "limits": {"tilt": ["-60 deg", "60 deg"], "speed": "20 deg/s", "settle": "0.1 s"},
+        "limits": {"tilt": ["-60 deg", "60 deg"], "speed": "60 deg/s", "settle": "0.1 s"},
     },
     "beam": {"driver": "temscript-beam", "endpoint": "http://127.0.0.1:0"},
     "detector": {
@@ -62,7 +62,10 @@ RIG: dict[str, Any] = {
         "options": {"data_endpoint": "tcp://127.0.0.1:0"},
     },
     "streams": {"monitor": "tcp://127.0.0.1:*", "control": "tcp://127.0.0.1:*"},
-    "simulator": {"specimen": {"kind": "cu-sintering", "particles": 6}},
+    "simulator": {
+        "specimen": {"kind": "cu-sintering", "particles": 6},
+        "goniometer": {"speed": "60 deg/s"},
+    },
 }
 
 

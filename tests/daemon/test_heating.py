@@ -110,3 +110,24 @@ async def test_waiting_ends_when_the_heater_is_lost() -> None:
                 await watch.crossing(300.0, True, clock.now_ns())
 
     await follow(watch, act)
+
+
+async def test_a_chip_that_has_long_been_there_is_settled_at_once() -> None:
+    clock = ExperimentClock()
+    watch = HeaterWatch(ScriptedHeater(clock, 1, 1), clock)
+    now_ns = clock.now_ns()
+    watch._samples.extend(HeaterSample(now_ns + t * 10 * MS, 200.0, 200.0) for t in range(-4000, 1))
+    async with asyncio.timeout(1):
+        await watch.settled(200.0, now_ns - 3_600_000_000_000)
+
+
+async def test_a_chip_that_never_arrives_is_told_with_what_it_reads() -> None:
+    clock = ExperimentClock(speed=20.0)
+    heater = ScriptedHeater(clock, 1, 1)
+    watch = HeaterWatch(heater, clock)
+
+    async def act() -> None:
+        with pytest.raises(DeviceLost, match=r"settle at 300 degC; it reads 200\.0 degC after 2 s"):
+            await watch.settled(300.0, clock.now_ns(), timeout_s=2.0)
+
+    await follow(watch, act)

@@ -87,7 +87,7 @@ def test_one_command_runs_a_whole_experiment_into_one_file(cli: Any) -> None:
 
 def test_every_frame_carries_its_temperature_tilt_time_and_dose(cli: Any) -> None:
     ramp = [
-        {"heat": {"to": "100 degC", "rate": "100 degC/s"}},
+        {"heat": {"to": "100 degC", "rate": "300 degC/s"}},
         {"ramp": {"to": "120 degC", "rate": "10 degC/s", "frame_every": "0.5 s"}},
     ]
     done = cli("run", cli.recipe(steps=ramp), "--rig", cli.rig(), "-o", "run.nxs")
@@ -106,7 +106,7 @@ def test_every_frame_carries_its_temperature_tilt_time_and_dose(cli: Any) -> Non
 
 def test_ctrl_c_in_a_hold_makes_everything_safe_and_keeps_the_file(cli: Any) -> None:
     steps = [
-        {"heat": {"to": "200 degC", "rate": "100 degC/s"}},
+        {"heat": {"to": "200 degC", "rate": "300 degC/s"}},
         {"cycle": {"standby": "200 degC", "processing": "350 degC", "holds": ["60 s"]}},
     ]
     running = cli.start(
@@ -134,7 +134,7 @@ def test_ctrl_c_in_a_hold_makes_everything_safe_and_keeps_the_file(cli: Any) -> 
 
 def test_pause_in_a_series_waits_at_standby_and_resume_misses_nothing(cli: Any) -> None:
     steps = [
-        {"heat": {"to": "200 degC", "rate": "100 degC/s"}},
+        {"heat": {"to": "200 degC", "rate": "300 degC/s"}},
         {"tilt_series": {"from": "-40 deg", "to": "40 deg", "step": "5 deg"}},
     ]
     running = cli.start("run", cli.recipe(steps=steps), "--rig", cli.rig(), "-o", "run.nxs")
@@ -167,7 +167,7 @@ def test_pause_in_a_series_waits_at_standby_and_resume_misses_nothing(cli: Any) 
 
 def test_the_recorder_is_never_overtaken_at_high_speed(cli: Any) -> None:
     steps = [
-        {"heat": {"to": "200 degC", "hold": "30 min"}},
+        {"heat": {"to": "200 degC", "hold": "10 min"}},
         {"reference": {"frames": 60}},
     ]
     done = cli(
@@ -180,12 +180,12 @@ def test_the_recorder_is_never_overtaken_at_high_speed(cli: Any) -> None:
     with h5py.File(cli.folder / "run.nxs") as file:
         time_s = file["entry/telemetry/heater/temperature_c/time"][()]
     assert (np.diff(time_s) > 0).all()
-    assert time_s[-1] > 1800
+    assert time_s[-1] > 600
 
 
 def test_a_second_process_reads_while_the_run_goes_on(cli: Any) -> None:
     steps = [
-        {"heat": {"to": "200 degC", "rate": "100 degC/s"}},
+        {"heat": {"to": "200 degC", "rate": "300 degC/s"}},
         {"tilt_series": {"from": "-40 deg", "to": "40 deg", "step": "5 deg"}},
     ]
     running = cli.start("run", cli.recipe(steps=steps), "--rig", cli.rig(), "-o", "run.nxs")

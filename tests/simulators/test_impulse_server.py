@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from contextlib import asynccontextmanager
+from datetime import datetime
 from itertools import pairwise
 
 import pytest
