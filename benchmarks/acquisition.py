@@ -45,7 +45,7 @@ def recipe(frames: int) -> Recipe:
                 "voltage": "300 kV", "current": "2 pA", "dwell": "1 ns",
                 "frame": [SIDE, SIDE], "pixel_size": "1.04 nm",
             },
-            "steps": [{"reference": {"frames": frames}}],
+            "steps": [{"heat": {"to": "200 degC"}}, {"reference": {"frames": frames}}],
         }
     )  # fmt: skip
 
@@ -110,8 +110,13 @@ async def run(frames: int, holds: int, hold_s: float, folder: Path) -> None:
     )
     context = zmq.asyncio.Context()
     config = SimulatorConfig(rig=rig, clock=ClockConfig.of(clock))
-    simulators = await Child.start("simulators", "pyrotome.simulators", config, "--fill", str(FILL))
-    daemon = Daemon(served_by(rig, simulators), "", clock, context, fall_back_ports=True)
+    # Two processes, as there are two instruments: frames must not delay the heater's own end.
+    simulators = await Child.start("simulators", "pyrotome.simulators", config)
+    camera = await Child.start("camera", "pyrotome.simulators", config, "--fill", str(FILL))
+    served = served_by(rig, simulators).model_copy(
+        update={"detector": served_by(rig, camera).detector}
+    )
+    daemon = Daemon(served, "", clock, context, fall_back_ports=True)
     tasks: list[asyncio.Task[None]] = []
     try:
         await daemon.connect()
@@ -164,7 +169,7 @@ async def run(frames: int, holds: int, hold_s: float, folder: Path) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await simulators.stop()
+        await asyncio.gather(simulators.stop(), camera.stop())
         context.destroy(linger=0)
 
 

@@ -113,20 +113,28 @@ def bind(socket: zmq.Socket[Any], endpoint: str, what: str, fall_back: bool) -> 
 def make_preview(frame: NDArray[Any]) -> tuple[NDArray[np.uint8], dict[str, float]]:
     """Bin a frame to at most 256 pixels a side and scale it to 8 bits.
 
+    A frame much longer than wide keeps more pixels along it, for the binning is the same in both
+    directions and leaves one pixel across at least.
+
     Returns
     -------
     preview : ndarray of uint8
-        (rows // b, columns // b), with b the smallest binning that fits.
+        (rows // b, columns // b), with b the binning.
     scale : dict
         ``binning``, and the mean counts that black and white stand for (``low``, ``high``).
     """
-    binning = max(1, -(-max(frame.shape) // PREVIEW_SIDE))
+    binning = max(1, min(-(-max(frame.shape) // PREVIEW_SIDE), *frame.shape))
     rows, columns = (side // binning for side in frame.shape)
-    binned = (
-        frame[: rows * binning, : columns * binning]
-        .reshape(rows, binning, columns, binning)
-        .mean(axis=(1, 3), dtype=np.float32)
-    )
+    # Sums of strided slices: an order of magnitude quicker than reducing over two axes at once.
+    blocks = frame[: rows * binning, : columns * binning].reshape(rows, binning, -1)
+    total = blocks[:, 0].astype(np.uint32 if frame.itemsize <= 2 else np.uint64)
+    for row in range(1, binning):
+        total += blocks[:, row]
+    total = total.reshape(rows, columns, binning)
+    binned = total[..., 0].astype(np.float32)
+    for column in range(1, binning):
+        binned += total[..., column]
+    binned /= binning**2
     low, high = float(binned.min()), float(binned.max())
     span = high - low or 1.0
     preview = np.clip((binned - low) * (255.0 / span), 0, 255).astype(np.uint8)
