@@ -2,7 +2,8 @@
 
 The main thread owns the link and never computes; a second thread computes, in code that holds no
 GIL, so that status and credit go on while a frame takes half a minute. Frames wait in memory
-within the credit that was granted, which bounds it.
+within the credit that was granted, which bounds it; those beyond come without their pixels and are
+read from the run file when their turn comes.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from queue import SimpleQueue
 from threading import Lock, Thread
 from typing import Any
 
 import numpy as np
 import zmq
+from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from ..protocols.link import ANALYSIS, END_TOPIC, upstream
@@ -26,6 +29,7 @@ from ..protocols.manifest import RunManifest
 from ..protocols.messages import BadMessage, Message, array_of, finite, parse
 from ..protocols.process import AnalysisConfig, announce, fail, read_config, watch_parent
 from .denoise import load_bm3d
+from .growing import GrowingFile, NotThere
 from .pipeline import BadFrame, Notice, Pipeline, Result, StackAnalysis
 from .project import backproject, project
 
@@ -67,12 +71,14 @@ class Computer:
     ----------
     pipeline : Pipeline
         What to do.
+    file : GrowingFile
+        Where frames are that came without their pixels.
     wake : callable
         Called, in the computing thread, whenever a message was left.
     """
 
-    def __init__(self, pipeline: Pipeline, wake: zmq.Socket[bytes]) -> None:
-        self._pipeline, self._wake = pipeline, wake
+    def __init__(self, pipeline: Pipeline, file: GrowingFile, wake: zmq.Socket[bytes]) -> None:
+        self._pipeline, self._file, self._wake = pipeline, file, wake
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         self._lock = Lock()
         self._waiting: deque[float] = deque()
@@ -98,11 +104,11 @@ class Computer:
             oldest_s = self._activity.since_s
             if oldest_s is None and self._waiting:
                 oldest_s = self._waiting[0]
-            behind_s = 0.0 if oldest_s is None else time.monotonic() - oldest_s
+            staleness_s = 0.0 if oldest_s is None else time.monotonic() - oldest_s
             return {
                 "backlog": len(self._waiting),
                 "pending": self._activity.pending,
-                "behind_s": round(behind_s, 3),
+                "staleness_s": round(staleness_s, 3),
                 "frames": self._frames,
                 "results": self._results,
             }
@@ -123,7 +129,8 @@ class Computer:
                 with self._lock:
                     self._waiting.popleft()
                     self._frames += 1
-                self._leave(upstream("credit", {"frames": 1}))
+                if not job.message.header.get("in_file"):
+                    self._leave(upstream("credit", {"frames": 1}))
             self._finish_series(job)
 
     def _warm_up(self) -> None:
@@ -153,10 +160,15 @@ class Computer:
             if header.get("lost"):
                 outputs = stack.lost(index)
             else:
-                outputs = stack.frame(index, array_of(job.message), header.get("tilt_deg"))
+                outputs = stack.frame(index, self._pixels(job, index), header.get("tilt_deg"))
             self._pass_on(outputs, job)
-        except (BadFrame, BadMessage) as error:
+        except (BadFrame, BadMessage, NotThere) as error:
             self._say("error", f"{_name_of(header)}: {error}")
+
+    def _pixels(self, job: Job, index: int) -> NDArray[Any]:
+        if job.message.header.get("in_file"):
+            return self._file.frame(str(job.message.header.get("series")), index)
+        return array_of(job.message)
 
     def _finish_series(self, job: Job) -> None:
         """Do what waits for a stack's last frame, if this was it."""
@@ -178,6 +190,7 @@ class Computer:
                 self._leave(result_message(output, time.monotonic() - job.received_s))
 
     def _end(self) -> None:
+        self._file.close()
         for text in self._pipeline.unfinished():
             self._say("warning", f"{text}; there is no volume")
         self._leave(upstream("done", {"frames": self._frames, "results": self._results}))
@@ -248,7 +261,7 @@ class Worker:
         clapper = context.socket(zmq.PUSH)
         clapper.set(zmq.SNDHWM, 0)
         clapper.connect("inproc://bell")
-        self._computer = Computer(self._pipeline, clapper)
+        self._computer = Computer(self._pipeline, GrowingFile(Path(config.file)), clapper)
         self._unsent: deque[list[Any]] = deque()
 
     def run(self) -> None:
@@ -306,7 +319,7 @@ class Worker:
 
 
 def _without_age(status: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in status.items() if key != "behind_s"}
+    return {key: value for key, value in status.items() if key != "staleness_s"}
 
 
 def main() -> None:

@@ -272,10 +272,13 @@ class _Stack:
         triggered = False
         try:
             await devices.beam.unblank()
-            start_ns = await devices.detector.trigger()
+            sent_ns = await devices.detector.trigger()
             triggered = True
-            end_ns = start_ns + int(beam.exposure_s * 1e9)
-            await clock.sleep_until_ns(end_ns)
+            # The exposure began between the command and its answer: blanking before the answer
+            # plus the exposure could cut its last rows off.
+            answered_ns = clock.now_ns()
+            exposure_ns = int(beam.exposure_s * 1e9)
+            await clock.sleep_until_ns(answered_ns + exposure_ns)
         finally:
             # Even when cancelled: the specimen is not left under the beam.
             blanked_ns = await asyncio.shield(devices.beam.blank())
@@ -283,7 +286,8 @@ class _Stack:
                 engine.ledger.charge(self.stack.name, beam.dose_per_frame_e_per_nm2)
         engine.out.telemetry("beam", {"blanked": 1.0, "current_pa": beam.current_pa}, blanked_ns)
 
-        middle_ns = (start_ns + end_ns) // 2
+        start_ns = (sent_ns + answered_ns) // 2
+        middle_ns = start_ns + exposure_ns // 2
         number, data = await self._read(index)
         position = engine.position
         header: dict[str, Any] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,14 +29,21 @@ from .devices import Devices, SafingStep
 from .dose import DoseExceeded, DoseLedger
 from .engine import Engine, ExperimentFailed
 from .heating import HeaterWatch
-from .outlet import Outlet
+from .outlet import Consumer, Outlet
 from .plan import Plan
 from .publisher import Publisher, make_preview
 from .states import State, StateMachine
 
-DAEMON_CHANNELS = {"loop_lag_s": "s", "backlog_frames": "", "dose_e_per_nm2": "e/nm^2"}
+DAEMON_CHANNELS = {
+    "loop_lag_s": "s",
+    "backlog_frames": "",
+    "staleness_s": "s",
+    "dose_e_per_nm2": "e/nm^2",
+}
 # Wall seconds that a closing recorder is given before the run is called failed.
 CLOSING_TIMEOUT_S = 120.0
+# An analysis that works says so twice a second; one silent for this long is given up at the end.
+SILENT_ANALYSIS_S = 20.0
 
 
 @dataclass(frozen=True)
@@ -244,8 +252,8 @@ class Experiment:
             "dose_limit_e_per_nm2": self.plan.recipe.limits.dose_e_per_nm2,
             "eta_s": round(engine.remaining_s(), 1),
             "waiting_for_credit": engine.waiting_for_credit,
-            "analysis": {"alive": analysis.alive, **analysis.status} if analysis else None,
-            "recorder": {"alive": recorder.alive, **recorder.status} if recorder else None,
+            "analysis": _state_of(analysis),
+            "recorder": _state_of(recorder),
         }
 
     # --- the run --------------------------------------------------------------------------------
@@ -341,10 +349,10 @@ class Experiment:
         if self.manifest.analysis:
             starts[ANALYSIS] = (
                 "pyrotome.analysis.worker",
-                AnalysisConfig(link=link, manifest=self.manifest),
+                AnalysisConfig(link=link, file=str(self.output), manifest=self.manifest),
             )
         for name in starts:
-            outlet.expect(name)
+            outlet.expect(name, essential=name == RECORDER)
         await asyncio.gather(*(self._start_child(n, *what) for n, what in starts.items()))
         for consumer in outlet.consumers.values():
             await consumer.hello.wait()
@@ -397,14 +405,28 @@ class Experiment:
         outlet.end(ANALYSIS, {})
         done = asyncio.create_task(consumer.done.wait())
         given_up = asyncio.create_task(self._give_up_analysis.wait())
+        consumer.heard_s = time.monotonic()
         try:
-            await asyncio.wait({done, given_up}, return_when=asyncio.FIRST_COMPLETED)
+            while not (done.done() or given_up.done()):
+                await asyncio.wait(
+                    {done, given_up}, timeout=1.0, return_when=asyncio.FIRST_COMPLETED
+                )
+                if time.monotonic() - consumer.heard_s > SILENT_ANALYSIS_S:
+                    self.event(
+                        "error", "analysis", f"has not been heard for {SILENT_ANALYSIS_S:g} s"
+                    )
+                    break
         finally:
             for task in (done, given_up):
                 task.cancel()
             await asyncio.gather(done, given_up, return_exceptions=True)
         if not consumer.done.is_set():
-            self.event("warning", "analysis", "given up before it had caught up")
+            self.event(
+                "warning",
+                "analysis",
+                f"given up {consumer.backlog} frames before it had caught up; "
+                "`pyrotome process` can do the work again from the file",
+            )
 
     async def close_file(self, outcome: Outcome) -> Outcome:
         """Let the recorder finish the file; the outcome is a failure if it cannot."""
@@ -443,6 +465,18 @@ class Experiment:
         self._publisher.run = None
         if not self._stop.done():
             self._stop.cancel()
+
+
+def _state_of(consumer: Consumer | None) -> dict[str, Any] | None:
+    """What monitors are told of a consumer; backlog and staleness as seen from here."""
+    if consumer is None:
+        return None
+    return {
+        **consumer.status,
+        "alive": consumer.alive,
+        "backlog": consumer.backlog,
+        "staleness_s": round(consumer.staleness_s(time.monotonic()), 3),
+    }
 
 
 def new_output(path: Path | None, title: str, folder: Callable[[], Path] = Path.cwd) -> Path:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,11 +20,18 @@ from ..protocols.messages import BadMessage, Message
 
 @dataclass
 class Consumer:
-    """One process that must not miss a frame."""
+    """One process that must not miss a frame.
+
+    One that is `essential` holds the schedule when it has no credit left; another one is then
+    sent headers alone, marked ``in_file``, and reads the pixels from the run file.
+    """
 
     name: str
+    essential: bool = True
     credit: int = 0
     sent: int = 0
+    heard_s: float = 0.0
+    sent_s: deque[float] = field(default_factory=deque[float])
     ended: bool = False
     alive: bool = True
     status: dict[str, Any] = field(default_factory=dict[str, Any])
@@ -34,6 +43,23 @@ class Consumer:
     def receives(self) -> bool:
         """Whether it can be sent something: it has said hello, lives, and expects more."""
         return self.alive and not self.ended and self.hello.is_set()
+
+    @property
+    def backlog(self) -> int:
+        """Frames sent and not yet reported as dealt with."""
+        return len(self.sent_s)
+
+    def staleness_s(self, now_s: float) -> float:
+        """Wall seconds since the oldest frame was sent that is not yet dealt with."""
+        return now_s - self.sent_s[0] if self.sent_s else 0.0
+
+    def note_status(self, body: dict[str, Any]) -> None:
+        """Take in what it says of itself; ``frames`` counts those that it has dealt with."""
+        self.status = body
+        dealt = body.get("frames")
+        if type(dealt) is int:
+            while self.sent_s and self.sent - len(self.sent_s) < dealt:
+                self.sent_s.popleft()
 
 
 class Outlet:
@@ -67,9 +93,9 @@ class Outlet:
         self._changed = asyncio.Event()
         self._task = asyncio.create_task(self._receive(), name="outlet")
 
-    def expect(self, name: str) -> Consumer:
-        """Reckon with a consumer; until it says hello, no frame can be sent."""
-        consumer = Consumer(name)
+    def expect(self, name: str, essential: bool = True) -> Consumer:
+        """Reckon with a consumer; until it says hello, nothing is sent to it."""
+        consumer = Consumer(name, essential)
         self.consumers[name] = consumer
         return consumer
 
@@ -83,11 +109,11 @@ class Outlet:
             self._changed.set()
 
     def waiting_for(self) -> list[str]:
-        """Living consumers that have no credit left."""
-        return [c.name for c in self.consumers.values() if c.alive and c.credit < 1]
+        """Essential living consumers that have no credit left."""
+        return [c.name for c in self.consumers.values() if c.essential and c.alive and c.credit < 1]
 
     async def credit(self) -> None:
-        """Wait until every living consumer can take one more frame."""
+        """Wait until every essential living consumer can take one more frame."""
         while self.waiting_for():
             self._changed.clear()
             await self._changed.wait()
@@ -96,11 +122,19 @@ class Outlet:
         """Send a message to every living consumer that has said hello; never waits."""
         parts = message.parts()
         for consumer in self.consumers.values():
-            if consumer.receives:
+            if not consumer.receives:
+                continue
+            if not frame:
                 self._send_to(consumer, parts)
-                if frame:
-                    consumer.credit -= 1
-                    consumer.sent += 1
+                continue
+            if consumer.credit > 0 or consumer.essential:
+                consumer.credit -= 1
+                self._send_to(consumer, parts)
+            else:
+                header = {**message.header, "in_file": True}
+                self._send_to(consumer, Message(message.topic, header).parts())
+            consumer.sent += 1
+            consumer.sent_s.append(time.monotonic())
 
     def send_only(self, name: str, message: Message) -> None:
         """Send a message to one consumer."""
@@ -138,13 +172,14 @@ class Outlet:
             except BadMessage as error:
                 self._on_event(name, {"level": "error", "message": f"unreadable: {error}"})
                 continue
+            consumer.heard_s = time.monotonic()
             if kind == "hello":
                 consumer.credit += int(body.get("credit", 0))
                 consumer.hello.set()
             elif kind == "credit":
                 consumer.credit += int(body.get("frames", 0))
             elif kind == "status":
-                consumer.status = body
+                consumer.note_status(body)
             elif kind == "result":
                 self._on_result(name, body, payload)
             elif kind == "event":

@@ -11,6 +11,7 @@ Every method that touches the disk may raise OSError and can then be called agai
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import math
@@ -253,7 +254,9 @@ class RunFile:
             self._file[layout.STATUS][()] = status.encode()
             self._file.flush()
             self._file.close()
-        finalise(self.path)
+        # Whoever reads the file now has it locked against tidying, and it is complete without.
+        with contextlib.suppress(BlockingIOError):
+            finalise(self.path)
 
     def _check_room(self) -> None:
         """Refuse before the disk is full: HDF5 does not get over a failed write in good order."""

@@ -153,6 +153,7 @@ class Daemon:
                 values = {
                     "loop_lag_s": round(self._lag_s, 6),
                     "backlog_frames": float(analysis.get("backlog", 0)),
+                    "staleness_s": float(analysis.get("staleness_s", 0.0)),
                     "dose_e_per_nm2": float(status.get("dose_e_per_nm2", 0.0)),
                 }
                 self._lag_s = 0.0

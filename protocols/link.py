@@ -3,7 +3,9 @@
 The daemon binds a ROUTER, each consumer connects a DEALER whose identity is its name. Downstream
 go stream messages, and ``end`` when the run is over; upstream go the small messages below,
 ``[kind, JSON, payload...]``. A consumer grants credit in frames; the daemon sends one frame per
-credit and lets the schedule wait when none is left. Telemetry and events need no credit.
+credit. When the recorder has none left, the schedule waits; when the analysis has none left, it is
+sent the header alone, marked ``"in_file": true`` and free of charge, and reads the pixels from the
+run file, so that it cannot hold the acquisition up. Telemetry and events need no credit.
 """
 
 from __future__ import annotations

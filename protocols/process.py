@@ -65,9 +65,13 @@ class RecorderConfig(Strict):
 
 
 class AnalysisConfig(Strict):
-    """What ``python -m pyrotome.analysis.worker`` reads. Ready line: ``{"skipped": [...]}``."""
+    """What ``python -m pyrotome.analysis.worker`` reads. Ready line: ``{"skipped": [...]}``.
+
+    `file` is the run file, from which frames are read that came without their pixels.
+    """
 
     link: str
+    file: str
     manifest: RunManifest
 
 

@@ -291,7 +291,8 @@ class _Server:
         return wire.ERROR_OK
 
     def _expose(self, frames: int) -> None:
-        work = self._fill(frames) if self._fill_frames else self._scan(frames)
+        # The scan begins with the command, before its answer goes out.
+        work = self._fill(frames) if self._fill_frames else self._scan(frames, self._begin())
         task = asyncio.create_task(work, name="merlin exposure")
         self._exposing = task
 
@@ -313,13 +314,18 @@ class _Server:
         if task is not None:
             self._world.abandon_exposure(self._clock.now_ns())
 
-    async def _scan(self, frames: int) -> None:
+    def _begin(self) -> Exposure:
+        exposure_s = self._values[wire.ACQUISITIONTIME] * 1e-3
+        return self._world.begin_exposure(self._clock.now_ns(), exposure_s, self._shape)
+
+    async def _scan(self, frames: int, exposure: Exposure) -> None:
         period_ns = int(self._values[wire.ACQUISITIONPERIOD] * 1e6)
         exposure_s = self._values[wire.ACQUISITIONTIME] * 1e-3
         dtype = _DTYPES[wire.PIXEL_TYPES[self._depth]]
         world, clock = self._world, self._clock
-        for _ in range(frames):
-            exposure = world.begin_exposure(clock.now_ns(), exposure_s, self._shape)
+        for frame in range(frames):
+            if frame:
+                exposure = self._begin()
             await clock.sleep_until_ns(exposure.middle_ns)
             scene, on = world.scene(exposure.middle_ns), world.beam_on(exposure)
             # The beam will most likely stay as it is: draw the frame while the scan goes on.

@@ -16,6 +16,7 @@ from pyrotome.analysis.denoise import denoise_bm3d
 from pyrotome.analysis.project import project
 from pyrotome.analysis.reconstruct import binned, sirt
 from pyrotome.analysis.worker import LEAST_CREDIT, QUEUE_BYTES, credit_of
+from pyrotome.daemon.runfile import RunFile
 from pyrotome.protocols.link import parse_upstream
 from pyrotome.protocols.manifest import RunManifest, StackPlan
 from pyrotome.protocols.messages import Message, array_of
@@ -53,13 +54,13 @@ def manifest_of(steps, stacks, side):
 class Daemon:
     """The daemon's end of the link and of the process."""
 
-    def __init__(self, manifest):
+    def __init__(self, manifest, file="none.nxs"):
         self.context = zmq.Context()
         self.router = self.context.socket(zmq.ROUTER)
         self.router.set(zmq.LINGER, 0)
         self.router.set(zmq.ROUTER_MANDATORY, 1)
         port = self.router.bind_to_random_port("tcp://127.0.0.1")
-        config = AnalysisConfig(link=f"tcp://127.0.0.1:{port}", manifest=manifest)
+        config = AnalysisConfig(link=f"tcp://127.0.0.1:{port}", file=str(file), manifest=manifest)
         self.child = subprocess.Popen(
             [sys.executable, "-m", "pyrotome.analysis.worker"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
@@ -124,8 +125,8 @@ class Daemon:
 def start():
     daemons = []
 
-    def begin(*args):
-        daemons.append(Daemon(manifest_of(*args)))
+    def begin(*args, file="none.nxs"):
+        daemons.append(Daemon(manifest_of(*args), file))
         return daemons[-1]
 
     yield begin
@@ -237,7 +238,7 @@ def test_status_goes_on_while_a_frame_is_denoised_and_the_end_of_stdin_ends_it(s
     assert max(np.diff([*told, ended])) < 1.0
     busy = [b for t, kind, b, _ in daemon.messages if kind == "status" and started < t < ended]
     assert all(b["backlog"] >= 1 for b in busy)
-    assert busy[-1]["behind_s"] > 1
+    assert busy[-1]["staleness_s"] > 1
     assert "reference frame 0 of 4" in busy[-1]["pending"]
 
     closed = time.monotonic()
@@ -274,3 +275,31 @@ def test_credit_is_bounded_by_memory():
 
     assert credit(1024) * 1024 * 1024 * 4 == QUEUE_BYTES
     assert credit(16384) == LEAST_CREDIT
+
+
+def test_frames_without_pixels_are_read_from_the_growing_file(start, tmp_path):
+    stacks = [("series_001", "series", TILTS, True)]
+    manifest = manifest_of([SIRT], stacks, 32)
+    path = tmp_path / "run.nxs"
+    file = RunFile(path, manifest)
+    daemon = start([SIRT], stacks, 32, file=path)
+    daemon.receive_until(lambda: daemon.of("hello"))
+    frames = [frame.astype(np.uint16) for frame in series_frames(32)]
+    headers = [
+        {"series": "series_001", "index": k, "tilt_deg": tilt} for k, tilt in enumerate(TILTS)
+    ]
+    for index, frame in enumerate(frames[:2]):
+        daemon.frame("series_001", index, frame, tilt_deg=TILTS[index])
+    for index in (2, 3, 4):  # told before they are in the file
+        daemon.frame("series_001", index, None, tilt_deg=TILTS[index], in_file=True)
+    for index in (2, 3, 4):
+        time.sleep(0.3)
+        file.write_frame(headers[index], frames[index])
+        file.flush()
+    daemon.finish()
+    assert sum(body["frames"] for body in daemon.of("credit")) == 2
+    assert daemon.of("status")[-1]["frames"] == 5
+    _, volume = daemon.results()["series_001", "volume", None]
+    expected = sirt(np.stack([binned(f, 2) for f in frames]), np.array(TILTS), 10)
+    assert np.allclose(volume, expected.volume, atol=1e-3)
+    file.close("complete", None, None, "")

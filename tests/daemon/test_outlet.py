@@ -1,6 +1,7 @@
 """The lossless link: credit limits frames, nothing is lost, a dead consumer is left behind."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -88,9 +89,35 @@ async def test_what_consumers_send_back_is_told(harness: Harness) -> None:
     assert [event["level"] for _, event in harness.events] == ["info", "error", "error"]
 
 
+async def test_an_analysis_without_credit_gets_headers_and_holds_nobody_up(
+    harness: Harness,
+) -> None:
+    outlet = harness.outlet
+    analysis = outlet.expect("analysis", essential=False)
+    socket = harness.connect("analysis")
+    await socket.send_multipart(upstream("hello", {"credit": 1}))
+    await asyncio.wait_for(analysis.hello.wait(), 2)
+    for index in range(3):
+        await asyncio.wait_for(outlet.credit(), 0.1)
+        outlet.send(Message("frame/d", {"index": index}, (b"\x01\x02",)), frame=True)
+    received = [await asyncio.wait_for(socket.recv_multipart(), 2) for _ in range(3)]
+    assert [len(parts) for parts in received] == [3, 2, 2]
+    assert b'"in_file":true' in received[1][1]
+    assert analysis.backlog == 3
+    assert analysis.staleness_s(time.monotonic()) > 0
+    await socket.send_multipart(upstream("status", {"frames": 2}))
+    await socket.send_multipart(upstream("credit", {"frames": 1}))
+    async with asyncio.timeout(2):
+        while analysis.credit < 1:
+            await asyncio.sleep(0.01)
+    assert analysis.backlog == 1
+    outlet.send(Message("frame/d", {"index": 3}, (b"\x01\x02",)), frame=True)
+    assert len(await asyncio.wait_for(socket.recv_multipart(), 2)) == 3
+
+
 async def test_a_dead_consumer_no_longer_holds_the_schedule(harness: Harness) -> None:
     outlet = harness.outlet
-    outlet.expect("analysis")
+    outlet.expect("analysis")  # essential here, as the recorder is
     recorder = outlet.expect("recorder")
     socket = harness.connect("recorder")
     await socket.send_multipart(upstream("hello", {"credit": 1}))

@@ -375,10 +375,11 @@ def test_another_process_reads_while_it_grows(start: Start) -> None:
     daemon.frame("series_001", 1)
     daemon.telemetry(8, temperature_c=200.0)
     wait_to_see(f"8 [{sums[0]}, {sums[1]}] running")
+    # A reader that stays does not keep the recorder from closing the file.
+    daemon.end("aborted", reason="the operator pressed Ctrl-C")
     reader.stdin.close()
     assert reader.wait(10) == 0
     reader.stdout.close()
-    daemon.end("aborted", reason="the operator pressed Ctrl-C")
     report = inspect_file(daemon.path)
     assert (report["status"], report["frames"]) == ("aborted", 2)
 

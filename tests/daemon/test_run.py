@@ -294,6 +294,18 @@ def test_an_analysis_that_dies_does_not_touch_the_acquisition(cli: Any) -> None:
     assert (found["status"], found["frames"], found["lost_frames"]) == ("complete", 12, 0)
 
 
+def test_an_analysis_that_hangs_is_waited_for_only_so_long(cli: Any) -> None:
+    running = cli.start("run", cli.recipe(), "--rig", cli.rig(), "-o", "run.nxs")
+    running.wait_for("reference_001")
+    running.children()["pyrotome.analysis.worker"].suspend()
+    text = running.wait_for("has not been heard for")
+    assert "given up 1" in running.wait_for("given up 1")
+    assert "all taken" in text
+    assert running.wait() == 0, running.text()
+    found = cli.inspect("run.nxs")
+    assert (found["status"], found["frames"], found["lost_frames"]) == ("complete", 12, 0)
+
+
 def test_a_recorder_that_dies_ends_the_run_safely(cli: Any) -> None:
     running = cli.start(
         "run", cli.recipe(), "--rig", cli.rig(), "-o", "run.nxs", "--simulator-log", "world.log"
