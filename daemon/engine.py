@@ -15,8 +15,9 @@ from ..protocols.timebase import ExperimentClock
 from .devices import Devices
 from .dose import DoseLedger
 from .heating import PROGRESS_TIMEOUT_S, HeaterWatch, HoldTimer
-from .plan import HeatTo, HoldAt, Operation, Plan, RampTo, TakeStack
+from .plan import Decide, HeatTo, HoldAt, Operation, Plan, RampTo, TakeStack
 from .states import State, StateMachine
+from .steering import Steering
 
 # Frames lost one after the other before the detector is given up.
 _LOST_IN_A_ROW = 3
@@ -76,6 +77,7 @@ class Engine:
         self.plan, self.devices, self.watch, self.ledger = plan, devices, watch, ledger
         self.machine, self.clock, self.out = machine, clock, out
         self.holds = HoldTimer(watch)
+        self.steering = Steering(out.event)
         self.operation: Operation | None = None
         self.operation_index = 0
         self.operation_started_ns = clock.now_ns()
@@ -134,21 +136,28 @@ class Engine:
         DoseExceeded, ExperimentFailed
             If the experiment must not or cannot go on.
         """
-        for index, operation in enumerate(self.plan.operations):
+        steps = len(self.plan.operations)
+        index = 0
+        while index < steps:
+            operation = self.plan.operations[index]
             await self._checkpoint()
             self.operation, self.operation_index = operation, index
             self.operation_started_ns = self.clock.now_ns()
-            steps = len(self.plan.operations)
             self.out.event("info", "engine", operation.label, step=index + 1, steps=steps)
-            await self._carry_out(operation)
-        self.operation, self.operation_index = None, len(self.plan.operations)
+            index += 1
+            if isinstance(operation, Decide):
+                if not await self.steering.go_on(operation):
+                    index += operation.skip
+            else:
+                await self._carry_out(operation)
+        self.operation, self.operation_index = None, steps
 
     @property
     def step_number(self) -> int:
         """Number of the operation under way from 1; 0 before the first."""
         return self.operation_index + (self.operation is not None)
 
-    def _carry_out(self, operation: Operation) -> Awaitable[None]:
+    def _carry_out(self, operation: HeatTo | HoldAt | TakeStack | RampTo) -> Awaitable[None]:
         match operation:
             case HeatTo():
                 return self._heat(operation)

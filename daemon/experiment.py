@@ -195,6 +195,10 @@ class Experiment:
         except BadMessage as error:
             self.event("error", source, f"result {name}: {error}")
             return
+        if name == "necks":
+            ratio = body.get("parameters", {}).get("neck_ratio_median")
+            known = ratio if isinstance(ratio, int | float) else None
+            self.engine.steering.note(str(body.get("series")), known)
         sent = self._publisher.publish(message.topic, "result", body, message.payload)
         if body.get("record", True):
             self.record(sent)

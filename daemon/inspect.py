@@ -315,11 +315,12 @@ def describe(report: dict[str, Any]) -> RenderableType:
                 _show(hold["max_c"], "{:.1f} °C"),
             )
         parts += ["", table]
-    if report["series"]:
+    begun = [s for s in report["series"] if s["frames"] or s["lost_frames"]]
+    if begun:
         # Units in the heads: the table fits a terminal of 80 columns.
         heads = ("", "frames", "lost", "tilt/°", "T/°C", "e/nm²", "held/s", "results")
         table = _table("Tilt series", heads)
-        for series in report["series"]:
+        for series in begun:
             angles = [angle for angle in series["tilt_deg"] if angle is not None]
             span = f"{min(angles):+.0f} … {max(angles):+.0f}" if angles else "–"
             spread = _show(series["temperature_std_c"], " ± {:.1f}", "")
@@ -335,6 +336,8 @@ def describe(report: dict[str, Any]) -> RenderableType:
                 ", ".join(name for name in series["results"] if not name.startswith("slice_")),
             )
         parts += ["", table]
+    if missing := len(report["series"]) - len(begun):
+        parts.append(Text(f"{missing} planned tilt series not begun", style="dim"))
     return Group(*parts)
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 from ..protocols.loading import BadInput
 from ..protocols.manifest import HoldPlan, StackPlan
 from ..protocols.pipeline import planned_results, unavailable
-from ..protocols.recipe import Recipe, TiltSeries
+from ..protocols.recipe import Cycle, Ramp, Recipe, TiltSeries, Until
 from ..protocols.rig import Rig
 
 # Time that a chip is given to settle, for the estimate of the duration only.
@@ -79,7 +79,25 @@ class RampTo:
         return f"ramp to {self.to_c:g} °C at {self.rate_c_per_s:g} °C/s{frames}"
 
 
-Operation = HeatTo | HoldAt | TakeStack | RampTo
+@dataclass(frozen=True)
+class Decide:
+    """Go on with a cycle, or leave it, by what was measured in its latest series.
+
+    `skip` operations after this one belong to the rest of the cycle.
+    """
+
+    until: Until
+    series: str
+    before: str | None
+    skip: int
+
+    @property
+    def label(self) -> str:
+        """For people."""
+        return f"decide: end the cycle if necks grew less than {self.until.neck_growth_below:.2%}"
+
+
+Operation = HeatTo | HoldAt | TakeStack | RampTo | Decide
 
 
 @dataclass(frozen=True)
@@ -201,6 +219,10 @@ def tilt_angles(series: TiltSeries) -> tuple[float, ...]:
     return tuple(order)
 
 
+def _is_series(operation: Operation) -> TypeGuard[TakeStack]:
+    return isinstance(operation, TakeStack) and operation.stack.kind == "series"
+
+
 class _Expansion:
     """State while a recipe is walked through: where the specimen will be, what was named."""
 
@@ -315,27 +337,44 @@ class _Expansion:
             )
         return TakeStack(stack, self.temperature_c), self._frames_s(tilts)
 
-    def _cycle(self, path: str, cycle: Any) -> Iterator[tuple[Operation, float]]:
+    def _cycle(self, path: str, cycle: Cycle) -> Iterator[tuple[Operation, float]]:
         self._check_temperature(f"{path}.standby", cycle.standby_c)
         self._check_temperature(f"{path}.processing", cycle.processing_c)
         if self.temperature_c != cycle.standby_c:
             yield self._heat(cycle.standby_c, 0.0, None)
-        for hold_s in cycle.holds_s:
-            self.holds += 1
-            hold = HoldPlan(
-                index=self.holds,
-                standby_c=cycle.standby_c,
-                target_c=cycle.processing_c,
-                requested_s=hold_s,
-            )
-            yield HoldAt(hold), hold_s + _SETTLING_S
-            for position, step in enumerate(cycle.then):
-                if step.tilt_series is not None:
-                    yield self._series(f"{path}.then[{position}].tilt_series", step.tilt_series)
-                elif step.reference is not None:
-                    yield self._reference(step.reference.frames)
+        seen = self._last_series()
+        rounds = [self._round(path, cycle, hold_s) for hold_s in cycle.all_holds_s]
+        for number, one in enumerate(rounds, 1):
+            yield from one
+            seen += [op.stack.name for op, _ in one if _is_series(op)]
+            left = rounds[number:]
+            if cycle.until is not None and left:
+                # Each round that follows brings a decision of its own, but for the last.
+                skip = sum(map(len, left)) + len(left) - 1
+                before = seen[-2] if len(seen) > 1 else None
+                yield Decide(cycle.until, seen[-1], before, skip), 0.0
 
-    def _ramp(self, path: str, ramp: Any) -> tuple[Operation, float]:
+    def _last_series(self) -> list[str]:
+        return [f"series_{self.counts['series']:03d}"] if self.counts["series"] else []
+
+    def _round(self, path: str, cycle: Cycle, hold_s: float) -> list[tuple[Operation, float]]:
+        self.holds += 1
+        hold = HoldPlan(
+            index=self.holds,
+            standby_c=cycle.standby_c,
+            target_c=cycle.processing_c,
+            requested_s=hold_s,
+        )
+        operations: list[tuple[Operation, float]] = [(HoldAt(hold), hold_s + _SETTLING_S)]
+        for position, step in enumerate(cycle.then):
+            if step.tilt_series is not None:
+                where = f"{path}.then[{position}].tilt_series"
+                operations.append(self._series(where, step.tilt_series))
+            elif step.reference is not None:
+                operations.append(self._reference(step.reference.frames))
+        return operations
+
+    def _ramp(self, path: str, ramp: Ramp) -> tuple[Operation, float]:
         self._check_temperature(f"{path}.to", ramp.to_c)
         self._check_rate(f"{path}.rate", ramp.rate_c_per_s)
         start_c, self.temperature_c = self.temperature_c, ramp.to_c

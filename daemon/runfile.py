@@ -25,9 +25,9 @@ from numpy.typing import NDArray
 
 from ..protocols import layout
 from ..protocols.manifest import RunManifest
+from ..protocols.nexus_tree import create_run_file, finalise
 from ..protocols.pipeline import ResultPlan
 from ..protocols.timebase import iso_utc
-from .nexus import create_run_file, finalise
 
 RESERVE_BYTES = 32 << 20
 

@@ -14,6 +14,7 @@ from .units import (
     CurrentPa,
     DurationS,
     FluenceEPerNm2,
+    Fraction,
     LengthNm,
     RateCPerS,
     TemperatureC,
@@ -113,6 +114,20 @@ class CycleStep(Strict):
         return self
 
 
+class Until(Strict):
+    """End a cycle by what the analysis has just measured, or after a number of holds.
+
+    After each series the median ratio of neck to particle radius is compared with that of the
+    series before. If it is not known within `timeout_s` of wall time, the cycle goes on or stops
+    as `otherwise` says.
+    """
+
+    neck_growth_below: Annotated[Fraction, Field(gt=0, lt=1)]
+    max_holds: Annotated[int, Field(ge=1, le=10_000, strict=True)]
+    timeout_s: DurationS = Field(default=120.0, alias="timeout", gt=0)
+    otherwise: Literal["continue", "stop"] = "continue"
+
+
 class Cycle(Strict):
     """Standby, processing, standby, then steps at standby; once for every hold."""
 
@@ -120,6 +135,27 @@ class Cycle(Strict):
     processing_c: TemperatureC = Field(alias="processing")
     holds_s: list[PositiveDuration] = Field(alias="holds", min_length=1, max_length=10_000)
     then: list[CycleStep] = Field(default_factory=list)
+    until: Until | None = None
+
+    @model_validator(mode="after")
+    def _until_can_be_decided(self) -> Cycle:
+        if self.until is None:
+            return self
+        if len(self.holds_s) > self.until.max_holds:
+            raise ValueError(
+                f"{len(self.holds_s)} holds are written, until.max_holds is {self.until.max_holds}"
+            )
+        if not any(step.tilt_series is not None for step in self.then):
+            raise ValueError("'until' measures tilt series, but 'then' has none")
+        return self
+
+    @property
+    def all_holds_s(self) -> list[float]:
+        """Every hold that may come: with `until`, the last one written is repeated."""
+        if self.until is None:
+            return self.holds_s
+        missing = self.until.max_holds - len(self.holds_s)
+        return [*self.holds_s, *([self.holds_s[-1]] * missing)]
 
     @model_validator(mode="after")
     def _processing_is_hotter(self) -> Cycle:
@@ -167,6 +203,11 @@ class Recipe(Strict):
     @model_validator(mode="after")
     def _pipeline_in_order(self) -> Recipe:
         check_order(self.analysis)
+        steered = [s for s in self.steps if s.cycle is not None and s.cycle.until is not None]
+        if steered and not any(step.measure is not None for step in self.analysis):
+            raise ValueError(
+                "a cycle with 'until' needs the analysis step 'measure: necks' to decide by"
+            )
         return self
 
 

@@ -90,6 +90,9 @@ class _Unit:
     def serialise(self, value: float) -> str:
         return f"{value!r} {self.written}"
 
+    def serialise_fraction(self, value: float) -> str:
+        return f"{value * 100!r} %"
+
 
 _temperature = _Unit("degC", "degC", "200 degC")
 _rate = _Unit("delta_degC/s", "delta_degC/s", "1 degC/s")
@@ -99,6 +102,7 @@ _speed = _Unit("deg/s", "deg/s", "10 deg/s")
 _current = _Unit("pA", "pA", "2 pA")
 _voltage = _Unit("kV", "kV", "300 kV")
 _length = _Unit("nm", "nm", "1.04 nm")
+_fraction = _Unit("dimensionless", "", "1 %")
 _fluence = _Unit("elementary_charge/nm**2", "e/nm^2", "260 e/nm^2")
 
 TemperatureC = Annotated[
@@ -117,6 +121,9 @@ VoltageKv = Annotated[
     float, BeforeValidator(_voltage.validate), PlainSerializer(_voltage.serialise)
 ]
 LengthNm = Annotated[float, BeforeValidator(_length.validate), PlainSerializer(_length.serialise)]
+Fraction = Annotated[
+    float, BeforeValidator(_fraction.validate), PlainSerializer(_fraction.serialise_fraction)
+]
 FluenceEPerNm2 = Annotated[
     float, BeforeValidator(_fluence.validate), PlainSerializer(_fluence.serialise)
 ]

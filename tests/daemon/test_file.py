@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyrotome.daemon.bitshuffle import Bitshuffle
-from pyrotome.daemon.nexus import create_run_file, finalise
 from pyrotome.protocols import layout
 from pyrotome.protocols.manifest import HoldPlan, RunManifest, StackPlan
+from pyrotome.protocols.nexus_tree import create_run_file, finalise
 from pyrotome.protocols.pipeline import ResultPlan
 from pyrotome.protocols.recipe import BeamSettings, Sample
 
