@@ -29,6 +29,8 @@ STATUS = f"{RUN}/status"
 REASON = f"{RUN}/reason"
 DOSE_TOTAL = f"{RUN}/dose"
 MANIFEST = f"{RUN}/manifest"
+RECIPE_TEXT = f"{RUN}/recipe/data"
+SOURCE = f"{RUN}/source"  # where imported frames came from
 END_TIME = f"{ENTRY}/end_time"
 
 Status = Literal["running", "complete", "aborted", "failed", "interrupted"]
@@ -135,6 +137,16 @@ def frames_path(stack: str) -> str:
 def image_key_path(stack: str) -> str:
     """Which frames of a stack are there: `RECORDED` or `MISSING`."""
     return f"/{stack}/{IMAGE_KEY}"
+
+
+def value_offset_path(stack: str) -> str:
+    """What was added to every value before it was recorded."""
+    return f"/{stack}/instrument/detector/encoding/value_offset"
+
+
+def value_scale_path(stack: str) -> str:
+    """Size of one recorded step, 1 where absent: value = (recorded - offset) * scale."""
+    return f"/{stack}/instrument/detector/encoding/value_scale"
 
 
 def column_path(stack: str, key: str) -> str:
@@ -322,7 +334,7 @@ def _stack(manifest: RunManifest, stack: StackPlan) -> Iterator[Node]:
     for axis in "xy":
         yield Dataset(f"{detector}/{axis}_pixel_size", pixel, attrs={"units": "nm"})
     yield Group(f"{detector}/encoding", "NXcollection")
-    yield Dataset(f"{detector}/encoding/value_offset", np.int64(manifest.value_offset))
+    yield Dataset(value_offset_path(stack.name), np.int64(manifest.value_offset))
     yield Group(f"{base}/sample", "NXsample")
     yield Dataset(f"{base}/sample/name", manifest.sample.name)
     yield Group(f"{base}/frames", "NXcollection")
@@ -346,11 +358,20 @@ def _stack(manifest: RunManifest, stack: StackPlan) -> Iterator[Node]:
     yield _length_axis(f"{data}/x", columns, pixel)
     if manifest.value_offset:
         yield Dataset(f"{data}/data_offset", np.float64(-manifest.value_offset))
-    yield from _processes(manifest, stack)
+    yield from processes(manifest.software, stack)
 
 
-def _processes(manifest: RunManifest, stack: StackPlan) -> Iterator[Node]:
-    program, _, version = manifest.software.partition(" ")
+def processes(software: str, stack: StackPlan) -> Iterator[Node]:
+    """Groups of the results of a stack: one NXprocess for each step of the pipeline.
+
+    Parameters
+    ----------
+    software : str
+        Program and version, separated by a space.
+    stack : StackPlan
+        Its `results` are what will be there.
+    """
+    program, _, version = software.partition(" ")
     seen: set[int] = set()
     for result in stack.results:
         process = process_path(stack.name, result.process)

@@ -1,0 +1,159 @@
+"""Write the planned tree of a run file with h5py: groups, datasets and links as `layout` has them."""
+
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportMissingTypeStubs=false
+# h5py carries no types.
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import hdf5plugin
+import numpy as np
+
+from . import layout
+from .manifest import RunManifest
+
+# What HDF5 1.10 and later can read, filtered datasets included; SWMR needs it.
+LIBVER = ("v110", "v110")
+_LOG_CHUNK_BYTES = 32_768
+
+
+def create_run_file(path: Path, manifest: RunManifest) -> Any:
+    """Create the file of a run, with every group and dataset that it will ever have.
+
+    Parameters
+    ----------
+    path : Path
+        Where; nothing may be there.
+    manifest : RunManifest
+        What will be recorded.
+
+    Returns
+    -------
+    h5py.File
+        Open for writing, complete in structure, not yet in SWMR mode.
+
+    Raises
+    ------
+    FileExistsError
+        If there is something at `path`, which is left alone.
+    OSError
+        If it cannot be written; nothing is left behind then.
+    """
+    return create_file(path, layout.tree(manifest))
+
+
+def create_file(path: Path, nodes: Iterable[layout.Node]) -> Any:
+    """Create a file of the given nodes.
+
+    Parameters
+    ----------
+    path : Path
+        Where; nothing may be there.
+    nodes : iterable of Node
+        Groups before what they hold, links after their targets.
+
+    Returns
+    -------
+    h5py.File
+        Open for writing, complete in structure, not yet in SWMR mode.
+
+    Raises
+    ------
+    FileExistsError
+        If there is something at `path`, which is left alone.
+    OSError
+        If it cannot be written; nothing is left behind then.
+    """
+    file = h5py.File(path, "x", libver=LIBVER)
+    try:
+        for node in nodes:
+            add_node(file, node)
+        file.flush()
+    except BaseException:
+        file.close()
+        path.unlink(missing_ok=True)
+        raise
+    return file
+
+
+def add_node(file: Any, node: layout.Node) -> None:
+    """Write one group, dataset or link into an open file that is not in SWMR mode."""
+    if isinstance(node, layout.Link):
+        target = file[node.target]
+        target.attrs["target"] = node.target  # how NeXus tells the original from its other names
+        file[node.path] = target
+        return
+    if isinstance(node, layout.Group):
+        made = file[node.path] if node.path == "/" else file.create_group(node.path)
+        made.attrs["NX_class"] = node.nx_class
+    else:
+        made = _dataset(file, node)
+    for name, value in node.attrs.items():
+        made.attrs[name] = value
+
+
+def _dataset(file: Any, node: layout.Dataset) -> Any:
+    if node.value is not None:
+        return file.create_dataset(node.path, data=node.value)
+    if node.dtype.startswith("S"):
+        dtype: Any = h5py.string_dtype("utf-8", int(node.dtype[1:]))
+    else:
+        dtype = np.dtype(node.dtype)
+    if node.storage == "growing":
+        rows = max(1, _LOG_CHUNK_BYTES // dtype.itemsize)
+        return file.create_dataset(
+            node.path, shape=(0,), maxshape=(None,), chunks=(rows,), dtype=dtype
+        )
+    if node.storage == "frames":
+        return file.create_dataset(
+            node.path,
+            shape=node.shape,
+            dtype=dtype,
+            chunks=frame_chunk(node.shape),
+            fillvalue=node.fill,
+            **hdf5plugin.Bitshuffle(nelems=0, cname="lz4"),
+        )
+    fill = node.fill.encode() if isinstance(node.fill, str) else node.fill
+    return file.create_dataset(node.path, data=np.array(fill, dtype=dtype), dtype=dtype)
+
+
+def frame_chunk(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """One index of the first axis per chunk; a table of one axis is one chunk."""
+    return shape if len(shape) == 1 else (1, *shape[1:])
+
+
+def finalise(path: Path) -> None:
+    """Tidy a closed run file: what stayed empty goes, since readers stumble over empty arrays.
+
+    That is the date of a result that never came, the end time of a run that never ended, and
+    logs without a single entry. Harmless when repeated.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be opened for writing.
+    """
+    with h5py.File(path, "r+", libver=LIBVER) as opened:
+        file: Any = opened
+        for stack in file.values():
+            for name in [n for n in stack if n.startswith("process_")]:
+                process = stack[name]
+                if "date" in process and not process["date"][()]:
+                    del process["date"]
+        if layout.END_TIME in file and not file[layout.END_TIME][()]:
+            del file[layout.END_TIME]
+        for device in file[layout.TELEMETRY].values():
+            for channel in [c for c in device if _is_empty(device[c])]:
+                del device[channel]
+        for path_inside in (layout.DOSE, layout.EVENTS, layout.CLOCK):
+            if path_inside in file and _is_empty(file[path_inside]):
+                del file[path_inside]
+
+
+def _is_empty(log: Any) -> bool:
+    return any(item.shape == (0,) for item in log.values())
