@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import os
 import sys
 import traceback
 from pathlib import Path
@@ -274,6 +275,115 @@ def inspect(
         _print_json(found)
     else:
         _out().print(describe(found))
+
+
+def _analysis(module: str, *arguments: object) -> NoReturn:
+    """Become a command of the analysis: streams, Ctrl-C and the exit code are then its own."""
+    command = [sys.executable, "-P", "-m", f"pyrotome.analysis.{module}"]
+    command += [str(argument) for argument in arguments]
+    if "--debug" in sys.argv[1:]:
+        command.append("--debug")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(sys.executable, command)
+
+
+def _given(**options: object) -> list[str]:
+    """Options that were given, as one word each, so that a value may begin with a dash."""
+    return [
+        f"--{name.replace('_', '-')}={value}"
+        for name, value in options.items()
+        if value is not None
+    ]
+
+
+@app.command(
+    "import",
+    epilog="Example: `pyrotome import HAADF.mrc --tilts HAADF.rawtlt --pixel-size '3.36 nm' "
+    "-o needle.nxs`",
+)
+def import_(
+    stack: Annotated[
+        Path,
+        typer.Argument(metavar="STACK", help="MRC (.mrc .st .ali), .npz, EMD, NXtomo or .tif."),
+    ],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="FILE", help="Run file; never overwritten.")
+    ],
+    tilts: Annotated[
+        Path | None,
+        typer.Option(metavar="F", help="Angles in degrees, one a line; else those in STACK."),
+    ] = None,
+    pixel_size: Annotated[
+        str | None,
+        typer.Option(metavar="Q", help="Such as '3.36 nm'; else what STACK says."),
+    ] = None,
+    title: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Else the name of STACK.")
+    ] = None,
+    entry: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Which stack of an HDF5 file with several.")
+    ] = None,
+) -> None:
+    """Make a run file of a tilt series from elsewhere.
+
+    Whole numbers are kept exactly, where they span no more than 16 bits; fractions are kept in
+    65535 steps between the lowest and the highest.
+    """
+    options = _given(output=output, tilts=tilts, pixel_size=pixel_size, title=title, entry=entry)
+    _analysis("importing", *options, "--", stack)
+
+
+@app.command(epilog="Example: `pyrotome process needle.nxs --pipeline sirt.yaml`")
+def process(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A run file.")],
+    series: Annotated[
+        int | None, typer.Option(metavar="N", help="Only this tilt series; else all frames.")
+    ] = None,
+    pipeline: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="P.yaml", help="Steps as in a recipe's block 'analysis'; else the recipe's own."
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--output", metavar="OUT", help="Leave FILE alone and write a copy with results."
+        ),
+    ] = None,
+) -> None:
+    """Carry out the analysis pipeline offline, by the same code as online.
+
+    Results are added to FILE, beside those that are there. Interrupted, it leaves FILE as it was.
+    """
+    options = _given(series=series, pipeline=pipeline, output=output)
+    _analysis("offline", *options, "--", file)
+
+
+@app.command(
+    epilog="Examples: `pyrotome export run.nxs --series 2 --what volume --to volume.mrc`, "
+    "`pyrotome export run.nxs --what heater --to run`"
+)
+def export(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A run file.")],
+    to: Annotated[
+        Path,
+        typer.Option(
+            metavar="OUT", help=".mrc, .emd or .tif by its ending; .csv for the heater's log."
+        ),
+    ],
+    series: Annotated[
+        int | None, typer.Option(metavar="N", help="Which tilt series, if there are several.")
+    ] = None,
+    what: Annotated[
+        str | None,
+        typer.Option(metavar="WHAT", help="frames, heater, or a result: volume, denoised, ..."),
+    ] = None,
+) -> None:
+    """Write frames, volumes or the heater's log for other programs; overwrites nothing."""
+    options = _given(to=to, series=series, what=what)
+    _analysis("exporting", *options, "--", file)
 
 
 @app.command(epilog="Example: `pyrotome drivers`")

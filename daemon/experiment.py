@@ -43,7 +43,7 @@ DAEMON_CHANNELS = {
 # Wall seconds that a closing recorder is given before the run is called failed.
 CLOSING_TIMEOUT_S = 120.0
 # An analysis that works says so twice a second; one silent for this long is given up at the end.
-SILENT_ANALYSIS_S = 20.0
+SILENT_ANALYSIS_S = 10.0
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,13 @@ RECIPE: dict[str, Any] = {
     "analysis": [{"reconstruct": {"method": "sirt", "iterations": 3, "binning": 2}}],
 }
 
+# For tests to which it does not matter what is measured.
+SHORT_STEPS: list[dict[str, Any]] = [
+    {"heat": {"to": "100 degC", "rate": "300 degC/s"}},
+    {"reference": {"frames": 2}},
+    {"tilt_series": {"from": "-10 deg", "to": "10 deg", "step": "10 deg"}},
+]
+
 RIG: dict[str, Any] = {
     "name": "simulated microscope of the tests",
     "heater": {
@@ -155,6 +162,10 @@ class Cli:
         path = self.folder / f"recipe-{time.monotonic_ns()}.yaml"
         path.write_text(yaml.safe_dump({**RECIPE, **changes}))
         return str(path)
+
+    def short_recipe(self) -> str:
+        """Write a recipe of five frames that takes a few seconds; returns its path."""
+        return self.recipe(steps=SHORT_STEPS)
 
     def rig(self, **changes: Any) -> str:
         """Write the simulated rig with some keys replaced; returns its path."""

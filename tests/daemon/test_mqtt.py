@@ -49,7 +49,7 @@ def test_mosquitto_sub_sees_the_telemetry_and_the_end(cli: Any, broker: int) -> 
             ["mosquitto_sub", "-p", str(broker), "-t", "lab/#", "-v", "-q", "1"], stdout=out
         )
         try:
-            done = cli("run", cli.recipe(), "--rig", rig, "-o", "run.nxs")
+            done = cli("run", cli.short_recipe(), "--rig", rig, "-o", "run.nxs")
             assert done.returncode == 0, done.stderr
             time.sleep(0.5)
         finally:
@@ -60,7 +60,7 @@ def test_mosquitto_sub_sees_the_telemetry_and_the_end(cli: Any, broker: int) -> 
     for topic, payload in lines:
         values.setdefault(topic, []).append(payload)
     temperatures = [json.loads(p)["v"] for p in values["lab/pyrotome/heater/temperature_c"]]
-    assert max(temperatures) > 195
+    assert max(temperatures) > 95
     assert all(abs(json.loads(p)["t"] - time.time()) < 300 for p in values["lab/pyrotome/state"])
     assert values["lab/pyrotome/status"][0] == "online"
     assert values["lab/pyrotome/status"][-1] == "offline"
@@ -69,7 +69,7 @@ def test_mosquitto_sub_sees_the_telemetry_and_the_end(cli: Any, broker: int) -> 
 
 def test_a_broker_that_is_absent_changes_nothing(cli: Any) -> None:
     rig = cli.rig(mqtt={"host": "127.0.0.1", "port": 9})
-    done = cli("run", cli.recipe(), "--rig", rig, "-o", "run.nxs")
+    done = cli("run", cli.short_recipe(), "--rig", rig, "-o", "run.nxs")
     assert done.returncode == 0, done.stderr
     assert "broker 127.0.0.1:9" in done.stderr
     assert done.stderr.count("broker 127.0.0.1:9") == 1
@@ -77,7 +77,7 @@ def test_a_broker_that_is_absent_changes_nothing(cli: Any) -> None:
 
 def test_an_experiment_does_not_notice_a_broker_that_dies(cli: Any, broker: int) -> None:
     rig = cli.rig(mqtt={"host": "127.0.0.1", "port": broker})
-    running = cli.start("run", cli.recipe(), "--rig", rig, "-o", "run.nxs")
+    running = cli.start("run", cli.short_recipe(), "--rig", rig, "-o", "run.nxs")
     running.wait_for("reference_001")
     subprocess.run(["pkill", "-f", f"mosquitto -c {cli.folder}"], check=True)
     assert running.wait() == 0, running.text()

@@ -248,7 +248,7 @@ def test_the_examples_subscriber_sees_temperature_and_every_preview(cli: Any) ->
 
 
 def test_watch_prints_one_json_object_a_line(cli: Any) -> None:
-    running = cli.start("run", cli.recipe(), "--rig", cli.rig(), "-o", "run.nxs")
+    running = cli.start("run", cli.short_recipe(), "--rig", cli.rig(), "-o", "run.nxs")
     watched = cli("watch", "--endpoint", running.monitor, "--json", "--seconds", "4")
     assert watched.returncode == 0, watched.stderr
     messages = [json.loads(line) for line in watched.stdout.splitlines()]
@@ -259,7 +259,7 @@ def test_watch_prints_one_json_object_a_line(cli: Any) -> None:
 
 
 def test_full_frames_on_the_monitor_equal_those_in_the_file(cli: Any) -> None:
-    running = cli.start("run", cli.recipe(), "--rig", cli.rig(), "-o", "run.nxs")
+    running = cli.start("run", cli.short_recipe(), "--rig", cli.rig(), "-o", "run.nxs")
     frames: dict[tuple[str, int], Any] = {}
     with zmq.Context() as context, context.socket(zmq.SUB) as socket:
         socket.set(zmq.LINGER, 0)
@@ -277,7 +277,7 @@ def test_full_frames_on_the_monitor_equal_those_in_the_file(cli: Any) -> None:
                 "dose_e_per_nm2", "dose_total_e_per_nm2", "type", "run", "seq", "t_ns",
             } <= set(head)  # fmt: skip
     assert running.wait() == 0, running.text()
-    assert len(frames) == 12
+    assert len(frames) == 5
     with h5py.File(cli.folder / "run.nxs") as file:
         for (series, index), pixels in frames.items():
             recorded = file[f"{series}/instrument/detector/data"][index]
@@ -285,30 +285,30 @@ def test_full_frames_on_the_monitor_equal_those_in_the_file(cli: Any) -> None:
 
 
 def test_an_analysis_that_dies_does_not_touch_the_acquisition(cli: Any) -> None:
-    running = cli.start("run", cli.recipe(), "--rig", cli.rig(), "-o", "run.nxs")
+    running = cli.start("run", cli.short_recipe(), "--rig", cli.rig(), "-o", "run.nxs")
     running.wait_for("reference_001")
     running.children()["pyrotome.analysis.worker"].kill()
     assert running.wait() == 0, running.text()
     assert "the analysis died" in running.text()
     found = cli.inspect("run.nxs")
-    assert (found["status"], found["frames"], found["lost_frames"]) == ("complete", 12, 0)
+    assert (found["status"], found["frames"], found["lost_frames"]) == ("complete", 5, 0)
 
 
 def test_an_analysis_that_hangs_is_waited_for_only_so_long(cli: Any) -> None:
-    running = cli.start("run", cli.recipe(), "--rig", cli.rig(), "-o", "run.nxs")
+    running = cli.start("run", cli.short_recipe(), "--rig", cli.rig(), "-o", "run.nxs")
     running.wait_for("reference_001")
     running.children()["pyrotome.analysis.worker"].suspend()
     text = running.wait_for("has not been heard for")
-    assert "given up 1" in running.wait_for("given up 1")
+    assert "given up 5" in running.wait_for("given up 5")
     assert "all taken" in text
     assert running.wait() == 0, running.text()
     found = cli.inspect("run.nxs")
-    assert (found["status"], found["frames"], found["lost_frames"]) == ("complete", 12, 0)
+    assert (found["status"], found["frames"], found["lost_frames"]) == ("complete", 5, 0)
 
 
 def test_a_recorder_that_dies_ends_the_run_safely(cli: Any) -> None:
     running = cli.start(
-        "run", cli.recipe(), "--rig", cli.rig(), "-o", "run.nxs", "--simulator-log", "world.log"
+        "run", cli.short_recipe(), "--rig", cli.rig(), "-o", "run.nxs", "--simulator-log", "world.log"
     )
     running.wait_for("reference_001")
     running.children()["pyrotome.daemon.recorder"].kill()
@@ -320,7 +320,7 @@ def test_a_recorder_that_dies_ends_the_run_safely(cli: Any) -> None:
 
 
 def test_simulators_that_die_are_a_lost_device(cli: Any) -> None:
-    running = cli.start("run", cli.recipe(), "--rig", cli.rig(), "-o", "run.nxs")
+    running = cli.start("run", cli.short_recipe(), "--rig", cli.rig(), "-o", "run.nxs")
     running.wait_for("reference_001")
     running.children()["pyrotome.simulators"].kill()
     assert running.wait() == 3, running.text()
@@ -329,7 +329,7 @@ def test_simulators_that_die_are_a_lost_device(cli: Any) -> None:
 
 
 def test_nothing_outlives_a_daemon_that_is_killed(cli: Any) -> None:
-    running = cli.start("run", cli.recipe(), "--rig", cli.rig(), "-o", "run.nxs")
+    running = cli.start("run", cli.short_recipe(), "--rig", cli.rig(), "-o", "run.nxs")
     running.wait_for("reference_001")
     children = list(running.children().values())
     assert len(children) == 3
