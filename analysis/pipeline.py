@@ -15,58 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..protocols.manifest import RunManifest, StackPlan
-from ..protocols.pipeline import (
-    AVAILABLE,
-    AnalysisStep,
-    Denoise,
-    Reconstruct,
-    ResultPlan,
-    unavailable,
-)
-from .denoise import denoise_bm3d
+from ..protocols.pipeline import AnalysisStep, Denoise, ResultPlan
+from .denoise import denoise_frame
 from .project import Floats
-from .reconstruct import binned, central_slices, sirt
+from .reconstruct import binned
+from .series import Memory, Notice, Output, Result, SeriesAnalysis, SeriesSteps
 
-Parameters = dict[str, str | int | float]
 # Frames whose asked angles differ by less are one view, exposed several times.
 _SAME_VIEW_DEG = 1e-6
-
-
-@dataclass(frozen=True)
-class Result:
-    """Something computed.
-
-    Attributes
-    ----------
-    name, series : str
-        Which result of which stack of frames.
-    data : ndarray
-        Contiguous, little-endian.
-    index : int or None
-        Position of the frame in its stack, for results of single frames.
-    elapsed_s : float
-        Wall time that it took.
-    parameters : dict
-        What it was computed with.
-    """
-
-    name: str
-    series: str
-    data: NDArray[Any]
-    index: int | None
-    elapsed_s: float
-    parameters: Parameters
-
-
-@dataclass(frozen=True)
-class Notice:
-    """Something that the operator should know."""
-
-    level: Literal["info", "warning", "error"]
-    message: str
-
-
-Output = Result | Notice
 
 
 class BadFrame(ValueError):
@@ -90,16 +46,21 @@ class StackAnalysis:
     ----------
     plan : StackPlan
         The stack and the results planned for it.
-    denoise, reconstruct : settings or None
-        The steps to carry out.
+    denoise : Denoise or None
+        What to do with each frame.
+    steps : SeriesSteps
+        What to do with the whole stack.
     value_offset : int
         What was added to every pixel before it was recorded; taken off first.
+    memory : Memory
+        Shared by the series of one run.
     """
 
     plan: StackPlan
     denoise: Denoise | None
-    reconstruct: Reconstruct | None
+    steps: SeriesSteps = field(default_factory=SeriesSteps)
     value_offset: int = 0
+    memory: Memory = field(default_factory=Memory)
     _seen: set[int] = field(default_factory=set[int])
     _finished: bool = False
     _views: dict[int, _View] = field(default_factory=dict[int, _View])
@@ -112,13 +73,29 @@ class StackAnalysis:
     @property
     def unfinished(self) -> str:
         """What an end of the run would leave undone; empty if nothing."""
-        if self.reconstruct is None or self.complete or not self._seen:
+        if not self._gathers or self.complete or not self._seen:
             return ""
         return f"{self.plan.name}: only {len(self._seen)} of {self.plan.frames} frames came"
 
-    def result(self, step: str) -> ResultPlan | None:
-        """Find the result planned for a step of the pipeline."""
-        return next((r for r in self.plan.results if r.step == step), None)
+    def result(self, name: str) -> ResultPlan | None:
+        """Find a planned result."""
+        return next((r for r in self.plan.results if r.name == name), None)
+
+    @property
+    def _gathers(self) -> bool:
+        """Whether something is to be done with the whole stack."""
+        return any(r.name in ("aligned", "volume") for r in self.plan.results)
+
+    def _planned_view(self) -> tuple[int, ...]:
+        """Shape of a binned frame, from the results planned for it."""
+        aligned, volume = self.result("aligned"), self.result("volume")
+        if aligned is not None:
+            return aligned.shape[1:]
+        return (volume.shape[0], volume.shape[2]) if volume is not None else ()
+
+    @property
+    def _binning(self) -> int:
+        return self.steps.reconstruct.binning if self.steps.reconstruct is not None else 1
 
     def take_complete(self) -> bool:
         """Whether the stack has just become complete; true once."""
@@ -169,29 +146,30 @@ class StackAnalysis:
                 f"{where} is {float(values[0, 0]):g} everywhere (beam blanked, detector off?): "
                 "passed through as it is, and left out of any volume",
             )
-        planned = self.result("denoise")
+        planned = self.result("denoised")
         if self.denoise is not None and planned is not None:
             if values.shape != planned.shape[1:]:
                 raise BadFrame(f"{where} has shape {values.shape}, {planned.shape[1:]} was planned")
             try:
-                values, variance = denoise_bm3d(values, self.denoise.noise, self.denoise.variance)
+                settings = self.denoise
+                values, variance = denoise_frame(
+                    values, settings.method, settings.noise, settings.variance
+                )
             except ValueError as error:
                 raise BadFrame(f"{where} cannot be denoised: {error}") from error
             parameters = {**planned.parameters, "variance_used": round(variance, 4)}
             elapsed_s = time.perf_counter() - started
             yield Result(planned.name, self.plan.name, values, index, elapsed_s, parameters)
-        planned = self.result("reconstruct")
-        if self.reconstruct is None or planned is None or dark:
+        if dark or not self._gathers:
             return
         if tilt_deg is None or not np.isfinite(tilt_deg):
             tilt_deg = self.plan.tilt_deg[index]
             yield Notice("warning", f"{where}: no tilt was read back, {tilt_deg:g} deg assumed")
-        image = binned(values, self.reconstruct.binning)
-        slices, _, width = planned.shape
-        if image.shape != (slices, width):
+        image = binned(values, self._binning)
+        if image.shape != self._planned_view():
             raise BadFrame(
-                f"{where} is {image.shape} when binned by {self.reconstruct.binning}, "
-                f"{(slices, width)} was planned"
+                f"{where} is {image.shape} when binned by {self._binning}, "
+                f"{self._planned_view()} was planned"
             )
         self._add_view(index, image, tilt_deg)
 
@@ -202,10 +180,9 @@ class StackAnalysis:
         ------
         Result or Notice
         """
-        planned = self.result("reconstruct")
-        if self.reconstruct is None or planned is None:
+        if not self._gathers:
             return
-        name, views = self.plan.name, list(self._views.values())
+        name, views = self.plan.name, self._views
         self._views = {}
         if len(views) < 2:
             yield Notice(
@@ -213,22 +190,12 @@ class StackAnalysis:
                 f"{name}: {len(views)} usable view(s); a volume needs two or more",
             )
             return
-        started = time.perf_counter()
-        images = np.stack([view.total / view.count for view in views])
-        tilts = np.array([view.tilt_sum_deg / view.count for view in views])
-        _, height, width = planned.shape
-        made = sirt(images, tilts, self.reconstruct.iterations, slice_shape=(height, width))
-        parameters: Parameters = {
-            **planned.parameters,
-            "views": len(views),
-            "tilt_min_deg": float(tilts.min()),
-            "tilt_max_deg": float(tilts.max()),
-            "misfit": float(made.misfit[-1]),
-        }
-        elapsed_s = time.perf_counter() - started
-        yield Result(planned.name, name, made.volume, None, elapsed_s, parameters)
-        for axis, plane in central_slices(made.volume).items():
-            yield Result(f"slice_{axis}", name, plane, None, elapsed_s, parameters)
+        asked = list(dict.fromkeys(_view_of(angle) for angle in self.plan.tilt_deg))
+        images = np.stack([view.total / np.float32(view.count) for view in views.values()])
+        tilts = np.array([view.tilt_sum_deg / view.count for view in views.values()])
+        places = np.array([asked.index(key) for key in views])
+        planned = {result.name: result for result in self.plan.results}
+        yield from SeriesAnalysis(name, self.steps, planned, self.memory).run(images, tilts, places)
 
     def _claim(self, index: int) -> None:
         if not 0 <= index < self.plan.frames:
@@ -240,7 +207,7 @@ class StackAnalysis:
         self._seen.add(index)
 
     def _add_view(self, index: int, image: Floats, tilt_deg: float) -> None:
-        key = round(self.plan.tilt_deg[index] / _SAME_VIEW_DEG)
+        key = _view_of(self.plan.tilt_deg[index])
         view = self._views.get(key)
         if view is None:
             self._views[key] = _View(image, tilt_deg)
@@ -250,13 +217,18 @@ class StackAnalysis:
             view.count += 1
 
 
+def _view_of(angle_deg: float) -> int:
+    """Key of an asked angle; the same for frames of one view."""
+    return round(angle_deg / _SAME_VIEW_DEG)
+
+
 class Pipeline:
     """The steps of a recipe, for every stack of frames of a run.
 
     Parameters
     ----------
     steps : sequence of AnalysisStep
-        The recipe's pipeline; steps that this version cannot do are left out (`skipped`).
+        The recipe's pipeline.
     stacks : sequence of StackPlan
         The stacks of frames and their planned results.
     value_offset : int
@@ -266,22 +238,19 @@ class Pipeline:
     def __init__(
         self, steps: Sequence[AnalysisStep], stacks: Sequence[StackPlan], value_offset: int = 0
     ) -> None:
-        self.skipped = unavailable(steps)
-        denoise: Denoise | None = None
-        reconstruct: Reconstruct | None = None
-        for step in steps:
-            settings = step.settings
-            if getattr(settings, "method", None) not in AVAILABLE.get(step.kind, ()):
-                continue
-            if isinstance(settings, Denoise):
-                denoise = settings
-            elif isinstance(settings, Reconstruct):
-                reconstruct = settings
-        self.uses_bm3d = denoise is not None
-        self.uses_projector = reconstruct is not None
+        known = {step.kind: step.settings for step in steps}
+        denoise: Any = known.pop("denoise", None)
+        series_steps = SeriesSteps(**known)  # pyright: ignore[reportArgumentType]
+        memory = Memory()
+        self.denoiser: Literal["bm3d", "fast"] | None = denoise.method if denoise else None
+        self.uses_projector = series_steps.align is not None or series_steps.reconstruct is not None
         self.stacks = {
             stack.name: StackAnalysis(
-                stack, denoise, reconstruct if stack.kind == "series" else None, value_offset
+                stack,
+                denoise,
+                series_steps if stack.kind == "series" else SeriesSteps(),
+                value_offset,
+                memory,
             )
             for stack in stacks
             if stack.results

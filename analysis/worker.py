@@ -28,7 +28,7 @@ from ..protocols.link import ANALYSIS, END_TOPIC, upstream
 from ..protocols.manifest import RunManifest
 from ..protocols.messages import BadMessage, Message, array_of, finite, parse
 from ..protocols.process import AnalysisConfig, announce, fail, read_config, watch_parent
-from .denoise import load_bm3d
+from .denoise import warm_up
 from .growing import GrowingFile, NotThere
 from .pipeline import BadFrame, Notice, Pipeline, Result, StackAnalysis
 from .project import backproject, project
@@ -136,8 +136,8 @@ class Computer:
     def _warm_up(self) -> None:
         """Import and compile what will be needed, before the first frame waits for it."""
         try:
-            if self._pipeline.uses_bm3d:
-                load_bm3d()
+            if self._pipeline.denoiser is not None:
+                warm_up(self._pipeline.denoiser)
             if self._pipeline.uses_projector:
                 tilts = np.array([0.0, 80.0])
                 backproject(project(np.ones((1, 8, 8), np.float32), tilts), tilts)
@@ -266,11 +266,8 @@ class Worker:
 
     def run(self) -> None:
         """Serve the link until the process ends."""
-        announce(skipped=self._pipeline.skipped)
+        announce()
         self._unsent.append(upstream("hello", {"credit": self._credit}))
-        for step in self._pipeline.skipped:
-            message = f"analysis step '{step}' is not available in this version and is skipped"
-            self._unsent.append(upstream("event", {"level": "warning", "message": message}))
         self._computer.start()
         last_status: dict[str, Any] = {}
         last_status_s = 0.0

@@ -84,6 +84,11 @@ def _rig_of(path: Path | None, recipe: Recipe | None = None) -> tuple[Rig, str]:
     return rig, text
 
 
+def _refuse_existing(path: Path | None) -> None:
+    if path is not None and path.exists():
+        raise BadInput(str(path), "exists already; nothing is overwritten, name another file")
+
+
 @app.command(epilog="Example: `pyrotome run examples/quickstart.yaml -o demo.nxs`")
 def run(
     recipe: RecipeArgument,
@@ -111,6 +116,7 @@ def run(
     rig_model, rig_text = _rig_of(rig, recipe_model)
     plan = make_plan(recipe_model, rig_model, str(recipe))
     target = new_output(output, recipe_model.title)
+    _refuse_existing(simulator_log)
     code = asyncio.run(
         run_foreground(
             plan, (recipe_text, rig_text), rig_model, target, speed, simulator_log, rig is None
@@ -259,6 +265,7 @@ def simulate(
     rig_model, _ = _rig_of(rig)
     if rig_model.simulator is None:
         raise BadInput(f"{rig}", "has no key 'simulator': there is nothing to simulate")
+    _refuse_existing(simulator_log)
     raise typer.Exit(asyncio.run(simulate_until_stopped(rig_model, speed, simulator_log)))
 
 
@@ -280,9 +287,9 @@ def inspect(
 def _analysis(module: str, *arguments: object) -> NoReturn:
     """Become a command of the analysis: streams, Ctrl-C and the exit code are then its own."""
     command = [sys.executable, "-P", "-m", f"pyrotome.analysis.{module}"]
-    command += [str(argument) for argument in arguments]
     if "--debug" in sys.argv[1:]:
         command.append("--debug")
+    command += [str(argument) for argument in arguments]
     sys.stdout.flush()
     sys.stderr.flush()
     os.execv(sys.executable, command)
@@ -445,25 +452,25 @@ def main() -> None:
     # `--debug` works wherever it is written.
     debug = "--debug" in sys.argv[1:]
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
-    code, message = EXIT_FAILED, ""
+    code = EXIT_FAILED
     try:
         app(args=arguments, standalone_mode=True)
     except SystemExit as leaving:
         raise SystemExit(leaving.code) from None
-    except KeyboardInterrupt:
-        code = EXIT_INTERRUPTED
-        message = "interrupted"
-    except (BadInput, BadRequest) as error:
-        code, message = EXIT_BAD_INPUT, str(error)
-    except DeviceError as error:
-        code, message = EXIT_DEVICE, str(error)
-    except ChildFailed as error:
-        code, message = EXIT_FAILED, str(error)
     except BrokenPipeError:
         raise SystemExit(code) from None
-    except Exception as error:
-        message = f"unexpected {type(error).__name__}: {error} (run again with --debug)"
-    if debug:
-        traceback.print_exc()
-    sys.stderr.write(f"pyrotome: {message}\n")
+    except (Exception, KeyboardInterrupt) as error:
+        if debug:
+            traceback.print_exc()
+        if isinstance(error, KeyboardInterrupt):
+            code, message = EXIT_INTERRUPTED, "interrupted"
+        elif isinstance(error, (BadInput, BadRequest)):
+            code, message = EXIT_BAD_INPUT, str(error)
+        elif isinstance(error, DeviceError):
+            code, message = EXIT_DEVICE, str(error)
+        elif isinstance(error, ChildFailed):
+            message = str(error)
+        else:
+            message = f"unexpected {type(error).__name__}: {error} (run again with --debug)"
+        sys.stderr.write(f"pyrotome: {message}\n")
     raise SystemExit(code)

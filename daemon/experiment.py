@@ -328,8 +328,6 @@ class Experiment:
                         f"{low:g} to {high:g} deg",
                     )
         await self.open()
-        for warning in self.plan.warnings:
-            self.event("warning", "plan", warning)
         await self.devices.beam.blank()
         await self.devices.beam.prepare(self.plan.recipe.beam)
 

@@ -121,7 +121,7 @@ class _Stack:
             "shape": list(self._file[layout.frames_path(self.name)].shape[1:]),
             "temperature_mean_c": float(temperature.mean()) if temperature.size else None,
             "temperature_std_c": float(temperature.std()) if temperature.size else None,
-            "dose_e_per_nm2": float(np.nansum(dose)),
+            "dose_e_per_nm2": _sum(dose),
             "hold_total_s": self._hold_total_s(holds),
             "results": self._results(),
         }
@@ -282,6 +282,11 @@ def _text(file: Any, path: str) -> str | None:
 
 def _number(value: Any) -> float | None:
     return float(value) if np.isfinite(value) else None
+
+
+def _sum(values: Floats) -> float | None:
+    """Sum of what is known; None if there is something and nothing of it is known."""
+    return None if values.size and np.isnan(values).all() else float(np.nansum(values))
 
 
 def _last(values: Floats) -> float | None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, TypeGuard
 
 from ..protocols.loading import BadInput
 from ..protocols.manifest import HoldPlan, StackPlan
-from ..protocols.pipeline import planned_results, unavailable
+from ..protocols.pipeline import planned_results
 from ..protocols.recipe import Cycle, Ramp, Recipe, TiltSeries, Until
 from ..protocols.rig import Rig
 
@@ -107,7 +107,6 @@ class Plan:
     recipe: Recipe
     operations: tuple[Operation, ...]
     durations_s: tuple[float, ...]
-    warnings: tuple[str, ...] = field(default=())
 
     @property
     def stacks(self) -> tuple[StackPlan, ...]:
@@ -179,7 +178,6 @@ class Plan:
             "dose_per_frame_e_per_nm2": per_frame,
             "dose_e_per_nm2": self.dose_e_per_nm2,
             "bytes": self.bytes_uncompressed,
-            "warnings": list(self.warnings),
         }
 
 
@@ -290,14 +288,15 @@ class _Expansion:
         self, kind: Literal["series", "reference", "ramp"], tilts: tuple[float, ...]
     ) -> StackPlan:
         self.counts[kind] += 1
-        beam = self.recipe.beam
+        beam, analysis = self.recipe.beam, self.recipe.analysis
+        views = len(set(tilts))
         return StackPlan(
             name=f"{kind}_{self.counts[kind]:03d}",
             kind=kind,
             frames=len(tilts),
             tilt_deg=tilts,
             results=tuple(
-                planned_results(self.recipe.analysis, kind, len(tilts), beam.frame, beam.pixel_nm)
+                planned_results(analysis, kind, len(tilts), beam.frame, beam.pixel_nm, views)
             ),
         )
 
@@ -431,15 +430,10 @@ def make_plan(recipe: Recipe, rig: Rig, name: str = "recipe") -> Plan:
             f"{list(beam.frame)} is larger than the detector's {list(rig.detector.limits.frame)}",
         )
     expanded = list(_Expansion(recipe, rig, name).operations())
-    warnings = [
-        f"analysis step '{step}' is not available in this version and is skipped"
-        for step in unavailable(recipe.analysis)
-    ]
     plan = Plan(
         recipe,
         tuple(op for op, _ in expanded),
         tuple(duration for _, duration in expanded),
-        tuple(warnings),
     )
     dose, budget = plan.dose_e_per_nm2, recipe.limits.dose_e_per_nm2
     if budget is not None and dose > budget * (1 + 1e-9):

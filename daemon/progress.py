@@ -159,5 +159,4 @@ def plan_table(plan: Plan) -> Group:
         (clock_text(plan.duration_s), "bold"),
         f"; at most {size_text(plan.bytes_uncompressed)} on disk",
     )
-    warnings = [Text(f"warning: {warning}", style="yellow") for warning in plan.warnings]
-    return Group(table, total, *warnings)
+    return Group(table, total)

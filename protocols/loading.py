@@ -55,7 +55,7 @@ def read_text(path: Path) -> str:
         raise BadInput(str(path), f"cannot be read: {error.strerror}") from None
 
 
-def load_model(model: type[Model], text: str, name: str) -> Model:
+def load_model(model: type[Model], text: str, name: str, list_is: str = "") -> Model:
     """Validate YAML text as a model.
 
     Parameters
@@ -66,6 +66,8 @@ def load_model(model: type[Model], text: str, name: str) -> Model:
         The YAML.
     name : str
         File name for messages.
+    list_is : str, optional
+        Key whose value a document may be that is a list.
 
     Returns
     -------
@@ -85,6 +87,9 @@ def load_model(model: type[Model], text: str, name: str) -> Model:
         where = f"{name}:{mark.line + 1}" if mark is not None else name
         problem = getattr(error, "problem", None) or str(error)
         raise BadInput(where, f"is not valid YAML: {problem}") from None
+    if list_is and isinstance(data, list):
+        data = {list_is: data}
+        node = _under(list_is, node)
     if not isinstance(data, dict):
         keys = ", ".join(str(field) for field in model.model_fields)
         raise BadInput(name, f"should be a YAML mapping with the keys {keys}")
@@ -96,6 +101,13 @@ def load_model(model: type[Model], text: str, name: str) -> Model:
             for item in error.errors()
         ]
         raise BadInput("", "\n".join(dict.fromkeys(problems))) from None
+
+
+def _under(key: str, node: yaml.Node | None) -> yaml.Node | None:
+    if node is None:
+        return None
+    word = yaml.ScalarNode("tag:yaml.org,2002:str", key, node.start_mark, node.start_mark)
+    return yaml.MappingNode("tag:yaml.org,2002:map", [(word, node)], node.start_mark)
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):

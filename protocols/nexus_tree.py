@@ -1,4 +1,4 @@
-"""Write the planned tree of a run file with h5py: groups, datasets and links as `layout` has them."""
+"""Write what `layout` plans with h5py: groups, datasets and links of a run file."""
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false, reportMissingTypeStubs=false

@@ -126,21 +126,20 @@ class ResultPlan(Strict):
     per_frame: bool = False
 
 
-# What the online worker can do in this version; the rest of the schema is refused by nobody and
-# skipped with a warning, so that one recipe serves every version.
-AVAILABLE: dict[str, tuple[str, ...]] = {"denoise": ("bm3d",), "reconstruct": ("sirt",)}
-
-
-def unavailable(steps: Sequence[AnalysisStep]) -> list[str]:
-    """Names of the steps that this version knows but cannot carry out, as ``kind: method``."""
-    missing: list[str] = []
-    for step in steps:
-        method = str(getattr(step.settings, "method", getattr(step.settings, "what", "")))
-        if method not in AVAILABLE.get(step.kind, ()):
-            missing.append(f"{step.kind}: {method}")
-    return missing
-
-
+# Rows of a table of necks, and its columns (units in their names; see `analysis/necks.py`).
+MAX_NECKS = 256
+NECK_COLUMNS = (
+    "particle_a",
+    "particle_b",
+    "neck_radius_nm",
+    "particle_radius_nm",
+    "distance_nm",
+    "distance_xy_nm",
+    "distance_z_nm",
+    "aspect",
+    "neck_to_particle",
+    "distance_to_diameter",
+)
 _OTHERS = {"y": "zx", "z": "yx", "x": "yz"}
 
 
@@ -150,6 +149,7 @@ def planned_results(
     frames: int,
     shape: tuple[int, int],
     pixel_nm: float,
+    views: int | None = None,
 ) -> list[ResultPlan]:
     """Results that a pipeline leaves for a stack of frames.
 
@@ -158,42 +158,67 @@ def planned_results(
     steps : sequence of AnalysisStep
         The pipeline.
     kind : str
-        Kind of stack; only tilt series are reconstructed.
+        Kind of stack; only tilt series are aligned and reconstructed.
     frames, shape, pixel_nm
         Number of frames, their shape (rows, columns), and the sampling.
+    views : int, optional
+        Number of different angles, where some are exposed more than once; as many as frames
+        without it.
 
     Returns
     -------
     list of ResultPlan
         In the order of the pipeline; `process` numbers the NXprocess groups from 1.
     """
+    binning = next((s.reconstruct.binning for s in steps if s.reconstruct is not None), 1)
+    rows, columns = (max(1, side // binning) for side in shape)
+    sides = {"y": rows, "z": columns, "x": columns, "view": views or frames}
     results: list[ResultPlan] = []
+    process = 0
+
+    def plan(name: str, axes: Sequence[str], dtype: str = "float32", **more: int) -> None:
+        known = {**sides, **more}
+        results.append(
+            ResultPlan(
+                name=name,
+                step=step.kind,
+                process=process,
+                parameters=step.settings.model_dump(),
+                shape=tuple(known[axis] for axis in axes),
+                dtype=dtype,
+                axes=tuple(axes),
+                pixel_nm=pixel_nm * binning,
+            )
+        )
+
     for step in steps:
-        settings = step.settings
-        parameters: dict[str, str | int | float] = settings.model_dump()
-        if isinstance(settings, Denoise) and settings.method in AVAILABLE["denoise"]:
-            results.append(
-                ResultPlan(
-                    name="denoised", step="denoise", process=len(results) + 1,
-                    parameters=parameters, shape=(frames, *shape), dtype="float32",
-                    axes=("frame", "y", "x"), pixel_nm=pixel_nm, per_frame=True,
-                )
-            )  # fmt: skip
-        if (
-            isinstance(settings, Reconstruct)
-            and kind == "series"
-            and settings.method in AVAILABLE["reconstruct"]
-        ):
-            rows, columns = (max(1, side // settings.binning) for side in shape)
-            process = len(results) + 1
-            sides = {"y": rows, "z": columns, "x": columns}
-            # The volume, and its central slices across each axis, which viewers show at once.
-            for name, axes in (("volume", "yzx"), *((f"slice_{a}", _OTHERS[a]) for a in "yzx")):
+        if kind != "series" and step.kind != "denoise":
+            continue
+        process += 1
+        match step.kind:
+            case "denoise":
                 results.append(
                     ResultPlan(
-                        name=name, step="reconstruct", process=process,
-                        parameters=parameters, shape=tuple(sides[a] for a in axes),
-                        dtype="float32", axes=tuple(axes), pixel_nm=pixel_nm * settings.binning,
+                        name="denoised", step="denoise", process=process,
+                        parameters=step.settings.model_dump(), shape=(frames, *shape),
+                        dtype="float32", axes=("frame", "y", "x"), pixel_nm=pixel_nm,
+                        per_frame=True,
                     )
                 )  # fmt: skip
+            case "align":
+                # Images are aligned as they are reconstructed, binned; shifts are in full pixels.
+                plan("aligned", ("view", "y", "x"))
+                plan("shifts", ("view", "direction"), "float64", direction=2)
+            case "reconstruct":
+                # The volume, and its central slices across each axis, which viewers show at once.
+                plan("volume", "yzx")
+                for axis in "yzx":
+                    plan(f"slice_{axis}", _OTHERS[axis])
+            case "segment":
+                plan("labels", "yzx", "uint16")
+            case "measure":
+                plan("necks", ("pair", "column"), "float64", pair=MAX_NECKS,
+                     column=len(NECK_COLUMNS))  # fmt: skip
+            case _:
+                pass
     return results

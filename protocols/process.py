@@ -65,7 +65,7 @@ class RecorderConfig(Strict):
 
 
 class AnalysisConfig(Strict):
-    """What ``python -m pyrotome.analysis.worker`` reads. Ready line: ``{"skipped": [...]}``.
+    """What ``python -m pyrotome.analysis.worker`` reads. Ready line: ``{}``.
 
     `file` is the run file, from which frames are read that came without their pixels.
     """

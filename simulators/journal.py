@@ -29,14 +29,16 @@ class Journal:
     Raises
     ------
     BadInput
-        If the file cannot be written.
+        If the file exists already or cannot be written.
     """
 
     def __init__(self, path: Path | None = None) -> None:
         self._file: TextIO | None = None
         if path is not None:
             try:
-                self._file = path.open("w", encoding="utf-8", buffering=1)
+                self._file = path.open("x", encoding="utf-8", buffering=1)
+            except FileExistsError:
+                raise BadInput(str(path), "exists already; nothing is overwritten") from None
             except OSError as error:
                 raise BadInput(str(path), f"cannot be written: {error.strerror}") from None
 

@@ -150,19 +150,6 @@ def test_without_a_read_back_angle_the_asked_one_is_taken():
         assert "-20 deg assumed" in notice.message
 
 
-def test_steps_that_this_version_cannot_do_are_skipped():
-    pipeline_steps = steps(
-        {"denoise": {"method": "fast"}}, {"align": {}}, {"reconstruct": {"iterations": 1}}
-    )
-    results = planned_results(pipeline_steps, "series", 5, SHAPE, 1.0)
-    plan = StackPlan(name="s", kind="series", frames=5, tilt_deg=TILTS, results=tuple(results))
-    pipeline = Pipeline(pipeline_steps, [plan])
-    assert pipeline.skipped == ["denoise: fast", "align: mutual-information"]
-    assert pipeline.stacks["s"].denoise is None
-    assert pipeline.stacks["s"].reconstruct is not None
-    assert not pipeline.uses_bm3d
-
-
 def test_only_series_are_reconstructed():
     assert (
         Pipeline(

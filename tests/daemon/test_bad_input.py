@@ -116,6 +116,13 @@ def test_a_file_that_exists_is_never_overwritten(cli: Any) -> None:
     done = cli("run", cli.recipe(), "--rig", cli.rig(), "-o", "precious.nxs")
     refused(done, 2, "precious.nxs", "exists already")
     assert precious.read_bytes() == b"my data"
+    done = cli(
+        "run", cli.recipe(), "--rig", cli.rig(), "-o", "run.nxs",
+        "--simulator-log", "precious.nxs",
+    )  # fmt: skip
+    refused(done, 2, "precious.nxs", "exists already")
+    assert precious.read_bytes() == b"my data"
+    assert not (cli.folder / "run.nxs").exists()
     done = cli("run", cli.recipe(), "--rig", cli.rig(), "-o", "no/such/folder.nxs")
     refused(done, 2, "its folder does not exist")
 
@@ -169,12 +176,6 @@ def test_the_right_recipe_is_planned_without_hardware(cli: Any) -> None:
     assert [s["name"] for s in plan["series"]] == ["series_001", "series_002"]
     assert plan["holds"] == [1.0, 2.0]
     assert cli("check", cli.recipe()).returncode == 0
-
-
-def test_steps_that_this_version_cannot_do_are_warned_of(cli: Any) -> None:
-    done = cli("check", cli.recipe(analysis=[{"align": {}}, {"reconstruct": {"method": "tv"}}]))
-    assert done.returncode == 0
-    assert "'align: mutual-information' is not available" in done.stdout.replace("\n", " ")
 
 
 def test_every_command_has_help_with_an_example(cli: Any) -> None:

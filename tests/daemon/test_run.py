@@ -165,6 +165,40 @@ def test_pause_in_a_series_waits_at_standby_and_resume_misses_nothing(cli: Any) 
     assert list(numbers) == list(range(1, 18))
 
 
+def test_a_steered_cycle_ends_by_its_fallback_when_nothing_is_measured(cli: Any) -> None:
+    tilts = {"tilt_series": {"from": "-10 deg", "to": "10 deg", "step": "10 deg"}}
+    until = {
+        "neck_growth_below": "1 %", "max_holds": 4, "timeout": "1 s", "otherwise": "stop",
+    }  # fmt: skip
+    steps = [
+        {"heat": {"to": "200 degC", "rate": "300 degC/s"}},
+        tilts,
+        {
+            "cycle": {
+                "standby": "200 degC",
+                "processing": "350 degC",
+                "holds": ["0.5 s"],
+                "then": [tilts],
+                "until": until,
+            }
+        },
+    ]
+    # Particles smaller than a voxel: there is nothing to measure.
+    analysis = [
+        {"reconstruct": {"method": "sirt", "iterations": 2, "binning": 8}},
+        {"segment": {}},
+        {"measure": "necks"},
+    ]
+    recipe = cli.recipe(steps=steps, analysis=analysis)
+    done = cli("run", recipe, "--rig", cli.rig(), "-o", "run.nxs")
+    assert done.returncode == 0, done.stderr
+    assert "the cycle ends, as the recipe says" in done.stderr
+    found = cli.inspect("run.nxs")
+    assert (found["status"], found["frames"]) == ("complete", 6)
+    assert [s["frames"] for s in found["series"]] == [3, 3, 0, 0, 0]
+    assert [h["achieved_s"] is not None for h in found["holds"]] == [True, False, False, False]
+
+
 def test_the_recorder_is_never_overtaken_at_high_speed(cli: Any) -> None:
     steps = [
         {"heat": {"to": "200 degC", "hold": "10 min"}},
@@ -308,7 +342,14 @@ def test_an_analysis_that_hangs_is_waited_for_only_so_long(cli: Any) -> None:
 
 def test_a_recorder_that_dies_ends_the_run_safely(cli: Any) -> None:
     running = cli.start(
-        "run", cli.short_recipe(), "--rig", cli.rig(), "-o", "run.nxs", "--simulator-log", "world.log"
+        "run",
+        cli.short_recipe(),
+        "--rig",
+        cli.rig(),
+        "-o",
+        "run.nxs",
+        "--simulator-log",
+        "world.log",
     )
     running.wait_for("reference_001")
     running.children()["pyrotome.daemon.recorder"].kill()

@@ -48,7 +48,7 @@ def test_the_designs_recipe_is_understood() -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["quickstart", "cu_sintering", "replay_needle"])
+@pytest.mark.parametrize("name", ["quickstart", "cu_sintering", "replay_needle", "neck_growth"])
 def test_every_example_is_valid(name: str) -> None:
     recipe, _ = load_recipe(EXAMPLES / f"{name}.yaml")
     assert recipe.title

@@ -1,0 +1,189 @@
+"""How far the specimen moved between two images: mutual information, phase correlation, and more.
+
+All functions take images of one shape and return the displacement (y, x') of the second's
+specimen against the first's, in pixels, positive towards higher rows and columns.
+"""
+# SimpleITK and scipy are untyped here.
+# scipy.fft declares its results as dispatchables.
+# pyright: basic, reportMissingTypeStubs=false, reportCallIssue=false, reportArgumentType=false
+# pyright: reportAttributeAccessIssue=false, reportOperatorIssue=false
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import NDArray
+from scipy.fft import irfft, irfft2, next_fast_len, rfft, rfft2
+from scipy.ndimage import gaussian_filter1d
+from scipy.signal.windows import tukey
+
+Floats64 = NDArray[np.float64]
+
+_WINDOW_TAPER = 0.5
+# Spatial frequencies (cycles per pixel, standard deviation) that phase correlation listens to.
+_BAND = 0.12
+# Part of the largest cross power below which a frequency counts less.
+_NOISE_FLOOR = 1e-2
+_HISTOGRAM_BINS = 32
+_EVOLUTION_ROUNDS = 60
+_SMALLEST_SIDE = 32
+_SEED = 2023
+
+
+def phase_correlation(first: NDArray[Any], second: NDArray[Any]) -> Floats64:
+    """Peak of the cross correlation with whitened spectra, under a window that follows the shift.
+
+    Kuglin and Hines, Proc. IEEE Conf. Cybernetics and Society, 163 (1975). The maximum is placed
+    between the pixels by parabolas. Shifts of up to a third of the image are found.
+
+    Returns
+    -------
+    ndarray
+        Shape (2,).
+    """
+    shift = np.zeros(2)
+    for _ in range(3):
+        # The window is laid on the same part of the specimen in both images.
+        whole = np.round(shift).astype(int)
+        one, other = _overlap(first, second, whole)
+        if min(one.shape) < 4:
+            break
+        found = whole + _correlation_peak(_windowed(one), _windowed(other))
+        if np.array_equal(np.round(found), np.round(shift)):
+            return found
+        shift = found
+    return shift
+
+
+def _overlap(
+    first: NDArray[Any], second: NDArray[Any], shift: NDArray[np.int_]
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The parts of both images that show the same, if the second is moved by a whole shift."""
+    rows, columns = first.shape
+    y, x = (int(v) for v in shift)
+    one = first[max(0, -y) : rows - max(0, y), max(0, -x) : columns - max(0, x)]
+    other = second[max(0, y) : rows + min(0, y), max(0, x) : columns + min(0, x)]
+    return one, other
+
+
+def _windowed(image: NDArray[Any]) -> Floats64:
+    window = tukey(image.shape[0], _WINDOW_TAPER)[:, None] * tukey(image.shape[1], _WINDOW_TAPER)
+    mean = (image * window).sum() / window.sum()
+    return (image - mean) * window
+
+
+def _correlation_peak(one: Floats64, other: Floats64) -> Floats64:
+    rows, columns = (next_fast_len(2 * side, real=True) for side in one.shape)
+    cross = rfft2(other, (rows, columns)) * np.conj(rfft2(one, (rows, columns)))
+    power = np.abs(cross)
+    down = np.fft.fftfreq(rows)[:, None]
+    along = np.fft.rfftfreq(columns)[None, :]
+    band = np.exp(-(down**2 + along**2) / (2 * _BAND**2))
+    floor = _NOISE_FLOOR * power.max()
+    correlation = irfft2(cross / (power + floor + 1e-30) * band, (rows, columns))
+    # Half of the doubled frame cannot be a shift of overlapping images.
+    peak = np.unravel_index(int(np.argmax(correlation)), correlation.shape)
+    found = np.empty(2)
+    for axis, (place, side) in enumerate(zip(peak, (rows, columns), strict=True)):
+        line = np.moveaxis(correlation, axis, 0)[:, peak[1 - axis]]
+        found[axis] = _between(line, int(place))
+        if found[axis] > side / 2:
+            found[axis] -= side
+    return found
+
+
+def _between(line: Floats64, place: int) -> float:
+    """Top of the parabola through a maximum and its neighbours, on a circle."""
+    before, here, after = line[place - 1], line[place], line[(place + 1) % len(line)]
+    curvature = before - 2 * here + after
+    return place + (0.5 * (before - after) / curvature if curvature < 0 else 0.0)
+
+
+def mutual_information(
+    first: NDArray[Any], second: NDArray[Any], start_px: NDArray[Any]
+) -> tuple[Floats64, float]:
+    """Largest Mattes mutual information, searched by a (1+1) evolution strategy.
+
+    Mattes et al., IEEE Trans. Med. Imaging 22, 120 (2003); Styner et al., ibid. 19, 153 (2000).
+    From coarse to fine; every random number is seeded.
+
+    Parameters
+    ----------
+    first, second : ndarray
+        Float32, shape (rows, columns).
+    start_px : ndarray
+        Shape (2,), where the search begins.
+
+    Returns
+    -------
+    shift : ndarray
+        Shape (2,).
+    information : float
+        Mutual information reached, in nats.
+    """
+    fixed, moving = (sitk.GetImageFromArray(np.asarray(i, np.float32)) for i in (first, second))
+    levels = max(0, min(2, int(math.log2(max(1.0, min(first.shape) / _SMALLEST_SIDE)))))
+    factors = [2**k for k in range(levels, -1, -1)] or [1]
+    # ITK counts x before y.
+    transform = sitk.TranslationTransform(2, (float(start_px[1]), float(start_px[0])))
+    method = sitk.ImageRegistrationMethod()
+    method.SetNumberOfThreads(1)
+    method.SetMetricAsMattesMutualInformation(_HISTOGRAM_BINS)
+    method.SetMetricSamplingStrategy(method.NONE)
+    method.SetInterpolator(sitk.sitkLinear)
+    method.SetOptimizerAsOnePlusOneEvolutionary(
+        numberOfIterations=_EVOLUTION_ROUNDS, epsilon=1e-3, initialRadius=1.0, seed=_SEED
+    )
+    method.SetShrinkFactorsPerLevel(factors)
+    method.SetSmoothingSigmasPerLevel([0.5 * f if f > 1 else 0.0 for f in factors])
+    method.SetInitialTransform(transform, inPlace=True)
+    method.Execute(fixed, moving)
+    x, y = transform.GetParameters()
+    return np.array([y, x]), -float(method.GetMetricValue())
+
+
+def centre_of_mass(image: NDArray[Any]) -> float:
+    """Mean column (from the middle, in pixels) weighted by intensity above the background.
+
+    The background is the image's lower mode as Otsu's threshold separates it; the weight of the
+    rest begins at the background, so that its noise does not pull the centre to the middle.
+    """
+    threshold = _otsu(image)
+    low = image[image <= threshold]
+    background = float(low.mean()) if low.size else 0.0
+    weight = np.where(image > threshold, image - background, 0.0).sum(axis=0, dtype=np.float64)
+    total = weight.sum()
+    columns = np.arange(image.shape[1]) - (image.shape[1] - 1) / 2
+    return float((weight * columns).sum() / total) if total > 0 else 0.0
+
+
+def _otsu(image: NDArray[Any]) -> float:
+    counts, edges = np.histogram(image, 256)
+    centres = (edges[:-1] + edges[1:]) / 2
+    below = np.cumsum(counts)
+    above = below[-1] - below
+    sums = np.cumsum(counts * centres)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        between = below * above * (sums / below - (sums[-1] - sums) / above) ** 2
+    return float(centres[int(np.argmax(np.nan_to_num(between)))])
+
+
+def common_line(image: NDArray[Any]) -> Floats64:
+    """Intensity summed across the tilt axis: a function of y that all tilts share."""
+    return np.asarray(image, np.float64).sum(axis=1)
+
+
+def line_shift(first: Floats64, second: Floats64) -> float:
+    """Displacement of the second profile against the first, by their cross correlation."""
+    size = next_fast_len(2 * len(first), real=True)
+    # Slopes, not levels: a specimen that runs out of the image is no peak at zero.
+    window = tukey(len(first), 0.2)
+    one, other = (
+        gaussian_filter1d(p, 1.0, order=1, mode="nearest") * window for p in (first, second)
+    )
+    correlation = irfft(rfft(other, size) * np.conj(rfft(one, size)), size)
+    found = _between(correlation, int(np.argmax(correlation)))
+    return found - size if found > size / 2 else found

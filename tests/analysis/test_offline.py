@@ -1,0 +1,268 @@
+"""The pipeline offline: results are added, nothing is lost, wrong things are said."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import h5py
+import hdf5plugin  # noqa: F401 - the frames' filter
+import numpy as np
+import pytest
+
+from pyrotome.analysis import commands
+from pyrotome.analysis.commands import uninterrupted
+from pyrotome.analysis.offline import process_file, steps_of
+from pyrotome.analysis.project import project
+from pyrotome.analysis.reconstruct import binned, sirt
+from pyrotome.analysis.runfiles import RunReader
+from pyrotome.daemon.inspect import inspect_file
+from pyrotome.protocols.loading import BadInput
+from pyrotome.protocols.pipeline import AnalysisStep
+
+SIRT = {"reconstruct": {"method": "sirt", "iterations": 30, "binning": 2}}
+
+
+def steps(*written: Any) -> list[AnalysisStep]:
+    return [AnalysisStep.model_validate(step) for step in written]
+
+
+def run_module(*arguments: str | Path) -> Any:
+    return subprocess.run(
+        [sys.executable, "-P", "-m", "pyrotome.analysis.offline", *arguments],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+
+
+def snapshot(path: Path) -> dict[str, Any]:
+    """Everything in a file, by its path."""
+    found: dict[str, Any] = {}
+
+    def look(name: str, item: Any) -> None:
+        found[name] = (dict(item.attrs), item[()] if isinstance(item, h5py.Dataset) else None)
+
+    with h5py.File(path) as file:
+        file.visititems(look)
+    return found
+
+
+def same(first: dict[str, Any], second: dict[str, Any]) -> None:
+    """All of the first is in the second, unchanged."""
+    for name, (attrs, value) in first.items():
+        assert name in second
+        for key, attribute in attrs.items():
+            assert np.array_equal(second[name][0][key], attribute), (name, key)
+        if value is not None:
+            equal_nan = np.asarray(value).dtype.kind == "f"
+            assert np.array_equal(second[name][1], value, equal_nan=equal_nan), name
+
+
+def test_the_volume_is_that_of_the_frames(make_run: Any) -> None:
+    path = make_run(value_offset=5)
+    (outcome,) = process_file(path, steps(SIRT))
+    assert outcome.name == "series_001"
+    assert not outcome.failed
+    with RunReader(path) as run:
+        stack = run.stacks["series_001"]
+        images = np.stack([binned(run.values(stack, i), 2) for i in range(5)])
+        volume = next(r for r in run.results(stack) if r.name == "volume")
+        expected = sirt(images, stack.tilt_deg, 30, slice_shape=(16, 16)).volume
+        made = run.read(volume.path)
+        assert np.array_equal(made, expected)
+        # An answer to the right question: the frames come out of it again.
+        misfit = np.abs(project(made, stack.tilt_deg) - images).sum() / np.abs(images).sum()
+        assert misfit < 0.2, misfit
+    with h5py.File(path) as file:
+        process = file["series_001/process_001"]
+        assert process["program"][()] == b"pyrotome reconstruct"
+        assert process["date"][()].startswith(b"20")
+        assert process["parameters/views"][()] == 5
+        assert 0 < process["parameters/misfit"][()] < 0.3
+        data = process["volume"]
+        assert [data[axis].shape[0] for axis in data.attrs["axes"]] == list(data["data"].shape)
+
+
+def test_results_are_numbered_on_and_nothing_else_changes(make_run: Any) -> None:
+    path = make_run(series=2)
+    before = snapshot(path)
+    process_file(path, steps(SIRT))
+    once = snapshot(path)
+    same(before, once)
+    process_file(path, steps(SIRT), only=2)
+    twice = snapshot(path)
+    same(once, twice)
+    added = set(twice) - set(once)
+    assert added
+    assert all(name.startswith("series_002/process_002") for name in added)
+    assert inspect_file(path)["series"][0]["results"].count("volume") == 1
+
+
+def test_every_stack_is_processed_as_online(make_run: Any) -> None:
+    pytest.importorskip("bm3d")
+    path = make_run()
+    pipeline = steps({"denoise": {"method": "bm3d", "variance": 137}}, SIRT)
+    made = {outcome.name: outcome.results for outcome in process_file(path, pipeline)}
+    assert made["reference_001"] == ["denoised"]
+    assert made["series_001"][:2] == ["denoised", "volume"]
+    with RunReader(path) as run:
+        numbers = {r.name: r.process for r in run.results(run.stacks["series_001"])}
+    assert numbers["denoised"] == 1
+    assert numbers["volume"] == 2
+
+
+def test_a_missing_tilt_is_done_without_and_recorded(make_run: Any) -> None:
+    path = make_run(lost=(2,))
+    (outcome,) = process_file(path, steps(SIRT))
+    assert not outcome.failed
+    with h5py.File(path) as file:
+        process = file["series_001/process_001"]
+        assert process["parameters/views"][()] == 4
+        assert b"frame 2 is lost" in process["notes/data"][()]
+        assert np.isfinite(process["volume/data"]).all()
+
+
+def test_a_dark_frame_is_left_out_and_recorded(make_run: Any) -> None:
+    path = make_run(dark=(0,))
+    (outcome,) = process_file(path, steps(SIRT))
+    assert not outcome.failed
+    with h5py.File(path) as file:
+        assert file["series_001/process_001/parameters/views"][()] == 4
+        assert b"0 everywhere" in file["series_001/process_001/notes/data"][()]
+
+
+def test_a_series_without_light_is_an_error_and_nothing_is_written(make_run: Any) -> None:
+    path = make_run(dark=(0, 1, 2, 3, 4))
+    before = path.read_bytes()
+    done = run_module(path)
+    assert done.returncode == 1
+    assert "needs two or more" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert path.read_bytes() == before
+
+
+def test_values_that_are_no_numbers(make_run: Any) -> None:
+    path = make_run()
+    with h5py.File(path, "r+") as file:
+        # As a stack of floats of somebody else's making.
+        data = file["series_001/instrument/detector/data"][...].astype(np.float32)
+        data[1, 3, 3] = np.nan
+        del file["series_001/instrument/detector/data"]
+        file["series_001/instrument/detector/data"] = data
+    (outcome,) = process_file(path, steps(SIRT))
+    assert outcome.failed
+    assert any("frame 1 holds NaN" in note for note in outcome.notes)
+    with h5py.File(path) as file:
+        assert file["series_001/process_001/parameters/views"][()] == 4
+
+
+def test_angles_and_images_differ_in_number(make_run: Any) -> None:
+    path = make_run()
+    with h5py.File(path, "r+") as file:
+        del file["series_001/sample/rotation_angle"]
+        file["series_001/sample/rotation_angle"] = [0.0, 1.0]
+    with pytest.raises(BadInput, match="series_001: has 5 frames and 2 angles"):
+        process_file(path, steps(SIRT))
+
+
+def test_a_file_that_is_being_written_is_refused(make_run: Any) -> None:
+    path = make_run(close=False)
+    done = run_module(path)
+    assert done.returncode == 2
+    assert "still being written" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("- reconstruct: {method: sirt, iterations: 2, binning: 2}", ""),
+        ("analysis:\n  - reconstruct: {method: sirt, iterations: 2, binning: 2}", ""),
+        ("title: whole recipe\nanalysis: [{reconstruct: {iterations: 2, binning: 2}}]", ""),
+        ("- reconstruct: {}\n- sharpen: {}", r"p.yaml:2: analysis\[1\].sharpen: unknown key"),
+        ("- reconstruct: {}\n- denoise: {}", "'denoise' must come before 'reconstruct'"),
+        ("- measure: necks", "'measure' needs the step 'segment'"),
+        ("- reconstruct: {iterations: 0}", r"analysis\[0\].reconstruct.iterations"),
+        ("[]", "at least 1 item"),
+        ("steps: []", "analysis"),
+        ("- [", "not valid YAML"),
+        ("sirt", "should be a YAML mapping"),
+    ],
+)
+def test_pipelines_of_a_file(make_run: Any, tmp_path: Path, text: str, words: str) -> None:
+    file = tmp_path / "p.yaml"
+    file.write_text(text)
+    with RunReader(make_run()) as run:
+        if not words:
+            (step,) = steps_of(run, file)
+            assert step.kind == "reconstruct"
+            return
+        with pytest.raises(BadInput, match=words):
+            steps_of(run, file)
+
+
+def test_a_run_without_a_pipeline_asks_for_one(make_run: Any) -> None:
+    with (
+        RunReader(make_run(analysis=None)) as run,
+        pytest.raises(BadInput, match="--pipeline"),
+    ):
+        steps_of(run, None)
+
+
+def test_a_copy_leaves_the_run_alone(make_run: Any, tmp_path: Path) -> None:
+    path = make_run()
+    before = path.read_bytes()
+    done = run_module(path, "--output", tmp_path / "copy.nxs", "--series", "1")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "series_001: volume\n"
+    assert path.read_bytes() == before
+    assert "volume" in inspect_file(tmp_path / "copy.nxs")["series"][0]["results"]
+    again = run_module(path, "--output", tmp_path / "copy.nxs")
+    assert again.returncode == 2
+    assert "not overwritten" in again.stderr
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["copy.nxs", "run.nxs"]
+
+
+@pytest.mark.parametrize("copy", [False, True])
+def test_ctrl_c_leaves_the_file_as_it_was(make_run: Any, tmp_path: Path, copy: bool) -> None:
+    path = make_run()
+    before = path.read_bytes()
+    (tmp_path / "p.yaml").write_text("- reconstruct: {iterations: 10000, binning: 1}\n")
+    command = [sys.executable, "-P", "-m", "pyrotome.analysis.offline", path]
+    command += ["--pipeline", tmp_path / "p.yaml"]
+    if copy:
+        command += ["--output", tmp_path / "copy.nxs"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        end = time.monotonic() + 60
+        while not list(tmp_path.glob(".pyrotome-*/results.h5")):
+            assert process.poll() is None
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    assert "interrupted" in errors
+    assert path.read_bytes() == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["p.yaml", "run.nxs"]
+
+
+def test_ctrl_c_waits_while_results_go_into_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commands, "_asked", [])
+    reached = False
+    with pytest.raises(KeyboardInterrupt), uninterrupted():
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.01)
+        reached = True
+    assert reached
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    # And one that a library has swallowed is not forgotten.
+    with pytest.raises(KeyboardInterrupt), uninterrupted():
+        pytest.fail("results were written after Ctrl-C")
