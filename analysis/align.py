@@ -28,7 +28,7 @@ from .register import (
     mutual_information,
     phase_correlation,
 )
-from .warp import Axis, Splines
+from .warp import Axis, apply_alignment
 
 Method = Literal["mutual-information", "phase-correlation", "centre-of-mass"]
 Floats64 = NDArray[np.float64]
@@ -236,7 +236,7 @@ def align_series(
     shifts, axis = _kept_in_field(match.shifts_px, match.axis, lit_tilts)
     every, correlation = _filled(shifts, tilts, usable), np.full(len(images), np.nan)
     correlation[usable] = match.correlation
-    aligned = Splines(images).sampled(every, axis)
+    aligned = apply_alignment(images, every, axis)
     tell(1.0, "aligned")
     return Alignment(
         shifts_px=every,

@@ -145,7 +145,6 @@ class Splines:
 
     def _prepare(self, n: int) -> None:
         image = self._exact[n]
-        # A line of one pixel has no spline but itself.
         filtered = spline_filter(image, 3, output=np.float32, mode="mirror")
         self._coefficients[n] = filtered
         lines = _BORDER_LINES
@@ -218,4 +217,11 @@ def apply_alignment(images: NDArray[Any], shifts_px: NDArray[Any], axis: Axis) -
     bad = next((n for n, image in enumerate(images) if not np.isfinite(image).all()), None)
     if bad is not None:
         raise ValueError(f"image {bad} holds NaN or infinity; leave that image out")
-    return Splines(images).sampled(shifts, axis)
+    out = np.empty(images.shape, np.float32)
+
+    def one(n: int) -> None:
+        # Only the splines of the images at work are in memory.
+        out[n] = Splines(images[n : n + 1]).sampled(shifts[n : n + 1], axis)[0]
+
+    in_threads(one, range(len(images)))
+    return out
