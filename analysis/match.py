@@ -331,15 +331,9 @@ def _gram(aligned, reprojected, shear_y, shear_x, margin_y, margin_x, gram):
         y = i - 0.5 * (tall - 1)
         for j in range(margin_x, wide - margin_x):
             x = j - 0.5 * (wide - 1)
-            # The mean of both slopes makes the step exact to second order.
-            terms[0] = 0.25 * (
-                aligned[i + 1, j] - aligned[i - 1, j]
-                + reprojected[i + 1, j] - reprojected[i - 1, j]
-            )  # fmt: skip
-            terms[1] = 0.25 * (
-                aligned[i, j + 1] - aligned[i, j - 1]
-                + reprojected[i, j + 1] - reprojected[i, j - 1]
-            )  # fmt: skip
+            # Slopes of the reprojection alone: those of the image share its noise.
+            terms[0] = 0.5 * (reprojected[i + 1, j] - reprojected[i - 1, j])
+            terms[1] = 0.5 * (reprojected[i, j + 1] - reprojected[i, j - 1])
             terms[2] = reprojected[i, j]
             terms[3] = terms[0] * x - terms[1] * y
             terms[4] = shear_y[i, j]
