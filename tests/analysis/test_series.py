@@ -100,9 +100,7 @@ def test_every_method_of_reconstruction_is_wired(method: str) -> None:
     )
     stack = Pipeline(steps, [plan]).stacks["s"]
     image = np.zeros((32, 32), np.float32)
-    plan = StackPlan(
-        name="s", kind="series", frames=3, tilt_deg=(-30.0, 0.0, 30.0), results=planned
-    )
+    image[12:20, 12:20] = 10
     for index in range(3):
         list(stack.frame(index, image, plan.tilt_deg[index]))
     volume = next(r for r in stack.finish() if isinstance(r, Result) and r.name == "volume")
