@@ -7,44 +7,38 @@ numbers mean is told in `warp`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from os import sched_getaffinity
-from typing import Any, Literal
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from .axis import axis_through_mass
-from .match import MATCHING_SIDE, binning_for, match_projections, prepared
-from .project import Floats
+from .match import MATCHING_SIDE, binning_for, match_steps
+from .neighbours import Method, PairSteps, checked_method, register_series, register_steps
+from .pieces import exhausted
+from .project import Floats, in_threads
 from .reconstruct import binned, checked_series
-from .register import (
-    centre_of_mass,
-    common_line,
-    line_shift,
-    mutual_information,
-    phase_correlation,
-)
 from .warp import Axis, apply_alignment
 
-Method = Literal["mutual-information", "phase-correlation", "centre-of-mass"]
-Floats64 = NDArray[np.float64]
-Progress = Callable[[float, str], None]
+__all__ = ["Alignment", "align_series", "align_steps", "dark_images", "register_series"]
 
-# Longer side of the images that are registered with one another, and their blur in such pixels.
-_REGISTRATION_SIDE = 256
-_REGISTRATION_BLUR_PX = 1.0
+Floats64 = NDArray[np.float64]
+_T = TypeVar("_T")
+
 # An image with less than this part of the usual contrast is dark.
 _DARK = 0.1
 _FEWEST = 3
-_ROUNDS = 50
+_ROUNDS = 30
 # Range of the cosines of the tilts from which the axis's offset can be told from a displacement.
 _LEAST_COSINES = 0.02
-# Share of the time that registration takes, roughly.
-_REGISTRATION_SHARE = {"mutual-information": 0.5, "phase-correlation": 0.1, "centre-of-mass": 0.1}
+# Share of the time that registration and the last interpolation take, roughly.
+_REGISTRATION_SHARE = {"mutual-information": 0.3, "phase-correlation": 0.1, "centre-of-mass": 0.05}
+_WARP_SHARE = 0.1
+# Pixels that are interpolated in one piece.
+_WARP_PIXELS = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -70,6 +64,8 @@ class Alignment:
         Misfit of the volume in the first and the last round of the refinement.
     last_move_px : float
         Root mean square of the last correction: how far from settled.
+    thickness_px : int
+        Thickness of the specimen: that of the volume which explains the images best.
     dark : tuple of int
         Images without contrast; their shifts are interpolated between neighbours in tilt.
     notes : tuple of str
@@ -85,6 +81,7 @@ class Alignment:
     misfit_before: float
     misfit_after: float
     last_move_px: float
+    thickness_px: int
     dark: tuple[int, ...]
     notes: tuple[str, ...]
 
@@ -94,90 +91,15 @@ class Alignment:
         return Axis(self.axis_offset_px, self.rotation_deg)
 
 
-def register_series(
-    images: NDArray[Any],
-    tilt_deg: NDArray[Any],
-    method: Method,
-    *,
-    progress: Progress | None = None,
-) -> Floats64:
-    """Shifts of a tilt series by registering neighbours in tilt, nothing else.
-
-    Parameters
-    ----------
-    images : ndarray
-        Shape (n, rows, columns); none of them dark.
-    tilt_deg : ndarray
-        Angles in degrees, shape (n,), in any order and spacing.
-    method : str
-        ``mutual-information``: (1+1) evolution strategy on Mattes mutual information, begun at the
-        result of phase correlation. ``phase-correlation``. ``centre-of-mass``: along x' the centre
-        of mass, which asks for a specimen with nothing beside it; along y, the tilt axis, the
-        cross correlation of the intensity summed across the axis (common line).
-    progress : callable, optional
-        Called with the finished fraction and a word.
-
-    Returns
-    -------
-    ndarray
-        Float64, shape (n, 2) along (rows, columns): where the specimen has moved to against the
-        image of the lowest tilt.
-
-    Raises
-    ------
-    ValueError
-        If images and angles do not belong together, hold NaN, or the method is unknown.
-    """
-    images, tilts = checked_series(images, tilt_deg)
-    if method not in _REGISTRATION_SHARE:
-        raise ValueError(
-            f"alignment by '{method}'; one of {', '.join(_REGISTRATION_SHARE)} is known"
-        )
-    binning = binning_for(images.shape[1:], _REGISTRATION_SIDE)
-    small = prepared(images, binning, _REGISTRATION_BLUR_PX)
-    order = np.argsort(tilts, kind="stable")
-    lowest = int(np.argmin(np.abs(tilts[order])))
-    pairs = [(int(order[k]), int(order[k + 1])) for k in range(len(order) - 1)]
-
-    if method == "centre-of-mass":
-        lines = [common_line(image) for image in small]
-        columns = np.array([centre_of_mass(image) for image in small])
-        steps = np.array(
-            [[line_shift(lines[a], lines[b]), columns[b] - columns[a]] for a, b in pairs]
-        )
-    else:
-        # The evolution strategy asks often; half the pixels a side are plenty for it.
-        coarse_binning = binning_for(images.shape[1:], MATCHING_SIDE)
-        ratio = coarse_binning // binning
-        coarse = [binned(image, ratio) for image in small] if method == "mutual-information" else []
-
-        def register(pair: tuple[int, int]) -> Floats64:
-            a, b = pair
-            found = phase_correlation(small[a], small[b])
-            if coarse:
-                found, _ = mutual_information(coarse[a], coarse[b], found / ratio)
-                return found * ratio
-            return found
-
-        steps = np.zeros((len(pairs), 2))
-        with ThreadPoolExecutor(len(sched_getaffinity(0)), thread_name_prefix="slices") as pool:
-            for number, step in enumerate(pool.map(register, pairs)):
-                steps[number] = step
-                if progress is not None:
-                    progress((number + 1) / len(pairs), f"registering tilt {number + 1}")
-    summed = np.concatenate([np.zeros((1, 2)), np.cumsum(steps.reshape(-1, 2), axis=0)])
-    shifts = np.empty((len(images), 2))
-    shifts[order] = (summed - summed[lowest]) * binning
-    return shifts
-
-
 def align_series(
     images: NDArray[Any],
     tilt_deg: NDArray[Any],
     method: Method = "mutual-information",
     *,
-    progress: Progress | None = None,
     rounds: int = _ROUNDS,
+    pair_steps: PairSteps | None = None,
+    start_axis: Axis | None = None,
+    progress: Callable[[float], None] | None = None,
 ) -> Alignment:
     """Align a tilt series: register, find the axis, refine both, and interpolate once.
 
@@ -188,11 +110,18 @@ def align_series(
     tilt_deg : ndarray
         Angles in degrees, shape (n,), in any order and spacing; a missing tilt is no matter.
     method : str
-        See :func:`register_series`.
-    progress : callable, optional
-        Called with the finished fraction and a word.
+        See :func:`neighbours.register_pair`.
     rounds : int
-        Rounds of the refinement against reprojections.
+        Rounds of the refinement against reprojections at most; it ends when they are settled.
+    pair_steps : mapping, optional
+        Steps between neighbours in tilt that are known already (`neighbours.ArrivingSeries`), by
+        the places of both images in `images`, the lower tilt first. What is missing is computed;
+        the outcome is the same bit by bit.
+    start_axis : Axis, optional
+        Where the axis was in the series before, to start from; an upright one through the middle
+        of the specimen without it. A wrong one costs rounds, not accuracy.
+    progress : callable, optional
+        Called with the finished fraction.
 
     Returns
     -------
@@ -202,10 +131,54 @@ def align_series(
     Raises
     ------
     ValueError
-        If images and angles do not belong together, an image holds NaN (named), or fewer than
-        three images show anything.
+        If images and angles do not belong together, an image holds NaN (named), fewer than three
+        images show anything, a known step or `start_axis` is not finite, or the method is unknown.
+    """
+    pieces = align_steps(
+        images, tilt_deg, method, rounds=rounds, pair_steps=pair_steps, start_axis=start_axis
+    )
+    return exhausted(pieces, progress)
+
+
+def align_steps(
+    images: NDArray[Any],
+    tilt_deg: NDArray[Any],
+    method: Method = "mutual-information",
+    *,
+    rounds: int = _ROUNDS,
+    pair_steps: PairSteps | None = None,
+    start_axis: Axis | None = None,
+) -> Generator[float, None, Alignment]:
+    """:func:`align_series` in small pieces, so that something urgent may be done in between.
+
+    Parameters
+    ----------
+    images, tilt_deg, method, rounds, pair_steps, start_axis
+        See :func:`align_series`.
+
+    Yields
+    ------
+    float
+        Finished fraction, never falling, after each piece: a few pairs of neighbours, a trial of
+        the volume's thickness, a round of the refinement, some images interpolated.
+
+    Returns
+    -------
+    Alignment
+        As the generator's value.
+
+    Raises
+    ------
+    ValueError
+        See :func:`align_series`; with the first piece.
     """
     images, tilts = checked_series(images, tilt_deg)
+    checked_method(method)
+    if (
+        start_axis is not None
+        and not np.isfinite([start_axis.offset_px, start_axis.rotation_deg]).all()
+    ):
+        raise ValueError(f"{start_axis} is no place to start from: not finite")
     dark = dark_images(images)
     usable = np.setdiff1d(np.arange(len(images)), dark)
     if len(usable) < _FEWEST:
@@ -214,30 +187,34 @@ def align_series(
             f"alignment needs {_FEWEST}: is the beam blanked or the specimen out of the field?"
         )
     lit, lit_tilts = (images[usable], tilts[usable]) if len(dark) else (images, tilts)
-    share = _REGISTRATION_SHARE.get(method, 0.0)
-
-    def tell(fraction: float, what: str) -> None:
-        if progress is not None:
-            progress(fraction, what)
-
-    shifts = register_series(
-        lit, lit_tilts, method, progress=lambda done, what: tell(share * done, what)
-    )
-    start = axis_through_mass(lit, shifts, binning_for(images.shape[1:], MATCHING_SIDE))
-    shifts, start = _kept_in_field(shifts, start, lit_tilts)
-    match = match_projections(
-        lit,
-        lit_tilts,
-        shifts,
-        start,
-        rounds=rounds,
-        report=lambda done: tell(share + 0.95 * (1 - share) * done, "refining shifts and axis"),
+    yield 0.0
+    places = {int(n): place for place, n in enumerate(usable)}
+    known = {
+        (places[a], places[b]): step
+        for (a, b), step in (pair_steps or {}).items()
+        if a in places and b in places
+    }
+    share = _REGISTRATION_SHARE[method]
+    shifts = yield from _part(register_steps(lit, lit_tilts, method, known), 0.0, share)
+    through_mass = axis_through_mass(lit, shifts, binning_for(images.shape[1:], MATCHING_SIDE))
+    yield share
+    if start_axis is None:
+        shifts, start = _kept_in_field(shifts, through_mass, lit_tilts)
+    else:
+        shifts, start = _about(start_axis, shifts, through_mass, lit_tilts), start_axis
+    match = yield from _part(
+        match_steps(lit, lit_tilts, shifts, start, rounds=rounds), share, 1 - share - _WARP_SHARE
     )
     shifts, axis = _kept_in_field(match.shifts_px, match.axis, lit_tilts)
     every, correlation = _filled(shifts, tilts, usable), np.full(len(images), np.nan)
     correlation[usable] = match.correlation
-    aligned = apply_alignment(images, every, axis)
-    tell(1.0, "aligned")
+    aligned = np.empty(images.shape, np.float32)
+    at_once = max(1, _WARP_PIXELS // images[0].size)
+    for first in range(0, len(images), at_once):
+        part = slice(first, first + at_once)
+        aligned[part] = apply_alignment(images[part], every[part], axis)
+        done = min(1.0, (first + at_once) / len(images))
+        yield 1.0 - _WARP_SHARE * (1.0 - done)
     return Alignment(
         shifts_px=every,
         axis_offset_px=axis.offset_px,
@@ -248,12 +225,26 @@ def align_series(
         misfit_before=float(match.misfit[0]),
         misfit_after=float(match.misfit[-1]),
         last_move_px=match.last_move_px,
+        thickness_px=match.thickness_px,
         dark=tuple(int(n) for n in dark),
         notes=tuple(
             f"image {n} at {tilts[n]:g} deg is dark; its shift is interpolated from its neighbours"
             for n in dark
         ),
     )
+
+
+def _part(
+    pieces: Generator[float, None, _T], begin: float, share: float
+) -> Generator[float, None, _T]:
+    """Pieces that are a part of the whole: their fractions within it."""
+    highest = 0.0
+    while True:
+        try:
+            highest = max(highest, next(pieces))
+        except StopIteration as end:
+            return end.value
+        yield begin + share * highest
 
 
 def dark_images(images: NDArray[Any]) -> NDArray[np.intp]:
@@ -271,12 +262,27 @@ def dark_images(images: NDArray[Any]) -> NDArray[np.intp]:
         those that have any; all of them if none has.
     """
     binning = binning_for(images.shape[1:], MATCHING_SIDE // 2)
-    contrasts = np.array(
-        [float(gaussian_filter(binned(image, binning), 2.0).std()) for image in images]
-    )
+    contrasts = np.empty(len(images))
+
+    def one(n: int) -> None:
+        contrasts[n] = gaussian_filter(binned(images[n], binning), 2.0).std()
+
+    in_threads(one, range(len(images)))
     lit = contrasts[contrasts > 0]
     usual = float(np.median(lit)) if lit.size else 0.0
     return np.flatnonzero((contrasts < _DARK * usual) | (contrasts <= 0))
+
+
+def _about(axis: Axis, shifts: Floats64, through_mass: Axis, tilts: Floats64) -> Floats64:
+    """Shifts for an axis that is known: mass beside the axis moves as the specimen tilts.
+
+    Registered with one another, images keep the mass in place, which is right for an axis through
+    it; about another one it moves with the cosine of the tilt.
+    """
+    turn_rad = np.deg2rad(axis.rotation_deg)
+    lever_px = through_mass.offset_px - axis.offset_px
+    across = lever_px * (1 - np.cos(np.deg2rad(tilts)))
+    return shifts + across[:, None] * [np.sin(turn_rad), np.cos(turn_rad)]
 
 
 def _kept_in_field(shifts: Floats64, axis: Axis, tilts: Floats64) -> tuple[Floats64, Axis]:

@@ -49,7 +49,7 @@ def find_axis(
     tilt_deg: NDArray[Any],
     *,
     start: Axis | None = None,
-    rounds: int = 40,
+    rounds: int = 30,
     report: Callable[[float], None] | None = None,
 ) -> Axis:
     """Find the tilt axis of a series that needs no shifts any more.

@@ -18,13 +18,15 @@ from numba.extending import intrinsic
 
 BLOCK = 8
 STEP = 3
-RADIUS = 15
+RADIUS = 20
 # Reference blocks of a tile along each side: two vectors of columns, less the width of a block.
 REFS = 30
 LANES = 16
 ROW_REFS = 2 * LANES
-# Pixels around the reference blocks, a multiple of STEP.
-MARGIN = 15
+# Pixels around the reference blocks: RADIUS, or more, to be a multiple of STEP.
+MARGIN = 21
+# Rows of reference blocks of a tile, where the margin leaves room for so many.
+ROWS = 36
 # Places of blocks and pixels along a side of a tile.
 PLACES = STEP * (REFS - 1) + 1 + 2 * MARGIN
 PIXELS = PLACES + BLOCK - 1
@@ -119,17 +121,17 @@ _CHUNKS = COEFFICIENTS // LANES
 
 
 @intrinsic
-def spectra_of(
-    typingctx: Any, pixels: Any, matrix: Any, half: Any, spectra: Any, down: Any, along: Any
+def transform_rows(
+    typingctx: Any, pixels: Any, matrix: Any, half: Any, down: Any, along: Any
 ) -> Any:
-    """Transform the block at each of `down` x `along` places; `matrix` is [pixel][frequency]."""
-    signature = types.void(*[types.intp] * 6)
+    """Transform the 8 pixels from each of `down` x `along` on; `matrix` is [pixel][frequency]."""
+    signature = types.void(*[types.intp] * 5)
 
     def codegen(context: Any, builder: Any, sig: Any, arguments: Any) -> Any:
-        pixels_, matrix_, half_, spectra_, down_, along_ = arguments
+        pixels_, matrix_, half_, down_, along_ = arguments
         emit = _Emit(builder)
         columns = [emit.load(matrix_, c * _LINE, BLOCK) for c in range(BLOCK)]
-        with emit.counting(builder.add(down_, _I64(BLOCK - 1))) as y:
+        with emit.counting(down_) as y:
             line = builder.add(pixels_, emit.offset(y, PITCH * FLOAT))
             target = builder.add(half_, emit.offset(y, PLACES * _LINE))
             with emit.counting(along_) as x:
@@ -139,124 +141,173 @@ def spectra_of(
                     value = emit.spread(emit.load(pixel, c * FLOAT, 1), BLOCK)
                     total = emit.fused(value, columns[c], total)
                 emit.store(total, target, emit.offset(x, _LINE))
-        with emit.counting(down_) as y:
-            line = builder.add(half_, emit.offset(y, PLACES * _LINE))
-            target = builder.add(spectra_, emit.offset(y, PLACES * SPECTRUM))
-            with emit.counting(along_) as x:
-                source = builder.add(line, emit.offset(x, _LINE))
-                place = builder.add(target, emit.offset(x, SPECTRUM))
-                rows = [emit.load(source, r * PLACES * _LINE, BLOCK) for r in range(BLOCK)]
-                for u in range(BLOCK):
-                    total = emit.constant(0, BLOCK)
-                    for r in range(BLOCK):
-                        weight = emit.spread(emit.load(matrix_, r * _LINE + u * FLOAT, 1), BLOCK)
-                        total = emit.fused(weight, rows[r], total)
-                    emit.store(total, place, u * _LINE)
         return context.get_dummy_value()
 
     return signature, codegen
 
 
 @intrinsic
-def add_blocks(
-    typingctx: Any, spectra: Any, matrix: Any, half: Any, pixels: Any, down: Any, along: Any
+def transform_columns(
+    typingctx: Any, half: Any, matrix: Any, spectra: Any, places: Any, count: Any
 ) -> Any:
-    """Add up the blocks of the spectra at all places; `matrix` is [frequency][pixel]."""
-    signature = types.void(*[types.intp] * 6)
+    """Complete the transform of the blocks at some `places` (int32)."""
+    signature = types.void(*[types.intp] * 5)
 
     def codegen(context: Any, builder: Any, sig: Any, arguments: Any) -> Any:
-        spectra_, matrix_, half_, pixels_, down_, along_ = arguments
+        half_, matrix_, spectra_, places_, count_ = arguments
         emit = _Emit(builder)
-        with emit.counting(down_) as y:
-            line = builder.add(spectra_, emit.offset(y, PLACES * SPECTRUM))
-            target = builder.add(half_, emit.offset(y, PLACES * _LINE))
-            with emit.counting(along_) as x:
-                source = builder.add(line, emit.offset(x, SPECTRUM))
-                place = builder.add(target, emit.offset(x, _LINE))
-                rows = [emit.load(source, u * _LINE, BLOCK) for u in range(BLOCK)]
+        with emit.counting(count_) as number:
+            index = builder.zext(emit.load(places_, emit.offset(number, 4), 1, _I32), _I64)
+            source = builder.add(half_, emit.offset(index, _LINE))
+            place = builder.add(spectra_, emit.offset(index, SPECTRUM))
+            rows = [emit.load(source, r * PLACES * _LINE, BLOCK) for r in range(BLOCK)]
+            for u in range(BLOCK):
+                total = emit.constant(0, BLOCK)
                 for r in range(BLOCK):
-                    total = emit.load(place, r * PLACES * _LINE, BLOCK)
-                    for u in range(BLOCK):
-                        weight = emit.spread(emit.load(matrix_, u * _LINE + r * FLOAT, 1), BLOCK)
-                        total = emit.fused(weight, rows[u], total)
-                    emit.store(total, place, r * PLACES * _LINE)
+                    weight = emit.spread(emit.load(matrix_, r * _LINE + u * FLOAT, 1), BLOCK)
+                    total = emit.fused(weight, rows[r], total)
+                emit.store(total, place, u * _LINE)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic
+def add_columns(
+    typingctx: Any, spectra: Any, matrix: Any, half: Any, places: Any, count: Any
+) -> Any:
+    """Transform spectra at some `places` back along columns; `matrix` is [frequency][pixel]."""
+    signature = types.void(*[types.intp] * 5)
+
+    def codegen(context: Any, builder: Any, sig: Any, arguments: Any) -> Any:
+        spectra_, matrix_, half_, places_, count_ = arguments
+        emit = _Emit(builder)
+        with emit.counting(count_) as number:
+            index = builder.zext(emit.load(places_, emit.offset(number, 4), 1, _I32), _I64)
+            source = builder.add(spectra_, emit.offset(index, SPECTRUM))
+            place = builder.add(half_, emit.offset(index, _LINE))
+            rows = [emit.load(source, u * _LINE, BLOCK) for u in range(BLOCK)]
+            for r in range(BLOCK):
+                total = emit.load(place, r * PLACES * _LINE, BLOCK)
+                for u in range(BLOCK):
+                    weight = emit.spread(emit.load(matrix_, u * _LINE + r * FLOAT, 1), BLOCK)
+                    total = emit.fused(weight, rows[u], total)
+                emit.store(total, place, r * PLACES * _LINE)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic
+def add_rows(typingctx: Any, half: Any, matrix: Any, pixels: Any, down: Any, along: Any) -> Any:
+    """Transform `down` x `along` rows of blocks back and add them up to pixels."""
+    signature = types.void(*[types.intp] * 5)
+
+    def codegen(context: Any, builder: Any, sig: Any, arguments: Any) -> Any:
+        half_, matrix_, pixels_, down_, along_ = arguments
+        emit = _Emit(builder)
         columns = [emit.load(matrix_, v * _LINE, BLOCK) for v in range(BLOCK)]
-        with emit.counting(builder.add(down_, _I64(BLOCK - 1))) as y:
+        zero = emit.constant(0, BLOCK)
+        pending = cgutils.alloca_once_value(builder, zero)
+        with emit.counting(down_) as y:
             line = builder.add(half_, emit.offset(y, PLACES * _LINE))
             target = builder.add(pixels_, emit.offset(y, PITCH * FLOAT))
+            builder.store(zero, pending)
             with emit.counting(along_) as x:
                 source = builder.add(line, emit.offset(x, _LINE))
-                place = builder.add(target, emit.offset(x, FLOAT))
-                total = emit.load(place, 0, BLOCK)
+                # Two sums, and the pixels to come in a register, for short chains of waiting.
+                sums = [zero, zero]
                 for v in range(BLOCK):
                     value = emit.spread(emit.load(source, v * FLOAT, 1), BLOCK)
-                    total = emit.fused(value, columns[v], total)
-                emit.store(total, place)
+                    sums[v % 2] = emit.fused(value, columns[v], sums[v % 2])
+                total = emit.add(emit.add(*sums), builder.load(pending))
+                done = builder.extract_element(total, _I32(0))
+                emit.store(done, target, emit.offset(x, FLOAT))
+                builder.store(emit.shifted(total, zero, 1), pending)
+            emit.store(builder.load(pending), target, emit.offset(along_, FLOAT))
         return context.get_dummy_value()
 
     return signature, codegen
 
 
-@intrinsic
-def scan(
-    typingctx: Any,
-    here: Any,
-    there_0: Any,
-    there_1: Any,
-    there_2: Any,
-    rows: Any,
-    far: Any,
-    distances: Any,
-    masks: Any,
-) -> Any:
-    """Distances of all reference blocks from the blocks at one displacement.
+def _scan(every: int) -> Any:
+    """Code of :func:`scan` for reference blocks of every so many rows."""
+    tall = every * STEP
+    whole, rest = divmod(BLOCK, tall)
 
-    `here` is the first column plane of the guide image at the first reference block, `there_*`
-    the planes displaced. Row t of `distances` belongs to the reference blocks of row t - 2 (the
-    first two are void); bit j of ``masks[t]`` tells whether block j's is below its `far`.
-    """
-    signature = types.void(*[types.intp] * 8)
+    @intrinsic
+    def scan(
+        typingctx: Any,
+        here: Any,
+        there_0: Any,
+        there_1: Any,
+        there_2: Any,
+        rows: Any,
+        far: Any,
+        distances: Any,
+        masks: Any,
+    ) -> Any:
+        """Distances of all reference blocks from the blocks at one displacement.
 
-    def codegen(context: Any, builder: Any, sig: Any, arguments: Any) -> Any:
-        here_, *there_, rows_, far_, distances_, masks_ = arguments
-        emit = _Emit(builder)
-        zero = emit.constant(0)
-        kept = [cgutils.alloca_once_value(builder, zero) for _ in range(4 * STEP)]
-        with emit.counting(rows_) as t:
-            line = emit.offset(t, STEP * GUIDE_PITCH * FLOAT)
-            columns = []
-            for plane in range(STEP):
+        `here` is the first column plane of the guide image at the first reference block,
+        `there_*` the planes displaced. Rows of `distances` belong to rows of reference blocks,
+        after the first ``LEADS[every]``, which are void; bit j of ``masks[t]`` tells whether
+        block j's is below its `far`.
+        """
+        signature = types.void(*[types.intp] * 8)
+
+        def codegen(context: Any, builder: Any, sig: Any, arguments: Any) -> Any:
+            here_, *there_, rows_, far_, distances_, masks_ = arguments
+            emit = _Emit(builder)
+            zero = emit.constant(0)
+            kept = [
+                [cgutils.alloca_once_value(builder, zero) for _ in range(whole)]
+                for _ in range(2 * STEP)
+            ]
+            with emit.counting(rows_) as t:
+                line = emit.offset(t, tall * GUIDE_PITCH * FLOAT)
+                columns = []
+                for plane in range(STEP):
+                    for part in range(2):
+                        a = builder.add(here_, _I64((plane * PLANE + part * LANES) * FLOAT))
+                        b = builder.add(there_[plane], _I64(part * _CHUNK))
+                        a, b = builder.add(a, line), builder.add(b, line)
+                        sums = []
+                        for r in range(tall):
+                            row = r * GUIDE_PITCH * FLOAT
+                            gap = emit.sub(emit.load(a, row), emit.load(b, row))
+                            sums.append(emit.fused(gap, gap, sums[-1]) if r else emit.mul(gap, gap))
+                        # A block is so many `whole` steps, and the first rows of another.
+                        earlier = [builder.load(slot) for slot in kept[2 * plane + part]]
+                        total = earlier[0]
+                        for step in earlier[1:]:
+                            total = emit.add(total, step)
+                        columns.append(emit.add(total, sums[rest - 1]))
+                        for slot, step in zip(
+                            kept[2 * plane + part], [*earlier[1:], sums[-1]], strict=True
+                        ):
+                            builder.store(step, slot)
+                pair = [emit.add(columns[part], columns[2 + part]) for part in range(2)]
+                triple = [emit.add(pair[part], columns[4 + part]) for part in range(2)]
+                bits = _I32(0)
                 for part in range(2):
-                    a = builder.add(here_, _I64((plane * PLANE + part * LANES) * FLOAT))
-                    b = builder.add(there_[plane], _I64(part * _CHUNK))
-                    a, b = builder.add(a, line), builder.add(b, line)
-                    sums = []
-                    for r in range(STEP):
-                        row = r * GUIDE_PITCH * FLOAT
-                        gap = emit.sub(emit.load(a, row), emit.load(b, row))
-                        sums.append(emit.fused(gap, gap, sums[-1]) if r else emit.mul(gap, gap))
-                    # A block is two triples of rows and the first two rows of a third.
-                    older, old = kept[4 * plane + 2 * part : 4 * plane + 2 * part + 2]
-                    previous = builder.load(old)
-                    columns.append(emit.add(emit.add(builder.load(older), previous), sums[1]))
-                    builder.store(previous, older)
-                    builder.store(sums[2], old)
-            pair = [emit.add(columns[part], columns[2 + part]) for part in range(2)]
-            triple = [emit.add(pair[part], columns[4 + part]) for part in range(2)]
-            bits = _I32(0)
-            for part in range(2):
-                following = (triple[1], pair[1]) if part == 0 else (zero, zero)
-                total = emit.add(triple[part], emit.shifted(triple[part], following[0], 1))
-                total = emit.add(total, emit.shifted(pair[part], following[1], 2))
-                place = builder.add(emit.offset(t, ROW_REFS * FLOAT), _I64(part * _CHUNK))
-                emit.store(total, distances_, place)
-                near = builder.fcmp_ordered("<", total, emit.load(far_, place))
-                flags = builder.zext(builder.bitcast(near, ir.IntType(LANES)), _I32)
-                bits = builder.or_(bits, builder.shl(flags, _I32(part * LANES)))
-            builder.store(bits, emit.at(masks_, emit.offset(t, 4)))
-        return context.get_dummy_value()
+                    following = (triple[1], pair[1]) if part == 0 else (zero, zero)
+                    total = emit.add(triple[part], emit.shifted(triple[part], following[0], 1))
+                    total = emit.add(total, emit.shifted(pair[part], following[1], 2))
+                    place = builder.add(emit.offset(t, ROW_REFS * FLOAT), _I64(part * _CHUNK))
+                    emit.store(total, distances_, place)
+                    near = builder.fcmp_ordered("<", total, emit.load(far_, place))
+                    flags = builder.zext(builder.bitcast(near, ir.IntType(LANES)), _I32)
+                    bits = builder.or_(bits, builder.shl(flags, _I32(part * LANES)))
+                builder.store(bits, emit.at(masks_, emit.offset(t, 4)))
+            return context.get_dummy_value()
 
-    return signature, codegen
+        return signature, codegen
+
+    return scan
+
+
+scan_all, scan_every_second = _scan(1), _scan(2)
 
 
 @intrinsic
@@ -270,32 +321,40 @@ def lowest_bit(typingctx: Any, mask: Any) -> Any:
     return signature, codegen
 
 
-@intrinsic
-def insert(typingctx: Any, distances: Any, places: Any, distance: Any, place: Any) -> Any:
-    """Insert a match into a sorted list of 32, whose last one falls out."""
-    signature = types.void(types.intp, types.intp, types.float32, types.int32)
+def _insert(parts: int) -> Any:
+    """Code that inserts a match into a sorted list of `LANES` for each part; the last falls out."""
 
-    def codegen(context: Any, builder: Any, sig: Any, arguments: Any) -> Any:
-        distances_, places_, distance_, place_ = arguments
-        emit = _Emit(builder)
-        new, new_place = emit.spread(distance_), emit.spread(place_)
-        before = emit.constant(-1.0)
-        place_before = emit.spread(_I32(-1))
-        for part in range(2):
-            old = emit.load(distances_, part * _CHUNK)
-            old_place = emit.load(places_, part * _CHUNK, kind=_I32)
-            moved = emit.shifted(before, old, LANES - 1)
-            moved_place = emit.shifted(place_before, old_place, LANES - 1)
-            stays = builder.fcmp_ordered("<=", old, new)
-            enters = builder.fcmp_ordered("<=", moved, new)
-            after = builder.select(stays, old, builder.select(enters, new, moved))
-            emit.store(after, distances_, part * _CHUNK)
-            after = builder.select(stays, old_place, builder.select(enters, new_place, moved_place))
-            emit.store(after, places_, part * _CHUNK)
-            before, place_before = old, old_place
-        return context.get_dummy_value()
+    @intrinsic
+    def insert(typingctx: Any, distances: Any, places: Any, distance: Any, place: Any) -> Any:
+        signature = types.void(types.intp, types.intp, types.float32, types.int32)
 
-    return signature, codegen
+        def codegen(context: Any, builder: Any, sig: Any, arguments: Any) -> Any:
+            distances_, places_, distance_, place_ = arguments
+            emit = _Emit(builder)
+            new, new_place = emit.spread(distance_), emit.spread(place_)
+            before = emit.constant(-1.0)
+            place_before = emit.spread(_I32(-1))
+            for part in range(parts):
+                at = part * _CHUNK
+                old = emit.load(distances_, at)
+                old_place = emit.load(places_, at, kind=_I32)
+                moved = emit.shifted(before, old, LANES - 1)
+                moved_place = emit.shifted(place_before, old_place, LANES - 1)
+                stays = builder.fcmp_ordered("<=", old, new)
+                enters = builder.fcmp_ordered("<=", moved, new)
+                after = builder.select(stays, old, builder.select(enters, new, moved))
+                emit.store(after, distances_, at)
+                after = builder.select(enters, new_place, moved_place)
+                emit.store(builder.select(stays, old_place, after), places_, at)
+                before, place_before = old, old_place
+            return context.get_dummy_value()
+
+        return signature, codegen
+
+    return insert
+
+
+insert_16, insert_32 = _insert(1), _insert(2)
 
 
 def _by_size(emit: _Emit, count: Any, largest: int, write: Any) -> None:
@@ -437,33 +496,65 @@ def wiener_shrink(
 
 @intrinsic
 def group_variances(
-    typingctx: Any, covariances: Any, offsets: Any, count: Any, variances: Any
+    typingctx: Any, covariances: Any, reach: Any, places: Any, count: Any, variances: Any
 ) -> Any:
-    """Exact variances of a group's Walsh coefficients, from covariances by displacement."""
-    signature = types.void(*[types.intp] * 4)
+    """Exact variances of a group's Walsh coefficients, from covariances by displacement.
+
+    `covariances` are those of displacements up to `reach` along each axis, before them a spectrum
+    of zeros for all that are longer; `places` are the blocks' (int32).
+    """
+    signature = types.void(*[types.intp] * 5)
 
     def codegen(context: Any, builder: Any, sig: Any, arguments: Any) -> Any:
-        covariances_, offsets_, count_, variances_ = arguments
+        covariances_, reach_, places_, count_, variances_ = arguments
         emit = _Emit(builder)
+        far = builder.trunc(reach_, _I32)
+        width = builder.add(builder.add(far, far), _I32(1))
+        middle = builder.add(builder.add(builder.mul(far, width), far), _I32(1))
+        gaps = cgutils.alloca_once(builder, ir.ArrayType(_I32, 32))
+        at_gaps = builder.ptrtoint(gaps, _I64)
+        single_at = builder.add(covariances_, emit.offset(builder.zext(middle, _I64), SPECTRUM))
+
+        def number_pairs(size: int, mask: int, y: Any, x: Any, tall: Any) -> None:
+            """Put down the offsets of the covariances of each block with its i xor mask."""
+            order = ir.Constant(ir.VectorType(_I32, size), [i ^ mask for i in range(size)])
+            dy, dx = (builder.sub(v, builder.shuffle_vector(v, v, order)) for v in (y, x))
+            wide, high = emit.spread(width, size), emit.spread(far, size)
+            near_y = builder.icmp_unsigned("<", builder.add(dy, high), wide)
+            near_x = builder.icmp_unsigned("<", builder.add(dx, high), wide)
+            index = builder.add(builder.add(builder.mul(dy, wide), dx), tall)
+            none = ir.Constant(ir.VectorType(_I32, size), [0] * size)
+            index = builder.select(builder.and_(near_y, near_x), index, none)
+            emit.store(builder.mul(index, emit.spread(_I32(SPECTRUM), size)), at_gaps)
 
         def write(size: int) -> None:
-            offsets = [builder.load(emit.at(offsets_, 8 * k), typ=_I64) for k in range(size)]
-            with emit.counting(_I64(_CHUNKS)) as chunk:
-                here = builder.add(covariances_, emit.offset(chunk, _CHUNK))
-                single = emit.load(here)
-                sums = [emit.mul(single, emit.constant(size))]
+            if size > 1:
+                place = emit.load(places_, 0, size, _I32)
+                y = builder.udiv(place, emit.spread(_I32(PLACES), size))
+                x = builder.sub(place, builder.mul(y, emit.spread(_I32(PLACES), size)))
+                tall = emit.spread(middle, size)
                 for mask in range(1, size):
-                    total = emit.constant(0)
+                    number_pairs(size, mask, y, x, tall)
+                    totals = [emit.constant(0)] * _CHUNKS
                     for i in range(size):
                         if i < i ^ mask:
-                            gap = builder.sub(offsets[i], offsets[i ^ mask])
-                            total = emit.add(total, emit.load(here, gap))
-                    sums.append(emit.add(total, total))
+                            gap = builder.zext(emit.load(at_gaps, 4 * i, 1, _I32), _I64)
+                            pair = builder.add(covariances_, gap)
+                            for chunk in range(_CHUNKS):
+                                value = emit.load(pair, chunk * _CHUNK)
+                                totals[chunk] = emit.add(totals[chunk], value)
+                    for chunk, total in enumerate(totals):
+                        at = mask * SPECTRUM + chunk * _CHUNK
+                        emit.store(emit.add(total, total), variances_, at)
+            with emit.counting(_I64(_CHUNKS)) as chunk:
+                target = builder.add(variances_, emit.offset(chunk, _CHUNK))
+                single = emit.load(builder.add(single_at, emit.offset(chunk, _CHUNK)))
+                sums = [emit.mul(single, emit.constant(size))]
+                sums += [emit.load(target, mask * SPECTRUM) for mask in range(1, size)]
                 # Rounding, and covariances that are cut off, must not make a variance vanish.
                 least = emit.fused(single, emit.constant(1e-3 * size), emit.constant(1e-5 * size))
                 for k, value in enumerate(emit.walsh(sums)):
                     enough = builder.fcmp_ordered(">", value, least)
-                    target = builder.add(variances_, emit.offset(chunk, _CHUNK))
                     emit.store(builder.select(enough, value, least), target, k * SPECTRUM)
 
         _by_size(emit, count_, 32, write)

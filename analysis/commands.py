@@ -29,6 +29,7 @@ def run_command(parser: argparse.ArgumentParser, body: Callable[[Any], int]) -> 
     parser.add_argument("--debug", action="store_true")
     arguments = parser.parse_args()
     signal.signal(signal.SIGINT, _note)
+    sys.unraisablehook = _unraisable
     try:
         code = body(arguments)
     except (Exception, KeyboardInterrupt) as error:
@@ -54,6 +55,12 @@ def _note(number: int, frame: object) -> NoReturn:
     """Take Ctrl-C as usual, and remember it: libraries have been seen to swallow it."""
     _asked.append(number)
     raise KeyboardInterrupt
+
+
+def _unraisable(what: sys.UnraisableHookArgs) -> None:
+    """Be quiet about Ctrl-C in a destructor, where it cannot go on; it is remembered."""
+    if what.exc_type is not KeyboardInterrupt:
+        sys.__unraisablehook__(what)
 
 
 def stop_if_asked() -> None:

@@ -12,14 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from types import ModuleType
 from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..protocols.pipeline import NoiseType
+from ..protocols.pipeline import Effort, NoiseType
 from .fast_bm3d import Noise, fast_bm3d
 from .stabilise import restore, stabilise
 
@@ -157,9 +157,15 @@ def denoise_frame(
     method: Literal["bm3d", "fast"],
     noise: NoiseType = "white",
     variance: float | Literal["auto"] = "auto",
+    effort: Effort = "full",
 ) -> tuple[NDArray[np.float32], float]:
-    """One frame without its noise, by a method; see :func:`denoise_bm3d`, :func:`denoise_fast`."""
-    return (denoise_fast if method == "fast" else denoise_bm3d)(frame, noise, variance)
+    """One frame without its noise, by a method; see :func:`denoise_bm3d`, :func:`denoise_fast`.
+
+    `effort` is of no concern to the method ``bm3d``.
+    """
+    if method == "fast":
+        return denoise_fast(frame, noise, variance, effort)
+    return denoise_bm3d(frame, noise, variance)
 
 
 def denoise_bm3d(
@@ -202,6 +208,7 @@ def denoise_fast(
     frame: NDArray[Any],
     noise: NoiseType = "white",
     variance: float | Literal["auto"] = "auto",
+    effort: Effort = "full",
 ) -> tuple[NDArray[np.float32], float]:
     """One frame without its noise, by our own BM3D.
 
@@ -214,10 +221,10 @@ def denoise_fast(
     needs no tuning, and no binning at low counts.
 
     In all other cases this does what :func:`denoise_bm3d` does, with the same parameters, result
-    and errors.
+    and errors. With `effort` "quick" it takes less than half the time, see :meth:`Noise.quick`.
     """
     if noise not in WHITE or variance != "auto":
-        return _denoised(frame, noise, variance, run_fast)
+        return _denoised(frame, noise, variance, partial(run_fast, effort=effort))
     values = _checked(frame)
     offset, factor = scale_of(values)
     counted = values - offset
@@ -225,7 +232,7 @@ def denoise_fast(
     if values.max() == values.min() or used <= 0:
         return np.asarray(frame, np.float32), 0.0
     gain = used / float(counted.mean())
-    cleaned = restore(fast_bm3d(stabilise(counted, gain), 1.0), gain)
+    cleaned = restore(fast_bm3d(stabilise(counted, gain), _model("white", 1.0, effort)), gain)
     return cleaned + np.float32(offset), used * factor**2
 
 
@@ -269,12 +276,21 @@ def _denoised(
     return (run(scaled, noise, used) / factor + offset).astype(np.float32), used
 
 
-def run_fast(scaled: Floats64, noise: NoiseType, variance: float) -> NDArray[np.float32]:
+def run_fast(
+    scaled: Floats64, noise: NoiseType, variance: float, effort: Effort = "full"
+) -> NDArray[np.float32]:
     """Our BM3D of a frame, with the variance in the frame's squared units."""
-    if noise in WHITE:
-        return fast_bm3d(scaled, float(np.sqrt(variance)))
-    model = _coloured(noise, cast("tuple[int, int]", scaled.shape))
-    return fast_bm3d(scaled, replace(model, sigma=float(np.sqrt(variance))))
+    shape = cast("tuple[int, int]", scaled.shape)
+    return fast_bm3d(scaled, _model(noise, float(np.sqrt(variance)), effort, shape))
+
+
+def _model(
+    noise: NoiseType, sigma: float, effort: Effort, shape: tuple[int, int] = (0, 0)
+) -> Noise:
+    """Noise of a kind and a standard deviation, to be dealt with as asked."""
+    white = noise in WHITE
+    model = Noise.white(sigma) if white else replace(_coloured(noise, shape), sigma=sigma)
+    return model.quick() if effort == "quick" else model
 
 
 @lru_cache(maxsize=8)

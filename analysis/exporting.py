@@ -1,4 +1,4 @@
-"""``pyrotome export``: series, volumes and other results as MRC, EMD or TIFF; heater log as CSV."""
+"""``pyrotome export``: images as MRC, EMD or TIFF; tables and the heater's log as CSV; plots."""
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false
@@ -25,6 +25,7 @@ from ..protocols import layout
 from ..protocols.loading import BadInput
 from .commands import new_file, run_command, say
 from .runfiles import Floats, RunReader, Stack
+from .tables import NECKS, PLOTS, SHIFTS, TUNING, export_table
 
 FRAMES, HEATER = "frames", "heater"
 _LENGTHS = {"x", "y", "z"}
@@ -100,10 +101,9 @@ def stored_result(run: RunReader, stack: Stack, name: str) -> Exported:
     BadInput
         If there is no such result, or it is no image or volume.
     """
-    stored = run.results(stack)
-    result = next((r for r in reversed(stored) if r.name == name), None)
+    result = run.newest(stack, name)
     if result is None:
-        there = ", ".join(dict.fromkeys([FRAMES, *(r.name for r in stored), HEATER]))
+        there = ", ".join(dict.fromkeys([FRAMES, *(r.name for r in run.results(stack)), HEATER]))
         raise BadInput("--what", f"{stack.name} of {run.path} holds no '{name}'; it has {there}")
     data, axes = run.read(result.path), list(result.axes)
     pixels = [
@@ -236,7 +236,10 @@ def export_images(run: RunReader, target: Path, what: str, number: int | None) -
     writer = WRITERS.get(target.suffix.lower())
     if writer is None:
         raise BadInput(
-            "--to", f"'{target.suffix}' of {target} is none of {', '.join(WRITERS)} (or .csv)"
+            "--to",
+            f"{target}: '{what}' goes into {', '.join(WRITERS)}, not into '{target.suffix}' (.csv "
+            f"takes --what {HEATER}, {NECKS}, {SHIFTS} or {TUNING}; .png "
+            f"{', '.join(PLOTS)} or {TUNING})",
         )
     stack = run.series(number)
     exported = recorded_frames(run, stack) if what == FRAMES else stored_result(run, stack, what)
@@ -313,6 +316,8 @@ def _body(arguments: Any) -> int:
     with RunReader(arguments.file) as run:
         if what == HEATER:
             written: Sequence[Path] = export_heater(run, target)
+        elif what in (NECKS, SHIFTS, TUNING, *PLOTS):
+            written = export_table(run, target, what, arguments.series, say)
         else:
             written = export_images(run, target, what, arguments.series)
     for path in written:

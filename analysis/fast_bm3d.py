@@ -11,6 +11,7 @@ stacked blocks overlap; on smooth specimens that is worth some tenths of a dB.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -26,12 +27,12 @@ from numpy.typing import NDArray
 from .block_code import (
     BLOCK,
     COEFFICIENTS,
-    MARGIN,
     PITCH,
     PIXELS,
     PLACES,
     RADIUS,
     REFS,
+    ROWS,
     STEP,
 )
 from .block_kernels import FAR, Workspace, filter_tile
@@ -39,12 +40,8 @@ from .block_kernels import FAR, Workspace, filter_tile
 Floats = NDArray[np.float32]
 Floats64 = NDArray[np.float64]
 
-# Steepness of the Kaiser window under which blocks are put back.
-_WINDOW = 1.0
-# Blocks of a stack, in the first pass and in the second.
-_STACKS = (16, 32)
-# The second pass admits blocks whose mean squared distance is at most two noise variances.
-_NEAR = 2.0 * COEFFICIENTS
+_QUICK_RADIUS = 12
+_QUICK_SPARSE = (1.0, 4.0)
 _NO_IMAGE = np.empty((0, 0), np.float32)
 
 
@@ -62,19 +59,48 @@ class Noise:
         Factor on the variance in the second pass.
     radius : int
         How far off blocks are looked for, in pixels.
+    nearness : tuple of float
+        Largest mean squared distance of a block that is admitted to a stack, in noise variances:
+        between noisy blocks in the first pass, between basic estimates in the second.
+    window : float
+        Steepness of the Kaiser window under which blocks are put back.
     transforms : tuple of ndarray
-        Float64 (8, 8), orthonormal, [coefficient, pixel]: of the first pass and of the second.
+        Float64 (8, 8), [coefficient, pixel], rows of norm 1: of the first pass and of the second.
     covariances : tuple of ndarray
-        For each of them, float32 covariances of the coefficients of two blocks by displacement,
-        for noise of variance 1.
+        For each of them, covariances of the coefficients of two blocks by displacement, for noise
+        of variance 1: float32, (1 + (2 reach + 1)^2, 64), first zeros for displacements of more
+        than `reach` along an axis, then the others row by row.
+    stacks : tuple of int
+        Most blocks of a stack, a power of two: in the first pass (up to 16) and in the second (32).
+    every : int
+        Stacks are made for the reference blocks of every so many rows, 1 or 2.
+    sparse : tuple of float
+        Where blocks are looked for: further off than the first only at every second displacement
+        (the white squares of a chess board), further off than the second only at every fourth, and
+        then in a circle of `radius` instead of a square. Faster, and on the whole better: stacks of
+        blocks that overlap less hold more independent noise.
     """
 
     sigma: float
     threshold: float
     caution: float
     radius: int
+    nearness: tuple[float, float]
+    window: float
     transforms: tuple[Floats64, Floats64]
     covariances: tuple[Floats, Floats]
+    stacks: tuple[int, int] = (16, 32)
+    every: int = 1
+    sparse: tuple[float, float] = (math.inf, math.inf)
+
+    def quick(self) -> Noise:
+        """The same noise, to be taken off in less than half the time and not quite as well.
+
+        There are half as many stacks, and blocks for them are looked for at fewer places and less
+        far off, which repeating structures (lattices) suffer from most.
+        """
+        radius = min(_QUICK_RADIUS, self.radius)
+        return replace(self, radius=radius, sparse=_QUICK_SPARSE, stacks=(16, 16), every=2)
 
     @classmethod
     def white(cls, sigma: float) -> Noise:
@@ -99,13 +125,17 @@ class Noise:
         variance = power.mean() / power.size
         correlation = np.fft.ifft2(power / power.mean()).real
         transform = cosine_transform()
-        covariances = _covariances(correlation, transform)
-        # Correlated noise makes blocks look alike: a higher cut and a nearer look are better.
+        radius = 12
+        covariances = _covariances(correlation, transform, 2 * radius)
+        # Correlated noise makes blocks look alike: a higher cut and a nearer look are better. How
+        # far blocks of equal signal then lie apart depends on the noise: no limit at first.
         return cls(
             sigma=float(np.sqrt(variance)),
             threshold=3.4,
             caution=1.5,
-            radius=12,
+            radius=radius,
+            nearness=(float(FAR) / COEFFICIENTS, 2.0),
+            window=1.0,
             transforms=(transform, transform),
             covariances=(covariances, covariances),
         )
@@ -117,9 +147,19 @@ def _unit_white() -> Noise:
     correlation = np.zeros((side, side))
     correlation[0, 0] = 1
     # Wavelets keep edges better where the cut is hard; ripples of correlated noise they smear.
-    transforms = (haar_transform(), cosine_transform())
-    first, second = (_covariances(correlation, transform) for transform in transforms)
-    return Noise(1.0, 2.7, 1.0, RADIUS, transforms, (first, second))
+    transforms = (spline_transform(), cosine_transform())
+    first, second = (_covariances(correlation, transform, BLOCK - 1) for transform in transforms)
+    return Noise(
+        sigma=1.0,
+        threshold=2.65,
+        caution=1.0,
+        radius=RADIUS,
+        nearness=(10.0, 3.0),
+        window=2.0,
+        transforms=transforms,
+        covariances=(first, second),
+        sparse=(6.0, math.inf),
+    )
 
 
 def cosine_transform() -> Floats64:
@@ -130,22 +170,27 @@ def cosine_transform() -> Floats64:
     return matrix
 
 
-def haar_transform() -> Floats64:
-    """Orthonormal Haar wavelets of 8 points, three levels, [coefficient, pixel]."""
+def spline_transform() -> Floats64:
+    """Biorthogonal spline wavelets 1.5 of 8 points, periodic, [coefficient, pixel], rows of norm 1.
+
+    Cohen, Daubechies, Feauveau, Commun. Pure Appl. Math. 45, 485 (1992), table 6.1: details are
+    Haar's, means are taken over ten points. Not orthogonal: the way back is the matrix's inverse.
+    """
+    means = np.array([3, -3, -22, 22, 128, 128, 22, -22, -3, 3]) / (128 * np.sqrt(2))
     matrix = np.eye(BLOCK)
     length = BLOCK
     while length > 1:
         level = np.eye(BLOCK)
         level[:length, :length] = 0
         for i in range(length // 2):
-            level[i, 2 * i : 2 * i + 2] = np.sqrt(0.5)
+            np.add.at(level[i], (2 * i - 4 + np.arange(means.size)) % length, means)
             level[length // 2 + i, 2 * i : 2 * i + 2] = np.sqrt(0.5), -np.sqrt(0.5)
         matrix = level @ matrix
         length //= 2
-    return matrix
+    return matrix / np.linalg.norm(matrix, axis=1, keepdims=True)
 
 
-def _covariances(correlation: Floats64, transform: Floats64) -> Floats:
+def _covariances(correlation: Floats64, transform: Floats64, reach: int) -> Floats:
     """Covariance of each coefficient between two blocks, for every displacement in reach.
 
     Parameters
@@ -154,14 +199,14 @@ def _covariances(correlation: Floats64, transform: Floats64) -> Floats:
         Periodic autocorrelation of the noise, displacement 0 at [0, 0].
     transform : ndarray
         The transform along a side of a block.
+    reach : int
+        Largest displacement along each axis.
 
     Returns
     -------
     ndarray
-        Float32, flat: 64 numbers for each displacement, which is counted as a step through places
-        (`PLACES` a row); 0 is in the middle.
+        Float32, (1 + (2 reach + 1)^2, 64): zeros, then displacements row by row.
     """
-    reach = 2 * RADIUS
     width = reach + BLOCK - 1
     rows, columns = correlation.shape
     lags = np.arange(-width, width + 1)
@@ -172,35 +217,40 @@ def _covariances(correlation: Floats64, transform: Floats64) -> Floats:
             into[lag, lag : lag + 2 * BLOCK - 1] = np.correlate(row, row, "full")
     half = np.tensordot(spread, around, axes=1)
     by_lag = np.tensordot(half, spread, axes=(2, 2)).transpose(1, 3, 0, 2)
-    middle = reach * PLACES + reach
-    table = np.zeros((2 * middle + 1, COEFFICIENTS), np.float32)
-    for lag in range(-reach, reach + 1):
-        start = middle + lag * PLACES - reach
-        table[start : start + 2 * reach + 1] = by_lag[lag + reach].reshape(-1, COEFFICIENTS)
-    return table.ravel()
+    table = by_lag.reshape(-1, COEFFICIENTS)
+    return np.concatenate([np.zeros((1, COEFFICIENTS)), table]).astype(np.float32)
 
 
 @cache
-def _displacements(radius: int) -> NDArray[np.int64]:
-    """Displacements up to a radius along each axis, nearest first."""
+def _displacements(radius: int, sparse: tuple[float, float]) -> NDArray[np.int64]:
+    """Displacements at which blocks are looked for, nearest first; see :class:`Noise`."""
     line = range(-radius, radius + 1)
     order = sorted((y * y + x * x, y, x) for y in line for x in line)
+    # Half a pixel more makes circles rounder.
+    second, fourth, end = ((distance + 0.5) ** 2 for distance in (*sparse, radius))
+    if second < end:
+        order = [
+            (square, y, x)
+            for square, y, x in order
+            if square <= second
+            or (square <= end and (y + x) % 2 == 0 and (square <= fourth or y % 2 == 0))
+        ]
     return np.array(order, np.int64)[:, 1:].copy()
 
 
-def _tiles(places: int) -> list[tuple[int, int]]:
+def _tiles(places: int, step: int = STEP, most: int = REFS) -> list[tuple[int, int]]:
     """First place and number of the reference blocks of each tile along one axis.
 
-    They are `STEP` apart, less before the last tile, so that the last block touches the border.
+    They are `step` apart, less before the last tile, so that the last block touches the border.
     """
     last = places - 1
-    total = -(-last // STEP) + 1
-    count = -(-total // REFS)
-    if count == 1 and last % STEP:
+    total = -(-last // step) + 1
+    count = -(-total // most)
+    if count == 1 and last % step:
         return [(0, total - 1), (last, 1)]
     ends = [number * total // count for number in range(count + 1)]
-    tiles = [(STEP * a, b - a) for a, b in pairwise(ends)]
-    tiles[-1] = (last - STEP * (tiles[-1][1] - 1), tiles[-1][1])
+    tiles = [(step * a, b - a) for a, b in pairwise(ends)]
+    tiles[-1] = (last - step * (tiles[-1][1] - 1), tiles[-1][1])
     return tiles
 
 
@@ -211,8 +261,13 @@ Sums = tuple[Floats, Floats]
 class _Crew:
     """Threads and their memory, for the tiles of one frame."""
 
-    def __init__(self, shape: tuple[int, ...], threads: int | None) -> None:
-        rows, columns = (_tiles(side - BLOCK + 1) for side in shape)
+    def __init__(self, shape: tuple[int, ...], noise: Noise, threads: int | None) -> None:
+        # A multiple of STEP, for the planes of the guide image.
+        self.margin = -(-noise.radius // STEP) * STEP
+        self._step = noise.every * STEP
+        most = min(ROWS, (PLACES - 1 - 2 * self.margin) // self._step + 1)
+        rows = _tiles(shape[0] - BLOCK + 1, self._step, most)
+        columns = _tiles(shape[1] - BLOCK + 1)
         self.tiles = [(y, x, ny, nx) for y, ny in rows for x, nx in columns]
         self.threads = min(threads or len(os.sched_getaffinity(0)), len(self.tiles))
         self._shape = shape
@@ -223,7 +278,8 @@ class _Crew:
     def average(self, work: Callable[[Tile, Workspace, Sums], None]) -> Floats:
         """Weighted mean of what the tiles yield, added up in the order of the tiles."""
         rows, columns = self._shape
-        padded = (rows + 2 * MARGIN, columns + 2 * MARGIN)
+        margin = self.margin
+        padded = (rows + 2 * margin, columns + 2 * margin)
         totals = np.zeros(padded, np.float32), np.zeros(padded, np.float32)
 
         def one(tile: Tile) -> Sums:
@@ -237,7 +293,8 @@ class _Crew:
 
         def merge(tile: Tile, made: Sums) -> None:
             y, x, down, along = tile
-            tall, wide = (STEP * (n - 1) + 2 * MARGIN + BLOCK for n in (down, along))
+            tall = self._step * (down - 1) + 2 * margin + BLOCK
+            wide = STEP * (along - 1) + 2 * margin + BLOCK
             for total, part in zip(totals, made, strict=True):
                 total[y : y + tall, x : x + wide] += part[:tall, :wide]
 
@@ -248,7 +305,7 @@ class _Crew:
             with ThreadPoolExecutor(self.threads, thread_name_prefix="bm3d") as pool:
                 for tile, made in zip(self.tiles, pool.map(one, self.tiles), strict=True):
                     merge(tile, made)
-        inside = slice(MARGIN, MARGIN + rows), slice(MARGIN, MARGIN + columns)
+        inside = slice(margin, margin + rows), slice(margin, margin + columns)
         return totals[0][inside] / totals[1][inside]
 
 
@@ -256,14 +313,15 @@ def _pass(crew: _Crew, image: Floats, basic: Floats | None, noise: Noise) -> Flo
     """One pass over an image whose noise has variance 1; the second has a `basic` estimate."""
     number = 0 if basic is None else 1
     transform = noise.transforms[number]
-    window = np.kaiser(BLOCK, _WINDOW)
+    window = np.kaiser(BLOCK, noise.window)
     forward = np.ascontiguousarray(transform.T, np.float32)
-    inverse = np.ascontiguousarray(transform * window, np.float32)
+    inverse = np.ascontiguousarray(np.linalg.inv(transform).T * window, np.float32)
     # Two rows, for the first coefficient along the stack and for the others. The stack's mean is
     # never filtered, so that an offset of the image is the same offset of the result.
     limit = noise.threshold**2 if basic is None else noise.caution
     limits = np.full((2, COEFFICIENTS), limit, np.float32)
     limits[0, 0] = 0
+    reach = math.isqrt(len(noise.covariances[number])) // 2
 
     def work(tile: Tile, space: Workspace, sums: Sums) -> None:
         filter_tile(
@@ -271,14 +329,17 @@ def _pass(crew: _Crew, image: Floats, basic: Floats | None, noise: Noise) -> Flo
             image if basic is None else basic,
             _NO_IMAGE if basic is None else basic,
             *tile,
-            _displacements(noise.radius),
-            _STACKS[number],
-            FAR if basic is None else np.float32(_NEAR),
+            crew.margin,
+            noise.every,
+            _displacements(noise.radius, noise.sparse),
+            noise.stacks[number],
+            np.float32(noise.nearness[number] * COEFFICIENTS),
             forward.ravel(),
             inverse.ravel(),
             window.astype(np.float32),
             limits.ravel(),
-            noise.covariances[number],
+            noise.covariances[number].ravel(),
+            reach,
             *space.arrays,
             *(part.ravel() for part in sums),
         )
@@ -291,7 +352,7 @@ def fast_bm3d(
 ) -> Floats:
     """One frame without its noise.
 
-    Takes about 12 MB for each thread and six times the frame (as float32) beside.
+    Takes about 14 MB for each thread and six times the frame (as float32) beside.
 
     Parameters
     ----------
@@ -338,6 +399,6 @@ def fast_bm3d(
     # Float32 is exact enough on the scale of the noise, about the mean.
     mean = values.mean()
     scaled = ((values - mean) / model.sigma).astype(np.float32)
-    crew = _Crew(frame.shape, threads)
+    crew = _Crew(frame.shape, model, threads)
     basic = _pass(crew, scaled, None, model)
     return (_pass(crew, scaled, basic, model) * model.sigma + mean).astype(np.float32)

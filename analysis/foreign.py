@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import warnings
 import zipfile
@@ -86,20 +87,31 @@ def read_tilts(path: Path) -> Floats:
     BadInput
         If it is missing or holds something else.
     """
+    expected = "one angle in deg a line is expected"
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            angles = np.loadtxt(path, dtype=np.float64, ndmin=1)
+        lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
         raise BadInput(str(path), "no such file") from None
-    except (OSError, ValueError) as error:
-        raise BadInput(str(path), f"is not a list of angles in deg, one a line: {error}") from None
-    if angles.ndim != 1 or not angles.size:
-        raise BadInput(str(path), "is not a list of angles in deg, one a line")
-    if not np.isfinite(angles).all():
-        line = int(np.flatnonzero(~np.isfinite(angles))[0])
-        raise BadInput(str(path), f"angle {line + 1} is {angles[line]}; it must be a number of deg")
-    return angles
+    except UnicodeDecodeError:
+        raise BadInput(str(path), f"is not text; {expected}") from None
+    except OSError as error:
+        raise BadInput(str(path), f"cannot be read: {error.strerror}") from None
+    rows = {n: line.partition("#")[0].replace(",", " ").split() for n, line in enumerate(lines, 1)}
+    rows = {number: words for number, words in rows.items() if words}
+    angles: list[float] = []
+    for number, words in rows.items():
+        if len(words) > 1 and len(rows) > 1:
+            raise BadInput(f"{path}:{number}", f"'{' '.join(words)}' is not one angle; {expected}")
+        for word in words:
+            try:
+                angles.append(float(word))
+            except ValueError:
+                angles.append(math.nan)
+            if not math.isfinite(angles[-1]):
+                raise BadInput(f"{path}:{number}", f"'{word}' is no angle; {expected}")
+    if not angles:
+        raise BadInput(str(path), f"is empty; {expected}")
+    return np.array(angles, np.float64)
 
 
 @contextmanager

@@ -36,7 +36,10 @@ from .foreign import Floats, TiltStack, open_stack, read_tilts
 SERIES = "series_001"
 _HIGHEST = np.iinfo(layout.FRAME_DTYPE).max
 # What a run writes down and an import does not know.
-_UNKNOWN = (layout.MANIFEST, f"{layout.RUN}/recipe", f"{layout.RUN}/rig", f"{layout.RUN}/speed")
+_UNKNOWN = (
+    layout.MANIFEST, f"{layout.RUN}/recipe", f"{layout.RUN}/rig", f"{layout.RUN}/speed",
+    layout.holds_before_path(SERIES),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -91,8 +94,8 @@ def encoding_for(low: float, high: float, whole: bool) -> Encoding:
     return Encoding(-round(low / scale), scale)
 
 
-def survey(stack: TiltStack, path: Path) -> Encoding:
-    """Look at every image once and choose the encoding.
+def survey(stack: TiltStack, there: NDArray[np.bool_], path: Path) -> Encoding:
+    """Look at every image once and choose the encoding; tell of images in which nothing is seen.
 
     Raises
     ------
@@ -106,19 +109,28 @@ def survey(stack: TiltStack, path: Path) -> Encoding:
         return Encoding(stack.value_offset, stack.value_scale)
     lows: list[float] = []
     highs: list[float] = []
+    dark: list[str] = []
     whole = True
-    for index in range(stack.shape[0]):
-        image = stack.read(index)
+    for index in np.flatnonzero(there):
+        image = stack.read(int(index))
         if stack.dtype.kind == "f":
             if not np.isfinite(image).all():
                 raise BadInput(
-                    f"{path}: image {index}",
+                    f"{path}: image {index} (the first is 0)",
                     "holds NaN or infinity; mend it, or leave it and its angle out of the stack",
                 )
             whole = whole and bool((image == np.rint(image)).all())
         lows.append(image.min().item())
         highs.append(image.max().item())
+        if lows[-1] == highs[-1]:
+            dark.append(str(index))
     low, high = min(lows), max(highs)
+    if dark:
+        say(
+            f"{path}: {len(dark)} of {len(lows)} images are one value everywhere (beam blanked, "
+            f"detector off?): {', '.join(dark)} (the first is 0); they are kept, and the analysis "
+            "leaves them out"
+        )
     # Whole numbers in floating point beyond 16 bits are kept as fractions are.
     if stack.dtype.kind == "f" and high - low > _HIGHEST:
         whole = False
@@ -231,20 +243,28 @@ def import_stack(
                 "one angle for each image is needed",
             )
         there = np.ones(len(angles), np.bool_) if stack.there is None else stack.there
-        if not np.isfinite(angles[there]).all():
-            raise BadInput(where, "an angle is not a number; give all of them with --tilts")
+        unknown = np.flatnonzero(~np.isfinite(angles) & there)
+        if unknown.size:
+            raise BadInput(
+                f"{where}: image {unknown[0]} (the first is 0)",
+                f"its angle is {angles[unknown[0]]:g}; give all angles with --tilts",
+            )
+        if not there.any():
+            raise BadInput(str(source), "all its images are marked as missing")
         sampling = pixel_nm if pixel_nm is not None else stack.pixel_nm
         if sampling is None:
             raise BadInput(
                 str(source), "does not tell its pixel size; give one, as in --pixel-size '3.36 nm'"
             )
         with new_file(target) as partial:
-            encoding = survey(stack, source)
+            encoding = survey(stack, there, source)
             planned = nodes(stack, angles, sampling, encoding, source, title or source.stem)
             file = nexus_tree.create_file(partial, planned)
             with file:
                 _fill(file, stack, angles, there, encoding)
             nexus_tree.finalise(partial)
+    for index in np.flatnonzero(~there):
+        say(f"{source}: image {index} ({angles[index]:g} deg) is missing there, and so here")
     return int(there.sum()), encoding
 
 

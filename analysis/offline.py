@@ -12,8 +12,8 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,18 +21,22 @@ from typing import Any
 import numpy as np
 from pydantic import ConfigDict, Field, model_validator
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.markup import escape
+from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
 
 from .. import __version__
 from ..protocols import layout
 from ..protocols.control import EXIT_DONE, EXIT_FAILED
 from ..protocols.loading import BadInput, Strict, load_model, read_text
 from ..protocols.manifest import StackPlan
-from ..protocols.pipeline import AnalysisStep, check_order, planned_results
+from ..protocols.pipeline import AnalysisStep, check_order, planned_results, tunes
 from ..protocols.timebase import iso_utc
-from .commands import new_file, run_command, stop_if_asked, uninterrupted
-from .pipeline import BadFrame, Notice, Output, Pipeline, StackAnalysis
-from .runfiles import RunReader, Scratch, Stack, add_results
+from .adding import Scratch, add_results
+from .commands import new_file, run_command, say, stop_if_asked, uninterrupted
+from .pipeline import Notice, Output, Pipeline, Progress, Result, StackAnalysis
+from .runfiles import RunReader, Stack
+from .tables import NECKS, TUNING, write_beside
 
 SOFTWARE = f"pyrotome {__version__}"
 _BLOCK = "analysis"
@@ -94,31 +98,43 @@ class StackOutcome:
 
 
 def outputs_of(run: RunReader, stack: Stack, analysis: StackAnalysis) -> Iterator[Output | None]:
-    """Feed the frames of a stack and finish it; yields None after each frame."""
+    """Feed the frames of a stack, with all that follows from them; None after each frame."""
     for index in range(stack.frames):
-        try:
-            if not stack.there[index]:
-                yield from analysis.lost(index)
-            else:
-                tilt = stack.tilt_deg[index]
-                values = run.values(stack, index)
-                yield from analysis.frame(index, values, float(tilt) if np.isfinite(tilt) else None)
-        except BadFrame as error:
-            yield Notice("error", str(error))
+        if not stack.there[index]:
+            yield from analysis.lost(index)
+        else:
+            tilt = stack.tilt_deg[index]
+            values = run.values(stack, index)
+            yield from analysis.frame(index, values, float(tilt) if np.isfinite(tilt) else None)
         yield None
-    if analysis.take_complete():
-        try:
-            yield from analysis.finish()
-        except Exception as error:  # one bad series must not end the analysis
-            yield Notice("error", f"{stack.name} cannot be analysed as a whole: {error!r}")
+        for task in analysis.take_tasks():
+            try:
+                yield from task.pieces
+            except Exception as error:  # one bad series must not end the analysis
+                yield Notice("error", f"{stack.name} cannot be analysed as a whole: {error!r}")
+
+
+class Watcher:
+    """Is told what happens while a file is processed; this one keeps it to itself."""
+
+    def say(self, level: str, message: str) -> None:
+        """Take in what the operator should know."""
+
+    def advance(self, name: str, frames: int) -> None:
+        """One more of the frames of a stack was fed."""
+
+    def doing(self, name: str, progress: Progress) -> None:
+        """Take in how far something is that takes a while."""
+
+    def done(self, name: str) -> None:
+        """The results of a stack are in the file."""
 
 
 def process_file(
     path: Path,
     steps: Sequence[AnalysisStep],
     only: int | None = None,
-    say: Callable[[str, str], None] = lambda level, message: None,
-    advance: Callable[[str, int], None] = lambda name, frames: None,
+    watcher: Watcher | None = None,
 ) -> list[StackOutcome]:
     """Carry out a pipeline on the frames of a run file and add the results to it.
 
@@ -129,11 +145,10 @@ def process_file(
     steps : sequence of AnalysisStep
         The pipeline.
     only : int, optional
-        Number of the one tilt series to process; else every stack of frames, as online.
-    say : callable
-        Told level and text of what the operator should know.
-    advance : callable
-        Told the stack and its number of frames, after every frame.
+        Number of the one tilt series to process (with the reference frames, if the denoiser is
+        tuned by them); else every stack of frames, as online.
+    watcher : Watcher, optional
+        Is told what happens.
 
     Returns
     -------
@@ -147,8 +162,18 @@ def process_file(
     OSError
         If the disk is full.
     """
+    watcher = watcher or Watcher()
     with RunReader(path) as run:
-        chosen = list(run.stacks.values()) if only is None else [run.series(only)]
+        chosen = sorted(run.stacks.values(), key=lambda stack: stack.begun_s)
+        if only is not None:
+            wanted = run.series(only)
+            chosen = [s for s in chosen if s is wanted or (s.kind == "reference" and tunes(steps))]
+        if tunes(steps) and not any(stack.kind == "reference" for stack in chosen):
+            watcher.say(
+                "warning",
+                f"{path} holds no reference frames to tune the denoiser by: frames are denoised "
+                "as white noise of their own variance",
+            )
         plans = {stack.name: plan_of(run, stack, steps) for stack in chosen}
         pipeline = Pipeline(steps, list(plans.values()))
     if not pipeline.stacks:
@@ -163,7 +188,7 @@ def process_file(
         def tell(notice: Notice, outcome: StackOutcome = outcome) -> None:
             outcome.notes.append(f"{notice.level}: {notice.message}")
             outcome.failed = outcome.failed or notice.level == "error"
-            say(notice.level, notice.message)
+            watcher.say(notice.level, notice.message)
 
         # On the same disk, whose room is what counts in the end.
         with tempfile.TemporaryDirectory(prefix=".pyrotome-", dir=path.parent) as folder:
@@ -174,32 +199,75 @@ def process_file(
                     stack = run.stacks[name]
                     for output in outputs_of(run, stack, analysis):
                         stop_if_asked()
-                        if output is None:
-                            advance(name, stack.frames)
-                        elif isinstance(output, Notice):
-                            tell(output)
-                        else:
-                            scratch.put(output.name, output.index, output.data, output.parameters)
+                        match output:
+                            case None:
+                                watcher.advance(name, stack.frames)
+                            case Notice():
+                                tell(output)
+                            case Progress():
+                                watcher.doing(name, output)
+                            case Result() if output.record:
+                                scratch.put(
+                                    output.name, output.index, output.data, output.parameters
+                                )
+                            case Result():
+                                pass  # a preview
                 outcome.results = scratch.names()
                 if outcome.results:
                     date = iso_utc(time.time_ns())
                     with uninterrupted():
                         add_results(path, SOFTWARE, plans[name], scratch, date, outcome.notes)
-                else:
+                elif not outcome.failed and stack.kind == "series":
                     tell(Notice("error", f"{name}: nothing came of it; nothing is written"))
             finally:
                 scratch.close()
+        watcher.done(name)
     return outcomes
 
 
-@contextmanager
-def _progress() -> Iterator[tuple[Console, Progress]]:
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-    )  # fmt: skip
-    with Progress(*columns, console=console) as progress:
-        yield console, progress
+class _Display(Watcher):
+    """What a person sees on standard error meanwhile.
+
+    A bar for the frames of each stack, one for what takes a while, and above them the notices.
+    """
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True)
+        columns = (
+            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[reached]}"),
+            TimeElapsedColumn(),
+        )  # fmt: skip
+        self.bars = Bars(*columns, console=self._console)
+        self._frames: dict[str, tuple[TaskID, int]] = {}
+        self._work: TaskID | None = None
+        self._what = ""
+
+    def say(self, level: str, message: str) -> None:
+        colour = {"error": "red", "warning": "yellow"}.get(level, "default")
+        self._console.print(
+            f"[{colour}]{level}[/]", escape(message), soft_wrap=True, highlight=False
+        )
+
+    def advance(self, name: str, frames: int) -> None:
+        if name not in self._frames:
+            bar = self.bars.add_task(f"{name} frames", total=frames, reached="")
+            self._frames[name] = (bar, 0)
+        bar, count = self._frames[name]
+        self._frames[name] = (bar, count + 1)
+        self.bars.update(bar, completed=count + 1, reached=f"{count + 1}/{frames}")
+
+    def doing(self, name: str, progress: Progress) -> None:
+        text = f"{name} {progress.what}"
+        if self._work is None or self._what != text:
+            self.done(name)
+            self._work, self._what = self.bars.add_task(text, total=1.0, reached=""), text
+        fraction = min(max(progress.fraction, 0.0), 1.0)
+        self.bars.update(self._work, completed=fraction, reached=f"{fraction:.0%}")
+
+    def done(self, name: str) -> None:
+        if self._work is not None:
+            self.bars.remove_task(self._work)
+        self._work = None
 
 
 def _body(arguments: Any) -> int:
@@ -211,33 +279,44 @@ def _body(arguments: Any) -> int:
             run.series(arguments.series)
     if output is None and not (os.access(source, os.W_OK) and os.access(source.parent, os.W_OK)):
         raise BadInput(str(source), "must not be written, or its folder not; name a copy with -o")
-    tasks: dict[str, Any] = {}
+    result = source if output is None else output
+    tables: Path = arguments.tables or result.parent
+    if arguments.tables is not None and not (tables.is_dir() and os.access(tables, os.W_OK)):
+        raise BadInput("--tables", f"{tables} is no folder that can be written")
     with ExitStack() as stack:
         target = source
         if output is not None:
             target = stack.enter_context(new_file(output))
             shutil.copyfile(source, target)
-        console, progress = stack.enter_context(_progress())
-
-        def say(level: str, message: str) -> None:
-            colour = {"error": "red", "warning": "yellow"}.get(level, "default")
-            console.print(
-                f"[{colour}]{level}[/]", message.replace("[", r"\["), soft_wrap=True,
-                highlight=False,
-            )  # fmt: skip
-
-        def advance(name: str, frames: int) -> None:
-            if name not in tasks:
-                tasks[name] = progress.add_task(name, total=frames)
-            progress.advance(tasks[name])
-            if progress.tasks[tasks[name]].finished:
-                progress.update(tasks[name], description=f"{name}, now as a whole")
-
-        outcomes = process_file(target, steps, arguments.series, say, advance)
+        display = _Display()
+        stack.enter_context(display.bars)
+        outcomes = process_file(target, steps, arguments.series, display)
+    failed = any(outcome.failed for outcome in outcomes)
+    measured: list[str] = []
     for outcome in outcomes:
         made = ", ".join(name for name in outcome.results if not name.startswith("slice_"))
-        print(f"{outcome.name}: {made or 'nothing'}{' (with errors)' if outcome.failed else ''}")
-    return EXIT_FAILED if any(outcome.failed for outcome in outcomes) else EXIT_DONE
+        errors = " (with errors)" if outcome.failed else ""
+        print(f"{outcome.name}: {made or 'nothing written'}{errors}")
+        if NECKS in outcome.results or TUNING in outcome.results:
+            measured.append(outcome.name)
+    if measured and not arguments.no_tables:
+        failed |= not _tables_written(result, measured, tables)
+    return EXIT_FAILED if failed else EXIT_DONE
+
+
+def _tables_written(path: Path, measured: Sequence[str], folder: Path) -> bool:
+    try:
+        with RunReader(path) as run:
+            written = write_beside(run, measured, folder, say)
+    except (OSError, BadInput) as error:
+        say(
+            f"the results are in {path}, but their table or plots could not be written: {error}; "
+            f"`pyrotome export {path} --what {NECKS} --to FILE.csv` tries again"
+        )
+        return False
+    for file in written:
+        print(file)
+    return True
 
 
 def main() -> None:
@@ -247,6 +326,8 @@ def main() -> None:
     parser.add_argument("--series", type=int)
     parser.add_argument("--pipeline", type=Path)
     parser.add_argument("--output", type=Path)
+    parser.add_argument("--tables", type=Path)
+    parser.add_argument("--no-tables", action="store_true")
     run_command(parser, _body)
 
 

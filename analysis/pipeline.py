@@ -1,25 +1,39 @@
 """The analysis pipeline: what is computed from which frame, and what comes out of it.
 
 No process, no socket, no file: the online worker and offline processing feed frames in and take
-results out.
+results out. What one frame needs (denoising) is done at once; what concerns its whole series comes
+as tasks, to be done in their order whenever no frame waits.
 """
 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..protocols.manifest import RunManifest, StackPlan
 from ..protocols.pipeline import AnalysisStep, Denoise, ResultPlan
-from .denoise import denoise_frame
+from .denoise import denoise_frame, warm_up
 from .project import Floats
 from .reconstruct import binned
-from .series import Memory, Notice, Output, Result, SeriesAnalysis, SeriesSteps
+from .series import (
+    Memory,
+    Notice,
+    Output,
+    Progress,
+    Result,
+    SeriesAnalysis,
+    SeriesSteps,
+    warm_up_series,
+)
+from .tuning import Tuning, denoising_settings
+
+__all__ = ["Notice", "Output", "Pipeline", "Progress", "Result", "StackAnalysis", "Task"]
 
 # Frames whose asked angles differ by less are one view, exposed several times.
 _SAME_VIEW_DEG = 1e-6
@@ -29,13 +43,24 @@ class BadFrame(ValueError):
     """A frame that does not belong where it says, or cannot be used."""
 
 
+@dataclass(frozen=True)
+class Task:
+    """Work on a whole series; its pieces are to be done one after another, and tasks in order."""
+
+    series: str
+    pieces: Iterator[Output]
+
+
 @dataclass
 class _View:
     """Binned frames of one asked angle, summed up as they arrive."""
 
-    total: Floats
-    tilt_sum_deg: float
-    count: int = 1
+    place: int
+    awaited: int
+    total: Floats | None = None
+    recorded: Floats | None = None
+    tilt_sum_deg: float = 0.0
+    count: int = 0
 
 
 @dataclass
@@ -61,9 +86,25 @@ class StackAnalysis:
     steps: SeriesSteps = field(default_factory=SeriesSteps)
     value_offset: int = 0
     memory: Memory = field(default_factory=Memory)
-    _seen: set[int] = field(default_factory=set[int])
-    _finished: bool = False
-    _views: dict[int, _View] = field(default_factory=dict[int, _View])
+
+    def __post_init__(self) -> None:
+        self._seen: set[int] = set()
+        self._tasks: list[Task] = []
+        planned = {result.name: result for result in self.plan.results}
+        # Whether something is to be done with the whole stack.
+        self._gathers = "aligned" in planned or "volume" in planned
+        frames = Counter(_view_of(angle) for angle in self.plan.tilt_deg)
+        self._views = {
+            key: _View(place, count) for place, (key, count) in enumerate(frames.items())
+        }
+        self._series = SeriesAnalysis(
+            self.plan.name, self.steps, planned, self.memory, len(self._views)
+        )
+        self._tuning = (
+            Tuning(planned["tuning"], self.denoise)
+            if "tuning" in planned and self.denoise is not None
+            else None
+        )
 
     @property
     def complete(self) -> bool:
@@ -81,33 +122,24 @@ class StackAnalysis:
         """Find a planned result."""
         return next((r for r in self.plan.results if r.name == name), None)
 
-    @property
-    def _gathers(self) -> bool:
-        """Whether something is to be done with the whole stack."""
-        return any(r.name in ("aligned", "volume") for r in self.plan.results)
-
-    def _planned_view(self) -> tuple[int, ...]:
-        """Shape of a binned frame, from the results planned for it."""
-        aligned, volume = self.result("aligned"), self.result("volume")
-        if aligned is not None:
-            return aligned.shape[1:]
-        return (volume.shape[0], volume.shape[2]) if volume is not None else ()
-
-    @property
-    def _binning(self) -> int:
-        return self.steps.reconstruct.binning if self.steps.reconstruct is not None else 1
-
-    def take_complete(self) -> bool:
-        """Whether the stack has just become complete; true once."""
-        if self._finished or not self.complete:
-            return False
-        self._finished = True
-        return True
+    def take_tasks(self) -> list[Task]:
+        """Hand over the tasks that have arisen since this was last asked."""
+        tasks, self._tasks = self._tasks, []
+        return tasks
 
     def lost(self, index: int) -> Iterator[Output]:
         """Take note of a frame that will not come."""
-        self._claim(index)
-        yield Notice("warning", f"{self.plan.name} frame {index} is lost; analysed without it")
+        try:
+            self._claim(index)
+        except BadFrame as error:
+            yield Notice("error", str(error))
+            return
+        angle = f"{self.plan.tilt_deg[index]:g} deg"
+        yield Notice(
+            "warning", f"{self.plan.name} frame {index} ({angle}) is lost; analysed without it"
+        )
+        self._settle(index)
+        yield from self._tuned()
 
     def frame(self, index: int, data: NDArray[Any], tilt_deg: float | None) -> Iterator[Output]:
         """Do with one frame all that can be done with it alone.
@@ -124,14 +156,23 @@ class StackAnalysis:
         Yields
         ------
         Result or Notice
-
-        Raises
-        ------
-        BadFrame
-            If it belongs elsewhere, came before, or cannot be used. It counts as come, so that
-            the series can be finished without it.
+            An error for a frame that belongs elsewhere, came before, or cannot be used; the
+            series is finished without it.
         """
-        self._claim(index)
+        try:
+            self._claim(index)
+        except BadFrame as error:
+            yield Notice("error", str(error))
+            return
+        try:
+            yield from self._single(index, data, tilt_deg)
+        except BadFrame as error:
+            yield Notice("error", str(error))
+        finally:
+            self._settle(index)
+        yield from self._tuned()
+
+    def _single(self, index: int, data: NDArray[Any], tilt_deg: float | None) -> Iterator[Output]:
         where = f"{self.plan.name} frame {index}"
         started = time.perf_counter()
         if data.ndim != 2:
@@ -146,18 +187,21 @@ class StackAnalysis:
                 f"{where} is {float(values[0, 0]):g} everywhere (beam blanked, detector off?): "
                 "passed through as it is, and left out of any volume",
             )
-        planned = self.result("denoised")
+        elif self._tuning is not None:
+            self._tuning.take(values)
+        planned, recorded = self.result("denoised"), values
         if self.denoise is not None and planned is not None:
             if values.shape != planned.shape[1:]:
                 raise BadFrame(f"{where} has shape {values.shape}, {planned.shape[1:]} was planned")
+            noise, asked = denoising_settings(self.denoise, self.memory.choice)
             try:
-                settings = self.denoise
                 values, variance = denoise_frame(
-                    values, settings.method, settings.noise, settings.variance
+                    values, self.denoise.method, noise, asked, self.denoise.effort
                 )
             except ValueError as error:
                 raise BadFrame(f"{where} cannot be denoised: {error}") from error
-            parameters = {**planned.parameters, "variance_used": round(variance, 4)}
+            more = {"noise_used": noise, "variance_used": round(variance, 4)}
+            parameters = {**planned.parameters, **more}
             elapsed_s = time.perf_counter() - started
             yield Result(planned.name, self.plan.name, values, index, elapsed_s, parameters)
         if dark or not self._gathers:
@@ -165,37 +209,26 @@ class StackAnalysis:
         if tilt_deg is None or not np.isfinite(tilt_deg):
             tilt_deg = self.plan.tilt_deg[index]
             yield Notice("warning", f"{where}: no tilt was read back, {tilt_deg:g} deg assumed")
-        image = binned(values, self._binning)
+        image = binned(values, self.steps.binning)
         if image.shape != self._planned_view():
             raise BadFrame(
-                f"{where} is {image.shape} when binned by {self._binning}, "
+                f"{where} is {image.shape} when binned by {self.steps.binning}, "
                 f"{self._planned_view()} was planned"
             )
-        self._add_view(index, image, tilt_deg)
+        view = self._views[_view_of(self.plan.tilt_deg[index])]
+        view.total = image if view.total is None else view.total + image
+        if self.steps.measure is not None and recorded is not values:
+            plain = binned(recorded, self.steps.binning)
+            view.recorded = plain if view.recorded is None else view.recorded + plain
+        view.tilt_sum_deg += tilt_deg
+        view.count += 1
 
-    def finish(self) -> Iterator[Output]:
-        """Do what needs the whole series; without effect on other stacks.
-
-        Yields
-        ------
-        Result or Notice
-        """
-        if not self._gathers:
-            return
-        name, views = self.plan.name, self._views
-        self._views = {}
-        if len(views) < 2:
-            yield Notice(
-                "error",
-                f"{name}: {len(views)} usable view(s); a volume needs two or more",
-            )
-            return
-        asked = list(dict.fromkeys(_view_of(angle) for angle in self.plan.tilt_deg))
-        images = np.stack([view.total / np.float32(view.count) for view in views.values()])
-        tilts = np.array([view.tilt_sum_deg / view.count for view in views.values()])
-        places = np.array([asked.index(key) for key in views])
-        planned = {result.name: result for result in self.plan.results}
-        yield from SeriesAnalysis(name, self.steps, planned, self.memory).run(images, tilts, places)
+    def _planned_view(self) -> tuple[int, ...]:
+        """Shape of a binned frame, from the results planned for it."""
+        aligned, volume = self.result("aligned"), self.result("volume")
+        if aligned is not None:
+            return aligned.shape[1:]
+        return (volume.shape[0], volume.shape[2]) if volume is not None else ()
 
     def _claim(self, index: int) -> None:
         if not 0 <= index < self.plan.frames:
@@ -206,15 +239,30 @@ class StackAnalysis:
             raise BadFrame(f"{self.plan.name} frame {index} came twice; the second is ignored")
         self._seen.add(index)
 
-    def _add_view(self, index: int, image: Floats, tilt_deg: float) -> None:
-        key = _view_of(self.plan.tilt_deg[index])
-        view = self._views.get(key)
-        if view is None:
-            self._views[key] = _View(image, tilt_deg)
-        else:
-            view.total += image
-            view.tilt_sum_deg += tilt_deg
-            view.count += 1
+    def _settle(self, index: int) -> None:
+        """Make tasks of what is complete after this frame: its view, its series."""
+        if not self._gathers:
+            return
+        view = self._views[_view_of(self.plan.tilt_deg[index])]
+        view.awaited -= 1
+        if view.awaited == 0 and view.total is not None:
+            share, tilt_deg = np.float32(1 / view.count), view.tilt_sum_deg / view.count
+            recorded = view.recorded * share if view.recorded is not None else None
+            self._add(self._series.take(view.place, view.total * share, tilt_deg, recorded))
+            view.total = view.recorded = None
+        if self.complete:
+            self._add(self._series.finish())
+
+    def _add(self, pieces: Iterator[Output]) -> None:
+        self._tasks.append(Task(self.plan.name, pieces))
+
+    def _tuned(self) -> Iterator[Output]:
+        """Choose the denoiser's settings by the stack that has just become complete.
+
+        At once, for the frames that come next are denoised by them.
+        """
+        if self._tuning is not None and self.complete:
+            self.memory.choice = yield from self._tuning.finish(self.plan.name)
 
 
 def _view_of(angle_deg: float) -> int:
@@ -239,16 +287,14 @@ class Pipeline:
         self, steps: Sequence[AnalysisStep], stacks: Sequence[StackPlan], value_offset: int = 0
     ) -> None:
         known = {step.kind: step.settings for step in steps}
-        denoise: Any = known.pop("denoise", None)
-        series_steps = SeriesSteps(**known)  # pyright: ignore[reportArgumentType]
+        self._denoise: Denoise | None = known.pop("denoise", None)  # pyright: ignore
+        self._steps = SeriesSteps(**known)  # pyright: ignore[reportArgumentType]
         memory = Memory()
-        self.denoiser: Literal["bm3d", "fast"] | None = denoise.method if denoise else None
-        self.uses_projector = series_steps.align is not None or series_steps.reconstruct is not None
         self.stacks = {
             stack.name: StackAnalysis(
                 stack,
-                denoise,
-                series_steps if stack.kind == "series" else SeriesSteps(),
+                self._denoise,
+                self._steps if stack.kind == "series" else SeriesSteps(),
                 value_offset,
                 memory,
             )
@@ -260,6 +306,23 @@ class Pipeline:
     def of(cls, manifest: RunManifest) -> Pipeline:
         """Make the pipeline of a run."""
         return cls(manifest.analysis, manifest.stacks, manifest.value_offset)
+
+    @property
+    def view_bytes(self) -> int:
+        """Memory of one view that waits to be taken in; 0 if nothing is done with whole series."""
+        shapes = [
+            result.shape[1:] if result.name == "aligned" else (result.shape[0], result.shape[2])
+            for stack in self.stacks.values()
+            for result in stack.plan.results
+            if result.name in ("aligned", "volume")
+        ]
+        return max((4 * rows * columns for rows, columns in shapes), default=0)
+
+    def warm_up(self) -> None:
+        """Import and compile what the steps need, which takes seconds the first time."""
+        if self._denoise is not None:
+            warm_up(self._denoise.method)
+        warm_up_series(self._steps)
 
     def unfinished(self) -> list[str]:
         """Tell what an end of the run now would leave undone."""

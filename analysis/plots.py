@@ -1,4 +1,4 @@
-"""Pictures of neck growth: against time, and against the centre distance with the model."""
+"""Pictures of neck growth, against time and centre distance, and of how denoising was tuned."""
 # matplotlib is imported when a picture is drawn, for it takes a second.
 # pyright: basic
 
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .necks import Neck
+from .tune import Choice
 
 Row = tuple[str, float, Neck]
 _DPI = 150
@@ -144,3 +145,52 @@ def plot_model(path: Path, rows: Iterable[Row]) -> None:
     axis.set_ylabel("neck radius $r_n$ (nm)")
     axis.legend()
     figure.savefig(path, dpi=_DPI, format="png")
+
+
+def plot_tuning(path: Path, choice: Choice) -> None:
+    """Draw the PSNR against the variance that the denoiser was told, one line per noise type.
+
+    The winner is marked; the dashed line is the frame as it is. Variance "auto", which is no
+    place on the axis, is a dotted line, and marked at the right where it wins.
+
+    Parameters
+    ----------
+    path : Path
+        PNG to write.
+    choice : Choice
+        Result of :func:`~.tune.tune`.
+
+    Raises
+    ------
+    ValueError
+        If nothing was tried.
+    """
+    if not choice.trials:
+        raise ValueError("no setting of the denoiser has been tried; there is nothing to plot")
+    figure, (axis,) = _figure(1)
+    for noise in dict.fromkeys(trial.noise for trial in choice.trials):
+        tried = [t for t in choice.trials if t.noise == noise]
+        given = [(t.variance, t.psnr_db) for t in tried if t.variance != "auto"]
+        colour = None
+        if given:
+            (line,) = axis.plot(*zip(*sorted(given), strict=True), ".-", lw=1, label=noise)
+            colour = line.get_color()
+        for trial in tried:
+            if trial.variance == "auto":
+                label = f"{noise}, auto"
+                axis.axhline(trial.psnr_db, color=colour or "0.3", ls=":", label=label)
+    axis.axhline(choice.noisy_psnr_db, color="0.4", ls="--", label="not denoised")
+    axis.set_xscale("log")
+    place = (
+        (1.0, choice.psnr_db) if choice.variance == "auto" else (choice.variance, choice.psnr_db)
+    )
+    across = axis.get_yaxis_transform() if choice.variance == "auto" else axis.transData
+    axis.plot(*place, "k*", ms=12, transform=across, clip_on=False, zorder=5)
+    axis.set_xlabel("variance (8-bit scale)")
+    axis.set_ylabel("PSNR (dB)")
+    axis.legend(fontsize="small", title=f"best: {choice.noise}, {_number(choice.variance)}")
+    figure.savefig(path, dpi=_DPI, format="png")
+
+
+def _number(variance: float | str) -> str:
+    return variance if isinstance(variance, str) else f"{variance:.4g}"

@@ -1,4 +1,4 @@
-"""Read finished run files: their stacks of frames, results and logs; add results to them."""
+"""Read finished run files: their stacks of frames, results and logs."""
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false
@@ -6,9 +6,9 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,17 +18,14 @@ import hdf5plugin  # pyright: ignore[reportUnusedImport]  # noqa: F401 - registe
 import numpy as np
 from numpy.typing import NDArray
 
-from ..protocols import layout, nexus_tree
+from ..protocols import holds, layout
 from ..protocols.loading import BadInput
-from ..protocols.manifest import StackKind, StackPlan
-from ..protocols.pipeline import ResultPlan
+from ..protocols.manifest import StackKind
 
 Floats = NDArray[np.float64]
 
 # Bits of the superblock's consistency flags: open for writing, open for SWMR writing.
 _WRITING = 0b101
-# What must stay free on the disk: HDF5 does not get over a failed write in good order.
-_RESERVE_BYTES = 32 << 20
 _KINDS: tuple[StackKind, ...] = ("series", "reference", "ramp")
 
 
@@ -48,6 +45,8 @@ class Stack:
         Angles read back and asked, NaN where unknown.
     pixel_nm : float
         Sampling.
+    begun_s : float
+        When the first of them was exposed, in the file's time; infinite where unknown.
     value_offset, value_scale : int, float
         value = (recorded - value_offset) * value_scale.
     """
@@ -60,6 +59,7 @@ class Stack:
     tilt_deg: Floats
     nominal_tilt_deg: Floats
     pixel_nm: float
+    begun_s: float
     value_offset: int
     value_scale: float
 
@@ -153,9 +153,7 @@ class RunReader:
         BadInput
             If there is none such, or the file holds several.
         """
-        names = [stack.name for stack in self.stacks.values() if stack.kind == "series"]
-        if not names:
-            raise BadInput(str(self.path), "holds no tilt series")
+        names = [stack.name for stack in self.every_series()]
         if number is None:
             if len(names) > 1:
                 raise BadInput(
@@ -168,6 +166,25 @@ class RunReader:
         if name not in names:
             raise BadInput("--series", f"{self.path} has no {name}; it has {', '.join(names)}")
         return self.stacks[name]
+
+    def every_series(self) -> list[Stack]:
+        """All tilt series, in their order.
+
+        Raises
+        ------
+        BadInput
+            If there is none.
+        """
+        found = [stack for stack in self.stacks.values() if stack.kind == "series"]
+        if not found:
+            raise BadInput(str(self.path), "holds no tilt series")
+        return found
+
+    @cached_property
+    def hold_totals_s(self) -> dict[str, float | None]:
+        """Time at processing temperature before each stack; None where it is not known."""
+        measured = holds.holds_of(self._file)
+        return {name: holds.hold_total_s(self._file, name, measured) for name in self.stacks}
 
     def frame(self, stack: Stack, index: int) -> NDArray[Any]:
         """One frame as recorded, shape (rows, columns)."""
@@ -200,6 +217,10 @@ class RunReader:
                 number = int(process.removeprefix("process_"))
                 found.append(StoredResult(name, number, data.name, data.shape, axes))
         return found
+
+    def newest(self, stack: Stack, name: str) -> StoredResult | None:
+        """Newest result of one name."""
+        return next((r for r in reversed(self.results(stack)) if r.name == name), None)
 
     def read(self, path: str) -> NDArray[Any]:
         """A whole dataset."""
@@ -242,10 +263,14 @@ class RunReader:
         for what, column in (("angles", tilt_deg), ("image keys", image_key)):
             if column.shape != (frames,):
                 raise BadInput(
-                    f"{self.path}: {name}", f"has {frames} frames and {column.size} {what}"
+                    f"{self.path}: {name}",
+                    f"has {frames} frames and {column.size} {what}; one for each frame is needed "
+                    "(`pyrotome import` takes the frames with a list of angles)",
                 )
         nominal = layout.column_path(name, "nominal_tilt_deg")
         scale = layout.value_scale_path(name)
+        stamps = layout.column_path(name, "t_ns")
+        stamped = self.read(stamps) if stamps in file else np.empty(0)
         return Stack(
             name=name,
             kind=kinds[0] if kinds else "series",
@@ -255,6 +280,7 @@ class RunReader:
             tilt_deg=tilt_deg,
             nominal_tilt_deg=self.read(nominal) if nominal in file else tilt_deg,
             pixel_nm=float(file[f"/{name}/instrument/detector/x_pixel_size"][()]),
+            begun_s=float(np.min(stamped, where=np.isfinite(stamped), initial=np.inf)),
             value_offset=int(file[layout.value_offset_path(name)][()]),
             value_scale=float(file[scale][()]) if scale in file else 1.0,
         )
@@ -289,120 +315,3 @@ def check_at_rest(path: Path) -> None:
             "is still being written (or its run was killed and the file never closed); "
             "come back when the run has ended",
         )
-
-
-class Scratch:
-    """Results on their way into a run file, in a file of their own until they are whole.
-
-    Parameters
-    ----------
-    path : Path
-        Where; nothing may be there.
-    results : sequence of ResultPlan
-        What will come.
-    """
-
-    def __init__(self, path: Path, results: Sequence[ResultPlan]) -> None:
-        self._plans = {result.name: result for result in results}
-        self.parameters: dict[str, dict[str, str | int | float]] = {}
-        self._file: Any = h5py.File(path, "x", libver=nexus_tree.LIBVER)
-        for node in layout.processes("", StackPlan(
-            name="s", kind="series", frames=0, tilt_deg=(), results=tuple(results)
-        )):  # fmt: skip
-            if isinstance(node, layout.Dataset) and node.path.endswith("/data"):
-                name = node.path.split("/")[-2]
-                nexus_tree.add_node(self._file, _moved(node, f"/{name}"))
-
-    def put(
-        self,
-        name: str,
-        index: int | None,
-        data: NDArray[Any],
-        parameters: Mapping[str, str | int | float],
-    ) -> None:
-        """Keep a result, or one frame of a result that comes per frame."""
-        plan, target = self._plans[name], self._file[name]
-        shape = plan.shape[1:] if plan.per_frame else plan.shape
-        if data.shape != shape:
-            raise ValueError(f"'{name}' has the shape {data.shape}, {shape} was planned")
-        if plan.per_frame:
-            target[index] = data
-        else:
-            target[...] = data
-            self.parameters[name] = dict(parameters)
-
-    def names(self) -> list[str]:
-        """Results of which at least a part has come."""
-        return [name for name in self._plans if self._file[name].id.get_num_chunks()]
-
-    def stored_bytes(self) -> int:
-        """Room that the results will take."""
-        return sum(self._file[name].id.get_storage_size() for name in self._plans)
-
-    def copy_chunks(self, name: str, target: Any) -> None:
-        """Bring a result as it is compressed into a dataset of the same layout."""
-        source = self._file[name].id
-        for number in range(source.get_num_chunks()):
-            offset = source.get_chunk_info(number).chunk_offset
-            mask, raw = source.read_direct_chunk(offset)
-            target.id.write_direct_chunk(offset, raw, mask)
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-
-
-def _moved(node: layout.Dataset, path: str) -> layout.Dataset:
-    return layout.Dataset(
-        path, node.value, node.dtype, node.shape, node.fill, node.storage, node.attrs
-    )
-
-
-def add_results(
-    path: Path, software: str, stack: StackPlan, scratch: Scratch, date: str, notes: Iterable[str]
-) -> None:
-    """Write the results of one stack into a run file, beside those that are there.
-
-    Parameters
-    ----------
-    path : Path
-        The run file.
-    software : str
-        Program and version.
-    stack : StackPlan
-        Its `results`, whose process numbers must be free.
-    scratch : Scratch
-        The results; one of which nothing came is left out.
-    date : str
-        When they were made, ISO 8601.
-    notes : iterable of str
-        What happened on the way, kept with every process.
-
-    Raises
-    ------
-    OSError
-        If the disk is full; nothing is changed then.
-    """
-    made = set(scratch.names())
-    plan = stack.model_copy(update={"results": tuple(r for r in stack.results if r.name in made)})
-    needed = scratch.stored_bytes() + _RESERVE_BYTES
-    if shutil.disk_usage(path.parent).free < needed:
-        raise OSError(f"{path}: {needed >> 20} MiB are needed on its disk for the results")
-    lines = "\n".join(notes)
-    with h5py.File(path, "r+", libver=nexus_tree.LIBVER) as opened:
-        file: Any = opened
-        for node in layout.processes(software, plan):
-            nexus_tree.add_node(file, node)
-        for result in plan.results:
-            process = layout.process_path(stack.name, result.process)
-            scratch.copy_chunks(result.name, file[f"{layout.result_path(stack.name, result)}/data"])
-            file[f"{process}/date"][()] = date.encode()
-            known = file[f"{process}/parameters"]
-            for name, value in scratch.parameters.get(result.name, {}).items():
-                if name not in known:
-                    known[name] = value
-            if lines and "notes" not in file[process]:
-                note = f"{process}/notes"
-                nexus_tree.add_node(file, layout.Group(note, "NXnote"))
-                nexus_tree.add_node(file, layout.Dataset(f"{note}/type", "text/plain"))
-                nexus_tree.add_node(file, layout.Dataset(f"{note}/data", lines))

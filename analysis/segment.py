@@ -1,20 +1,32 @@
 """Particles in a volume: threshold, opening, touching ones split, labels kept over the series."""
 # scipy.ndimage and skimage are untyped where it matters here.
-# pyright: basic
+# pyright: basic, reportMissingTypeStubs=false
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import product
-from typing import Any
+import math
+from collections.abc import Generator
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage as scipy_ndimage
 
+from .pieces import exhausted
+from .segment_kernels import (
+    count_values,
+    depth_in,
+    gather,
+    grow,
+    raise_peaks,
+    share,
+    write_faces,
+)
+
 # Its annotations know neither the overloads nor the arrays that come back.
 ndimage: Any = scipy_ndimage
 Labels = NDArray[np.int32]
+T = TypeVar("T")
 
 # A particle's own middle must stand deeper in matter than the neck to its neighbour, by this.
 _DEEPEST_NECK = 0.87
@@ -35,7 +47,10 @@ def otsu_level(volume: NDArray[Any]) -> float:
         raise ValueError("the volume holds NaN or infinity; it cannot be segmented")
     if lowest == highest:
         return highest
-    counts, edges = np.histogram(volume, _HISTOGRAM_BINS, (lowest, highest))
+    counts = np.zeros(_HISTOGRAM_BINS, np.int64)
+    flat = np.ascontiguousarray(volume, np.result_type(volume, np.float32)).reshape(-1)
+    count_values(flat, lowest, _HISTOGRAM_BINS / (highest - lowest), counts)
+    edges = np.linspace(lowest, highest, _HISTOGRAM_BINS + 1)
     middles = (edges[1:] + edges[:-1]) / 2
     below = np.cumsum(counts)[:-1].astype(np.float64)
     above = volume.size - below
@@ -78,46 +93,127 @@ def segment(
     ValueError
         If the volume is not three-dimensional or holds NaN.
     """
+    steps = segment_steps(volume, level=level, opening=opening, smallest_voxels=smallest_voxels)
+    return exhausted(steps)
+
+
+def segment_steps(
+    volume: NDArray[Any],
+    *,
+    level: float | None = None,
+    opening: int = 1,
+    smallest_voxels: int = 200,
+) -> Generator[float, None, Labels]:
+    """Do what :func:`segment` does in small pieces, with the same arguments.
+
+    Yields
+    ------
+    float
+        Finished fraction, after each piece of work.
+    """
     if volume.ndim != 3 or volume.size == 0:
         raise ValueError(f"a volume of shape {volume.shape}; (y, z, x) is needed")
     threshold = otsu_level(volume) if level is None else level
+    yield 0.1
     mask = volume > threshold
-    if opening > 0:
-        mask = ndimage.binary_opening(mask, iterations=opening)
-    pieces, _ = ndimage.label(mask)
+    for _ in range(opening):
+        mask = eroded(mask)
     labels = np.zeros(volume.shape, np.int32)
-    count = 0
-    for number, box in enumerate(ndimage.find_objects(pieces), 1):
-        piece = np.pad(pieces[box] == number, 1)
+    if not mask.any():
+        return labels
+    box = box_of(mask, opening)
+    mask = mask[box]
+    for _ in range(opening):
+        mask = ~eroded(~mask, beyond=True)
+    yield 0.2
+    pieces, _ = ndimage.label(mask)
+    yield 0.3
+    found = np.zeros(mask.shape, np.int32)
+    places = ndimage.find_objects(pieces)
+    whole = sum(math.prod(side.stop - side.start for side in place) for place in places)
+    count, done = 0, 0
+    for number, place in enumerate(places, 1):
+        here = found[place]
+        piece = np.pad(pieces[place] == number, 1)
+        start, done = done, done + here.size
         if np.count_nonzero(piece) < smallest_voxels:
             continue
-        parts = _split(piece, smallest_voxels)[1:-1, 1:-1, 1:-1]
-        here = labels[box]
-        here[parts > 0] = parts[parts > 0] + count
+        split = _split(piece, smallest_voxels)
+        parts = yield from part_of(0.3 + 0.7 * start / whole, 0.3 + 0.7 * done / whole, split)
+        inner = parts[1:-1, 1:-1, 1:-1]
+        np.add(inner, count, out=here, where=inner > 0)
         count += int(parts.max())
-    sizes = np.bincount(labels.ravel(), minlength=count + 1)
+    sizes = np.bincount(found.ravel(), minlength=count + 1)
     sizes[0] = np.iinfo(sizes.dtype).max
     order = np.argsort(-sizes, kind="stable")
     renumbered = np.zeros(count + 1, np.int32)
     kept = order[sizes[order] >= smallest_voxels]
     renumbered[kept] = np.arange(len(kept))
-    return renumbered[labels]
+    labels[box] = renumbered[found]
+    return labels
 
 
-def _split(piece: NDArray[np.bool_], smallest_voxels: int) -> Labels:
-    """Cut a connected piece where it is narrow; labels from 1 without gaps."""
+def part_of(
+    start: float, stop: float, steps: Generator[float, None, T]
+) -> Generator[float, None, T]:
+    """Steps that are a part of others: their fractions from `start` to `stop`; what they return."""
+    while True:
+        try:
+            fraction = next(steps)
+        except StopIteration as end:
+            return end.value
+        yield start + (stop - start) * fraction
+
+
+def box_of(mask: NDArray[np.bool_], rim: int) -> tuple[slice, ...]:
+    """The part of an array that holds all that is true, and a rim; there must be something."""
+    box: list[slice] = []
+    for axis, length in enumerate(mask.shape):
+        others = tuple(k for k in range(mask.ndim) if k != axis)
+        there = np.flatnonzero(mask.any(axis=others))
+        box.append(slice(max(0, int(there[0]) - rim), min(length, int(there[-1]) + rim + 1)))
+    return tuple(box)
+
+
+def eroded(mask: NDArray[np.bool_], *, beyond: bool = False) -> NDArray[np.bool_]:
+    """What is true together with its neighbours along the axes; `beyond` the array all is alike."""
+    left = mask.copy()
+    for axis in range(mask.ndim):
+        source, target = np.moveaxis(mask, axis, 0), np.moveaxis(left, axis, 0)
+        target[1:] &= source[:-1]
+        target[:-1] &= source[1:]
+        if not beyond:
+            target[0] = target[-1] = False
+    return left
+
+
+def _split(piece: NDArray[np.bool_], smallest_voxels: int) -> Generator[float, None, Labels]:
+    """Cut a connected piece, with vacuum all round, where it is narrow; labels from 1, no gaps."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+    from scipy.spatial import KDTree
     from skimage.segmentation import watershed
 
-    depth = ndimage.gaussian_filter(ndimage.distance_transform_edt(piece).astype(np.float32), 1.0)
+    depth = ndimage.gaussian_filter(depth_in(piece), 1.0)
+    yield 0.2
     reach = max(1, round(0.3 * float(depth.max())))
-    summit = (depth == ndimage.maximum_filter(depth, 2 * reach + 1)) & piece
-    seeds, count = ndimage.label(summit, np.ones((3, 3, 3)))
+    summits = np.argwhere((depth == ndimage.maximum_filter(depth, 2 * reach + 1)) & piece)
+    # Summits that touch, even by a corner, are one.
+    near = KDTree(summits).query_pairs(1.8, output_type="ndarray")
+    links = coo_array((np.ones(len(near)), tuple(near.T)), shape=(len(summits), len(summits)))
+    count, name = connected_components(links, directed=False)
+    yield 0.4
     if count <= 1:
         return piece.astype(np.int32)
+    seeds = np.zeros(piece.shape, np.int32)
+    seeds[tuple(summits.T)] = name + 1
     parts = watershed(-depth, seeds, mask=piece).astype(np.int32)
-    peaks = np.asarray(ndimage.maximum(depth, parts, np.arange(count + 1)), np.float64)
+    yield 0.9
+    peaks = np.zeros(count + 1, np.float32)
+    raise_peaks(parts, depth, peaks)
     sizes = np.bincount(parts.ravel(), minlength=count + 1)
-    saddles = _saddles(parts, depth)
+    saddles = borders(parts, depth)
+    heir = np.arange(count + 1)
     while saddles:
         # Crumbs go to whatever they touch most deeply, then the least narrow necks close.
         openness = {
@@ -128,7 +224,7 @@ def _split(piece: NDArray[np.bool_], smallest_voxels: int) -> Labels:
         if openness[worst] < _DEEPEST_NECK:
             break
         keep, gone = worst if peaks[worst[0]] >= peaks[worst[1]] else worst[::-1]
-        parts[parts == gone] = keep
+        heir[heir == gone] = keep
         sizes[keep] += sizes[gone]
         joined: dict[tuple[int, int], float] = {}
         for (a, b), saddle in saddles.items():
@@ -137,52 +233,45 @@ def _split(piece: NDArray[np.bool_], smallest_voxels: int) -> Labels:
                 pair = (min(one, other), max(one, other))
                 joined[pair] = max(joined.get(pair, 0.0), saddle)
         saddles = joined
-    names = np.unique(parts)
-    return np.searchsorted(names, parts).astype(np.int32)
+    _, names = np.unique(heir, return_inverse=True)
+    return names.astype(np.int32)[parts]
 
 
-def _saddles(parts: Labels, depth: NDArray[np.float32]) -> dict[tuple[int, int], float]:
-    """Greatest depth on the border of each pair of parts that touch."""
-    found: dict[tuple[int, int], float] = {}
-    for low, high, where in borders(parts):
-        here = np.minimum(depth[where[0]], depth[where[1]])
-        keys = low.astype(np.int64) * (int(parts.max()) + 1) + high
-        for key in np.unique(keys):
-            pair = divmod(int(key), int(parts.max()) + 1)
-            found[pair] = max(found.get(pair, 0.0), float(here[keys == key].max()))
-    return found
+def borders(labels: Labels, values: NDArray[Any] | None = None) -> dict[tuple[int, int], float]:
+    """Pairs of labels that touch along an axis, and the greatest value on their border.
 
+    Parameters
+    ----------
+    labels : ndarray of int
+        Shape (y, z, x).
+    values : ndarray, optional
+        Shape (y, z, x). That of a face is the lesser of its two voxels'; without it nothing is
+        meant by the values.
 
-def borders(labels: Labels) -> Iterator[tuple[Labels, Labels, tuple[Any, Any]]]:
-    """Yield, for each axis, the faces between two different labels.
-
-    Yields
-    ------
-    low, high : ndarray of int
-        The two labels of each face, the smaller one first; none is 0.
-    where : tuple of two tuples of ndarray
-        Indices of the voxels on either side.
+    Returns
+    -------
+    dict
+        By (smaller, greater label), sorted; 0 touches nothing.
     """
-    for axis in range(labels.ndim):
-        ahead = [slice(None)] * labels.ndim
-        behind = list(ahead)
-        ahead[axis], behind[axis] = slice(1, None), slice(None, -1)
-        one, other = labels[tuple(behind)], labels[tuple(ahead)]
-        at = np.nonzero((one != other) & (one > 0) & (other > 0))
-        further = tuple(i + (k == axis) for k, i in enumerate(at))
-        yield np.minimum(one[at], other[at]), np.maximum(one[at], other[at]), (at, further)
+    values = labels if values is None else values
+    names, heights = np.empty((0, 2), np.int32), np.empty(0, np.float32)
+    count = write_faces(labels, values, names, heights)
+    names, heights = np.empty((count, 2), np.int32), np.empty(count, np.float32)
+    write_faces(labels, values, names, heights)
+    order = np.lexsort((heights, names[:, 1], names[:, 0]))
+    names, heights = names[order], heights[order]
+    last = np.flatnonzero(np.append((names[1:] != names[:-1]).any(axis=1), True)[:count])
+    return {
+        (int(low), int(high)): float(height)
+        for (low, high), height in zip(names[last], heights[last], strict=True)
+    }
 
 
 def centres_of(labels: Labels) -> tuple[NDArray[np.intp], NDArray[np.float64], NDArray[np.float64]]:
     """Numbers of the particles, their centres (y, z, x) in voxels, and their volumes."""
-    flat = labels.ravel()
-    sizes = np.bincount(flat).astype(np.float64)
-    sums = np.empty((sizes.size, 3))
-    for axis in range(3):
-        shape = [1, 1, 1]
-        shape[axis] = labels.shape[axis]
-        places = np.broadcast_to(np.arange(labels.shape[axis]).reshape(shape), labels.shape)
-        sums[:, axis] = np.bincount(flat, places.ravel(), sizes.size)
+    sizes = np.zeros(int(labels.max(initial=0)) + 1)
+    sums = np.zeros((sizes.size, 3))
+    gather(labels, sizes, sums)
     names = np.flatnonzero(sizes)
     names = names[names > 0]
     return names, sums[names] / sizes[names, None], sizes[names]
@@ -223,11 +312,9 @@ def track(before: Labels, now: Labels, *, first_new: int | None = None) -> Label
     renumbered = np.zeros(int(now.max(initial=0)) + 1, np.int32)
     matched: set[int] = set()
     if old_names.size and new_names.size:
-        width = int(now.max()) + 1
-        both = np.bincount(before.ravel().astype(np.int64) * width + now.ravel())
-        shared = np.zeros((int(before.max()) + 1) * width)
-        shared[: both.size] = both
-        shared = shared.reshape(-1, width)[np.ix_(old_names, new_names)]
+        shared = np.zeros((int(before.max()) + 1, int(now.max()) + 1))
+        share(before, now, shared)
+        shared = shared[np.ix_(old_names, new_names)]
         overlap = shared / (old_sizes[:, None] + new_sizes - shared)
         radius = np.cbrt(3 / (4 * np.pi) * np.minimum(old_sizes[:, None], new_sizes))
         apart = new_centres[None] - old_centres[:, None]
@@ -256,14 +343,7 @@ def dilated(labels: Labels, steps: int) -> Labels:
     """Labels grown into the vacuum by so many voxels along the axes, none into another."""
     grown = labels
     for _ in range(steps):
-        source = grown.copy()
-        for axis, back in product(range(labels.ndim), (False, True)):
-            to, of = [slice(None)] * labels.ndim, [slice(None)] * labels.ndim
-            to[axis], of[axis] = slice(1, None), slice(None, -1)
-            if back:
-                to, of = of, to
-            target = source[tuple(to)]
-            empty = target == 0
-            target[empty] = grown[tuple(of)][empty]
-        grown = source
+        source = np.ascontiguousarray(grown)
+        grown = np.empty_like(source)
+        grow(source, grown)
     return grown

@@ -33,6 +33,9 @@ _DUAL_STEP = 1.0 / 12.0
 # The automatic weight: see automatic_weight.
 _NOISE_SHARE, _LEAST_SHARE, _COARSE = 0.7, 1e-3, 4
 
+# Views that come singly: room for so many at first, and the automatic weight is sought again after
+# each of the first, then whenever there are so many times as many.
+_ROOM, _FEW, _MORE = 8, 8, 1.2
 # The densest part of an image's values is not sought among fewer than this.
 _FEWEST = 64
 _SQUARES = 64  # along the shorter side of an image
@@ -180,9 +183,11 @@ class TvSolver:
         self._follows.reshape(-1)[: slices - 1] = 1.0
         self._tilts: list[float] = []
         self._views: list[Floats] = []
-        self._measured: Floats | None = None
+        # Images in the projector's blocks, with room for some more.
+        self._measured = zeros((blocks, _ROOM, detector, LANES))
         self._geometry: Geometry | None = None
         self._rate, self._weight = 0.0, 0.0
+        self._weighed, self._noise = 0, 0.0
         self._momentum_age = 0
         self._misfit: list[float] = []
 
@@ -207,6 +212,19 @@ class TvSolver:
         """A copy of the volume as it stands; float32, shape (y, z, x)."""
         return slices_of(self._volume, self._slices)
 
+    def central_slices(self) -> dict[str, Floats]:
+        """Cut the planes through the middle, like :func:`.reconstruct.central_slices`."""
+        blocks = self._volume
+        y, z, x = self._slices // 2, self._height // 2, self._width // 2
+        across = {"z": blocks[:, z], "x": blocks[:, :, x]}
+        planes = {
+            axis: np.ascontiguousarray(
+                part.transpose(0, 2, 1).reshape(-1, part.shape[1])[: self._slices]
+            )
+            for axis, part in across.items()
+        }
+        return {"y": np.ascontiguousarray(blocks[y // LANES, :, :, y % LANES])} | planes
+
     def add_view(self, image: NDArray[Any], tilt_deg: float) -> None:
         """Take in an image; the next iterations count it.
 
@@ -227,8 +245,14 @@ class TvSolver:
                 f"an image of shape {image.shape}; {(self._slices, self._detector)} is needed"
             )
         checked_series(image[None], np.array([tilt_deg]))
+        number = len(self._views)
+        if number == self._measured.shape[1]:
+            larger = zeros((len(self._measured), 2 * number, *self._measured.shape[2:]))
+            larger[:, :number] = self._measured
+            self._measured = larger
         self._views.append(np.array(image, np.float32))
         self._tilts.append(float(tilt_deg))
+        self._measured[:, number] = blocks_of(self._views[-1][:, None])[:, 0]
         self._geometry = None
 
     def step(self, iterations: int = 1) -> None:
@@ -240,7 +264,7 @@ class TvSolver:
             If there is no image yet.
         """
         geometry, measured = self._prepare()
-        norm = float(np.vdot(measured, measured))
+        norm = float(sum(np.vdot(block, block) for block in measured))
         blocks = range(len(measured))
         rate = np.full((self._height, self._width), self._rate, np.float32)
         radius = np.float32(self._weight * self._rate)
@@ -269,24 +293,28 @@ class TvSolver:
         ahead, dual, floor, volume = self._ahead, self._dual, self._floor, self._volume
         in_threads(lambda b: _advance(b, ahead, dual, floor, momentum, volume), range(len(volume)))
 
-    def _prepare(self) -> tuple[Geometry, Floats]:
+    def _prepare(self) -> tuple[Geometry, list[Floats]]:
         """Bring geometry, step and weight up to date after new images."""
-        if self._geometry is not None and self._measured is not None:
-            return self._geometry, self._measured
-        if not self._views:
+        count = len(self._views)
+        measured = [block[:count] for block in self._measured]
+        if self._geometry is not None:
+            return self._geometry, measured
+        if not count:
             raise ValueError("no image has been added yet; nothing can be reconstructed")
-        images, tilts = np.stack(self._views), np.array(self._tilts)
-        self._measured = blocks_of(images.transpose(1, 0, 2))
+        tilts = np.array(self._tilts)
         self._geometry = Geometry(tilts, self._detector, self._height, self._width)
         self._rate = 1.0 / _largest_eigenvalue(self._geometry)
-        if self._asked_weight == "auto":
-            self._weight = automatic_weight(images, tilts)
-        else:
+        if self._asked_weight != "auto":
             self._weight = float(self._asked_weight)
+        elif count < _FEW or count >= _MORE * self._weighed:
+            self._weight = automatic_weight(np.stack(self._views), tilts)
+            self._weighed, self._noise = count, self._weight / math.sqrt(count)
+        else:
+            self._weight = self._noise * math.sqrt(count)
         # Momentum towards the minimum for fewer images is worth nothing now.
         self._ahead[:] = self._volume
         self._momentum_age = 0
-        return self._geometry, self._measured
+        return self._geometry, measured
 
 
 def automatic_weight(images: NDArray[Any], tilt_deg: NDArray[Any]) -> float:

@@ -49,21 +49,23 @@ class Axis:
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
-def _sample(coefficients, exact, edges_y, edges_x, turn, offset, shift_y, shift_x, whole, out):
-    """Fill `out` from the spline of one image, and from its continued border outside.
+def _sample(
+    coefficients, exact, edges_y, edges_x, turn, offset, shift_y, shift_x, whole, picks, out
+):
+    """Fill `out` with some rows from the spline of one image, beyond it from its border.
 
     `edges_y` (2, columns) continues it above and below, `edges_x` (2, rows) left and right.
     With `whole` all positions are pixels of `exact`, the image itself.
     """
     rows, columns = coefficients.shape
-    tall, wide = out.shape
+    wide = out.shape[1]
     cosine, sine = math.cos(turn), math.sin(turn)
     weights_y = np.empty(4, np.float32)
     weights_x = np.empty(4, np.float32)
     last_r, last_c = rows - 1, columns - 1
     slack = 1e-3
-    for i in range(tall):
-        y = i - 0.5 * (tall - 1)
+    for i in range(picks.size):
+        y = picks[i] - 0.5 * last_r
         for j in range(wide):
             x = j - 0.5 * (wide - 1) + offset
             row = y * cosine + x * sine + shift_y + 0.5 * last_r
@@ -153,10 +155,17 @@ class Splines:
         for ends, target in ((ends_y, self._edges_y), (ends_x, self._edges_x)):
             target[n] = gaussian_filter1d(ends, _BORDER_SMOOTHING_PX, axis=1, mode="nearest")
 
-    def sampled(self, shifts_px: NDArray[Any], axis: Axis) -> Floats:
-        """Aligned images, see the module's convention; float32, the shape of the recorded ones."""
+    def sampled(
+        self, shifts_px: NDArray[Any], axis: Axis, rows: NDArray[np.integer[Any]] | None = None
+    ) -> Floats:
+        """Aligned images, see the module's convention; float32, the shape of the recorded ones.
+
+        With `rows` these rows of them only.
+        """
         shifts = np.asarray(shifts_px, np.float64)
-        out = np.empty_like(self._exact)
+        tall, wide = self.shape
+        picks = np.arange(tall) if rows is None else np.asarray(rows, np.intp)
+        out = np.empty((len(self._exact), len(picks), wide), np.float32)
         turn = math.radians(axis.rotation_deg)
         straight = axis.rotation_deg == 0.0
 
@@ -173,10 +182,25 @@ class Splines:
                 shifts[n, 0],
                 shifts[n, 1],
                 whole,
+                picks,
                 out[n],
             )
 
         in_threads(one, range(len(shifts)))
+        return out
+
+    def seen(self, shifts_px: NDArray[Any], axis: Axis) -> NDArray[np.bool_]:
+        """Which pixels of :meth:`sampled` were recorded, not continued beyond the border."""
+        tall, wide = self.shape
+        turn = math.radians(axis.rotation_deg)
+        y = np.arange(tall)[:, None] - 0.5 * (tall - 1)
+        x = np.arange(wide)[None, :] - 0.5 * (wide - 1) + axis.offset_px
+        row = y * math.cos(turn) + x * math.sin(turn) + 0.5 * (tall - 1)
+        column = x * math.cos(turn) - y * math.sin(turn) + 0.5 * (wide - 1)
+        out = np.empty((len(self._exact), tall, wide), np.bool_)
+        for n, (down, along) in enumerate(np.asarray(shifts_px, np.float64)):
+            out[n] = (row >= -down) & (row <= tall - 1 - down)
+            out[n] &= (column >= -along) & (column <= wide - 1 - along)
         return out
 
 

@@ -1,9 +1,9 @@
 """The online analysis as a process: ``python -m pyrotome.analysis.worker``.
 
-The main thread owns the link and never computes; a second thread computes, in code that holds no
-GIL, so that status and credit go on while a frame takes half a minute. Frames wait in memory
-within the credit that was granted, which bounds it; those beyond come without their pixels and are
-read from the run file when their turn comes.
+The main thread owns the link and never computes; two others do (frames, and what concerns whole
+series), in code that holds no GIL, so that status and credit go on while a frame takes half a
+minute. Frames wait in memory within the credit that was granted, which bounds it; those beyond come
+without their pixels and are read from the run file when their turn comes.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
-from threading import Lock, Thread
+from threading import Event, Lock, Thread, current_thread, local
 from typing import Any
 
 import numpy as np
@@ -28,16 +28,19 @@ from ..protocols.link import ANALYSIS, END_TOPIC, upstream
 from ..protocols.manifest import RunManifest
 from ..protocols.messages import BadMessage, Message, array_of, finite, parse
 from ..protocols.process import AnalysisConfig, announce, fail, read_config, watch_parent
-from .denoise import warm_up
-from .growing import GrowingFile, NotThere
-from .pipeline import BadFrame, Notice, Pipeline, Result, StackAnalysis
-from .project import backproject, project
+from .growing_file import GrowingFile, NotThere
+from .pipeline import Notice, Output, Pipeline, Progress, Result, StackAnalysis, Task
 
 # Frames that may wait here: as many as fit into this, but never fewer than the least.
 QUEUE_BYTES = 512 * 1024 * 1024
 LEAST_CREDIT = 8
 # A status goes out at least this often (wall seconds) while there is work.
 STATUS_EVERY_S = 0.5
+# Views that may wait to be taken in: as many as fit into this. Frames wait when there are more.
+TASK_BYTES = 256 * 1024 * 1024
+LEAST_TASKS = 4
+_END_POLL_S = 0.05
+_FRAMES, _SERIES = "frames", "series"
 # The daemon and the instruments come first on a computer that they share.
 NICENESS = 10
 
@@ -56,16 +59,11 @@ class Job:
     received_s: float
 
 
-@dataclass(frozen=True)
-class Activity:
-    """What the computing thread is at; `since_s` is when its frame arrived."""
-
-    pending: str = ""
-    since_s: float | None = None
-
-
 class Computer:
-    """The computing thread: takes jobs, leaves multipart messages for the link.
+    """The computing threads: one for frames, one for series. They leave messages for the link.
+
+    A frame is denoised as soon as it is there; what concerns a whole series is done piece by piece
+    while no frame is in work.
 
     Parameters
     ----------
@@ -74,22 +72,33 @@ class Computer:
     file : GrowingFile
         Where frames are that came without their pixels.
     wake : callable
-        Called, in the computing thread, whenever a message was left.
+        Returns a socket on which whoever waits for messages is woken; called once a thread.
     """
 
-    def __init__(self, pipeline: Pipeline, file: GrowingFile, wake: zmq.Socket[bytes]) -> None:
-        self._pipeline, self._file, self._wake = pipeline, file, wake
+    def __init__(
+        self, pipeline: Pipeline, file: GrowingFile, wake: Callable[[], zmq.Socket[bytes]]
+    ) -> None:
+        self._pipeline, self._file, self._bells = pipeline, file, wake
+        self._bell = local()
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
+        self._tasks: SimpleQueue[tuple[Task, float]] = SimpleQueue()
         self._lock = Lock()
         self._waiting: deque[float] = deque()
-        self._activity = Activity("starting")
+        self._todo: deque[float] = deque()
+        # What the thread for frames and the one for series are at.
+        self._doing = {_FRAMES: "starting", _SERIES: ""}
         self._frames = 0
         self._results = 0
+        # Set while no frame is in work, and while there is room for more tasks.
+        self._no_frame, self._room = Event(), Event()
+        self._room.set()
+        self._most_tasks = max(LEAST_TASKS, TASK_BYTES // max(1, pipeline.view_bytes))
         self.outbox: SimpleQueue[list[Any]] = SimpleQueue()
 
     def start(self) -> None:
-        """Begin; the thread dies with the process."""
-        Thread(target=self._run, name="analysis", daemon=True).start()
+        """Begin; the threads die with the process."""
+        Thread(target=self._run_frames, name=_FRAMES, daemon=True).start()
+        Thread(target=self._run_tasks, name=_SERIES, daemon=True).start()
 
     def take(self, job: Job | None) -> None:
         """Take over a job; None asks for `done` after all that came before."""
@@ -101,46 +110,71 @@ class Computer:
     def status(self) -> dict[str, Any]:
         """Tell what is waiting, what is being done, and the age of the oldest frame in work."""
         with self._lock:
-            oldest_s = self._activity.since_s
-            if oldest_s is None and self._waiting:
-                oldest_s = self._waiting[0]
-            staleness_s = 0.0 if oldest_s is None else time.monotonic() - oldest_s
+            since = [*self._waiting, *self._todo]
+            staleness_s = time.monotonic() - min(since) if since else 0.0
+            pending = [what for what in self._doing.values() if what]
             return {
                 "backlog": len(self._waiting),
-                "pending": self._activity.pending,
+                "pending": "; ".join(pending),
                 "staleness_s": round(staleness_s, 3),
                 "frames": self._frames,
                 "results": self._results,
             }
 
-    def _run(self) -> None:
+    def _run_frames(self) -> None:
         self._warm_up()
         while True:
-            self._set(Activity())
+            self._no_frame.set()
+            self._set("")
             job = self._jobs.get()
+            # Views wait in memory: what is too far behind is done first.
+            self._room.wait()
             if job is None:
                 self._end()
                 continue
+            self._no_frame.clear()
             try:
                 self._deal_with(job)
             except Exception as error:  # one bad frame must not end the analysis
                 self._say("error", f"{_name_of(job.message.header)}: unexpected {error!r}")
             finally:
+                self._hand_on(job)
                 with self._lock:
                     self._waiting.popleft()
                     self._frames += 1
                 if not job.message.header.get("in_file"):
                     self._leave(upstream("credit", {"frames": 1}))
-            self._finish_series(job)
+
+    def _hand_on(self, job: Job) -> None:
+        """Queue the tasks that arose from a frame."""
+        stack = self._stack_of(job)
+        for task in stack.take_tasks() if stack is not None else ():
+            with self._lock:
+                self._todo.append(job.received_s)
+                if len(self._todo) >= self._most_tasks:
+                    self._room.clear()
+            self._tasks.put((task, job.received_s))
+
+    def _run_tasks(self) -> None:
+        while True:
+            task, received_s = self._tasks.get()
+            try:
+                for output in task.pieces:
+                    self._pass_on(output, received_s, task.series)
+                    if self._room.is_set():
+                        self._no_frame.wait()
+            except Exception as error:  # one bad series must not end the analysis
+                self._say("error", f"{task.series} cannot be reconstructed: {error!r}")
+            with self._lock:
+                self._todo.popleft()
+                if len(self._todo) <= self._most_tasks // 2:
+                    self._room.set()
+            self._set("")
 
     def _warm_up(self) -> None:
         """Import and compile what will be needed, before the first frame waits for it."""
         try:
-            if self._pipeline.denoiser is not None:
-                warm_up(self._pipeline.denoiser)
-            if self._pipeline.uses_projector:
-                tilts = np.array([0.0, 80.0])
-                backproject(project(np.ones((1, 8, 8), np.float32), tilts), tilts)
+            self._pipeline.warm_up()
         except Exception as error:  # each frame will tell again, and be credited
             self._say("error", f"the analysis cannot work: {error!r}")
 
@@ -152,44 +186,46 @@ class Computer:
         stack = self._stack_of(job)
         if stack is None:
             return
-        self._set(Activity(f"{_name_of(header)} of {stack.plan.frames}", job.received_s))
-        try:
-            index = header.get("index")
-            if type(index) is not int:
-                raise BadFrame(f"{stack.plan.name}: a frame whose index is {index!r}")
-            if header.get("lost"):
+        self._set(f"{_name_of(header)} of {stack.plan.frames}")
+        index = header.get("index")
+        if type(index) is not int:
+            self._say("error", f"{stack.plan.name}: a frame whose index is {index!r}")
+            return
+        if header.get("lost"):
+            outputs = stack.lost(index)
+        else:
+            try:
+                pixels = self._pixels(job, index)
+            except (BadMessage, NotThere) as error:
+                self._say("error", f"{_name_of(header)}: {error}")
                 outputs = stack.lost(index)
             else:
-                outputs = stack.frame(index, self._pixels(job, index), header.get("tilt_deg"))
-            self._pass_on(outputs, job)
-        except (BadFrame, BadMessage, NotThere) as error:
-            self._say("error", f"{_name_of(header)}: {error}")
+                outputs = stack.frame(index, pixels, header.get("tilt_deg"))
+        for output in outputs:
+            self._pass_on(output, job.received_s, stack.plan.name)
 
     def _pixels(self, job: Job, index: int) -> NDArray[Any]:
         if job.message.header.get("in_file"):
             return self._file.frame(str(job.message.header.get("series")), index)
         return array_of(job.message)
 
-    def _finish_series(self, job: Job) -> None:
-        """Do what waits for a stack's last frame, if this was it."""
-        stack = self._stack_of(job)
-        if stack is None or not stack.take_complete():
-            return
-        self._set(Activity(f"{stack.plan.name} reconstruction", job.received_s))
-        try:
-            self._pass_on(stack.finish(), job)
-        except Exception as error:  # one bad series must not end the analysis
-            self._say("error", f"{stack.plan.name} cannot be reconstructed: {error!r}")
-
-    def _pass_on(self, outputs: Iterator[Result | Notice], job: Job) -> None:
-        for output in outputs:
-            if isinstance(output, Notice):
+    def _pass_on(self, output: Output, received_s: float, series: str) -> None:
+        match output:
+            case Notice():
                 self._say(output.level, output.message)
-            else:
-                self._results += 1
-                self._leave(result_message(output, time.monotonic() - job.received_s))
+            case Progress():
+                self._set(f"{series} {output.what} {output.fraction:.0%}")
+            case Result():
+                with self._lock:
+                    self._results += 1
+                self._leave(result_message(output, time.monotonic() - received_s))
 
     def _end(self) -> None:
+        while True:
+            with self._lock:
+                if not self._todo:
+                    break
+            time.sleep(_END_POLL_S)
         self._file.close()
         for text in self._pipeline.unfinished():
             self._say("warning", f"{text}; there is no volume")
@@ -198,14 +234,21 @@ class Computer:
     def _say(self, level: str, message: str) -> None:
         self._leave(upstream("event", {"level": level, "message": message}))
 
-    def _set(self, activity: Activity) -> None:
+    def _set(self, doing: str) -> None:
+        """Tell what the calling thread is at."""
         with self._lock:
-            self._activity = activity
-        self._wake.send(b"")
+            self._doing[current_thread().name] = doing
+        self._ring()
+
+    def _ring(self) -> None:
+        # A socket belongs to the thread that uses it.
+        if not hasattr(self._bell, "socket"):
+            self._bell.socket = self._bells()
+        self._bell.socket.send(b"")
 
     def _leave(self, parts: list[Any]) -> None:
         self.outbox.put(parts)
-        self._wake.send(b"")
+        self._ring()
 
 
 def _name_of(header: dict[str, Any]) -> str:
@@ -238,6 +281,8 @@ def result_message(result: Result, staleness_s: float) -> list[Any]:
     }
     if result.index is not None:
         body["index"] = result.index
+    if not result.record:
+        body["record"] = False
     return upstream("result", body, [data])
 
 
@@ -258,9 +303,13 @@ class Worker:
         self._bell = context.socket(zmq.PULL)
         self._bell.set(zmq.RCVHWM, 0)
         self._bell.bind("inproc://bell")
-        clapper = context.socket(zmq.PUSH)
-        clapper.set(zmq.SNDHWM, 0)
-        clapper.connect("inproc://bell")
+
+        def clapper() -> zmq.Socket[bytes]:
+            socket = context.socket(zmq.PUSH)
+            socket.set(zmq.SNDHWM, 0)
+            socket.connect("inproc://bell")
+            return socket
+
         self._computer = Computer(self._pipeline, GrowingFile(Path(config.file)), clapper)
         self._unsent: deque[list[Any]] = deque()
 

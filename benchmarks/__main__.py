@@ -6,7 +6,16 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 
-for name in ("acquisition", "denoising", "recording", "rendering", "tomography", "necks"):
+for name in (
+    "acquisition",
+    "denoising",
+    "recording",
+    "rendering",
+    "tomography",
+    "alignment",
+    "necks",
+    "latency",
+):
     print(f"\n== {name}", flush=True)
     sys.argv = [name]
     runpy.run_path(str(HERE / f"{name}.py"), run_name="__main__")

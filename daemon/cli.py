@@ -275,13 +275,13 @@ def inspect(
     as_json: JsonOption = False,
 ) -> None:
     """Say what a run file holds, also while it grows."""
-    from .inspect import describe, inspect_file
+    from .describe import describe_file
+    from .inspect import inspect_file
 
-    found = inspect_file(file)
     if as_json:
-        _print_json(found)
+        _print_json(inspect_file(file))
     else:
-        _out().print(describe(found))
+        _out().print(describe_file(file))
 
 
 def _analysis(module: str, *arguments: object) -> NoReturn:
@@ -341,7 +341,10 @@ def import_(
     _analysis("importing", *options, "--", stack)
 
 
-@app.command(epilog="Example: `pyrotome process needle.nxs --pipeline sirt.yaml`")
+@app.command(
+    epilog="Examples: `pyrotome process run.nxs`, "
+    "`pyrotome process needle.nxs --pipeline sirt.yaml -o with_volume.nxs`"
+)
 def process(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A run file.")],
     series: Annotated[
@@ -359,17 +362,27 @@ def process(
             "-o", "--output", metavar="OUT", help="Leave FILE alone and write a copy with results."
         ),
     ] = None,
+    tables: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder for table and plots; else beside the file."),
+    ] = None,
+    no_tables: Annotated[
+        bool, typer.Option("--no-tables", help="Write no table and no plots.")
+    ] = False,
 ) -> None:
     """Carry out the analysis pipeline offline, by the same code as online.
 
     Results are added to FILE, beside those that are there. Interrupted, it leaves FILE as it was.
+    Where necks are measured, FILE_necks.csv, FILE_growth.png and FILE_model.png are written too.
     """
-    options = _given(series=series, pipeline=pipeline, output=output)
-    _analysis("offline", *options, "--", file)
+    options = _given(series=series, pipeline=pipeline, output=output, tables=tables)
+    _analysis("offline", *options, *(["--no-tables"] if no_tables else []), "--", file)
 
 
 @app.command(
     epilog="Examples: `pyrotome export run.nxs --series 2 --what volume --to volume.mrc`, "
+    "`pyrotome export run.nxs --what necks --to necks.csv`, "
+    "`pyrotome export run.nxs --what growth --to growth.png`, "
     "`pyrotome export run.nxs --what heater --to run`"
 )
 def export(
@@ -377,18 +390,25 @@ def export(
     to: Annotated[
         Path,
         typer.Option(
-            metavar="OUT", help=".mrc, .emd or .tif by its ending; .csv for the heater's log."
+            metavar="OUT", help=".mrc, .emd or .tif by its ending; .csv for tables, .png for plots."
         ),
     ],
     series: Annotated[
-        int | None, typer.Option(metavar="N", help="Which tilt series, if there are several.")
+        int | None,
+        typer.Option(
+            metavar="N", help="Which tilt series, if there are several; tables take all of them."
+        ),
     ] = None,
     what: Annotated[
         str | None,
-        typer.Option(metavar="WHAT", help="frames, heater, or a result: volume, denoised, ..."),
+        typer.Option(
+            metavar="WHAT",
+            help="frames, an image or volume (denoised, volume, ...), a table (necks, shifts, "
+            "heater, tuning) or a plot (growth, model, tuning).",
+        ),
     ] = None,
 ) -> None:
-    """Write frames, volumes or the heater's log for other programs; overwrites nothing."""
+    """Write frames, volumes, tables or plots for other programs; overwrites nothing."""
     options = _given(to=to, series=series, what=what)
     _analysis("exporting", *options, "--", file)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -186,7 +186,9 @@ class Experiment:
 
     # --- what comes back from recorder and analysis ---------------------------------------------
 
-    def _on_result(self, source: str, body: dict[str, Any], payload: list[bytes]) -> None:
+    def _on_result(
+        self, source: str, body: dict[str, Any], payload: Sequence[bytes | memoryview]
+    ) -> None:
         name = str(body.get("name", "unnamed"))
         message = Message(f"result/{name}", body, tuple(payload))
         try:

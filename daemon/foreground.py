@@ -14,8 +14,8 @@ from ..protocols.control import EXIT_DONE, EXIT_INTERRUPTED
 from ..protocols.rig import ROLES, Rig
 from ..protocols.timebase import ExperimentClock
 from .control import ControlServer
+from .describe import describe_file
 from .experiment import Experiment, Outcome
-from .inspect import describe, inspect_file
 from .plan import Plan
 from .progress import ProgressView
 from .service import exit_code, running_daemon, start_simulators
@@ -123,7 +123,7 @@ async def run_foreground(
 
 def _summary(outcome: Outcome, output: Path, console: Console) -> None:
     if output.exists():
-        Console().print(describe(inspect_file(output)))
+        Console().print(describe_file(output))
     style = "green" if outcome.status == "complete" else "red"
     console.print(f"[{style}]{outcome.status}[/{style}]", outcome.reason, highlight=False)
     if output.exists():

@@ -6,7 +6,7 @@ import asyncio
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -76,7 +76,7 @@ class Outlet:
     def __init__(
         self,
         context: zmq.asyncio.Context,
-        on_result: Callable[[str, dict[str, Any], list[bytes]], None],
+        on_result: Callable[[str, dict[str, Any], Sequence[bytes | memoryview]], None],
         on_event: Callable[[str, dict[str, Any]], None],
     ) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="pyrotome-")
@@ -162,8 +162,10 @@ class Outlet:
 
     async def _receive(self) -> None:
         while True:
-            identity, *parts = await self._socket.recv_multipart()
-            name = identity.decode(errors="replace")
+            # A volume is tens of megabytes: it goes through here without being copied.
+            identity, *frames = await self._socket.recv_multipart(copy=False)
+            name = identity.bytes.decode(errors="replace")
+            parts = [frame.buffer for frame in frames]
             consumer = self.consumers.get(name)
             if consumer is None:
                 continue

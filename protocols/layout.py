@@ -149,6 +149,11 @@ def value_scale_path(stack: str) -> str:
     return f"/{stack}/instrument/detector/encoding/value_scale"
 
 
+def holds_before_path(stack: str) -> str:
+    """How many holds came before a stack; absent where that is not known."""
+    return f"/{stack}/frames/holds_before"
+
+
 def column_path(stack: str, key: str) -> str:
     """Where a stack holds one key of its frame headers."""
     return f"/{stack}/" + next(c.path for c in COLUMNS if c.key == key)
@@ -338,7 +343,8 @@ def _stack(manifest: RunManifest, stack: StackPlan) -> Iterator[Node]:
     yield Group(f"{base}/sample", "NXsample")
     yield Dataset(f"{base}/sample/name", manifest.sample.name)
     yield Group(f"{base}/frames", "NXcollection")
-    yield Dataset(f"{base}/frames/holds_before", np.int64(manifest.holds_before.get(stack.name, 0)))
+    before = np.int64(manifest.holds_before.get(stack.name, 0))
+    yield Dataset(holds_before_path(stack.name), before)
     for column in COLUMNS:
         attrs: dict[str, Any] = {"units": column.units} if column.units else {}
         if column is TIME_COLUMN:

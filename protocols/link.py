@@ -37,7 +37,9 @@ def upstream(kind: Kind, body: dict[str, Any], payload: Sequence[Any] = ()) -> l
     return [kind.encode(), json.dumps(body, separators=(",", ":")).encode(), *payload]
 
 
-def parse_upstream(parts: Sequence[bytes]) -> tuple[Kind, dict[str, Any], list[bytes]]:
+def parse_upstream(
+    parts: Sequence[bytes | memoryview],
+) -> tuple[Kind, dict[str, Any], list[bytes | memoryview]]:
     """Kind, body and payload of a consumer's message.
 
     Raises
@@ -51,7 +53,7 @@ def parse_upstream(parts: Sequence[bytes]) -> tuple[Kind, dict[str, Any], list[b
     if kind is None:
         raise BadMessage(f"unknown kind {bytes(parts[0][:40])!r}")
     try:
-        body = json.loads(parts[1])
+        body = json.loads(bytes(parts[1]))
     except (ValueError, RecursionError):
         raise BadMessage("the body is not JSON") from None
     if not isinstance(body, dict):

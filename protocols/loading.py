@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
 
 MAX_TEXT_BYTES = 1_000_000
 
@@ -27,6 +28,22 @@ class BadInput(ValueError):
     def __init__(self, where: str, problem: str) -> None:
         super().__init__(f"{where}: {problem}" if where else problem)
         self.where, self.problem = where, problem
+
+
+class Misplaced(ValueError):
+    """A problem at a place below what a validator was given.
+
+    Parameters
+    ----------
+    problem : str
+        What is wrong and what would be right.
+    place : str or int
+        Keys and positions that lead there.
+    """
+
+    def __init__(self, problem: str, *place: str | int) -> None:
+        super().__init__(problem)
+        self.place = place
 
 
 class Strict(BaseModel):
@@ -96,10 +113,7 @@ def load_model(model: type[Model], text: str, name: str, list_is: str = "") -> M
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        problems = [
-            _describe(model, node, name, tuple(item["loc"]), item["msg"], item["type"])
-            for item in error.errors()
-        ]
+        problems = [_describe(model, node, name, item) for item in error.errors()]
         raise BadInput("", "\n".join(dict.fromkeys(problems))) from None
 
 
@@ -136,19 +150,26 @@ _UniqueKeyLoader.add_constructor(
 )
 
 
-def _describe(
-    model: type[BaseModel], node: yaml.Node | None, name: str, loc: Location, msg: str, kind: str
-) -> str:
+def _describe(model: type[BaseModel], node: yaml.Node | None, name: str, item: ErrorDetails) -> str:
+    loc, kind, given = tuple(item["loc"]), item["type"], item["input"]
+    cause = item.get("ctx", {}).get("error")
+    if isinstance(cause, Misplaced):
+        loc += cause.place
     line, reached = _locate(node, loc)
     path = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in reached).lstrip(".")
-    where = f"{name}:{line}" if line else name
+    # What concerns the whole has no line.
+    where = f"{name}:{line}" if line and loc else name
     if path:
         where = f"{where}: {path}"
-    message = msg.removeprefix("Value error, ")
+    message = item["msg"].removeprefix("Value error, ")
     if kind == "extra_forbidden":
         message = "unknown key" + _suggest(model, loc)
     elif kind == "missing":
         message = "required key is missing"
+    elif kind == "model_type":
+        message = f"should be a mapping with one or more of the keys {_keys_at(model, loc)}"
+    elif message.startswith("Input should be") and isinstance(given, str | int | float):
+        message = f"{message}, not {given!r}"
     return f"{where}: {message}"
 
 
@@ -175,27 +196,37 @@ def _locate(node: yaml.Node | None, loc: Location) -> tuple[int | None, Location
     return line, tuple(reached)
 
 
-def _models_below(model: type[BaseModel]) -> Iterator[type[BaseModel]]:
-    seen: set[type[BaseModel]] = set()
-    todo: list[Any] = [model]
-    while todo:
-        item = todo.pop()
-        if isinstance(item, type) and issubclass(item, BaseModel):
-            if item in seen:
-                continue
-            seen.add(item)
-            yield item
-            todo.extend(field.annotation for field in item.model_fields.values())
-        else:
-            todo.extend(getattr(item, "__args__", ()))
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    """Models that a value of this type may be, or hold as the items of a list."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in getattr(annotation, "__args__", ()):
+        yield from _models_in(argument)
+
+
+def _models_at(model: type[BaseModel], loc: Location) -> list[type[BaseModel]]:
+    """Models of what stands at a location."""
+    models = [model]
+    for part in loc:
+        fields = [
+            field
+            for m in models
+            for name, field in m.model_fields.items()
+            if part in (name, field.alias)
+        ]
+        # Positions, and the names that pydantic gives to the kinds of a union, lead no deeper.
+        if fields:
+            models = [m for field in fields for m in _models_in(field.annotation)]
+    return models
+
+
+def _keys_at(model: type[BaseModel], loc: Location) -> str:
+    known = [f.alias or name for m in _models_at(model, loc) for name, f in m.model_fields.items()]
+    return ", ".join(dict.fromkeys(known))
 
 
 def _suggest(model: type[BaseModel], loc: Location) -> str:
-    """The nearest known key, and the keys that a mapping of this kind takes."""
-    wrong = str(loc[-1])
-    models = list(_models_below(model))
-    known = {field.alias or name for m in models for name, field in m.model_fields.items()}
-    nearest = difflib.get_close_matches(wrong, known, n=1)
-    if nearest:
-        return f"; did you mean '{nearest[0]}'?"
-    return f"; known keys: {', '.join(sorted(known))}"
+    """The nearest key, and the keys that a mapping at this place takes."""
+    known = _keys_at(model, loc[:-1])
+    nearest = difflib.get_close_matches(str(loc[-1]), known.split(", "), n=1)
+    return f"; did you mean '{nearest[0]}'?" if nearest else f"; known keys: {known}"

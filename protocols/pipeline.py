@@ -7,17 +7,34 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from .loading import Strict
+from .loading import Misplaced, Strict
 
+Effort = Literal["full", "quick"]
 NoiseType = Literal["white", "gw", "g0", "g1", "g2", "g3", "g4"]
 
 
 class Denoise(Strict):
-    """Per frame: remove noise. `variance` is on the scale where the frame's maximum is 255."""
+    """Per frame: remove noise. `variance` is on the scale where the frame's maximum is 255.
+
+    With noise "auto" both are chosen by the reference frames of the run. Effort "quick" keeps up
+    with frames of 1024 x 1024 a second on two cores.
+    """
 
     method: Literal["bm3d", "fast"] = "fast"
-    noise: NoiseType = "white"
+    noise: NoiseType | Literal["auto"] = "white"
     variance: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
+    effort: Effort = "full"
+
+    @model_validator(mode="after")
+    def _chosen_together(self) -> Denoise:
+        if self.noise == "auto" and self.variance != "auto":
+            raise ValueError(
+                "noise 'auto' is chosen together with the variance; leave 'variance' out, or name "
+                "the noise"
+            )
+        if self.effort != "full" and self.method != "fast":
+            raise ValueError(f"effort '{self.effort}' is known to the method 'fast' only")
+        return self
 
 
 class Align(Strict):
@@ -29,11 +46,16 @@ class Align(Strict):
 
 
 class Reconstruct(Strict):
-    """Per series: a volume from the tilt series, binned by `binning` in every direction."""
+    """Per series: a volume from the tilt series, binned by `binning` in every direction.
+
+    With thickness "auto" total-variation minimisation leaves vacuum far above and below the
+    specimen, whose thickness the alignment has found; with "full" it asks the images.
+    """
 
     method: Literal["sirt", "tv", "wbp"] = "sirt"
     iterations: Annotated[int, Field(ge=1, le=10_000, strict=True)] = 30
     binning: Annotated[int, Field(ge=1, le=64, strict=True)] = 4
+    thickness: Literal["auto", "full"] = "auto"
 
 
 class Segment(Strict):
@@ -92,20 +114,22 @@ def check_order(steps: Sequence[AnalysisStep]) -> None:
 
     Raises
     ------
-    ValueError
+    Misplaced
         If a step comes twice, too early, or without the step that it works on.
     """
     kinds = [step.kind for step in steps]
     for position, kind in enumerate(kinds):
         earlier = kinds[:position]
         if kind in earlier:
-            raise ValueError(f"analysis step '{kind}' is written twice")
+            raise Misplaced(f"step '{kind}' is written twice", "analysis", position)
         late = [k for k in earlier if _ORDER.index(k) > _ORDER.index(kind)]
         if late:
-            raise ValueError(f"analysis step '{kind}' must come before '{late[0]}'")
+            problem = f"step '{kind}' must come before '{late[0]}'"
+            raise Misplaced(problem, "analysis", position)
         needed = _NEEDS.get(kind)
         if needed is not None and needed not in earlier:
-            raise ValueError(f"analysis step '{kind}' needs the step '{needed}' before it")
+            problem = f"step '{kind}' needs the step '{needed}' before it"
+            raise Misplaced(problem, "analysis", position)
 
 
 class ResultPlan(Strict):
@@ -140,7 +164,17 @@ NECK_COLUMNS = (
     "neck_to_particle",
     "distance_to_diameter",
 )
+# Frames without which the denoiser cannot be tuned.
+FEWEST_REFERENCES = 3
+# Rows of the table of settings that the denoiser was tried with, and its columns.
+MAX_TRIALS = 64
+TRIAL_COLUMNS = ("noise", "variance", "psnr_db")
 _OTHERS = {"y": "zx", "z": "yx", "x": "yz"}
+
+
+def tunes(steps: Sequence[AnalysisStep]) -> bool:
+    """Whether the denoiser's settings are to be chosen by reference frames."""
+    return any(step.denoise is not None and step.denoise.noise == "auto" for step in steps)
 
 
 def planned_results(
@@ -196,6 +230,9 @@ def planned_results(
             continue
         process += 1
         match step.kind:
+            case "denoise" if kind == "reference" and tunes([step]):
+                plan("tuning", ("trial", "column"), "float64", trial=MAX_TRIALS,
+                     column=len(TRIAL_COLUMNS))  # fmt: skip
             case "denoise":
                 results.append(
                     ResultPlan(

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from .loading import Strict, load_model, read_text
-from .pipeline import AnalysisStep, check_order
+from .pipeline import FEWEST_REFERENCES, AnalysisStep, check_order, tunes
 from .units import (
     AngleDeg,
     CurrentPa,
@@ -207,6 +207,14 @@ class Recipe(Strict):
         if steered and not any(step.measure is not None for step in self.analysis):
             raise ValueError(
                 "a cycle with 'until' needs the analysis step 'measure: necks' to decide by"
+            )
+        inner = [step for s in self.steps if s.cycle is not None for step in s.cycle.then]
+        references = [s.reference.frames for s in [*self.steps, *inner] if s.reference is not None]
+        if tunes(self.analysis) and max(references, default=0) < FEWEST_REFERENCES:
+            raise ValueError(
+                "analysis step 'denoise' with noise 'auto' is tuned by reference frames: add a "
+                f"step 'reference: {{frames: 50}}' ({FEWEST_REFERENCES} are the fewest), or name "
+                "the noise"
             )
         return self
 

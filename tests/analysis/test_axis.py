@@ -32,18 +32,14 @@ def spheres_series(tilts, side, offset, rotation, shifts=None, seed=0, count=14)
     return np.stack(images).astype(np.uint16)
 
 
-# The rotation of the second case comes out 0.304 deg off, 0.004 more than is aimed at.
-NEARLY = pytest.mark.xfail(reason="rotation found within 0.31 deg, aimed at 0.3", strict=False)
-
-
 @pytest.mark.parametrize(
-    ("offset", "rotation"), [(6.0, 1.5), pytest.param(-8.0, -2.0, marks=NEARLY)]
+    ("offset", "rotation", "seed"), [(6.0, 1.5, 0), (-8.0, -2.0, 0), (3.0, -1.0, 1), (-4.0, 2.0, 2)]
 )
-def test_axis_is_found(offset, rotation):
-    images = spheres_series(TILTS, 128, offset, rotation)
+def test_axis_is_found(offset, rotation, seed):
+    images = spheres_series(TILTS, 128, offset, rotation, seed=seed)
     axis = find_axis(images, TILTS)
-    assert axis.offset_px == pytest.approx(offset, abs=0.5)
-    assert axis.rotation_deg == pytest.approx(rotation, abs=0.3)
+    assert axis.offset_px == pytest.approx(offset, abs=0.25)
+    assert axis.rotation_deg == pytest.approx(rotation, abs=0.2)
 
 
 def test_good_start_is_kept():
@@ -71,7 +67,8 @@ def test_axis_runs_through_the_mass_of_a_specimen_that_stays_in_place():
 def test_progress_is_told_and_ends():
     told = []
     find_axis(spheres_series(TILTS, 32, 0.0, 0.0), TILTS, rounds=4, report=told.append)
-    assert told == [0.25, 0.5, 0.75, 1.0]
+    assert told == sorted(told)
+    assert {0.25, 0.5, 0.75, 1.0} <= set(told) and told[-1] == 1.0
 
 
 def test_what_does_not_belong_together_is_refused():

@@ -183,7 +183,7 @@ def test_the_impulse_reader_reads_our_heater_log(make_run: Any, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("what", "target", "series", "words"),
     [
-        ("frames", "out.png", None, "'.png' of .* is none of .mrc"),
+        ("frames", "out.png", None, "out.png: 'frames' goes into .mrc"),
         ("frames", "out.mrc", None, "holds 2 tilt series .*--series N"),
         ("frames", "out.mrc", 7, "has no series_007"),
         ("volume", "out.mrc", 1, "holds no 'volume'; it has frames, heater"),

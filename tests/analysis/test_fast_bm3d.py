@@ -1,20 +1,32 @@
 """Our BM3D: gain, the package as a peer, invariances, threads, correlated noise, frame sizes."""
 
+import math
 from itertools import pairwise
+from pathlib import Path
 
 import bm3d
 import numpy as np
 import pytest
+from skimage import data
 
 from pyrotome.analysis import denoise
 from pyrotome.analysis.block_code import REFS, STEP
 from pyrotome.analysis.denoise import denoise_bm3d, denoise_fast, noise_spectrum
-from pyrotome.analysis.fast_bm3d import Noise, _tiles, fast_bm3d
+from pyrotome.analysis.fast_bm3d import (
+    Noise,
+    _displacements,
+    _tiles,
+    cosine_transform,
+    fast_bm3d,
+    spline_transform,
+)
+from pyrotome.analysis.stabilise import restore, stabilise
 from pyrotome.protocols.pipeline import Denoise
 from pyrotome.simulators.rendering import draw_counts, expected_fraction, thickness_nm
 from pyrotome.simulators.sintering import Sintering
 
 SIDE = 128
+MULTISLICE = Path(__file__).resolve().parents[3] / "shared" / "data" / "asi_multislice"
 
 
 def discs(side=SIDE):
@@ -64,6 +76,67 @@ def test_it_is_no_worse_than_the_package(sigma):
     assert ours > peer - 0.1
 
 
+@pytest.mark.parametrize("kind", ["white", "g3"])
+def test_quick_is_nearly_as_good(kind):
+    truth = specimen(6.0)[1]
+    frame = truth + coloured(kind, 0.04, truth.shape, 2)
+    noise = Noise.coloured(noise_spectrum(kind, 0.04, truth.shape))
+    full, quick = (psnr_db(fast_bm3d(frame, model), truth) for model in (noise, noise.quick()))
+    assert psnr_db(frame, truth) + 3 < quick < full + 1
+    assert quick > full - 0.5
+
+
+def test_quick_is_what_is_asked_for():
+    counts, _ = specimen(6.0)
+    assert np.array_equal(
+        denoise_fast(counts, effort="quick")[0],
+        restore(
+            fast_bm3d(
+                stabilise(counts.astype(float), denoise_gain(counts)), Noise.white(1.0).quick()
+            ),
+            denoise_gain(counts),
+        ),
+    )
+    with pytest.raises(ValueError, match="'fast' only"):
+        Denoise(method="bm3d", effort="quick")
+
+
+def denoise_gain(counts):
+    return denoise.poisson_variance(counts.astype(float)) / counts.mean()
+
+
+@pytest.mark.parametrize(("view", "least_db"), [(15, 0.0), (24, -0.1), (53, -0.1)])
+def test_a_lattice_is_kept_no_worse_than_by_the_package(view, least_db):
+    """Multislice images of silicon, where alike blocks lie far apart; two of the worst views."""
+    if not MULTISLICE.is_dir():
+        pytest.skip(f"no {MULTISLICE}: the simulated silicon particle is not on this computer")
+    with np.load(MULTISLICE / "asi_2nm_dose_8p0e3.npz") as low:
+        frame = stabilise(low["counts"][view]).astype(np.float64)
+    with np.load(MULTISLICE / "asi_2nm_dose_1p6e5.npz") as high:
+        truth = (high["counts"][view] - 1.0) / 20
+    ours = restore(fast_bm3d(frame, 1.0)) - 1
+    peer = restore(bm3d.bm3d(frame / 16, 1 / 16, profile="np") * 16) - 1
+    assert psnr_db(ours, truth) > psnr_db(peer, truth) + least_db
+
+
+@pytest.mark.parametrize(("name", "sigma"), [("camera", 10.0), ("brick", 25.0)])
+def test_photographs_are_denoised_about_as_by_the_package(name, sigma):
+    truth = getattr(data, name)()[192:320, 192:320].astype(np.float64)
+    frame = truth + np.random.default_rng(3).normal(scale=sigma, size=truth.shape)
+    ours = psnr_db(fast_bm3d(frame, sigma), truth)
+    peer = psnr_db(bm3d.bm3d(frame / 255, sigma / 255, profile="np") * 255, truth)
+    assert ours > peer - 0.25
+
+
+def test_transforms_have_rows_of_norm_one_and_know_constants():
+    cosines, splines = cosine_transform(), spline_transform()
+    assert np.allclose(cosines @ cosines.T, np.eye(8))
+    assert np.allclose(np.linalg.norm(splines, axis=1), 1)
+    assert np.allclose(splines[1:].sum(axis=1), 0)
+    assert np.allclose(splines[0], splines[0, 0])
+    assert np.linalg.cond(splines) < 3
+
+
 @pytest.mark.parametrize("kind", ["g1", "g2", "g3", "g4"])
 def test_correlated_noise_is_removed_best_with_its_spectrum(truth, kind):
     frame = truth + coloured(kind, 0.01, truth.shape, 3)
@@ -97,9 +170,10 @@ def test_the_variances_of_a_stack_are_exact():
 
 def test_the_result_does_not_depend_on_the_number_of_threads():
     frame = np.random.default_rng(5).normal(size=(210, 233))
-    alone = fast_bm3d(frame, 1.0, threads=1)
-    for threads in (2, 3, 7):
-        assert np.array_equal(fast_bm3d(frame, 1.0, threads=threads), alone)
+    for noise in (Noise.white(1.0), Noise.white(1.0).quick()):
+        alone = fast_bm3d(frame, noise, threads=1)
+        for threads in (2, 3, 7):
+            assert np.array_equal(fast_bm3d(frame, noise, threads=threads), alone)
 
 
 def test_a_constant_image_is_not_changed():
@@ -118,22 +192,40 @@ def test_offset_scale_and_turning_carry_over(noisy):
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (8, 40), (9, 10), (95, 96), (100, 113), (16, 200)])
-def test_frames_of_any_size_are_covered(shape):
+@pytest.mark.parametrize("effort", ["full", "quick"])
+def test_frames_of_any_size_are_covered(shape, effort):
     frame = 5 + np.random.default_rng(6).normal(size=shape)
-    cleaned = fast_bm3d(frame, 1.0)
+    noise = Noise.white(1.0)
+    cleaned = fast_bm3d(frame, noise if effort == "full" else noise.quick())
     assert cleaned.shape == shape
     assert np.isfinite(cleaned).all()
     assert cleaned.std() <= frame.std()
     assert cleaned.mean() == pytest.approx(frame.mean(), abs=0.15)
 
 
-def test_reference_blocks_reach_every_pixel():
+@pytest.mark.parametrize(("step", "most"), [(STEP, REFS), (2 * STEP, 18)])
+def test_reference_blocks_reach_every_pixel(step, most):
     for places in range(1, 300):
-        tiles = _tiles(places)
-        blocks = [first + STEP * k for first, count in tiles for k in range(count)]
-        assert max(count for _, count in tiles) <= REFS
+        tiles = _tiles(places, step, most)
+        blocks = [first + step * k for first, count in tiles for k in range(count)]
+        assert max(count for _, count in tiles) <= most
         assert (blocks[0], blocks[-1]) == (0, places - 1)
-        assert all(0 < b - a <= STEP for a, b in pairwise(blocks))
+        assert all(0 < b - a <= step for a, b in pairwise(blocks))
+
+
+def test_blocks_are_looked_for_in_a_square_or_sparsely():
+    square = {(y, x) for y in range(-6, 7) for x in range(-6, 7)}
+    assert {(y, x) for y, x in _displacements(6, (math.inf, math.inf))} == square
+    sparse = [(int(y), int(x)) for y, x in _displacements(6, (1.0, 4.0))]
+    assert sparse[0] == (0, 0)
+    assert {(y, x) for y, x in sparse if y * y + x * x <= 2} == {
+        (y, x) for y, x in square if y * y + x * x <= 2
+    }
+    assert (1, 2) not in sparse
+    assert {(1, 3), (2, 2), (0, 6)} <= set(sparse)
+    assert not {(5, 1), (3, 5), (6, 6)} & set(sparse)
+    lengths = [y * y + x * x for y, x in sparse]
+    assert lengths == sorted(lengths)
 
 
 def test_without_noise_nothing_is_done(noisy):

@@ -249,12 +249,12 @@ def test_one_of_our_own_runs(make_run: Any, tmp_path: Path) -> None:
     ("arrays", "tilts", "words"),
     [
         ({"counts": COUNTS}, TILTS[:-1], "4 angles for the 5 images"),
-        ({"counts": COUNTS}, [*TILTS[:-1], np.nan], "angle 5 is nan"),
+        ({"counts": COUNTS}, [*TILTS[:-1], np.nan], r"tilts.rawtlt:5: 'nan' is no angle"),
         ({"counts": COUNTS}, None, "holds no angles"),
         ({"counts": COUNTS[0]}, TILTS, "its arrays of three axes: none"),
         ({"a": COUNTS, "b": COUNTS}, TILTS, "its arrays of three axes: a, b"),
         ({"counts": COUNTS.astype(complex)}, TILTS, "only plain numbers"),
-        ({"counts": COUNTS * np.float32([[[1.5]]]), "nan": 3}, TILTS, "image 3: holds NaN"),
+        ({"counts": COUNTS * np.float32([[[1.5]]]), "nan": 3}, TILTS, "image 3 .*: holds NaN"),
         ({"counts": COUNTS * 4000}, TILTS, ""),
         ({"counts": COUNTS.astype(np.int64) * 10_000_000}, TILTS, "more than 16 bits"),
     ],
@@ -275,6 +275,28 @@ def test_what_cannot_be_used_is_refused_and_leaves_nothing(
     with pytest.raises(BadInput, match=words):
         import_stack(source, target, angles, 1.0)
     assert set(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("-40\n-20, \n# the middle\n0\n20.5\n\n40\n", ""),
+        ("-40 -20 0 20.5 40\n", ""),
+        ("-40\nminus\n", r"tilts.txt:2: 'minus' is no angle; one angle in deg a line"),
+        ("-40 1\n-20 2\n", r"tilts.txt:1: '-40 1' is not one angle"),
+        ("-40\ninf\n", r"tilts.txt:2: 'inf' is no angle"),
+        ("# nothing\n", "is empty"),
+        (b"\xff\xfe", "is not text"),
+    ],
+)
+def test_lists_of_angles(tmp_path: Path, text: str | bytes, words: str) -> None:
+    path = tmp_path / "tilts.txt"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    if not words:
+        assert np.array_equal(read_tilts(path), TILTS)
+        return
+    with pytest.raises(BadInput, match=words):
+        read_tilts(path)
 
 
 def test_a_pixel_size_must_be_known(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import signal
 import subprocess
@@ -17,7 +18,8 @@ import pytest
 
 from pyrotome.analysis import commands
 from pyrotome.analysis.commands import uninterrupted
-from pyrotome.analysis.offline import process_file, steps_of
+from pyrotome.analysis.offline import Watcher, main, process_file, steps_of
+from pyrotome.analysis.pipeline import Progress
 from pyrotome.analysis.project import project
 from pyrotome.analysis.reconstruct import binned, sirt
 from pyrotome.analysis.runfiles import RunReader
@@ -122,7 +124,7 @@ def test_a_missing_tilt_is_done_without_and_recorded(make_run: Any) -> None:
     with h5py.File(path) as file:
         process = file["series_001/process_001"]
         assert process["parameters/views"][()] == 4
-        assert b"frame 2 is lost" in process["notes/data"][()]
+        assert b"frame 2 (0 deg) is lost" in process["notes/data"][()]
         assert np.isfinite(process["volume/data"]).all()
 
 
@@ -183,7 +185,10 @@ def test_a_file_that_is_being_written_is_refused(make_run: Any) -> None:
         ("analysis:\n  - reconstruct: {method: sirt, iterations: 2, binning: 2}", ""),
         ("title: whole recipe\nanalysis: [{reconstruct: {iterations: 2, binning: 2}}]", ""),
         ("- reconstruct: {}\n- sharpen: {}", r"p.yaml:2: analysis\[1\].sharpen: unknown key"),
-        ("- reconstruct: {}\n- denoise: {}", "'denoise' must come before 'reconstruct'"),
+        (
+            "- reconstruct: {}\n- denoise: {}",
+            r"p.yaml:2: .*'denoise' must come before",
+        ),
         ("- measure: necks", "'measure' needs the step 'segment'"),
         ("- reconstruct: {iterations: 0}", r"analysis\[0\].reconstruct.iterations"),
         ("[]", "at least 1 item"),
@@ -224,6 +229,112 @@ def test_a_copy_leaves_the_run_alone(make_run: Any, tmp_path: Path) -> None:
     assert again.returncode == 2
     assert "not overwritten" in again.stderr
     assert sorted(p.name for p in tmp_path.iterdir()) == ["copy.nxs", "run.nxs"]
+
+
+def test_necks_leave_a_table_and_plots_beside_the_run(
+    make_pair_run: Any, command: Any, tmp_path: Path
+) -> None:
+    path = make_pair_run()
+    done = command(main, path)
+    assert done.returncode == 0, done.stderr
+    table, growth, model = (tmp_path / f"run_{n}" for n in ("necks.csv", "growth.png", "model.png"))
+    assert done.stdout.splitlines() == [
+        "series_001: volume, labels, necks", "series_002: volume, labels, necks",
+        str(table), str(growth), str(model),
+    ]  # fmt: skip
+    with table.open(newline="") as file:
+        first, second = csv.DictReader(file)
+    assert (first["series"], second["series"]) == ("series_001", "series_002")
+    assert float(first["hold_total_s"]) == 0.0
+    assert float(second["hold_total_s"]) == pytest.approx(5.0, abs=1e-3)
+    assert float(second["neck_to_particle"]) > float(first["neck_to_particle"])
+    assert float(second["distance_nm"]) < float(first["distance_nm"])
+    assert growth.stat().st_size > 10_000
+    assert model.stat().st_size > 10_000
+    before = table.read_bytes()
+    elsewhere = tmp_path / "tables"
+    elsewhere.mkdir()
+    for arguments, names in (
+        (("--series", "2"), {"run_2_necks.csv", "run_2_growth.png", "run_2_model.png"}),
+        (("--tables", elsewhere), set[str]()),
+        (("--no-tables",), set[str]()),
+        (
+            ("--output", tmp_path / "copy.nxs"),
+            {"copy.nxs", "copy_necks.csv", "copy_growth.png", "copy_model.png"},
+        ),
+    ):
+        there = {p.name for p in tmp_path.iterdir()}
+        done = command(main, path, *arguments)
+        assert done.returncode == 0, done.stderr
+        assert {p.name for p in tmp_path.iterdir()} - there == names
+    assert {p.name for p in elsewhere.iterdir()} == {
+        "run_necks.csv", "run_growth.png", "run_model.png"
+    }  # fmt: skip
+    assert table.read_bytes() == before
+    with (tmp_path / "run_2_necks.csv").open(newline="") as file:
+        assert [row["series"] for row in csv.DictReader(file)] == ["series_002"]
+
+
+def test_a_folder_that_is_not_there_is_refused_before_the_work(
+    make_pair_run: Any, command: Any, tmp_path: Path
+) -> None:
+    path = make_pair_run()
+    before = path.read_bytes()
+    done = command(main, path, "--tables", tmp_path / "nowhere")
+    assert done.returncode == 2
+    assert "--tables: " in done.stderr
+    assert path.read_bytes() == before
+
+
+def test_a_run_without_necks_leaves_no_table(make_run: Any, command: Any, tmp_path: Path) -> None:
+    done = command(main, make_run())
+    assert done.returncode == 0
+    assert [p.name for p in tmp_path.iterdir()] == ["run.nxs"]
+
+
+def test_what_is_done_can_be_watched(make_pair_run: Any) -> None:
+    class Notes(Watcher):
+        def __init__(self) -> None:
+            self.seen: list[tuple[str, Any]] = []
+
+        def advance(self, name: str, frames: int) -> None:
+            self.seen.append((name, frames))
+
+        def doing(self, name: str, progress: Progress) -> None:
+            assert 0 <= progress.fraction <= 1
+            self.seen.append((name, progress.what))
+
+        def done(self, name: str) -> None:
+            self.seen.append((name, "done"))
+
+    notes = Notes()
+    path = make_pair_run(lost=(1,))
+    with RunReader(path) as run:
+        pipeline = steps_of(run, None)
+    process_file(path, pipeline, only=2, watcher=notes)
+    assert notes.seen[-1] == ("series_002", "done")
+    assert notes.seen.count(("series_002", 9)) == 9, "lost frames count too"
+
+
+def test_stacks_come_in_the_order_of_their_exposure(make_run: Any) -> None:
+    path = make_run(series=2)
+    with h5py.File(path, "r+") as file:
+        times = file["series_001/frames/time"]
+        times[...] = times[...] + 100.0
+    assert [o.name for o in process_file(path, steps(SIRT))] == ["series_002", "series_001"]
+
+
+def test_a_denoiser_that_cannot_be_tuned_says_so(
+    make_run: Any, command: Any, tmp_path: Path
+) -> None:
+    path = make_run(analysis=None)
+    with h5py.File(path, "r+") as file:
+        del file["reference_001"]
+    pipeline = tmp_path / "p.yaml"
+    pipeline.write_text("- denoise: {noise: auto}\n")
+    done = command(main, path, "--pipeline", pipeline)
+    assert done.returncode == 0, done.stderr
+    assert "holds no reference frames to tune the denoiser by" in done.stderr
 
 
 @pytest.mark.parametrize("copy", [False, True])

@@ -1,9 +1,10 @@
 """The pipeline without a process: what comes out of frames, good and bad."""
 
-import numpy as np
-import pytest
+import re
 
-from pyrotome.analysis.pipeline import BadFrame, Notice, Pipeline, Result
+import numpy as np
+
+from pyrotome.analysis.pipeline import Notice, Pipeline, Result
 from pyrotome.analysis.project import project
 from pyrotome.analysis.reconstruct import binned, sirt
 from pyrotome.protocols.manifest import StackPlan
@@ -35,7 +36,13 @@ def frames_of(tilts=TILTS, shape=SHAPE):
 
 
 def results_of(outputs):
-    return [o for o in outputs if isinstance(o, Result)]
+    """What goes into the file."""
+    return [o for o in outputs if isinstance(o, Result) and o.record]
+
+
+def whole(stack):
+    """Outputs of all tasks that have arisen."""
+    return [output for task in stack.take_tasks() for output in task.pieces]
 
 
 def notices_of(outputs):
@@ -48,12 +55,19 @@ def test_a_series_gives_the_volume_of_its_binned_frames():
     read_back = np.array(TILTS) + 0.3
     # In another order than that of exposure, as after a pause.
     for index in (2, 0, 4, 1, 3):
-        assert not stack.take_complete()
+        assert not stack.complete
         assert list(stack.frame(index, frames[index], read_back[index])) == []
-    assert stack.take_complete()
-    assert not stack.take_complete()
-    volume, *planes = results_of(stack.finish())
+    assert stack.complete
+    outputs = whole(stack)
+    assert not whole(stack), "tasks are handed over once"
+    volume, *planes = results_of(outputs)
     images = np.stack([binned(frame, 2) for frame in frames])
+    shown = [o for o in outputs if isinstance(o, Result) and not o.record]
+    assert [o.name for o in shown[:4]] == ["preview_y", "preview_z", "preview_x", "preview_y"]
+    assert shown[-1].name == "preview"
+    assert shown[-1].data.shape == (12, 16, 16)
+    assert np.array_equal(shown[-2].data, shown[-1].data[:, :, 8])
+    assert outputs.index(shown[-1]) < outputs.index(volume), "the preview is there first"
     assert volume.name == "volume"
     assert volume.index is None
     assert volume.data.shape == (12, 16, 16)
@@ -73,7 +87,7 @@ def test_repeated_frames_of_a_tilt_are_one_view():
     frames = frames_of(tilts)
     for index, (frame, tilt) in enumerate(zip(frames, tilts, strict=True)):
         list(stack.frame(index, frame + index, tilt + 0.1 * index))
-    volume = results_of(stack.finish())[0]
+    volume = results_of(whole(stack))[0]
     images = np.stack([binned((frames[k] + k + frames[k + 1] + k + 1) / 2, 2) for k in (0, 2, 4)])
     expected = sirt(images, np.array([-19.95, 0.25, 20.45]), 8)
     assert volume.parameters["views"] == 3
@@ -86,18 +100,20 @@ def test_the_value_offset_is_taken_off():
     for index, frame in enumerate(frames):
         list(plain.frame(index, frame, TILTS[index]))
         list(raised.frame(index, frame + np.uint16(32768), TILTS[index]))
-    first, second = results_of(plain.finish())[0], results_of(raised.finish())[0]
+    first, second = results_of(whole(plain))[0], results_of(whole(raised))[0]
     assert np.array_equal(first.data, second.data)
 
 
 def test_a_lost_frame_leaves_a_volume_of_the_others():
     stack = stack_of(SIRT_ONLY)
     frames = frames_of()
-    assert notices_of(stack.lost(1)) == ["series_001 frame 1 is lost; analysed without it"]
+    assert notices_of(stack.lost(1)) == [
+        "series_001 frame 1 (-20 deg) is lost; analysed without it"
+    ]
     for index in (0, 2, 3, 4):
         list(stack.frame(index, frames[index], TILTS[index]))
-    assert stack.take_complete()
-    assert results_of(stack.finish())[0].parameters["views"] == 4
+    assert stack.complete
+    assert results_of(whole(stack))[0].parameters["views"] == 4
 
 
 def test_a_dark_frame_passes_through_but_into_no_volume():
@@ -117,7 +133,7 @@ def test_a_dark_frame_passes_through_but_into_no_volume():
         (output,) = stack.frame(index, frames[index], TILTS[index])
         assert (output.name, output.index, output.data.shape) == ("denoised", index, SHAPE)
         assert output.data.dtype == np.float32
-    assert results_of(stack.finish())[0].parameters["views"] == 4
+    assert results_of(whole(stack))[0].parameters["views"] == 4
 
 
 def test_frames_that_cannot_be_used_count_as_come():
@@ -125,22 +141,23 @@ def test_frames_that_cannot_be_used_count_as_come():
     frames = frames_of()
     spoilt = frames[0].astype(np.float32)
     spoilt[1, 1] = np.nan
-    with pytest.raises(BadFrame, match="frame 0 holds NaN"):
-        list(stack.frame(0, spoilt, 0.0))
-    with pytest.raises(BadFrame, match=r"frame 1 is .* when binned by 2, .* was planned"):
-        list(stack.frame(1, frames[1][:16], 0.0))
-    with pytest.raises(BadFrame, match="frame 2 has shape"):
-        list(stack.frame(2, frames[:2], 0.0))
-    with pytest.raises(BadFrame, match="came twice"):
-        list(stack.frame(2, frames[2], 0.0))
-    with pytest.raises(BadFrame, match="none has index 5"):
-        list(stack.frame(5, frames[0], 0.0))
+    for index, frame, told in (
+        (0, spoilt, r"frame 0 holds NaN"),
+        (1, frames[1][:16], r"frame 1 is .* when binned by 2, .* was planned"),
+        (2, frames[:2], r"frame 2 has shape"),
+        (2, frames[2], r"came twice"),
+        (5, frames[0], r"none has index 5"),
+    ):
+        (notice,) = stack.frame(index, frame, 0.0)
+        assert isinstance(notice, Notice)
+        assert notice.level == "error"
+        assert re.search(told, notice.message)
     list(stack.frame(3, frames[3], TILTS[3]))
     assert stack.unfinished == "series_001: only 4 of 5 frames came"
     list(stack.lost(4))
     assert stack.unfinished == ""
-    assert stack.take_complete()
-    assert "1 usable view(s)" in notices_of(stack.finish())[0]
+    assert stack.complete
+    assert "1 usable view(s) of 5" in notices_of(whole(stack))[0]
 
 
 def test_without_a_read_back_angle_the_asked_one_is_taken():

@@ -5,7 +5,8 @@ import pytest
 from matplotlib.image import imread
 
 from pyrotome.analysis.necks import Neck
-from pyrotome.analysis.plots import model_distance_nm, plot_growth, plot_model
+from pyrotome.analysis.plots import model_distance_nm, plot_growth, plot_model, plot_tuning
+from pyrotome.analysis.tune import Choice, Trial
 
 
 def table():
@@ -45,3 +46,37 @@ def test_pictures_show_something(draw, tmp_path):
     assert not np.array_equal(one, other)
     with pytest.raises(ValueError, match="no neck"):
         draw(tmp_path / "none.png", [])
+
+
+def curve(best="white", variance=100.0):
+    trials = [
+        Trial(noise, float(v), 30 - top + 2 * np.exp(-(np.log(v / 100) ** 2)))
+        for noise, top in (("white", 0), ("g4", 1))
+        for v in (25, 50, 100, 200, 400)
+    ]
+    return Choice(best, variance, 32.0, 24.0, (*trials, Trial("white", "auto", 31.0)))
+
+
+@pytest.mark.parametrize("choice", [curve(), curve("white", "auto")])
+def test_the_tuning_is_drawn(choice, tmp_path):
+    plot_tuning(tmp_path / "one.png", choice)
+    fewer = Choice("g4", 100.0, 31.0, 24.0, choice.trials[5:10])
+    plot_tuning(tmp_path / "other.png", fewer)
+    one, other = imread(tmp_path / "one.png"), imread(tmp_path / "other.png")
+    assert min(one.shape[:2]) >= 500
+    assert 0.01 < (one[..., :3].min(axis=2) < 0.9).mean() < 0.5
+    assert one.shape == other.shape
+    assert not np.array_equal(one, other)
+    with pytest.raises(ValueError, match="nothing to plot"):
+        plot_tuning(tmp_path / "none.png", Choice("white", 1.0, 1.0, 1.0, ()))
+
+
+def test_the_winner_of_the_tuning_is_marked_where_it_is(tmp_path):
+    """Black stars: the one picture differs from the other only where they are, and in the title."""
+    pictures = []
+    for variance in (50.0, 400.0):
+        plot_tuning(tmp_path / "one.png", curve(variance=variance))
+        pictures.append(imread(tmp_path / "one.png")[..., :3].max(axis=2) < 0.1)
+    differs = np.flatnonzero((pictures[0] != pictures[1]).any(axis=0))
+    assert differs.size > 10
+    assert np.ptp(differs) > 100

@@ -40,6 +40,17 @@ def test_backprojection_is_the_adjoint(slices, height, width, detector, tilts, s
     assert left == pytest.approx(right, rel=1e-5, abs=1e-5)
 
 
+@pytest.mark.parametrize(("height", "width", "detector"), [(127, 129, 101), (65, 301, 333)])
+def test_the_adjoint_is_exact_at_odd_sizes(height, width, detector):
+    rng = np.random.default_rng(9)
+    tilts = rng.uniform(-90, 90, 31)
+    volume = rng.normal(size=(3, height, width)).astype(np.float32)
+    images = project(volume, tilts, detector)
+    forward = np.vdot(images.astype(np.float64), images)
+    backward = np.vdot(volume.astype(np.float64), backproject(images, tilts, (height, width)))
+    assert abs(forward - backward) < 1e-6 * forward
+
+
 @settings(deadline=None, max_examples=30)
 @given(slices=st.integers(1, 2 * LANES + 1), first=st.integers(1, 5), second=st.integers(1, 5))
 def test_blocks_and_back(slices, first, second):

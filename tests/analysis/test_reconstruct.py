@@ -1,5 +1,6 @@
 """SIRT: phantoms, real data, warm starts, and what is refused."""
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +61,33 @@ def test_a_warm_start_goes_on_where_the_first_run_ended():
     whole = sirt(images, tilts, 20)
     assert second.misfit[0] < first.misfit[-1]
     assert np.allclose(second.volume, whole.volume, atol=1e-4)
+
+
+def test_slices_do_not_know_of_each_other():
+    tilts = np.arange(-40.0, 41, 8)
+    truth = ball(side=33, slices=2 * LANES + 5)
+    images = project(truth, tilts)
+    start = np.random.default_rng(8).random(truth.shape, np.float32)
+    together = sirt(images, tilts, 5, initial=start)
+    for y in (0, LANES - 1, LANES, 2 * LANES, 2 * LANES + 4):
+        alone = sirt(images[:, y : y + 1], tilts, 5, initial=start[y : y + 1])
+        assert np.allclose(together.volume[y], alone.volume[0], atol=1e-5)
+
+
+def test_memory_does_not_grow_with_the_number_of_slices():
+    """What is held beyond input and output is that of the threads' blocks."""
+    tilts = np.arange(-40.0, 41, 10)
+
+    def extra_bytes(blocks):
+        images = np.ones((tilts.size, blocks * LANES, 64), np.float32)
+        tracemalloc.start()
+        made = sirt(images, tilts, 1)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return peak - made.volume.nbytes
+
+    sirt(np.ones((2, 1, 8)), np.array([0.0, 80.0]), 1)
+    assert extra_bytes(24) < extra_bytes(12) + LANES * 64 * 64 * 4
 
 
 def test_slices_need_not_be_square():

@@ -2,9 +2,20 @@
 
 import numpy as np
 import pytest
+from scipy import ndimage
 from scipy.ndimage import gaussian_filter
 
-from pyrotome.analysis.segment import centres_of, dilated, otsu_level, segment, track
+from pyrotome.analysis.segment import (
+    borders,
+    centres_of,
+    dilated,
+    eroded,
+    otsu_level,
+    segment,
+    segment_steps,
+    track,
+)
+from pyrotome.analysis.segment_kernels import depth_in
 
 CENTRES = ((14, 16, 14), (14, 16, 33), (40, 15, 18), (40, 17, 44), (20, 14, 56))
 RADII = (10.0, 9.5, 8.0, 7.0, 6.0)  # the first two touch
@@ -111,3 +122,35 @@ def test_labels_grow_into_the_vacuum_only():
     assert grown[2, 2, 3] == 1
     assert grown[0, 2, 3] == 1
     assert grown[0, 1, 3] == 0
+
+
+def test_it_is_done_in_pieces():
+    volume = noisy(spheres())
+    steps, fractions = segment_steps(volume), []
+    while True:
+        try:
+            fractions.append(next(steps))
+        except StopIteration as end:
+            assert (end.value == segment(volume)).all()
+            break
+    assert len(fractions) > 8
+    assert fractions == sorted(fractions)
+    assert fractions[0] > 0
+    assert fractions[-1] <= 1
+
+
+def test_depths_and_erosion_are_exact():
+    mask = np.pad(noisy(spheres()) > 0.5, 1)
+    assert depth_in(mask) == pytest.approx(ndimage.distance_transform_edt(mask))
+    full = np.random.default_rng(0).random((9, 10, 11)) > 0.1
+    assert (eroded(full) == ndimage.binary_erosion(full)).all()
+    assert (eroded(full, beyond=True) == ndimage.binary_erosion(full, border_value=1)).all()
+
+
+def test_borders_are_told_with_their_greatest_value():
+    labels = np.zeros((3, 3, 4), np.int32)
+    labels[0], labels[1, :, :2], labels[1, :, 2:] = 3, 1, 2
+    values = np.arange(36, dtype=np.float32).reshape(3, 3, 4)
+    assert borders(labels, values) == {(1, 2): 21.0, (1, 3): 9.0, (2, 3): 11.0}
+    assert list(borders(labels)) == [(1, 2), (1, 3), (2, 3)]
+    assert borders(np.zeros((2, 2, 2), np.int32)) == {}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pyrotome.analysis.necks import Neck
-from pyrotome.analysis.pipeline import Pipeline
+from pyrotome.analysis.pipeline import Pipeline, Task
 from pyrotome.analysis.series import Memory, Notice, Result, SeriesAnalysis, SeriesSteps
 from pyrotome.protocols.manifest import StackPlan
 from pyrotome.protocols.pipeline import NECK_COLUMNS, Align, AnalysisStep, planned_results
@@ -26,6 +26,11 @@ STEPS = [
         {"measure": "necks"},
     )
 ]
+
+
+def recorded(tasks: list[Task]) -> dict[str, Result]:
+    outputs = [output for task in tasks for output in task.pieces]
+    return {o.name: o for o in outputs if isinstance(o, Result) and o.record}
 
 
 def test_the_columns_of_the_table_are_the_fields_of_a_neck() -> None:
@@ -50,8 +55,8 @@ def test_two_series_are_aligned_reconstructed_labelled_alike_and_measured() -> N
                 specimen.truth(time_s), (SIDE, SIDE), PIXEL_NM, tilt, (shift[0], shift[1])
             )
             assert not [o for o in stack.frame(index, image, tilt) if isinstance(o, Notice)]
-        assert stack.take_complete()
-        found.append({r.name: r for r in stack.finish() if isinstance(r, Result)})
+        assert stack.complete
+        found.append(recorded(stack.take_tasks()))
     for results in found:
         assert set(results) == {plan.name for plan in planned}
         for plan in planned:
@@ -75,18 +80,17 @@ def test_a_view_that_is_missing_leaves_a_gap_and_what_cannot_be_aligned_is_told(
     specimen = Sintering(particles=10, seed=3).truth(0.0)
     places = np.array([k for k in range(len(TILTS)) if k != 4])
     images = np.stack([thickness_nm(specimen, (SIDE, SIDE), PIXEL_NM, TILTS[k]) for k in places])
-    analysis = SeriesAnalysis("s", steps, planned, Memory())
-    results = {
-        r.name: r.data
-        for r in analysis.run(images, np.array(TILTS)[places], places)
-        if isinstance(r, Result)
-    }
+    analysis = SeriesAnalysis("s", steps, planned, Memory(), len(TILTS))
+    for place, image in zip(places, images, strict=True):
+        list(analysis.take(int(place), image, TILTS[place]))
+    results = {r.name: r.data for r in analysis.finish() if isinstance(r, Result)}
     assert np.isnan(results["aligned"][4]).all()
     assert np.isnan(results["shifts"][4]).all()
     assert np.isfinite(results["aligned"][places]).all()
-    dark = np.zeros((2, SIDE, SIDE), np.float32)
-    (notice,) = analysis.run(dark, np.array(TILTS[:2]), np.arange(2))
-    assert isinstance(notice, Notice)
+    dark = SeriesAnalysis("s", steps, planned, Memory(), len(TILTS))
+    for place in range(2):
+        list(dark.take(place, np.zeros((SIDE, SIDE), np.float32), TILTS[place]))
+    (notice,) = (o for o in dark.finish() if isinstance(o, Notice))
     assert notice.level == "error"
     assert "s is not aligned" in notice.message
 
@@ -103,6 +107,6 @@ def test_every_method_of_reconstruction_is_wired(method: str) -> None:
     image[12:20, 12:20] = 10
     for index in range(3):
         list(stack.frame(index, image, plan.tilt_deg[index]))
-    volume = next(r for r in stack.finish() if isinstance(r, Result) and r.name == "volume")
+    volume = recorded(stack.take_tasks())["volume"]
     assert volume.data.shape == (8, 8, 8)
     assert volume.data[4, 4, 4] > volume.data[0, 0, 0]

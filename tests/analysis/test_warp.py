@@ -68,6 +68,20 @@ def test_border_is_continued_by_its_mean_not_by_its_noise():
     assert np.all(np.abs(beyond[:, 27:33] - 104.0) < 2.5)
 
 
+def test_some_rows_are_sampled_as_all_are_and_recorded_pixels_are_told():
+    images = smooth_images()
+    splines, axis = Splines(images), Axis(1.5, 2.0)
+    shifts = np.array([[12.0, -3.3], [0.0, 20.0]])
+    every = splines.sampled(shifts, axis)
+    rows = np.array([0, 7, 40])
+    assert np.array_equal(splines.sampled(shifts, axis, rows), every[:, rows])
+    seen = splines.seen(shifts, axis)
+    assert seen.shape == images.shape
+    # Moved down by 12 and up to the middle: the lowest rows were never recorded.
+    assert not seen[0, -10:].any() and seen[0, 6:30, 8:-8].all()
+    assert not seen[1, :, -18:].any() and seen[1, 4:-4, 4:30].all()
+
+
 @pytest.mark.parametrize(
     ("images", "shifts", "axis", "words"),
     [

@@ -101,14 +101,14 @@ class Daemon:
     def of(self, kind):
         return [body for _, k, body, _ in self.messages if k == kind]
 
-    def results(self):
+    def results(self, recorded=True):
         return {
             (body["series"], body["name"], body.get("index")): (
                 body,
                 array_of(Message("result", body, tuple(payload))),
             )
             for _, kind, body, payload in self.messages
-            if kind == "result"
+            if kind == "result" and body.get("record", True) is recorded
         }
 
     def close(self):
@@ -169,11 +169,14 @@ def test_a_whole_run(start):
     daemon.finish()
 
     assert sum(body["frames"] for body in daemon.of("credit")) == daemon.frames_sent == 8
-    assert daemon.of("done") == [{"frames": 8, "results": 10}]
+    shown = daemon.results(recorded=False)
+    assert {name for _, name, _ in shown} == {"preview", "preview_x", "preview_y", "preview_z"}
+    assert shown["series_001", "preview", None][1].shape == (24, 24, 24)
+    assert daemon.of("done") == [{"frames": 8, "results": 10 + 4 * 3 + 1}]
     assert daemon.of("status")[-1]["backlog"] == 0
     assert max(body["backlog"] for body in daemon.of("status")) >= 2
     events = [body["message"] for body in daemon.of("event")]
-    assert "series_001 frame 3 is lost; analysed without it" in events
+    assert "series_001 frame 3 (20 deg) is lost; analysed without it" in events
 
     results = daemon.results()
     assert len(results) == 10
@@ -215,11 +218,15 @@ def test_bad_frames_are_told_and_credited(start):
     assert sum(body["frames"] for body in daemon.of("credit")) == 6
     told = "\n".join(body["message"] for body in daemon.of("event"))
     for part in (
-        "payload of 5 bytes", "came twice", "index is 'two'", "0 deg assumed", "cannot be read",
-        "series_001: only 2 of 5 frames came; there is no volume",
+        "payload of 5 bytes", "frame 0 (-40 deg) is lost; analysed without it", "came twice",
+        "index is 'two'", "0 deg assumed", "cannot be read",
+        "series_001: only 3 of 5 frames came; there is no volume",
     ):  # fmt: skip
         assert part in told
     assert not daemon.results()
+    assert {name for _, name, _ in daemon.results(recorded=False)} == {
+        "preview_x", "preview_y", "preview_z"
+    }  # fmt: skip
 
 
 def test_status_goes_on_while_a_frame_is_denoised_and_the_end_of_stdin_ends_it(start):

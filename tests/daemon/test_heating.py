@@ -113,7 +113,7 @@ async def test_waiting_ends_when_the_heater_is_lost() -> None:
 
 
 async def test_a_chip_that_has_long_been_there_is_settled_at_once() -> None:
-    clock = ExperimentClock()
+    clock = ExperimentClock(monotonic_ns=lambda: 0)
     watch = HeaterWatch(ScriptedHeater(clock, 1, 1), clock)
     now_ns = clock.now_ns()
     watch._samples.extend(HeaterSample(now_ns + t * 10 * MS, 200.0, 200.0) for t in range(-4000, 1))

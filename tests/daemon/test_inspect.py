@@ -10,15 +10,14 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from rich.console import Console
 
-from pyrotome.daemon.inspect import describe, inspect_file, measure_hold
+from pyrotome.daemon.describe import describe, describe_file
+from pyrotome.daemon.inspect import inspect_file
 from pyrotome.daemon.runfile import RunFile
 from pyrotome.protocols.loading import BadInput
 from pyrotome.protocols.manifest import HoldPlan, RunManifest, StackPlan
-from pyrotome.protocols.pipeline import ResultPlan
+from pyrotome.protocols.pipeline import MAX_NECKS, NECK_COLUMNS, ResultPlan
 from pyrotome.protocols.recipe import BeamSettings, Sample
 
 T0 = 1_800_000_000_000_000_000
@@ -143,6 +142,66 @@ def test_the_whole_report(tmp_path: Path) -> None:
         assert expected in text
 
 
+def necks_table(ratios: list[float]) -> np.ndarray[Any, Any]:
+    table = np.full((MAX_NECKS, len(NECK_COLUMNS)), np.nan)
+    table[: len(ratios)] = 1.0
+    table[: len(ratios), NECK_COLUMNS.index("neck_to_particle")] = ratios
+    return table
+
+
+def test_results_as_a_person_sees_them(tmp_path: Path) -> None:
+    def plans(first: int) -> tuple[ResultPlan, ...]:
+        shapes: dict[str, tuple[tuple[int, ...], tuple[str, ...]]] = {
+            "volume": ((4, 5, 5), ("y", "z", "x")), "slice_x": ((4, 5), ("y", "z")),
+            "necks": ((MAX_NECKS, len(NECK_COLUMNS)), ("pair", "column")),
+        }  # fmt: skip
+        return tuple(
+            ResultPlan(
+                name=name, step="s", process=first + (name == "necks"), parameters={},
+                shape=shape, dtype="float64", axes=axes, pixel_nm=2.0,
+            )
+            for name, (shape, axes) in shapes.items()
+        )  # fmt: skip
+
+    stacks = tuple(
+        StackPlan(
+            name=f"series_{n:03d}", kind="series", frames=3, tilt_deg=(-2.0, 0.0, 2.0),
+            results=plans(1) + plans(3),
+        )
+        for n in (1, 2, 3, 4)
+    )  # fmt: skip
+    file = RunFile(tmp_path / "run.nxs", a_manifest(stacks=stacks, holds_before={}))
+    for number in (1, 2, 3):
+        for index in range(3):
+            if (number, index) != (2, 1):
+                write_frame(file, f"series_{number:03d}", index)
+    file.close("complete", None, None, "")
+    # The second processing measured other necks than the first.
+    with h5py.File(file.path, "r+") as opened:
+        for number, ratios in ((1, [0.1, 0.2, 0.6]), (2, []), (3, [0.5])):
+            for process, shown in ((1, [9.0]), (3, ratios)):
+                stack = opened[f"series_{number:03d}"]
+                stack[f"process_{process:03d}/volume/data"][...] = 0
+                stack[f"process_{process:03d}/slice_x/data"][...] = 0
+                stack[f"process_{process + 1:03d}/necks/data"][...] = necks_table(shown)
+    report = inspect_file(file.path)
+    assert [s["results"] for s in report["series"]] == [["slice_x", "volume", "necks"]] * 3 + [[]]
+    screen = io.StringIO()
+    Console(file=screen, width=80).print(describe_file(file.path))
+    lines = [" ".join(line.split()) for line in screen.getvalue().splitlines()]
+    at = lines.index("Results (medians of the pairs)")
+    assert lines[at + 1 : at + 5] == [
+        "volume (y z x) voxel/nm pairs r_n/r_p d/2r_p",
+        "series_001 4 x 5 x 5 2 3 0.200 1.000",
+        "series_002 4 x 5 x 5 2 0 – –",
+        "series_003 4 x 5 x 5 2 1 0.500 1.000",
+    ]
+    assert "series_001 to series_003: volume, necks" in lines
+    assert "series_002 lacks +0°" in lines
+    assert any(line.startswith("series_002 2 of 3 -2 … +2") for line in lines)
+    assert lines[-1] == "1 planned tilt series not begun"
+
+
 def test_a_growing_file_and_an_aborted_one(tmp_path: Path) -> None:
     path = tmp_path / "run.nxs"
     file = RunFile(path, a_manifest())
@@ -197,38 +256,6 @@ def test_other_names_of_the_temperature(tmp_path: Path) -> None:
             file.add_telemetry("heater", T0 + t_s * S, {name: value})
         file.close("complete", None, None, "")
         assert inspect_file(file.path)["holds"][0]["achieved_s"] == pytest.approx(3.0)
-
-
-@given(
-    up_s=st.floats(1, 50),
-    hold_s=st.floats(0.5, 100),
-    rise_s=st.floats(0.02, 0.4),
-    phase=st.floats(0, 1),
-    noise=st.integers(0, 1000),
-)
-def test_a_hold_is_measured_between_samples(
-    up_s: float, hold_s: float, rise_s: float, phase: float, noise: int
-) -> None:
-    corners = (0, up_s - rise_s / 2, up_s + rise_s / 2, up_s + hold_s - rise_s / 2)
-    times = np.array([*corners, up_s + hold_s + rise_s / 2, up_s + hold_s + 10])
-    levels = np.array([200.0, 200, 350, 350, 200, 200])
-    t = (np.arange(int(times[-1] / 0.01)) + phase) * 0.01
-    exact = np.interp(t, times, levels)
-    noisy = exact + np.random.default_rng(noise).normal(0, 0.05, t.size)
-    found = measure_hold(t, noisy, 275.0)
-    assert found is not None
-    # Where a sample interval holds a corner of the ramp the line between samples is not the ramp.
-    assert abs(found.achieved_s - hold_s) < 0.011
-    if rise_s > 0.05:
-        assert abs(found.achieved_s - hold_s) < 0.002
-    if rise_s < 0.4 * hold_s:
-        assert abs(found.median_c - 350.0) < 0.5
-    assert found.max_c < 350.5
-
-
-@pytest.mark.parametrize("levels", [[200.0] * 4, [350.0] * 4, [350.0, 350, 200, 200], [200.0], []])
-def test_no_hold_no_figures(levels: list[float]) -> None:
-    assert measure_hold(np.arange(len(levels), dtype=float), np.array(levels), 275.0) is None
 
 
 def test_what_is_no_run_file(tmp_path: Path) -> None:

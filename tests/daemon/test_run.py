@@ -135,10 +135,10 @@ def test_ctrl_c_in_a_hold_makes_everything_safe_and_keeps_the_file(cli: Any) -> 
 def test_pause_in_a_series_waits_at_standby_and_resume_misses_nothing(cli: Any) -> None:
     steps = [
         {"heat": {"to": "200 degC", "rate": "300 degC/s"}},
-        {"tilt_series": {"from": "-40 deg", "to": "40 deg", "step": "5 deg"}},
+        {"tilt_series": {"from": "-40 deg", "to": "40 deg", "step": "2 deg"}},
     ]
     running = cli.start("run", cli.recipe(steps=steps), "--rig", cli.rig(), "-o", "run.nxs")
-    running.wait_for("series_001: 17 frames")
+    running.wait_for("series_001: 41 frames")
 
     def status() -> dict[str, Any]:
         return json.loads(cli("status", "--json", "--endpoint", running.control).stdout)
@@ -149,7 +149,7 @@ def test_pause_in_a_series_waits_at_standby_and_resume_misses_nothing(cli: Any) 
     assert cli("pause", "--endpoint", running.control).returncode == 0
     while (paused := status())["state"] != "paused":
         time.sleep(0.05)
-    assert paused["frames_done"] < 17
+    assert paused["frames_done"] < 41
     time.sleep(1.0)
     again = status()
     assert again["frames_done"] == paused["frames_done"]
@@ -157,12 +157,12 @@ def test_pause_in_a_series_waits_at_standby_and_resume_misses_nothing(cli: Any) 
     assert cli("resume", "--endpoint", running.control).returncode == 0
     assert running.wait() == 0, running.text()
     found = cli.inspect("run.nxs")
-    assert found["series"][0]["frames"] == 17
+    assert found["series"][0]["frames"] == 41
     assert found["lost_frames"] == 0
-    assert found["series"][0]["tilt_deg"] == pytest.approx(range(-40, 41, 5), abs=0.05)
+    assert found["series"][0]["tilt_deg"] == pytest.approx(range(-40, 41, 2), abs=0.05)
     with h5py.File(cli.folder / "run.nxs") as file:
         numbers = file["series_001/frames/frame_number"][()]
-    assert list(numbers) == list(range(1, 18))
+    assert list(numbers) == list(range(1, 42))
 
 
 def test_a_steered_cycle_ends_by_its_fallback_when_nothing_is_measured(cli: Any) -> None:
