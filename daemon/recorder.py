@@ -33,9 +33,9 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from ..protocols import link
+from ..protocols.bitshuffle import Bitshuffle
 from ..protocols.messages import BadMessage, Message, array_of, parse
 from ..protocols.process import RecorderConfig, announce, fail, read_config, watch_parent
-from .bitshuffle import Bitshuffle
 from .runfile import BadRecord, RunFile
 
 CREDIT_BYTES = 64 << 20

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
+from ..protocols.bitshuffle import Chunk
 from ..protocols.recipe import BeamSettings
 from ..protocols.rig import BeamRig, DetectorRig, HeaterRig, Role, StageRig
 from ..protocols.timebase import ExperimentClock
@@ -102,12 +103,13 @@ class StagePosition:
 class DetectorFrame:
     """One frame.
 
-    `data` is (rows, columns), C-ordered, little-endian unsigned integers. `number` is the
-    detector's own count within the acquisition, from 1.
+    `data` is (rows, columns), C-ordered, little-endian unsigned integers of the detector's `dtype`,
+    or the same as the detector compressed it, which nobody need undo before it is in the file.
+    `number` is the detector's own count within the acquisition, from 1.
     """
 
     number: int
-    data: NDArray[np.unsignedinteger[Any]]
+    data: NDArray[np.unsignedinteger[Any]] | Chunk
     received_ns: int
 
 
@@ -267,13 +269,32 @@ class Detector(Device):
         super().__init__(name, clock)
         self.rig = rig
 
+    @property
+    def dtype(self) -> str:
+        """Pixel type of the frames, known from the rig's options before connecting."""
+        return "uint16"
+
     @abstractmethod
-    async def arm(self, frames: int, exposure_s: float, shape: tuple[int, int]) -> None:
-        """Prepare an acquisition of so many triggered frames of one shape (rows, columns)."""
+    async def arm(
+        self, frames: int, exposure_s: float, shape: tuple[int, int], frames_per_trigger: int = 1
+    ) -> None:
+        """Prepare an acquisition of triggered frames of one shape.
+
+        Parameters
+        ----------
+        frames : int
+            In all; a multiple of `frames_per_trigger`.
+        exposure_s : float
+            Of each; those of one trigger follow each other without a pause.
+        shape : tuple of int
+            (rows, columns).
+        frames_per_trigger : int
+            Frames that each trigger starts.
+        """
 
     @abstractmethod
     async def trigger(self) -> int:
-        """Start one exposure; returns the moment at which the command went out."""
+        """Start the exposures of one trigger; returns the moment at which the command went out."""
 
     @abstractmethod
     async def read_frame(self) -> DetectorFrame:

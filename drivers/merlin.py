@@ -106,7 +106,9 @@ class MerlinDetector(Detector):
         await self.connect()
         return await self._stop()
 
-    async def arm(self, frames: int, exposure_s: float, shape: tuple[int, int]) -> None:
+    async def arm(
+        self, frames: int, exposure_s: float, shape: tuple[int, int], frames_per_trigger: int = 1
+    ) -> None:
         """Prepare so many soft-triggered frames; returns when the detector is armed.
 
         Raises
@@ -130,7 +132,7 @@ class MerlinDetector(Detector):
         for name, value in (
             (merlin.COUNTERDEPTH, str(self.options.depth)),
             (merlin.NUMFRAMESTOACQUIRE, str(frames)),
-            (merlin.NUMFRAMESPERTRIGGER, "1"),
+            (merlin.NUMFRAMESPERTRIGGER, str(frames_per_trigger)),
             (merlin.ACQUISITIONTIME, exposure_ms),
             (merlin.TRIGGERSTART, str(merlin.TRIGGER_SOFT)),
         ):

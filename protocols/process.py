@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
+from .faults import Fault
 from .loading import Strict
 from .manifest import RunManifest
 from .rig import Rig
@@ -49,11 +50,14 @@ class SimulatorConfig(Strict):
 
     Its ready line is ``{"devices": {role: {"endpoint": ..., "options": {...}}}}`` with the ports
     that were chosen. `log` is a file for the world's own record of what happened, JSON lines.
+    `faults` are switched on in their time; further ones may follow on standard input, one line
+    each, written as `faults.parse_fault` reads them.
     """
 
     rig: Rig
     clock: ClockConfig
     log: str | None = None
+    faults: tuple[Fault, ...] = ()
 
 
 class RecorderConfig(Strict):
@@ -97,12 +101,16 @@ def fail(message: str) -> None:
     announce(error=message)
 
 
-def watch_parent(gone: Callable[[], None]) -> None:
-    """Call `gone`, from a thread of its own, when standard input ends."""
+def watch_parent(gone: Callable[[], None], told: Callable[[str], None] | None = None) -> None:
+    """Call `gone`, from a thread of its own, when standard input ends.
+
+    Lines that come before are given to `told`, in the same thread.
+    """
 
     def wait() -> None:
-        while sys.stdin.readline():
-            pass
+        while line := sys.stdin.readline():
+            if told is not None and line.strip():
+                told(line)
         gone()
 
     threading.Thread(target=wait, name="parent watch", daemon=True).start()

@@ -59,6 +59,11 @@ class DetectorLimits(Strict):
 
 
 class _Device(Strict):
+    """A driver and where it finds its instrument.
+
+    An option whose name ends in ``_file`` is a path, taken from the rig file's folder.
+    """
+
     driver: str = Field(min_length=1, max_length=100)
     endpoint: str = Field(min_length=1, max_length=500)
     options: dict[str, Any] = Field(default_factory=dict)
@@ -215,16 +220,24 @@ def load_rig(path: Path) -> tuple[Rig, str]:
     """
     text = read_text(path)
     rig = load_model(Rig, text, str(path))
+    folder = path.resolve().parent
+    changes: dict[str, Any] = {}
+    for role in ROLES:
+        entry = rig.device(role)
+        files = {
+            name: str(folder / value)
+            for name, value in entry.options.items()
+            if name.endswith("_file") and isinstance(value, str)
+        }
+        options = {**entry.options, **files}
+        changes[role] = entry.model_copy(update={"options": options})
     simulator = rig.simulator
     if simulator is not None and isinstance(simulator.specimen, Replay):
-        folder = path.resolve().parent
         specimen = simulator.specimen.model_copy(
             update={
                 "stack": str(folder / simulator.specimen.stack),
                 "tilts": str(folder / simulator.specimen.tilts),
             }
         )
-        rig = rig.model_copy(
-            update={"simulator": simulator.model_copy(update={"specimen": specimen})}
-        )
-    return rig, text
+        changes["simulator"] = simulator.model_copy(update={"specimen": specimen})
+    return rig.model_copy(update=changes), text

@@ -1,7 +1,8 @@
 """The simulators' process: ``python -m pyrotome.simulators``, started by the daemon.
 
 Reads a `SimulatorConfig` from standard input, announces the endpoints in one line on standard
-output, and serves until standard input ends or SIGTERM comes.
+output, and serves until standard input ends or SIGTERM comes. A further line there switches a
+fault, as in ``detector:hang`` and ``detector:none``; it is answered by one line on standard error.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from contextlib import suppress
 from pydantic import ValidationError
 
 from ..protocols.control import EXIT_BAD_INPUT, EXIT_DONE
+from ..protocols.faults import parse_fault
 from ..protocols.loading import BadInput
 from ..protocols.process import SimulatorConfig, announce, fail, read_config, watch_parent
 from .serving import running
@@ -32,7 +34,19 @@ async def _serve(config: SimulatorConfig, fill_frames: int) -> None:
             with suppress(RuntimeError):
                 loop.call_soon_threadsafe(over.set)
 
-        watch_parent(parent_gone)
+        def switch(line: str) -> None:
+            try:
+                simulation.switch(parse_fault(line, "fault"))
+            except BadInput as error:
+                print(error, file=sys.stderr, flush=True)
+            else:
+                print(f"switched {line.strip()}", file=sys.stderr, flush=True)
+
+        def told(line: str) -> None:
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(switch, line)
+
+        watch_parent(parent_gone, told)
         await over.wait()
 
 

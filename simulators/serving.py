@@ -2,21 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from ..protocols.faults import Fault, FaultName
 from ..protocols.loading import BadInput
 from ..protocols.process import SimulatorConfig
-from ..protocols.rig import CuSintering, Rig, SimulatorRig
+from ..protocols.rig import (
+    ROLES,
+    BeamRig,
+    CuSintering,
+    DetectorRig,
+    HeaterRig,
+    Rig,
+    Role,
+    SimulatorRig,
+    StageRig,
+)
 from ..protocols.timebase import ExperimentClock
 from . import impulse, merlin, temscript
+from .faults import WireFaults
+from .hosting import background
 from .journal import Journal
 from .sintering import DoesNotFit
 from .world import World
+
+
+@dataclass(frozen=True)
+class Site:
+    """What a server stands on."""
+
+    world: World
+    clock: ExperimentClock
+    faults: WireFaults
+    fill_frames: int
 
 
 @dataclass(frozen=True)
@@ -32,11 +55,14 @@ class Simulation:
         What stands behind them.
     clock : ExperimentClock
         Their time.
+    faults : dict
+        Role to the switches of its wire.
     """
 
     devices: dict[str, dict[str, Any]]
     world: World
     clock: ExperimentClock
+    faults: dict[Role, WireFaults]
 
     def rig(self, rig: Rig) -> Rig:
         """The rig with the endpoints in use."""
@@ -47,6 +73,84 @@ class Simulation:
             }
         )
 
+    def switch(self, fault: Fault) -> None:
+        """Turn a fault on now, or clear them; BadInput if the wire cannot have it."""
+        switches = self.faults.get(fault.role)
+        if switches is None:
+            raise BadInput(f"{fault.role}:{fault.name}", f"the {fault.role} is not simulated")
+        switches.switch(fault)
+
+    def schedule(self, faults: Sequence[Fault]) -> list[Coroutine[Any, Any, None]]:
+        """Turn on those that are due at once; work that turns on the others in their time."""
+        later: list[Coroutine[Any, Any, None]] = []
+        for fault in faults:
+            if fault.start_s <= 0:
+                self.switch(fault)
+            if fault.start_s > 0 or fault.duration_s is not None:
+                later.append(self._carry_out(fault))
+        return later
+
+    async def _carry_out(self, fault: Fault) -> None:
+        started_ns = self.clock.epoch_utc_ns + int(fault.start_s * 1e9)
+        if fault.start_s > 0:
+            await self.clock.sleep_until_ns(started_ns)
+            self.switch(fault)
+        if fault.duration_s is not None:
+            await self.clock.sleep_until_ns(started_ns + int(fault.duration_s * 1e9))
+            self.faults[fault.role].clear(fault.name)
+
+
+@dataclass(frozen=True)
+class Wire:
+    """One kind of server: which faults it can have, and how it is opened for a rig's entry.
+
+    `open` yields the endpoint and options under which the rig finds it. Roles that name the same
+    wire and endpoint share one server.
+    """
+
+    faults: frozenset[FaultName]
+    open: Callable[[Site, Any], AbstractAsyncContextManager[dict[str, Any]]]
+
+
+@asynccontextmanager
+async def _impulse(site: Site, entry: HeaterRig) -> AsyncIterator[dict[str, Any]]:
+    async with impulse.serve(
+        site.world,
+        site.clock,
+        entry.endpoint,
+        _data_endpoint(entry.options, entry.endpoint),
+        site.world.config.chip.sample_every_s,
+    ) as (control, data):
+        yield _entry(control, entry.options, data)
+
+
+@asynccontextmanager
+async def _temscript(site: Site, entry: StageRig | BeamRig) -> AsyncIterator[dict[str, Any]]:
+    async with temscript.serve(site.world, site.clock, entry.endpoint) as endpoint:
+        yield {"endpoint": endpoint}
+
+
+@asynccontextmanager
+async def _merlin(site: Site, entry: DetectorRig) -> AsyncIterator[dict[str, Any]]:
+    async with merlin.serve(
+        site.world,
+        site.clock,
+        entry.endpoint,
+        _data_endpoint(entry.options, entry.endpoint),
+        site.fill_frames,
+    ) as (control, data):
+        yield _entry(control, entry.options, data)
+
+
+_TEMSCRIPT = Wire(frozenset(), _temscript)
+# The drivers whose instruments can be simulated.
+WIRES: dict[str, Wire] = {
+    "dens-impulse": Wire(frozenset(), _impulse),
+    "temscript-stage": _TEMSCRIPT,
+    "temscript-beam": _TEMSCRIPT,
+    "merlin": Wire(frozenset(), _merlin),
+}
+
 
 @asynccontextmanager
 async def running(config: SimulatorConfig, fill_frames: int = 0) -> AsyncIterator[Simulation]:
@@ -55,14 +159,15 @@ async def running(config: SimulatorConfig, fill_frames: int = 0) -> AsyncIterato
     Parameters
     ----------
     config : SimulatorConfig
-        Rig, clock and log; a rig without a ``simulator`` part cannot be served.
+        Rig, clock, log and faults; a rig without a ``simulator`` part cannot be served.
     fill_frames : int
-        See `merlin.serve`.
+        When not 0, a benchmark: the detector sends so many ready-made frames in turn.
 
     Raises
     ------
     BadInput
-        If an endpoint is in use, or a file of the rig cannot be read or written.
+        If an endpoint is in use, a file of the rig cannot be read or written, or a wire cannot
+        have a fault that is asked for.
     """
     rig, clock = config.rig, config.clock.clock()
     if rig.simulator is None:
@@ -73,43 +178,26 @@ async def running(config: SimulatorConfig, fill_frames: int = 0) -> AsyncIterato
     except DoesNotFit as error:
         raise BadInput("simulator.specimen.particles", str(error)) from None
     warm_up()
+    faults: dict[Role, WireFaults] = {}
     devices: dict[str, dict[str, Any]] = {}
+    opened: dict[tuple[Wire, str], tuple[dict[str, Any], WireFaults]] = {}
     async with AsyncExitStack() as stack:
         stack.callback(world.close)
-        if rig.heater.driver == "dens-impulse":
-            control, data = await stack.enter_async_context(
-                impulse.serve(
-                    world,
-                    clock,
-                    rig.heater.endpoint,
-                    _data_endpoint(rig.heater.options, rig.heater.endpoint),
-                    rig.simulator.chip.sample_every_s,
-                )
-            )
-            devices["heater"] = _entry(control, rig.heater.options, data)
-        # Stage and column sit behind one server where the rig names one endpoint for both.
-        http: dict[str, str] = {}
-        for role, driver in (("stage", "temscript-stage"), ("beam", "temscript-beam")):
-            entry = rig.stage if role == "stage" else rig.beam
-            if entry.driver != driver:
+        for role in ROLES:
+            entry = rig.device(role)
+            wire = WIRES.get(entry.driver)
+            if wire is None:
                 continue
-            if entry.endpoint not in http:
-                http[entry.endpoint] = await stack.enter_async_context(
-                    temscript.serve(world, clock, entry.endpoint)
-                )
-            devices[role] = {"endpoint": http[entry.endpoint], "options": entry.options}
-        if rig.detector.driver == "merlin":
-            control, data = await stack.enter_async_context(
-                merlin.serve(
-                    world,
-                    clock,
-                    rig.detector.endpoint,
-                    _data_endpoint(rig.detector.options, rig.detector.endpoint),
-                    fill_frames,
-                )
-            )
-            devices["detector"] = _entry(control, rig.detector.options, data)
-        yield Simulation(devices, world, clock)
+            key = (wire, entry.endpoint)
+            if key not in opened:
+                switches = WireFaults(wire.faults, rig.simulator.seed)
+                site = Site(world, clock, switches, fill_frames)
+                opened[key] = await stack.enter_async_context(wire.open(site, entry)), switches
+            found, faults[role] = opened[key]
+            devices[role] = {"options": entry.options, **found}
+        simulation = Simulation(devices, world, clock, faults)
+        await stack.enter_async_context(background(*simulation.schedule(config.faults)))
+        yield simulation
 
 
 @cache

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyrotome.daemon.bitshuffle import Bitshuffle
+from pyrotome.protocols.bitshuffle import Bitshuffle
 from pyrotome.protocols import layout
 from pyrotome.protocols.manifest import HoldPlan, RunManifest, StackPlan
 from pyrotome.protocols.nexus_tree import create_run_file, finalise

@@ -1,0 +1,84 @@
+"""Faults that a simulated wire can be told to have: their names, and how they are written."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from .loading import BadInput, Strict
+from .rig import ROLES, Role
+from .units import DurationS
+
+FaultName = Literal[
+    "hang", "disconnect", "garbage", "short-frame", "wrong-length", "slow", "error", "none"
+]
+FAULTS: dict[FaultName, str] = {
+    "hang": "takes requests, answers nothing and sends nothing until it is cleared",
+    "disconnect": "closes the connection in the middle of an answer",
+    "garbage": "sends noise before an answer or a frame",
+    "short-frame": "leaves the end of a frame or sample out",
+    "wrong-length": "announces another length than it sends",
+    "slow": "answers late, by a second or the time given",
+    "error": "refuses what it is asked",
+    "none": "clears every fault of the wire",
+}
+SLOW_S = 1.0
+
+_TEXT = re.compile(
+    r"(?P<role>[a-z]+)[: ](?P<name>[a-z-]+)(=(?P<value>[^@x+]+))?(x(?P<times>\d{1,6}))?"
+    r"(@(?P<start>[^+]+))?(\+(?P<duration>.+))?"
+)
+
+
+class Fault(Strict):
+    """One fault of one wire.
+
+    Attributes
+    ----------
+    times : int or None
+        How often it strikes; None: until it is cleared.
+    late_s : float
+        Wall seconds by which `slow` delays.
+    start_s, duration_s : float
+        Experiment seconds from the start of the simulation, and until it is cleared.
+    """
+
+    role: Role
+    name: FaultName
+    times: Annotated[int, Field(ge=1)] | None = None
+    late_s: DurationS = Field(default=SLOW_S, ge=0)
+    start_s: DurationS = Field(default=0.0, ge=0)
+    duration_s: DurationS | None = None
+
+
+def parse_fault(text: str, where: str = "--fault") -> Fault:
+    """Fault from ``ROLE:NAME[=LATE][xTIMES][@START][+DURATION]``, as in ``detector:hang@20s+5s``.
+
+    Raises
+    ------
+    BadInput
+        If it is not of that form, or names no role or fault.
+    """
+    found = _TEXT.fullmatch(text.strip())
+    if found is None:
+        raise BadInput(where, f"'{text}' should read as ROLE:FAULT, for example detector:hang@20s")
+    parts = found.groupdict()
+    if parts["role"] not in ROLES:
+        raise BadInput(where, f"'{parts['role']}' is no role; there are {', '.join(ROLES)}")
+    if parts["name"] not in FAULTS:
+        raise BadInput(where, f"'{parts['name']}' is no fault; there are {', '.join(FAULTS)}")
+    body = {
+        "role": parts["role"],
+        "name": parts["name"],
+        "times": int(parts["times"]) if parts["times"] else None,
+        "late_s": parts["value"] or SLOW_S,
+        "start_s": parts["start"] or 0.0,
+        "duration_s": parts["duration"],
+    }
+    try:
+        return Fault.model_validate(body)
+    except ValueError as error:
+        problem = f"'{text}': times are written as in 5 s or 200 ms ({error})"
+        raise BadInput(where, problem) from None
