@@ -34,7 +34,8 @@ from .commands import new_file, run_command, say
 from .foreign import Floats, TiltStack, open_stack, read_tilts
 
 SERIES = "series_001"
-_HIGHEST = np.iinfo(layout.FRAME_DTYPE).max
+_DTYPE = np.uint16
+_HIGHEST = np.iinfo(_DTYPE).max
 # What a run writes down and an import does not know.
 _UNKNOWN = (
     layout.MANIFEST, f"{layout.RUN}/recipe", f"{layout.RUN}/rig", f"{layout.RUN}/speed",
@@ -54,9 +55,9 @@ class Encoding:
         if self.scale == 1:
             # Python's integers where 64 bits with an offset would not do.
             wide = values.astype(object if values.dtype.itemsize > 4 else np.int64)
-            return (wide + self.offset).astype(np.uint16)
+            return (wide + self.offset).astype(_DTYPE)
         steps = np.rint(values.astype(np.float64) / self.scale) + self.offset
-        return np.clip(steps, 0, _HIGHEST).astype(np.uint16)
+        return np.clip(steps, 0, _HIGHEST).astype(_DTYPE)
 
 
 def encoding_for(low: float, high: float, whole: bool) -> Encoding:
@@ -104,7 +105,7 @@ def survey(stack: TiltStack, there: NDArray[np.bool_], path: Path) -> Encoding:
     """
     if stack.value_scale != 1 or stack.value_offset:
         # A file of this software: its recorded values are taken over as they stand.
-        if stack.dtype != np.dtype(layout.FRAME_DTYPE):
+        if stack.dtype != np.dtype(_DTYPE):
             raise BadInput(str(path), f"is encoded, but in {stack.dtype}")
         return Encoding(stack.value_offset, stack.value_scale)
     lows: list[float] = []

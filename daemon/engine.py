@@ -1,4 +1,4 @@
-"""Carry out a plan: heat, hold, tilt, expose. Every frame takes its way through `_expose`."""
+"""Carry out a plan: heat, hold, tilt, expose. A frame's own way is in `exposing.py`."""
 
 from __future__ import annotations
 
@@ -6,30 +6,29 @@ import asyncio
 from collections.abc import Awaitable
 from typing import Any, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
-from ..drivers.base import DeviceLost, StagePosition
-from ..protocols.manifest import StackPlan
+from ..drivers.base import FrameData, StagePosition
 from ..protocols.timebase import ExperimentClock
 from .devices import Devices
 from .dose import DoseLedger
+from .exposing import Stack, frames_per_trigger
 from .heating import PROGRESS_TIMEOUT_S, HeaterWatch, HoldTimer
 from .plan import Decide, HeatTo, HoldAt, Operation, Plan, RampTo, TakeStack
 from .states import State, StateMachine
 from .steering import Steering
 
-# Frames lost one after the other before the detector is given up.
-_LOST_IN_A_ROW = 3
-
 
 class Outgoing(Protocol):
     """Where the engine sends what it makes."""
 
-    async def credit(self) -> None:
-        """Wait until a frame can be taken by everyone who must not miss it."""
+    @property
+    def most_at_a_time(self) -> int:
+        """Frames for which credit can be had at once."""
+        ...
 
-    def frame(self, header: dict[str, Any], data: NDArray[Any] | None, t_ns: int) -> None:
+    async def credit(self, frames: int = 1) -> None:
+        """Wait until so many frames can be taken by everyone who must not miss them."""
+
+    def frame(self, header: dict[str, Any], data: FrameData | None, t_ns: int) -> None:
         """Send a frame, or the notice that it was lost (no data)."""
 
     def telemetry(self, device: str, values: dict[str, float], t_ns: int) -> None:
@@ -207,11 +206,13 @@ class Engine:
     async def _take(self, operation: TakeStack) -> None:
         stack = operation.stack
         await self.watch.settled(operation.at_c, self._commanded_ns)
-        async with _Stack(self, stack) as frames:
-            for index, tilt_deg in enumerate(stack.tilt_deg):
+        exposure_s = self.plan.recipe.beam.exposure_s
+        at_a_time = frames_per_trigger(stack.tilt_deg, exposure_s, self.out.most_at_a_time)
+        async with Stack(self, stack, at_a_time) as frames:
+            for first, tilt_deg in frames.triggers():
                 await self._checkpoint()
                 await self._tilt(tilt_deg)
-                await frames.expose(index)
+                await frames.expose(first)
 
     async def _tilt(self, tilt_deg: float) -> None:
         if self.position is None or abs(self.position.tilt_deg - tilt_deg) > (
@@ -228,7 +229,7 @@ class Engine:
             self._commanded_ns = await heater.start_ramp(ramp.to_c, ramp.duration_s)
         else:
             assert ramp.frame_every_s is not None
-            async with _Stack(self, ramp.stack) as frames:
+            async with Stack(self, ramp.stack) as frames:
                 await self._tilt(ramp.stack.tilt_deg[0])
                 self._commanded_ns = await heater.start_ramp(ramp.to_c, ramp.duration_s)
                 for index in range(ramp.stack.frames):
@@ -238,113 +239,3 @@ class Engine:
         await self.watch.settled(
             ramp.to_c, self._commanded_ns, ramp.duration_s + PROGRESS_TIMEOUT_S
         )
-
-
-class _Stack:
-    """The exposures of one stack: dose reserved, detector armed, and both undone at the end."""
-
-    def __init__(self, engine: Engine, stack: StackPlan) -> None:
-        self.engine, self.stack = engine, stack
-        self._expected = 0
-        self._lost_in_a_row = 0
-
-    async def __aenter__(self) -> _Stack:
-        engine, stack = self.engine, self.stack
-        engine.ledger.reserve(
-            stack.name,
-            stack.frames * engine.plan.recipe.beam.dose_per_frame_e_per_nm2,
-            stack.kind == "series",
-        )
-        try:
-            await self._arm(stack.frames)
-        except BaseException:
-            engine.ledger.release(stack.name)
-            raise
-        return self
-
-    async def _arm(self, frames: int) -> None:
-        beam = self.engine.plan.recipe.beam
-        await self.engine.devices.detector.arm(frames, beam.exposure_s, beam.frame)
-        self._expected = 1
-
-    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self.engine.ledger.release(self.stack.name)
-        # After an error or an abort, safing stops the detector.
-        if kind is None:
-            await self.engine.devices.detector.disarm()
-
-    async def expose(self, index: int) -> None:
-        """One frame: credit, unblank, trigger, blank, read, stamp, send."""
-        engine, beam = self.engine, self.engine.plan.recipe.beam
-        devices, clock = engine.devices, engine.clock
-        await self._wait_for_credit()
-        triggered = False
-        try:
-            await devices.beam.unblank()
-            sent_ns = await devices.detector.trigger()
-            triggered = True
-            # The exposure began between the command and its answer: blanking before the answer
-            # plus the exposure could cut its last rows off.
-            answered_ns = clock.now_ns()
-            exposure_ns = int(beam.exposure_s * 1e9)
-            await clock.sleep_until_ns(answered_ns + exposure_ns)
-        finally:
-            # Even when cancelled: the specimen is not left under the beam.
-            blanked_ns = await asyncio.shield(devices.beam.blank())
-            if triggered:
-                engine.ledger.charge(self.stack.name, beam.dose_per_frame_e_per_nm2)
-        engine.out.telemetry("beam", {"blanked": 1.0, "current_pa": beam.current_pa}, blanked_ns)
-
-        start_ns = (sent_ns + answered_ns) // 2
-        middle_ns = start_ns + exposure_ns // 2
-        number, data = await self._read(index)
-        position = engine.position
-        header: dict[str, Any] = {
-            "series": self.stack.name,
-            "index": index,
-            "tilt_deg": position.tilt_deg if position else 0.0,
-            "nominal_tilt_deg": self.stack.tilt_deg[index],
-            "exposure_s": beam.exposure_s,
-            "temperature_c": round(engine.watch.temperature_at(middle_ns), 4),
-            "dose_e_per_nm2": beam.dose_per_frame_e_per_nm2,
-            "dose_total_e_per_nm2": engine.ledger.charged,
-            "frame_number": number,
-            "start_ns": start_ns,
-        }
-        engine.out.frame(header, data, middle_ns)
-        engine.frames_done += data is not None
-        engine.frames_lost += data is None
-
-    async def _wait_for_credit(self) -> None:
-        engine = self.engine
-        engine.waiting_for_credit = True
-        try:
-            await engine.out.credit()
-        finally:
-            engine.waiting_for_credit = False
-
-    async def _read(self, index: int) -> tuple[int, NDArray[np.unsignedinteger[Any]] | None]:
-        """The frame just exposed; None when the detector did not send it."""
-        engine, detector = self.engine, self.engine.devices.detector
-        try:
-            frame = await detector.read_frame()
-        except DeviceLost as error:
-            self._lost_in_a_row += 1
-            if self._lost_in_a_row >= _LOST_IN_A_ROW:
-                raise
-            engine.out.event(
-                "warning", "engine", f"{self.stack.name} frame {index} is lost: {error}"
-            )
-            await detector.connect()
-            await self._arm(max(1, self.stack.frames - index - 1))
-            return -1, None
-        self._lost_in_a_row = 0
-        if frame.number != self._expected:
-            engine.out.event(
-                "warning",
-                "engine",
-                f"{self.stack.name} frame {index}: the detector numbers it {frame.number}, "
-                f"expected {self._expected}",
-            )
-        self._expected = frame.number + 1
-        return frame.number, frame.data

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import zmq.asyncio
-from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from .. import __version__
-from ..drivers.base import DeviceError
+from ..drivers.base import DeviceError, FrameData
+from ..protocols.bitshuffle import ENCODING, Chunk
 from ..protocols.link import ANALYSIS, RECORDER
 from ..protocols.loading import BadInput
 from ..protocols.manifest import RunManifest
@@ -31,8 +31,9 @@ from .engine import Engine, ExperimentFailed
 from .heating import HeaterWatch
 from .outlet import Consumer, Outlet
 from .plan import Plan
-from .publisher import Publisher, make_preview
+from .publisher import Publisher
 from .states import State, StateMachine
+from .views import FrameViews
 
 DAEMON_CHANNELS = {
     "loop_lag_s": "s",
@@ -122,6 +123,7 @@ class Experiment:
             detector=self._detector,
             instruments=identities,
             value_offset=rig.detector.value_offset,
+            frame_dtype=devices.detector.dtype,
             stacks=plan.stacks,
             holds=plan.holds,
             holds_before=plan.holds_before,
@@ -132,37 +134,43 @@ class Experiment:
         self._children: dict[str, Child] = {}
         self._stop: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._give_up_analysis = asyncio.Event()
-        self._previews: set[asyncio.Task[None]] = set()
+        self._views = FrameViews(
+            publisher, f"preview/{self._detector}", lambda text: self.event("error", "engine", text)
+        )
         self.outcome: Outcome | None = None
         self.safe_confirmed = True
 
     # --- what the engine sends (see engine.Outgoing) -------------------------------------------
 
-    async def credit(self) -> None:
-        """Wait until recorder and analysis can take a frame."""
-        outlet = self._outlet
-        if outlet is None or not outlet.waiting_for():
-            return
-        self.event("warning", "engine", f"waiting at standby for {', '.join(outlet.waiting_for())}")
-        await outlet.credit()
+    @property
+    def most_at_a_time(self) -> int:
+        """Frames for which credit can be had at once."""
+        return self._outlet.most_at_a_time if self._outlet is not None else 1
 
-    def frame(self, header: dict[str, Any], data: NDArray[Any] | None, t_ns: int) -> None:
-        """Send a frame, or the notice of a lost one, to everyone."""
+    async def credit(self, frames: int = 1) -> None:
+        """Wait until the recorder can take so many frames."""
+        outlet = self._outlet
+        if outlet is None or not (waiting := outlet.waiting_for(frames)):
+            return
+        self.event("warning", "engine", f"waiting at standby for {', '.join(waiting)}")
+        await outlet.credit(frames)
+
+    def frame(self, header: dict[str, Any], data: FrameData | None, t_ns: int) -> None:
+        """Send a frame, or the notice of a lost one, to everyone.
+
+        Recorder and analysis get the pixels as the detector sent them, monitors get them raw.
+        """
         topic = f"frame/{self._detector}"
         if data is None:
-            body = {**header, "lost": True}
-            self._all(self._publisher.publish(topic, "frame", body, (), t_ns), frame=True)
-            return
-        body = {**header, "shape": list(data.shape), "dtype": data.dtype.name}
-        self._all(self._publisher.publish(topic, "frame", body, (data,), t_ns), frame=True)
-        preview = asyncio.create_task(self._preview(header, data, t_ns))
-        self._previews.add(preview)
-        preview.add_done_callback(self._previews.discard)
-
-    async def _preview(self, header: dict[str, Any], data: NDArray[Any], t_ns: int) -> None:
-        preview, scale = await asyncio.to_thread(make_preview, data)
-        body = {**header, "shape": list(preview.shape), "dtype": "uint8", "scale": scale}
-        self._publisher.publish(f"preview/{self._detector}", "preview", body, (preview,), t_ns)
+            message = self._publisher.stamp(topic, "frame", {**header, "lost": True}, (), t_ns)
+        elif isinstance(data, Chunk):
+            pixels = {"shape": list(data.shape), "dtype": data.dtype, "encoding": ENCODING}
+            message = self._publisher.stamp(topic, "frame", header | pixels, (data.raw,), t_ns)
+        else:
+            pixels = {"shape": list(data.shape), "dtype": data.dtype.name}
+            message = self._publisher.stamp(topic, "frame", header | pixels, (data,), t_ns)
+        self._all(message, frame=True)
+        self._views.show(message, data)
 
     def telemetry(self, device: str, values: dict[str, float], t_ns: int) -> None:
         """Send a reading to monitors and recorder."""
@@ -438,7 +446,7 @@ class Experiment:
         recorder = outlet.consumers.get(RECORDER) if outlet is not None else None
         if outlet is None or recorder is None or RECORDER not in self._children:
             return outcome
-        await asyncio.gather(*self._previews, return_exceptions=True)
+        await self._views.close()
         self.event("info", "engine", f"run {outcome.status}")
         if not recorder.alive:
             return outcome

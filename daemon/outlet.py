@@ -29,6 +29,7 @@ class Consumer:
     name: str
     essential: bool = True
     credit: int = 0
+    granted: int = 0
     sent: int = 0
     heard_s: float = 0.0
     sent_s: deque[float] = field(default_factory=deque[float])
@@ -108,13 +109,21 @@ class Outlet:
             consumer.done.set()
             self._changed.set()
 
-    def waiting_for(self) -> list[str]:
-        """Essential living consumers that have no credit left."""
-        return [c.name for c in self.consumers.values() if c.essential and c.alive and c.credit < 1]
+    @property
+    def most_at_a_time(self) -> int:
+        """Half of the credit that the essential living consumers granted at first."""
+        granted = [c.granted for c in self.consumers.values() if c.essential and c.alive]
+        return max(1, min(granted, default=1) // 2)
 
-    async def credit(self) -> None:
-        """Wait until every essential living consumer can take one more frame."""
-        while self.waiting_for():
+    def waiting_for(self, frames: int = 1) -> list[str]:
+        """Essential living consumers that have less credit left than so many frames."""
+        return [
+            c.name for c in self.consumers.values() if c.essential and c.alive and c.credit < frames
+        ]
+
+    async def credit(self, frames: int = 1) -> None:
+        """Wait until every essential living consumer can take so many more frames."""
+        while self.waiting_for(frames):
             self._changed.clear()
             await self._changed.wait()
 
@@ -176,7 +185,8 @@ class Outlet:
                 continue
             consumer.heard_s = time.monotonic()
             if kind == "hello":
-                consumer.credit += int(body.get("credit", 0))
+                consumer.granted = int(body.get("credit", 0))
+                consumer.credit += consumer.granted
                 consumer.hello.set()
             elif kind == "credit":
                 consumer.credit += int(body.get("frames", 0))

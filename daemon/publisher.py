@@ -1,4 +1,7 @@
-"""The monitor: a PUB socket that anyone may watch and that may drop, never waiting for anyone."""
+"""The monitor: a PUB socket that anyone may watch and that may drop, never waiting for anyone.
+
+It is an XPUB, which is a PUB that tells who subscribes to what.
+"""
 
 from __future__ import annotations
 
@@ -46,12 +49,13 @@ class Publisher:
         clock: ExperimentClock,
         fall_back: bool = False,
     ) -> None:
-        self._socket: zmq.Socket[bytes] = zmq.Socket(context, zmq.PUB)
+        self._socket: zmq.Socket[bytes] = zmq.Socket(context, zmq.XPUB)
         self._socket.set(zmq.SNDHWM, HIGH_WATER_MARK)
         self._socket.set(zmq.LINGER, 500)
         self.endpoint = bind(self._socket, endpoint, "streams.monitor", fall_back)
         self._clock = clock
         self._seq: dict[str, int] = {}
+        self._prefixes: set[str] = set()
         self.run: str | None = None
         self.last: dict[str, Message] = {}
         self.on_event: Callable[[dict[str, Any]], None] | None = None
@@ -65,6 +69,21 @@ class Publisher:
         t_ns: int | None = None,
     ) -> Message:
         """Publish a message and return it as sent, for those who must not miss it."""
+        message = self.stamp(topic, kind, body, payload, t_ns)
+        self.send(message)
+        if kind == "event" and self.on_event is not None:
+            self.on_event(message.header)
+        return message
+
+    def stamp(
+        self,
+        topic: str,
+        kind: str,
+        body: dict[str, Any],
+        payload: tuple[Any, ...] = (),
+        t_ns: int | None = None,
+    ) -> Message:
+        """Give a message its run, number and time; it is for `send`, in the order of numbers."""
         seq = self._seq.get(topic, 0)
         self._seq[topic] = seq + 1
         header = {
@@ -74,13 +93,24 @@ class Publisher:
             "t_ns": self._clock.now_ns() if t_ns is None else t_ns,
             **body,
         }
-        message = Message(topic, header, payload)
-        if not payload:
-            self.last[topic] = message
+        return Message(topic, header, payload)
+
+    def send(self, message: Message) -> None:
+        """Send a message to whoever watches its topic."""
+        if not message.payload:
+            self.last[message.topic] = message
         self._socket.send_multipart(message.parts(), flags=zmq.NOBLOCK, copy=False)
-        if kind == "event" and self.on_event is not None:
-            self.on_event(header)
-        return message
+
+    def watched(self, topic: str) -> bool:
+        """Whether anyone has subscribed to a topic."""
+        while self._socket.poll(0):
+            change = self._socket.recv(zmq.NOBLOCK)
+            prefix = change[1:].decode(errors="replace")
+            if change[:1] == b"\x01":
+                self._prefixes.add(prefix)
+            else:
+                self._prefixes.discard(prefix)
+        return any(topic.startswith(prefix) for prefix in self._prefixes)
 
     def close(self) -> None:
         """Close the socket; what subscribers have not taken within half a second is lost."""

@@ -34,7 +34,7 @@ from pydantic import ValidationError
 
 from ..protocols import link
 from ..protocols.bitshuffle import Bitshuffle
-from ..protocols.messages import BadMessage, Message, array_of, parse
+from ..protocols.messages import BadMessage, Message, array_of, chunk_of, parse
 from ..protocols.process import RecorderConfig, announce, fail, read_config, watch_parent
 from .runfile import BadRecord, RunFile
 
@@ -175,7 +175,8 @@ class Recorder:
 
     def _compress(self, message: Message) -> Future[NDArray[np.uint8]] | None:
         """Begin to compress a frame, beside the writing of those before it."""
-        if not self._encoder.available or message.header.get("lost") is True:
+        header = message.header
+        if not self._encoder.available or header.get("lost") is True or "encoding" in header:
             return None
         try:
             return self._compressing.submit(self._encoder.compress, array_of(message))
@@ -212,7 +213,8 @@ class Recorder:
             elif header.get("lost") is True:
                 self._file.write_frame(header, None)
             else:
-                self._file.write_frame(header, array_of(job.message), job.compressed())
+                frame = chunk_of(job.message) or array_of(job.message)
+                self._file.write_frame(header, frame, job.compressed())
         except (BadRecord, BadMessage) as error:
             self._report("error", f"recorder: {job.message.topic} was not recorded: {error}")
         self._queue.popleft()

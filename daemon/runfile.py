@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..protocols import layout
+from ..protocols.bitshuffle import Chunk
 from ..protocols.manifest import RunManifest
 from ..protocols.nexus_tree import create_run_file, finalise
 from ..protocols.pipeline import ResultPlan
@@ -102,7 +103,7 @@ class RunFile:
     def write_frame(
         self,
         header: Mapping[str, Any],
-        frame: NDArray[Any] | None,
+        frame: NDArray[Any] | Chunk | None,
         chunk: NDArray[np.uint8] | None = None,
     ) -> None:
         """Write a frame and note its stamps; None stands for a frame that was lost.
@@ -111,8 +112,8 @@ class RunFile:
         ----------
         header : mapping
             Of the frame's message: ``series``, ``index`` and the keys of `layout.COLUMNS`.
-        frame : ndarray or None
-            (rows, columns), of the file's dtype.
+        frame : ndarray, Chunk or None
+            (rows, columns), of the file's dtype. A chunk goes into the file as it is.
         chunk : ndarray of uint8, optional
             The frame as compressed by `Bitshuffle`; without it HDF5 compresses.
 
@@ -130,6 +131,8 @@ class RunFile:
                     f"not {frame.shape} {frame.dtype}"
                 )
             self._check_room()
+            if isinstance(frame, Chunk):
+                chunk = np.frombuffer(frame.raw, np.uint8)
             try:
                 if chunk is not None:
                     stack.data.id.write_direct_chunk((index, 0, 0), chunk)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from ..protocols.bitshuffle import Chunk
+from ..protocols.manifest import FrameDtype
 from ..protocols.recipe import BeamSettings
 from ..protocols.rig import BeamRig, DetectorRig, HeaterRig, Role, StageRig
 from ..protocols.timebase import ExperimentClock
@@ -99,6 +100,9 @@ class StagePosition:
     z_nm: float = 0.0
 
 
+FrameData = NDArray[np.unsignedinteger[Any]] | Chunk
+
+
 @dataclass(frozen=True)
 class DetectorFrame:
     """One frame.
@@ -109,7 +113,7 @@ class DetectorFrame:
     """
 
     number: int
-    data: NDArray[np.unsignedinteger[Any]] | Chunk
+    data: FrameData
     received_ns: int
 
 
@@ -270,7 +274,7 @@ class Detector(Device):
         self.rig = rig
 
     @property
-    def dtype(self) -> str:
+    def dtype(self) -> FrameDtype:
         """Pixel type of the frames, known from the rig's options before connecting."""
         return "uint16"
 

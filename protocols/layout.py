@@ -42,7 +42,6 @@ RECORDED, MISSING = 0, 3  # image_key: a projection, and a frame that is not the
 HEATER = "heater"
 TEMPERATURE_CHANNELS = ("temperature_c", "temperature")
 DOSE_UNIT = "1/nm^2"
-FRAME_DTYPE = "uint16"
 
 Storage = Literal["plain", "growing", "frames"]
 
@@ -329,7 +328,7 @@ def _stack(manifest: RunManifest, stack: StackPlan) -> Iterator[Node]:
     yield Dataset(f"{detector}/local_name", manifest.detector)
     yield Dataset(
         frames_path(stack.name),
-        dtype=FRAME_DTYPE,
+        dtype=manifest.frame_dtype,
         shape=(stack.frames, rows, columns),
         fill=0,
         storage="frames",

@@ -11,6 +11,7 @@ from .pipeline import AnalysisStep, ResultPlan
 from .recipe import BeamSettings, Sample
 
 StackKind = Literal["series", "reference", "ramp"]
+FrameDtype = Literal["uint8", "uint16", "uint32"]
 
 
 class StackPlan(Strict):
@@ -56,6 +57,7 @@ class RunManifest(Strict):
     detector: str
     instruments: dict[str, str] = Field(default_factory=dict)
     value_offset: int = 0
+    frame_dtype: FrameDtype = "uint16"
     stacks: tuple[StackPlan, ...]
     holds: tuple[HoldPlan, ...]
     holds_before: dict[str, int]

@@ -1,7 +1,8 @@
 """Stream messages: multipart ``[topic, JSON header, raw buffers...]``, for any ZeroMQ client.
 
 The same messages go to the monitor (PUB, may drop) and, through the link (`link.py`), to the
-recorder and the online analysis.
+recorder and the online analysis. On the link alone, a frame may come as the detector compressed it:
+``"encoding": "bslz4"`` in its header says so.
 """
 
 from __future__ import annotations
@@ -9,10 +10,12 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
+
+from .bitshuffle import ENCODING, BadChunk, Chunk
 
 MAX_HEADER_BYTES = 1_000_000
 
@@ -78,8 +81,32 @@ def parse(parts: Sequence[bytes | memoryview]) -> Message:
 _DTYPES = {"uint8", "uint16", "uint32", "int16", "int32", "float32", "float64"}
 
 
+def chunk_of(message: Message) -> Chunk | None:
+    """The frame that a message carries as the detector compressed it; None where it is raw.
+
+    Raises
+    ------
+    BadMessage
+        If header and payload disagree.
+    """
+    encoding = message.header.get("encoding")
+    if encoding is None:
+        return None
+    if encoding != ENCODING:
+        raise BadMessage(f"encoding {encoding!r} is not {ENCODING!r}")
+    shape, dtype = _checked(message)
+    if len(shape) != 2 or not message.payload:
+        raise BadMessage("a compressed frame has two axes and a payload")
+    chunk = Chunk((shape[0], shape[1]), dtype, message.payload[0])
+    try:
+        chunk.check()
+    except BadChunk as error:
+        raise BadMessage(str(error)) from None
+    return chunk
+
+
 def array_of(message: Message, part: int = 0) -> NDArray[Any]:
-    """The array that a frame or result message carries, without a copy.
+    """The array that a frame or result message carries; without a copy, unless compressed.
 
     Returns
     -------
@@ -91,15 +118,12 @@ def array_of(message: Message, part: int = 0) -> NDArray[Any]:
     BadMessage
         If header and payload disagree.
     """
-    shape, dtype = message.header.get("shape"), message.header.get("dtype")
-    if dtype not in _DTYPES:
-        raise BadMessage(f"dtype {dtype!r} is not one of {', '.join(sorted(_DTYPES))}")
-    if (
-        not isinstance(shape, list)
-        or not 1 <= len(shape) <= 4
-        or not all(type(n) is int and 0 < n <= 1_000_000 for n in shape)
-    ):
-        raise BadMessage(f"shape {shape!r} is not a list of positive integers")
+    shape, dtype = _checked(message)
+    if (chunk := chunk_of(message)) is not None:
+        try:
+            return chunk.decompress()
+        except BadChunk as error:
+            raise BadMessage(str(error)) from None
     if part >= len(message.payload):
         raise BadMessage("no payload")
     buffer = message.payload[part]
@@ -111,3 +135,17 @@ def array_of(message: Message, part: int = 0) -> NDArray[Any]:
     array = np.frombuffer(buffer, dtype=kind).reshape(shape)
     array.flags.writeable = False
     return array
+
+
+def _checked(message: Message) -> tuple[list[int], str]:
+    """Shape and pixel type that a header names; BadMessage if they are none."""
+    shape, dtype = message.header.get("shape"), message.header.get("dtype")
+    if dtype not in _DTYPES:
+        raise BadMessage(f"dtype {dtype!r} is not one of {', '.join(sorted(_DTYPES))}")
+    if (
+        not isinstance(shape, list)
+        or not 1 <= len(shape) <= 4
+        or not all(type(n) is int and 0 < n <= 1_000_000 for n in shape)
+    ):
+        raise BadMessage(f"shape {shape!r} is not a list of positive integers")
+    return cast(list[int], shape), str(dtype)

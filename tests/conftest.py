@@ -13,8 +13,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT.parent / "shared" / "data"
-# Threads that libraries start once and keep.
+# Threads that libraries start once and keep, by the beginning of their names or by their class.
 _LIBRARY_THREADS = ("asyncio_", "ThreadPoolExecutor", "pydevd")
+_LIBRARY_CLASSES = {"GarbageCollectorThread"}
 _GRACE_S = 3.0
 
 
@@ -22,7 +23,9 @@ def _ours() -> set[threading.Thread]:
     return {
         thread
         for thread in threading.enumerate()
-        if thread.is_alive() and not thread.name.startswith(_LIBRARY_THREADS)
+        if thread.is_alive()
+        and not thread.name.startswith(_LIBRARY_THREADS)
+        and type(thread).__name__ not in _LIBRARY_CLASSES
     }
 
 

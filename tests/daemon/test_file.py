@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyrotome.protocols.bitshuffle import Bitshuffle
 from pyrotome.protocols import layout
+from pyrotome.protocols.bitshuffle import Bitshuffle
 from pyrotome.protocols.manifest import HoldPlan, RunManifest, StackPlan
 from pyrotome.protocols.nexus_tree import create_run_file, finalise
 from pyrotome.protocols.pipeline import ResultPlan

@@ -21,6 +21,7 @@ import zmq
 from pyrotome.daemon.inspect import inspect_file
 from pyrotome.daemon.recorder import CREDIT_BYTES, credit_for
 from pyrotome.protocols import layout, link
+from pyrotome.protocols.bitshuffle import Bitshuffle
 from pyrotome.protocols.manifest import HoldPlan, RunManifest, StackPlan
 from pyrotome.protocols.messages import Message
 from pyrotome.protocols.pipeline import ResultPlan
@@ -481,6 +482,27 @@ def test_other_wrong_messages(start: Start) -> None:
     with h5py.File(daemon.path) as file:
         assert file[f"{layout.TELEMETRY}/heater/power_mw/value"].shape == (3,)
         assert file["/series_001/frames/frame_number"][...].tolist() == [-1, 2, -1, -1, -1]
+
+
+def test_a_frame_that_the_detector_compressed_goes_into_the_file_as_it_is(start: Start) -> None:
+    daemon = start()
+    daemon.start()
+    frame = picture("series_001", 0)
+    raw = bytes(Bitshuffle().compress(frame))
+    chunk = {"encoding": "bslz4", "shape": list(SHAPE), "dtype": "uint16", "tilt_deg": 1.5}
+    header = {"series": "series_001", "index": 0, "t_ns": T0 + S} | chunk
+    daemon.send("frame/dectris", header, raw)
+    daemon.send("frame/dectris", header | {"index": 1}, raw[:-3])
+    daemon.send("frame/dectris", header | {"index": 2, "encoding": "zip"}, raw)
+    daemon.wait_for_credit(3)
+    daemon.wait_for_event("its blocks need")
+    daemon.wait_for_event("encoding 'zip' is not 'bslz4'")
+    daemon.end()
+    with h5py.File(daemon.path) as file:
+        data = file["series_001/instrument/detector/data"]
+        np.testing.assert_array_equal(data[0], frame)
+        assert data.id.read_direct_chunk((0, 0, 0))[1] == raw
+        assert file["series_001/instrument/detector/image_key"][:3].tolist() == [0, 3, 3]
 
 
 def test_a_lost_frame_can_be_taken_again(start: Start) -> None:

@@ -1,0 +1,244 @@
+"""Expose the frames of one stack: credit, beam, trigger, read, stamp, send. The way of every frame.
+
+One trigger starts one frame, or several where the stage stays and a frame is short: then the beam
+stays on for at most `BURST_S`. A frame belongs where the detector's own number puts it; numbers
+that are left out are recorded as missing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from ..drivers.base import DetectorFrame, DeviceLost
+from ..protocols.manifest import StackPlan
+
+if TYPE_CHECKING:
+    from .engine import Engine
+
+# Frames lost one after the other before the detector is given up.
+_LOST_IN_A_ROW = 3
+# The longest time for which one trigger exposes: an abort need not wait longer.
+BURST_S = 0.25
+
+
+def frames_per_trigger(tilt_deg: tuple[float, ...], exposure_s: float, most: int) -> int:
+    """How many frames one trigger may start in a stack.
+
+    Parameters
+    ----------
+    tilt_deg : tuple of float
+        Asked angle of each frame; a trigger's frames have the same.
+    exposure_s : float
+        Of one frame; several must fit into `BURST_S`.
+    most : int
+        Not more than these.
+
+    Returns
+    -------
+    int
+        A divisor of the number of frames at every angle, 1 at least.
+    """
+    runs = (len(list(group)) for _, group in itertools.groupby(tilt_deg))
+    together = math.gcd(*runs)
+    largest = max(1, min(most, int(BURST_S / exposure_s)))
+    return max(n for n in range(1, min(largest, together) + 1) if together % n == 0)
+
+
+class Stack:
+    """The exposures of one stack: dose reserved, detector armed, and both undone at the end.
+
+    Parameters
+    ----------
+    engine : Engine
+        Whose devices, ledger and outlet are used.
+    stack : StackPlan
+        What to expose.
+    at_a_time : int
+        Frames that each trigger starts.
+    """
+
+    def __init__(self, engine: Engine, stack: StackPlan, at_a_time: int = 1) -> None:
+        self.engine, self.stack, self.at_a_time = engine, stack, at_a_time
+        # Place in the stack of the frame that the detector numbers 1.
+        self._base = 0
+        self._lost_in_a_row = 0
+
+    async def __aenter__(self) -> Stack:
+        engine, stack = self.engine, self.stack
+        engine.ledger.reserve(
+            stack.name,
+            stack.frames * engine.plan.recipe.beam.dose_per_frame_e_per_nm2,
+            stack.kind == "series",
+        )
+        try:
+            await self._arm(0)
+        except BaseException:
+            engine.ledger.release(stack.name)
+            raise
+        return self
+
+    async def _arm(self, base: int) -> None:
+        """Prepare the frames of the stack from one on."""
+        beam = self.engine.plan.recipe.beam
+        await self.engine.devices.detector.arm(
+            max(self.at_a_time, self.stack.frames - base),
+            beam.exposure_s,
+            beam.frame,
+            self.at_a_time,
+        )
+        self._base = base
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.engine.ledger.release(self.stack.name)
+        # After an error or an abort, safing stops the detector.
+        if kind is None:
+            await self.engine.devices.detector.disarm()
+
+    def triggers(self) -> Iterator[tuple[int, float]]:
+        """First frame and angle of every trigger."""
+        for first in range(0, self.stack.frames, self.at_a_time):
+            yield first, self.stack.tilt_deg[first]
+
+    async def expose(self, first: int) -> None:
+        """Expose the frames of one trigger and send them on.
+
+        Parameters
+        ----------
+        first : int
+            Place of the first of them in the stack.
+
+        Raises
+        ------
+        DeviceError
+            From beam and detector; from the latter only after several losses in a row.
+        """
+        engine, beam = self.engine, self.engine.plan.recipe.beam
+        devices, clock, count = engine.devices, engine.clock, self.at_a_time
+        exposure_ns = int(beam.exposure_s * 1e9)
+        await self._wait_for_credit()
+        reading: asyncio.Task[DeviceLost | None] | None = None
+        try:
+            try:
+                await devices.beam.unblank()
+                sent_ns = await devices.detector.trigger()
+                # The exposure began between the command and its answer: blanking before the answer
+                # plus the exposure could cut its last rows off.
+                answered_ns = clock.now_ns()
+                start_ns = (sent_ns + answered_ns) // 2
+                receiving = self._receive(first, start_ns, engine.ledger.charged)
+                reading = asyncio.create_task(receiving, name="frames of a trigger")
+                await clock.sleep_until_ns(answered_ns + count * exposure_ns)
+            finally:
+                # Even when cancelled: the specimen is not left under the beam.
+                blanked_ns = await asyncio.shield(devices.beam.blank())
+                if reading is not None:
+                    dose = count * beam.dose_per_frame_e_per_nm2
+                    engine.ledger.charge(self.stack.name, dose)
+            blanked = {"blanked": 1.0, "current_pa": beam.current_pa}
+            engine.out.telemetry("beam", blanked, blanked_ns)
+            assert reading is not None
+            lost = await reading
+        finally:
+            if reading is not None:
+                reading.cancel()
+                await asyncio.gather(reading, return_exceptions=True)
+        if lost is None:
+            self._lost_in_a_row = 0
+        else:
+            await self._begin_anew(first + count, lost)
+
+    async def _wait_for_credit(self) -> None:
+        engine = self.engine
+        engine.waiting_for_credit = True
+        try:
+            await engine.out.credit(self.at_a_time)
+        finally:
+            engine.waiting_for_credit = False
+
+    async def _receive(self, first: int, start_ns: int, charged: float) -> DeviceLost | None:
+        """Take the frames of one trigger as they come and send them on.
+
+        Returns
+        -------
+        DeviceLost or None
+            Why some did not come; they have been told as lost.
+        """
+        detector = self.engine.devices.detector
+        due, end = first, first + self.at_a_time
+        while due < end:
+            try:
+                frame = await detector.read_frame()
+            except DeviceLost as error:
+                self._lose(range(due, end), first, start_ns, charged, str(error))
+                return error
+            index = self._base + frame.number - 1
+            if index < due:
+                self._warn(due, f"the detector sent its frame {frame.number} again; not recorded")
+                continue
+            told = f"the detector numbers the next one {frame.number}"
+            self._lose(range(due, min(index, end)), first, start_ns, charged, told)
+            if index >= end:
+                return DeviceLost(detector.name, "for the frames of a trigger", told)
+            self._send(index, first, start_ns, charged, frame)
+            due = index + 1
+        return None
+
+    def _lose(self, places: range, first: int, start_ns: int, charged: float, why: str) -> None:
+        """Tell that frames will never come."""
+        if not places:
+            return
+        which = (
+            f"frame {places[0]} is"
+            if len(places) == 1
+            else (f"frames {places[0]} to {places[-1]} are")
+        )
+        self.engine.out.event("warning", "engine", f"{self.stack.name} {which} lost: {why}")
+        for index in places:
+            self._send(index, first, start_ns, charged, None)
+
+    def _warn(self, index: int, problem: str) -> None:
+        self.engine.out.event("warning", "engine", f"{self.stack.name} frame {index}: {problem}")
+
+    def _send(
+        self, index: int, first: int, start_ns: int, charged: float, frame: DetectorFrame | None
+    ) -> None:
+        """Stamp a frame, or the notice that it is lost, and send it to everyone."""
+        engine, beam = self.engine, self.engine.plan.recipe.beam
+        exposure_ns = int(beam.exposure_s * 1e9)
+        start_ns += (index - first) * exposure_ns
+        middle_ns = start_ns + exposure_ns // 2
+        position = engine.position
+        header: dict[str, Any] = {
+            "series": self.stack.name,
+            "index": index,
+            "tilt_deg": position.tilt_deg if position else 0.0,
+            "nominal_tilt_deg": self.stack.tilt_deg[index],
+            "exposure_s": beam.exposure_s,
+            "temperature_c": round(engine.watch.temperature_at(middle_ns), 4),
+            "dose_e_per_nm2": beam.dose_per_frame_e_per_nm2,
+            "dose_total_e_per_nm2": charged + (index - first + 1) * beam.dose_per_frame_e_per_nm2,
+            "frame_number": -1 if frame is None else frame.number,
+            "start_ns": start_ns,
+        }
+        engine.out.frame(header, None if frame is None else frame.data, middle_ns)
+        engine.frames_done += frame is not None
+        engine.frames_lost += frame is None
+
+    async def _begin_anew(self, base: int, lost: DeviceLost) -> None:
+        """Connect and arm again after a loss, with the blanked beam.
+
+        Raises
+        ------
+        DeviceLost
+            If too many triggers in a row have brought nothing.
+        """
+        self._lost_in_a_row += 1
+        if self._lost_in_a_row >= _LOST_IN_A_ROW:
+            raise lost
+        if base < self.stack.frames:
+            await self.engine.devices.detector.connect()
+            await self._arm(base)
