@@ -8,6 +8,9 @@ HERE = Path(__file__).parent
 
 for name in (
     "acquisition",
+    "detectors",
+    "ingest",
+    "regulation",
     "denoising",
     "recording",
     "rendering",

@@ -17,7 +17,11 @@ STOP_TIMEOUT_S = 5.0
 
 
 class ChildFailed(Exception):
-    """A process could not start; the message is its own."""
+    """A process could not start; the message is its own, and so is the exit status."""
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class Child:
@@ -67,7 +71,7 @@ class Child:
         if not line or "error" in child.ready:
             await child.stop()
             reason = child.ready.get("error", f"exit status {process.returncode}")
-            raise ChildFailed(f"the {name} did not start: {reason}")
+            raise ChildFailed(f"the {name} did not start: {reason}", process.returncode)
         return child
 
     def on_death(self, told: Callable[[str, int], None]) -> None:

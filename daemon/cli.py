@@ -26,6 +26,7 @@ from ..protocols.control import (
     Simple,
     Submit,
 )
+from ..protocols.faults import FAULTS, parse_fault
 from ..protocols.loading import BadInput, read_text
 from ..protocols.recipe import Recipe, load_recipe
 from ..protocols.rig import ROLES, Rig, Streams, load_rig, simulated_rig
@@ -249,7 +250,11 @@ def watch(
     watch_endpoint(endpoint, as_json, seconds, _out(), _err())
 
 
-@app.command(epilog="Example: `pyrotome simulate --rig examples/simulated_rig.yaml`")
+@app.command(
+    epilog="Examples: `pyrotome simulate --rig examples/simulated_rig.yaml`, "
+    "`pyrotome simulate --fault detector:hang@20s+5s --fault 'stage:slow=200 ms'`, "
+    "`pyrotome simulate --fault heater:errorx2`"
+)
 def simulate(
     rig: RigOption = None,
     speed: Annotated[
@@ -258,15 +263,31 @@ def simulate(
     simulator_log: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The simulated world's own log.")
     ] = None,
+    fault: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ROLE:FAULT[=LATE][xTIMES][@START][+DURATION]",
+            help=f"Let a wire misbehave: {', '.join(FAULTS)}. May be given several times.",
+        ),
+    ] = None,
 ) -> None:
-    """Run only the simulators; prints each wire's endpoint."""
+    """Run only the simulators; prints each wire's endpoint.
+
+    A wire misbehaves from START on (experiment time since the wires are open), for DURATION or
+    until it has done so TIMES times. Lines typed while the simulators run switch faults in the same
+    way: `heater:hang`, and `heater:none` to clear all faults of that wire.
+    """
     from .foreground import simulate_until_stopped
 
+    if not (math.isfinite(speed) and 0 < speed <= 1000):
+        raise BadInput("--speed", f"{speed:g} is not between 0 and 1000")
+    faults = [parse_fault(text) for text in fault or ()]
     rig_model, _ = _rig_of(rig)
     if rig_model.simulator is None:
         raise BadInput(f"{rig}", "has no key 'simulator': there is nothing to simulate")
     _refuse_existing(simulator_log)
-    raise typer.Exit(asyncio.run(simulate_until_stopped(rig_model, speed, simulator_log)))
+    code = asyncio.run(simulate_until_stopped(rig_model, speed, simulator_log, faults))
+    raise typer.Exit(code)
 
 
 @app.command(epilog="Example: `pyrotome inspect demo.nxs --json`")

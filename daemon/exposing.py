@@ -65,20 +65,16 @@ class Stack:
         self.engine, self.stack, self.at_a_time = engine, stack, at_a_time
         # Place in the stack of the frame that the detector numbers 1.
         self._base = 0
+        self._period_ns = 0
         self._lost_in_a_row = 0
 
     async def __aenter__(self) -> Stack:
         engine, stack = self.engine, self.stack
-        engine.ledger.reserve(
-            stack.name,
-            stack.frames * engine.plan.recipe.beam.dose_per_frame_e_per_nm2,
-            stack.kind == "series",
-        )
-        try:
-            await self._arm(0)
-        except BaseException:
-            engine.ledger.release(stack.name)
-            raise
+        # Armed first: only then are the pauses known, and with them the dose.
+        await self._arm(0)
+        triggers = stack.frames // self.at_a_time
+        dose = triggers * self._dose_of(self.at_a_time)
+        engine.ledger.reserve(stack.name, dose, stack.kind == "series")
         return self
 
     async def _arm(self, base: int) -> None:
@@ -91,6 +87,15 @@ class Stack:
             self.at_a_time,
         )
         self._base = base
+        self._period_ns = int(
+            max(beam.exposure_s, self.engine.devices.detector.period_s(beam.exposure_s)) * 1e9
+        )
+
+    def _dose_of(self, frames: int) -> float:
+        """Fluence that so many frames of one trigger cost, with the pauses between them."""
+        beam = self.engine.plan.recipe.beam
+        pauses = (self._period_ns * 1e-9 / beam.exposure_s - 1) * (frames - 1)
+        return beam.dose_per_frame_e_per_nm2 * (frames + max(0.0, pauses))
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.engine.ledger.release(self.stack.name)
@@ -131,13 +136,14 @@ class Stack:
                 start_ns = (sent_ns + answered_ns) // 2
                 receiving = self._receive(first, start_ns, engine.ledger.charged)
                 reading = asyncio.create_task(receiving, name="frames of a trigger")
-                await clock.sleep_until_ns(answered_ns + count * exposure_ns)
+                await clock.sleep_until_ns(
+                    answered_ns + (count - 1) * self._period_ns + exposure_ns
+                )
             finally:
                 # Even when cancelled: the specimen is not left under the beam.
                 blanked_ns = await asyncio.shield(devices.beam.blank())
                 if reading is not None:
-                    dose = count * beam.dose_per_frame_e_per_nm2
-                    engine.ledger.charge(self.stack.name, dose)
+                    engine.ledger.charge(self.stack.name, self._dose_of(count))
             blanked = {"blanked": 1.0, "current_pa": beam.current_pa}
             engine.out.telemetry("beam", blanked, blanked_ns)
             assert reading is not None
@@ -209,7 +215,7 @@ class Stack:
         """Stamp a frame, or the notice that it is lost, and send it to everyone."""
         engine, beam = self.engine, self.engine.plan.recipe.beam
         exposure_ns = int(beam.exposure_s * 1e9)
-        start_ns += (index - first) * exposure_ns
+        start_ns += (index - first) * self._period_ns
         middle_ns = start_ns + exposure_ns // 2
         position = engine.position
         header: dict[str, Any] = {
@@ -220,7 +226,7 @@ class Stack:
             "exposure_s": beam.exposure_s,
             "temperature_c": round(engine.watch.temperature_at(middle_ns), 4),
             "dose_e_per_nm2": beam.dose_per_frame_e_per_nm2,
-            "dose_total_e_per_nm2": charged + (index - first + 1) * beam.dose_per_frame_e_per_nm2,
+            "dose_total_e_per_nm2": charged + self._dose_of(index - first + 1),
             "frame_number": -1 if frame is None else frame.number,
             "start_ns": start_ns,
         }

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rich.console import Console
 
 from ..protocols.control import EXIT_DONE, EXIT_INTERRUPTED
+from ..protocols.faults import Fault
 from ..protocols.rig import ROLES, Rig
 from ..protocols.timebase import ExperimentClock
+from .children import ChildFailed
 from .control import ControlServer
 from .describe import describe_file
 from .experiment import Experiment, Outcome
@@ -158,11 +162,64 @@ async def serve_until_stopped(rig: Rig, rig_text: str, speed: float) -> int:
     return EXIT_DONE
 
 
-async def simulate_until_stopped(rig: Rig, speed: float, log: Path | None) -> int:
-    """Run the simulators alone, print their endpoints, and wait for a signal."""
-    console = Console()
-    served, child = await start_simulators(rig, ExperimentClock(speed), log)
+@contextmanager
+def _lines_typed(told: Callable[[bytes], None]) -> Iterator[None]:
+    """Give what comes on standard input to `told` line by line; its end changes nothing."""
+    loop, source = asyncio.get_running_loop(), sys.__stdin__.fileno() if sys.__stdin__ else -1
+    buffer = bytearray()
+
+    def arrived() -> None:
+        with suppress(OSError):  # no terminal, or none of ours
+            if os.tcgetpgrp(source) != os.getpgrp():
+                # Reading in the background would stop the process.
+                loop.remove_reader(source)
+                loop.call_later(1.0, loop.add_reader, source, arrived)
+                return
+        data = os.read(source, 4096)
+        if not data:
+            loop.remove_reader(source)
+        buffer.extend(data)
+        *lines, rest = bytes(buffer).split(b"\n")
+        buffer[:] = rest
+        for line in lines:
+            told(line + b"\n")
+
+    if source < 0:  # closed
+        yield
+        return
     try:
+        loop.add_reader(source, arrived)
+    except PermissionError:  # a file, which is there at once
+        told(Path(f"/dev/fd/{source}").read_bytes())
+    try:
+        yield
+    finally:
+        loop.remove_reader(source)
+
+
+async def simulate_until_stopped(
+    rig: Rig, speed: float, log: Path | None, faults: Sequence[Fault] = ()
+) -> int:
+    """Run the simulators alone, print their endpoints, and wait for a signal.
+
+    Lines on standard input switch faults; the simulators answer each on standard error.
+    """
+    console = Console()
+    served, child = await start_simulators(rig, ExperimentClock(speed), log, faults)
+    stopped = asyncio.Event()
+    died = False
+
+    def over(_name: str, _status: int) -> None:
+        nonlocal died
+        died = True
+        stopped.set()
+
+    def told(lines: bytes) -> None:
+        if child.process.stdin is not None and lines.strip():
+            child.process.stdin.write(lines if lines.endswith(b"\n") else lines + b"\n")
+
+    try:
+        child.on_death(over)
         for role in ROLES:
             entry = served.device(role)
             more = "".join(f"  {k} {v}" for k, v in entry.options.items())
@@ -170,7 +227,14 @@ async def simulate_until_stopped(rig: Rig, speed: float, log: Path | None) -> in
                 f"{role:>9}  {entry.driver}  {entry.endpoint}{more}",
                 highlight=False, soft_wrap=True,
             )  # fmt: skip
-        await _until_signal()
+        if sys.__stdin__ is not None and sys.__stdin__.isatty():
+            console.print(
+                "[dim]type a fault, such as heater:hang, or heater:none to clear it[/dim]"
+            )
+        with _lines_typed(told), _on_signals(stopped.set):
+            await stopped.wait()
     finally:
         await child.stop()
+    if died:
+        raise ChildFailed(f"the simulators ended with status {child.process.returncode}")
     return EXIT_DONE

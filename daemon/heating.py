@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,9 +13,7 @@ from ..protocols.timebase import ExperimentClock
 
 # Readings kept for looking back: 40 s at 100 Hz, far more than one exposure.
 _KEPT = 4096
-# At standby nothing may move: how near, for how long, and when waiting becomes a failure.
-SETTLED_WITHIN_C = 3.0
-SETTLED_FOR_S = 0.5
+# When waiting becomes a failure.
 PROGRESS_TIMEOUT_S = 60.0
 
 
@@ -83,15 +80,16 @@ class HeaterWatch:
         """
         if not self._samples:
             raise DeviceLost(self.heater.name, "a temperature", "no reading has come yet")
-        if t_ns >= self._samples[-1].t_ns:
-            return self._samples[-1].temperature_c
-        samples = list(self._samples)
-        right = bisect_left(samples, t_ns, key=lambda s: s.t_ns)
-        if right == 0:
-            return samples[0].temperature_c
-        a, b = samples[right - 1], samples[right]
-        weight = (t_ns - a.t_ns) / (b.t_ns - a.t_ns)
-        return a.temperature_c + weight * (b.temperature_c - a.temperature_c)
+        after = self._samples[-1]
+        if t_ns >= after.t_ns:
+            return after.temperature_c
+        # What is asked for is nearly always recent.
+        for before in reversed(self._samples):
+            if before.t_ns <= t_ns:
+                weight = (t_ns - before.t_ns) / (after.t_ns - before.t_ns)
+                return before.temperature_c + weight * (after.temperature_c - before.temperature_c)
+            after = before
+        return after.temperature_c
 
     async def next_sample(self, after_ns: int, what: str, deadline_ns: int) -> HeaterSample:
         """The first reading later than a moment.
@@ -159,7 +157,7 @@ class HeaterWatch:
     async def settled(
         self, target_c: float, after_ns: int, timeout_s: float = PROGRESS_TIMEOUT_S
     ) -> None:
-        """Wait until the temperature has stayed near a target for a while.
+        """Wait until the temperature has stayed near a target for as long as the rig says.
 
         Parameters
         ----------
@@ -175,18 +173,19 @@ class HeaterWatch:
         DeviceLost
             If it has not by the timeout.
         """
+        limits = self.heater.rig.limits
         what = f"the temperature to settle at {target_c:g} degC"
         now_ns = self.clock.now_ns()
         deadline_ns = max(after_ns, now_ns) + int(timeout_s * 1e9)
         inside_since: int | None = None
         # A chip that has long been there need not prove it anew.
-        seen_ns = max(after_ns, now_ns - int(2 * SETTLED_FOR_S * 1e9))
+        seen_ns = max(after_ns, now_ns - int((2 * limits.settle_s + 0.1) * 1e9))
         while True:
             sample = await self.next_sample(seen_ns, what, deadline_ns)
             seen_ns = sample.t_ns
-            if abs(sample.temperature_c - target_c) <= SETTLED_WITHIN_C:
+            if abs(sample.temperature_c - target_c) <= limits.tolerance_c:
                 inside_since = sample.t_ns if inside_since is None else inside_since
-                if sample.t_ns - inside_since >= SETTLED_FOR_S * 1e9:
+                if sample.t_ns - inside_since >= limits.settle_s * 1e9:
                     return
             else:
                 inside_since = None

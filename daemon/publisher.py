@@ -103,7 +103,7 @@ class Publisher:
 
     def watched(self, topic: str) -> bool:
         """Whether anyone has subscribed to a topic."""
-        while self._socket.poll(0):
+        while cast(int, self._socket.get(zmq.EVENTS)) & zmq.POLLIN:
             change = self._socket.recv(zmq.NOBLOCK)
             prefix = change[1:].decode(errors="replace")
             if change[:1] == b"\x01":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,12 @@ from ..protocols.control import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
 )
+from ..protocols.faults import Fault
 from ..protocols.loading import BadInput
 from ..protocols.process import ClockConfig, SimulatorConfig
 from ..protocols.rig import Rig, Role
 from ..protocols.timebase import ExperimentClock
-from .children import Child
+from .children import Child, ChildFailed
 from .devices import Devices, SafingStep
 from .experiment import Experiment, Outcome
 from .heating import HeaterWatch
@@ -286,18 +287,30 @@ def exit_code(outcome: Outcome, interrupted: bool) -> int:
     return EXIT_FAILED
 
 
-async def start_simulators(rig: Rig, clock: ExperimentClock, log: Path | None) -> tuple[Rig, Child]:
+async def start_simulators(
+    rig: Rig, clock: ExperimentClock, log: Path | None, faults: Sequence[Fault] = ()
+) -> tuple[Rig, Child]:
     """Start the simulated world of a rig; returns the rig with the endpoints it serves.
 
     Raises
     ------
+    BadInput
+        If an endpoint cannot be had, or a wire cannot have a fault that is asked for.
     ChildFailed
         If the simulators cannot start.
     """
     config = SimulatorConfig(
-        rig=rig, clock=ClockConfig.of(clock), log=str(log) if log is not None else None
+        rig=rig,
+        clock=ClockConfig.of(clock),
+        log=str(log) if log is not None else None,
+        faults=tuple(faults),
     )
-    child = await Child.start("simulators", "pyrotome.simulators", config)
+    try:
+        child = await Child.start("simulators", "pyrotome.simulators", config)
+    except ChildFailed as error:
+        if error.status == EXIT_BAD_INPUT:
+            raise BadInput("", str(error)) from None
+        raise
     return served_by(rig, child), child
 
 

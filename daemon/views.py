@@ -45,15 +45,13 @@ class FrameViews:
 
     def show(self, message: Message, data: FrameData | None) -> None:
         """Show a frame that was stamped; None for the notice of a lost one."""
-        compressed = isinstance(data, Chunk)
+        wanted = self._publisher.watched(message.topic)
         # What is not compressed goes out at once, unless it would overtake what is.
-        sent = not compressed and not any(not done for _, _, done in self._waiting)
-        if sent:
+        sent = not isinstance(data, Chunk) and not any(not done for _, _, done in self._waiting)
+        if wanted and sent:
             self._publisher.send(message)
-        wanted = not sent and self._publisher.watched(message.topic)
-        if data is not None:
-            wanted = wanted or self._publisher.watched(self._preview_topic)
-        if not wanted or len(self._waiting) >= MOST_WAITING:
+        preview = data is not None and self._publisher.watched(self._preview_topic)
+        if not (preview or (wanted and not sent)) or len(self._waiting) >= MOST_WAITING:
             return
         self._waiting.append((message, data, sent))
         if self._work is None:

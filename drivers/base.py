@@ -289,12 +289,19 @@ class Detector(Device):
         frames : int
             In all; a multiple of `frames_per_trigger`.
         exposure_s : float
-            Of each; those of one trigger follow each other without a pause.
+            Of each; those of one trigger follow each other as closely as the detector can.
         shape : tuple of int
             (rows, columns).
         frames_per_trigger : int
             Frames that each trigger starts.
         """
+
+    def period_s(self, exposure_s: float) -> float:
+        """Time from the start of one exposure to that of the next in a trigger, as armed.
+
+        Longer than the exposure where the detector is read out between them.
+        """
+        return exposure_s
 
     @abstractmethod
     async def trigger(self) -> int:

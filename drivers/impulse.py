@@ -8,15 +8,15 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
-from typing import Any, ClassVar
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import ClassVar
 
 import zmq
 import zmq.asyncio
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..protocols import impulse
-from ..protocols.impulse import BadMessage, Reply, Request, UnitConversion
+from ..protocols.impulse import BadMessage, Request, UnitConversion
 from ..protocols.rig import HeaterRig
 from ..protocols.timebase import ExperimentClock
 from .base import (
@@ -29,17 +29,18 @@ from .base import (
     Identity,
     OutOfRange,
 )
-from .links import RequestLink, address_of, end_tcp, not_connected, open_tcp
+from .fanout import MAX_WAITING_SAMPLES, Fanout, Inbox
+from .impulse_control import ImpulseControl, left_s
+from .links import address_of, end_tcp, not_connected, open_tcp
 from .stamps import InstrumentTime
 
 _log = logging.getLogger(__name__)
 
 ABSOLUTE_ZERO_C = -273.15
-STATUS_POLL_S = 0.2  # wall seconds
 SETPOINT_TOLERANCE_C = 0.5
 RATE_TOLERANCE = 1.02
-MAX_WAITING_SAMPLES = 20_000
 STALE_GRACE_S = 1.0  # wall seconds
+MAX_SHOWN = 5
 
 
 class ImpulseOptions(BaseModel):
@@ -50,22 +51,20 @@ class ImpulseOptions(BaseModel):
     stale_s: float = Field(default=2.0, gt=0)
 
 
-class _Inbox:
-    """Samples on their way to one reader."""
-
-    def __init__(self) -> None:
-        self.samples: deque[HeaterSample] = deque(maxlen=MAX_WAITING_SAMPLES)
-        self.arrived = asyncio.Event()
-        self.ended = False
-
-
 class ImpulseHeater(Heater):
-    """Commands over REQ, samples over SUB.
+    """Commands over REQ, samples and events over SUB.
+
+    An Impulse that was restarted is a loss, told by the numbers of its samples that begin anew:
+    its heater stands where it stood at the restart, and its units may be others. Commands are
+    refused until `connect` has gone through the handshake again.
 
     Attributes
     ----------
     lost_samples : int
         Samples that the instrument numbered and that did not arrive, since `connect`.
+    shown : deque of str
+        What Impulse has shown its operator in popups and notifications, the latest last; they
+        are logged as they come, and stand in the errors of what fails afterwards.
     """
 
     summary: ClassVar[str] = "DENSsolutions heating holder through the Impulse software"
@@ -88,11 +87,14 @@ class ImpulseHeater(Heater):
         )
         self.lost_samples = 0
         self._context: zmq.asyncio.Context | None = None
-        self._link: RequestLink | None = None
+        self._control = ImpulseControl(name, rig.endpoint, self._shown)
         self._reader: asyncio.Task[None] | None = None
-        self._inboxes: set[_Inbox] = set()
-        self._units: dict[str, UnitConversion] = {}
+        self._fanout = Fanout()
         self._latest: HeaterSample | None = None
+        self._restarted = ""
+        self._ramp_ended = asyncio.Event()
+        self._ramp_ended.set()
+        self.shown: deque[str] = deque(maxlen=MAX_SHOWN)
 
     async def connect(self, timeout_s: float = GRACE_S) -> Identity:
         """Wait for control, read the units, and see the first sample arrive.
@@ -120,48 +122,67 @@ class ImpulseHeater(Heater):
             await asyncio.wait([reader])
             if not reader.cancelled() and (error := reader.exception()) is not None:
                 _log.error("%s: reading samples had ended", self.name, exc_info=error)
-        for inbox in self._inboxes:
-            inbox.ended = True
-            inbox.arrived.set()
-        link, self._link = self._link, None
-        if link is not None:
-            link.close()
+        self._fanout.end()
+        self._control.close()
         context, self._context = self._context, None
         if context is not None:
             context.destroy(linger=0)
         self._latest = None
+        self._restarted = ""
+        self._ramp_ended.set()
+        self.shown.clear()
 
     async def make_safe(self) -> None:
         """Go to the rig's safe temperature at the rig's rate; returns when the samples say so.
 
-        A command whose reply was lost is repeated once, over a new socket.
+        A command that came to nothing is repeated once, over a new socket, and after a new
+        handshake where Impulse was restarted.
         """
-        limits = self.rig.limits
-        if self._link is None:
+        if not self._control.is_open or self._restarted:
             # Samples are only needed to confirm: the command goes out even if none come.
             await self._take_control(time.monotonic() + GRACE_S)
-        asked = f"to go to the safe temperature of {limits.safe_c:g} degC"
-        duration_s = self._ramp_time_s(limits.safe_c)
         try:
-            await self._ramp(limits.safe_c, duration_s, asked)
+            await self._ramp_to_safe()
+        except DeviceError:
+            if self._restarted:
+                await self._take_control(time.monotonic() + GRACE_S)
+            await self._ramp_to_safe()
+        try:
+            await self._see_safe()
         except DeviceLost:
-            await self._ramp(limits.safe_c, duration_s, asked)
+            if not self._restarted:
+                raise
+            await self._take_control(time.monotonic() + GRACE_S)
+            await self._ramp_to_safe()
+            await self._see_safe()
+
+    async def _ramp_to_safe(self) -> None:
+        safe_c = self.rig.limits.safe_c
+        await self._ramp(safe_c, self._ramp_time_s(safe_c), self._asked_safe)
+
+    @property
+    def _asked_safe(self) -> str:
+        return f"to go to the safe temperature of {self.rig.limits.safe_c:g} degC"
+
+    async def _see_safe(self) -> None:
+        """Wait until a sample has the safe setpoint."""
+        asked, safe_c = self._asked_safe, self.rig.limits.safe_c
         if self._reader is None:
             await self._subscribe(time.monotonic() + GRACE_S)
-        deadline = time.monotonic() + self.clock.wall_s(duration_s) + GRACE_S
-        with contextlib.closing(_Subscription(self)) as subscription:
+        deadline = time.monotonic() + self.clock.wall_s(self._ramp_time_s(safe_c)) + GRACE_S
+        with self._fanout.reader() as inbox:
             latest: HeaterSample | None = None
             while (left_s := deadline - time.monotonic()) > 0:
-                latest = await subscription.next(asked, left_s)
+                latest = await self._next(inbox, asked, left_s)
                 if latest is None:
                     raise not_connected(self.name, asked)
-                if abs(latest.setpoint_c - limits.safe_c) <= SETPOINT_TOLERANCE_C:
+                if abs(latest.setpoint_c - safe_c) <= SETPOINT_TOLERANCE_C:
                     return
         seen = "no sample" if latest is None else f"a setpoint of {latest.setpoint_c:.1f} degC"
         raise DeviceRefused(
             self.name,
             asked,
-            f"it answered ok and still sends {seen}",
+            f"it answered ok and still sends {seen}{self._shown()}",
             "Turn the heater off at its controller",
         )
 
@@ -194,18 +215,61 @@ class ImpulseHeater(Heater):
     async def hold_here(self) -> None:
         """Stop a ramp and stay at the temperature that it has reached."""
         await self._command(Request(impulse.STOP_RAMP), "to hold the temperature")
+        self._ramp_ended.set()  # Impulse tells of no end of a ramp that it was told to stop
+
+    @property
+    def ramping(self) -> bool:
+        """Whether Impulse has still to say that it has done what it was told last."""
+        return not self._ramp_ended.is_set()
+
+    async def ramp_ended(self, timeout_s: float) -> None:
+        """Wait until Impulse says that the ramp under way has ended, or it was stopped.
+
+        Parameters
+        ----------
+        timeout_s : float
+            Wall seconds.
+
+        Raises
+        ------
+        DeviceLost
+            If it does not say so in time, or was restarted meanwhile.
+        """
+        asked = "for the end of its ramp"
+        if not self._control.is_open:
+            raise not_connected(self.name, asked)
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._ramp_ended.wait()
+        except TimeoutError:
+            raise DeviceLost(
+                self.name,
+                asked,
+                f"{self.options.data_endpoint} did not tell of it within {timeout_s:.3g} s"
+                + self._shown(),
+                "See the Impulse window",
+            ) from None
+        if self._restarted:
+            raise self._was_restarted(asked)
 
     async def samples(self) -> AsyncIterator[HeaterSample]:
         """Readings as the instrument sends them, until it disconnects.
 
         Each reader gets every sample from its first step on. They are stamped with the
         instrument's own time mapped on the experiment clock.
+
+        Raises
+        ------
+        DeviceLost
+            If they cease, or begin anew because Impulse was restarted.
         """
         asked = "for samples"
+        if self._restarted:
+            raise self._was_restarted(asked)
         if self._reader is None:
             raise not_connected(self.name, asked)
-        with contextlib.closing(_Subscription(self)) as subscription:
-            while (sample := await subscription.next(asked)) is not None:
+        with self._fanout.reader() as inbox:
+            while (sample := await self._next(inbox, asked, self.stale_wall_s)) is not None:
                 yield sample
 
     # Commands
@@ -236,46 +300,45 @@ class ImpulseHeater(Heater):
         return distance_c / rate_c_per_s
 
     async def _ramp(self, temperature_c: float, duration_s: float, asked: str) -> int:
-        setpoint = self._units.get("temperatureSetpoint", UnitConversion())
+        setpoint = self._control.units.get("temperatureSetpoint", UnitConversion())
         request = impulse.start_ramp(setpoint.outward(temperature_c), duration_s)
-        return await self._command(request, asked)
+        was_ramping = self.ramping
+        try:
+            # The end of a short ramp may be told before the reply comes.
+            return await self._command(request, asked, self._ramp_ended.clear)
+        except DeviceRefused:
+            if not was_ramping:
+                self._ramp_ended.set()
+            raise
 
-    async def _command(self, request: Request, asked: str) -> int:
+    async def _command(
+        self, request: Request, asked: str, going_out: Callable[[], None] | None = None
+    ) -> int:
         """Send a command that must be answered by ok; moment at which it went out."""
         sent_ns = self.clock.now_ns()
 
         def went_out() -> None:
             nonlocal sent_ns
             sent_ns = self.clock.now_ns()
+            if going_out is not None:
+                going_out()
 
         await self._ask(request, asked, GRACE_S, went_out)
         return sent_ns
 
     async def _ask(
-        self, request: Request, asked: str, timeout_s: float = GRACE_S, sent: Any = None
-    ) -> Reply:
-        if self._link is None:
-            raise not_connected(self.name, asked)
-        raw = await self._link.exchange(impulse.encode_request(request), asked, timeout_s, sent)
-        try:
-            reply = impulse.parse_reply(raw)
-        except BadMessage as error:
-            raise self._not_impulse(asked, error) from None
-        if not reply.ok:
-            raise DeviceRefused(
-                self.name,
-                asked,
-                f"Impulse at {self.rig.endpoint} answered {reply.describe()}",
-                "See the Impulse window",
-            )
-        return reply
+        self, request: Request, asked: str, timeout_s: float, sent: Callable[[], None]
+    ) -> None:
+        if self._restarted:
+            raise self._was_restarted(asked)
+        await self._control.ask(request, asked, timeout_s, sent)
 
-    def _not_impulse(self, asked: str, why: object) -> DeviceRefused:
-        return DeviceRefused(
-            self.name,
-            asked,
-            f"{self.rig.endpoint} answered what Impulse would not: {why}",
-            "Does the rig's endpoint name Impulse's control port (5557)?",
+    def _shown(self) -> str:
+        return f"; it shows '{self.shown[-1]}'" if self.shown else ""
+
+    def _was_restarted(self, asked: str) -> DeviceLost:
+        return DeviceLost(
+            self.name, asked, self._restarted, "Connect again, and look at the heater"
         )
 
     # Connecting
@@ -285,67 +348,19 @@ class ImpulseHeater(Heater):
         await self.disconnect()
         await self._somebody_listens(self._addresses[0], deadline)
         self._context = zmq.asyncio.Context()
-        self._link = RequestLink(self.name, self.rig.endpoint, self._context)
+        self._control.open(self._context)
         try:
-            await self._wait_for_control(deadline)
-            await self._read_units(deadline)
+            await self._control.wait_for_control(deadline)
+            await self._control.read_units(deadline)
         except BaseException:
             await self.disconnect()
             raise
 
     async def _somebody_listens(self, address: tuple[str, int], deadline: float) -> None:
         """Tell at once that nobody does; ZeroMQ would wait for somebody, silently."""
-        sock = await open_tcp(self.name, "to connect", address, _left_s(deadline))
+        sock = await open_tcp(self.name, "to connect", address, left_s(deadline))
         end_tcp(sock)
         sock.close()
-
-    async def _wait_for_control(self, deadline: float) -> None:
-        asked = "for its status"
-        while True:
-            reply = await self._ask(Request(impulse.GET_STATUS), asked, _left_s(deadline))
-            status = reply.data.get("status")
-            if status == impulse.STATUS_CONTROL:
-                return
-            if time.monotonic() + STATUS_POLL_S > deadline:
-                raise DeviceRefused(
-                    self.name,
-                    "for control",
-                    f"Impulse is in the state {status!r}",
-                    "Give control to the API in the Impulse window",
-                )
-            await asyncio.sleep(STATUS_POLL_S)
-
-    async def _read_units(self, deadline: float) -> None:
-        asked = "for its data channels"
-        reply = await self._ask(Request(impulse.GET_CHANNELS), asked, _left_s(deadline))
-        channels = reply.data.get("activeChannels")
-        if not isinstance(channels, list) or "heat" not in channels:
-            raise DeviceRefused(
-                self.name,
-                asked,
-                f"Impulse has {channels!r} and no 'heat'",
-                "Is a heating holder connected and its chip loaded?",
-            )
-        asked = "for the properties of its samples"
-        request = Request(impulse.GET_PROPERTIES, {"channelName": "heat"})
-        reply = await self._ask(request, asked, _left_s(deadline))
-        names: Any = reply.data.get("properties")
-        present = [name for name in impulse.QUANTITIES if isinstance(names, list) and name in names]
-        missing = [name for name in impulse.REQUIRED if name not in present]
-        # Attested in every sample, not in every list of properties.
-        if [name for name in missing if name != "experimentDuration"]:
-            raise self._not_impulse(asked, f"no {', '.join(missing)} among {names!r}")
-        units: dict[str, UnitConversion] = {}
-        for name in present:
-            asked = f"for the unit of {name}"
-            request = impulse.property_information(name)
-            reply = await self._ask(request, asked, _left_s(deadline))
-            try:
-                unit = impulse.PropertyInformation.parse(reply.data).unit
-                units[name] = impulse.unit_conversion(name, unit)
-            except BadMessage as error:
-                raise self._not_impulse(asked, error) from None
-        self._units = units
 
     async def _subscribe(self, deadline: float) -> None:
         if self._context is None:
@@ -360,15 +375,15 @@ class ImpulseHeater(Heater):
         data.connect(self.options.data_endpoint)
         self.lost_samples = 0
         self._reader = asyncio.create_task(self._read(data), name=f"{self.name} samples")
-        with contextlib.closing(_Subscription(self)) as subscription:
-            await subscription.next("for a first sample", _left_s(deadline))
+        with self._fanout.reader() as inbox:
+            await self._next(inbox, "for a first sample", left_s(deadline))
 
     # Samples
 
     async def _read(self, data: zmq.asyncio.Socket) -> None:
         """Hand every sample to every reader."""
         time_of = InstrumentTime()
-        expected: int | None = None
+        last: impulse.HeatSample | None = None
         try:
             while True:
                 parts = await data.recv_multipart()
@@ -380,87 +395,75 @@ class ImpulseHeater(Heater):
                     topic, raw = impulse.split_message(parts)
                     if topic != impulse.HEAT_TOPIC:
                         continue
-                    read = impulse.parse_heat_sample(raw, self._units)
+                    read = impulse.parse_heat_sample(raw, self._control.units)
                 except BadMessage:
                     continue  # leaves a gap in the numbers, which is counted
-                if expected is not None and read.sequence_number > expected:
-                    self.lost_samples += read.sequence_number - expected
-                expected = read.sequence_number + 1
+                if last is not None:
+                    if read.sequence_number == last.sequence_number:
+                        continue
+                    if (
+                        read.sequence_number < last.sequence_number
+                        or read.experiment_duration_s < last.experiment_duration_s
+                    ):
+                        self._on_restart(last, read)
+                        return
+                    self.lost_samples += read.sequence_number - last.sequence_number - 1
+                last = read
                 t_ns = time_of.stamp_ns(read.experiment_duration_s, received_ns)
-                self._hand_out(_sample(t_ns, read))
+                self._latest = _sample(t_ns, read)
+                self._fanout.put(self._latest)
         finally:
             data.close(linger=0)
 
+    def _on_restart(self, last: impulse.HeatSample, read: impulse.HeatSample) -> None:
+        self._restarted = (
+            f"Impulse at {self.rig.endpoint} was restarted: sample {read.sequence_number} at "
+            f"{read.experiment_duration_s:.3f} s of its experiment came after sample "
+            f"{last.sequence_number} at {last.experiment_duration_s:.3f} s"
+        )
+        _log.warning("%s: %s", self.name, self._restarted)
+        self._fanout.end(self._was_restarted("for samples"))
+        self._ramp_ended.set()
+
     async def _on_event(self, parts: list[bytes]) -> None:
-        """Read the units again when Impulse gets control anew, as its own client does."""
+        """Note the end of a ramp and what the operator is shown.
+
+        The units are read again when Impulse gets control anew, as its own client does.
+        """
         try:
             event = impulse.parse_event(impulse.split_message(parts)[1])
         except BadMessage:
             return
+        if impulse.is_heat_finished(event):
+            self._ramp_ended.set()
+        if (text := impulse.message_shown(event)) is not None:
+            self.shown.append(text)
+            _log.warning("%s: Impulse shows '%s'", self.name, text)
         if event.fields.get("newState") == impulse.STATUS_CONTROL:
             with contextlib.suppress(DeviceError):  # the next command meets it too, and says so
-                await self._read_units(time.monotonic() + GRACE_S)
-
-    def _hand_out(self, sample: HeaterSample) -> None:
-        self._latest = sample
-        for inbox in self._inboxes:
-            if len(inbox.samples) == MAX_WAITING_SAMPLES:
-                self.lost_samples += 1
-            inbox.samples.append(sample)
-            inbox.arrived.set()
+                await self._control.read_units(time.monotonic() + GRACE_S)
 
     @property
     def stale_wall_s(self) -> float:
         """Wall seconds without a sample after which the heater counts as lost."""
         return self.clock.wall_s(self.options.stale_s) + STALE_GRACE_S
 
-    def inbox(self) -> _Inbox:
-        """Open an inbox that gets every sample from now on."""
-        inbox = _Inbox()
-        self._inboxes.add(inbox)
-        return inbox
-
-    def forget(self, inbox: _Inbox) -> None:
-        """Give an inbox no more samples."""
-        self._inboxes.discard(inbox)
-
-
-class _Subscription:
-    """One reader's view of the samples."""
-
-    def __init__(self, heater: ImpulseHeater) -> None:
-        self._heater = heater
-        self._inbox = heater.inbox()
-
-    def close(self) -> None:
-        self._heater.forget(self._inbox)
-
-    async def next(self, asked: str, timeout_s: float | None = None) -> HeaterSample | None:
+    async def _next(self, inbox: Inbox, asked: str, timeout_s: float) -> HeaterSample | None:
         """Wait for the next sample, None after disconnecting, DeviceLost when none comes."""
-        inbox = self._inbox
-        wait_s = self._heater.stale_wall_s if timeout_s is None else timeout_s
-        while not inbox.samples:
-            if inbox.ended:
-                return None
-            inbox.arrived.clear()
-            try:
-                async with asyncio.timeout(wait_s):
-                    await inbox.arrived.wait()
-            except TimeoutError:
-                # After a stall of the event loop samples may wait in the socket, yet unread.
-                await asyncio.sleep(0.05)
-                if not inbox.samples and not inbox.ended:
-                    raise DeviceLost(
-                        self._heater.name,
-                        asked,
-                        f"{self._heater.options.data_endpoint} sent none for {wait_s:.3g} s",
-                        "Is Impulse running, and an experiment started in it?",
-                    ) from None
-        return inbox.samples.popleft()
-
-
-def _left_s(deadline: float) -> float:
-    return max(0.05, deadline - time.monotonic())
+        try:
+            return await inbox.next(timeout_s)
+        except TimeoutError:
+            pass
+        try:
+            # After a stall of the event loop samples may wait in the socket, yet unread.
+            return await inbox.next(0.05)
+        except TimeoutError:
+            raise DeviceLost(
+                self.name,
+                asked,
+                f"{self.options.data_endpoint} sent none for {timeout_s:.3g} s{self._shown()}",
+                "Is Impulse running, and an experiment started in it?",
+            ) from None
 
 
 def _sample(t_ns: int, read: impulse.HeatSample) -> HeaterSample:

@@ -128,6 +128,16 @@ def end_tcp(sock: Any) -> None:
         sock.shutdown(socket.SHUT_RDWR)
 
 
+def http_session(**options: Any) -> aiohttp.ClientSession:
+    """Session that sends a request once: aiohttp repeats GET and PUT when a connection ends.
+
+    A trigger or a move among them; whether a connection was used before makes no difference.
+    """
+    session = aiohttp.ClientSession(**options)
+    session._retry_connection = False  # pyright: ignore[reportPrivateUsage]
+    return session
+
+
 class HttpLink:
     """JSON over HTTP as temscript speaks it: GET answers a value, PUT takes one.
 
@@ -153,7 +163,7 @@ class HttpLink:
         """Allow exchanges; nothing is sent yet."""
         if self._session is None:
             # One connection at a time: the original server answers one request after the other.
-            self._session = aiohttp.ClientSession(
+            self._session = http_session(
                 connector=aiohttp.TCPConnector(limit=1),
                 headers={"Accept": temscript.MIME_JSON, "Accept-Encoding": "identity"},
             )

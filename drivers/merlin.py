@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import time
 from typing import Any, ClassVar, Literal
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from ..protocols import merlin
-from ..protocols.merlin import AcquisitionHeader, Command, Kind, Reply
+from ..protocols.manifest import FrameDtype
+from ..protocols.merlin import AcquisitionHeader, FrameHeader
 from ..protocols.rig import DetectorRig
 from ..protocols.timebase import ExperimentClock
 from .base import (
@@ -19,6 +20,7 @@ from .base import (
     Detector,
     DetectorFrame,
     DeviceError,
+    DeviceLost,
     DeviceRefused,
     Identity,
     OutOfRange,
@@ -32,22 +34,28 @@ from .links import (
     open_tcp,
     reason,
 )
-from .merlin_data import DataReader, Image
+from .merlin_control import ControlLink
+from .merlin_data import Damaged, DataReader, Image
 
 DRAIN_QUIET_S = 0.05  # wall seconds of silence after which nothing more is on its way
+_DTYPES: dict[int, FrameDtype] = {1: "uint8", 6: "uint8", 12: "uint16", 24: "uint32"}
 _IMAGE_SIZE = {"rows": merlin.IMAGEY, "columns": merlin.IMAGEX}
 
 
 class MerlinOptions(BaseModel):
-    """Data socket (by default the control port plus one) and counter depth in bits."""
+    """Data socket (by default the control port plus one), counter depth in bits, chips.
+
+    `chips` is how many the sensor has; images that say otherwise are refused.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     data_endpoint: str | None = None
     depth: Literal[1, 6, 12, 24] = 12
+    chips: Literal[1, 4] | None = None
 
 
 class MerlinDetector(Detector):
-    """Armed for a number of frames, one soft trigger for each."""
+    """Armed for a number of frames; each soft trigger starts one or several."""
 
     summary: ClassVar[str] = "Quantum Detectors Merlin (Medipix3)"
     Options: ClassVar[type[BaseModel]] = MerlinOptions
@@ -56,7 +64,7 @@ class MerlinDetector(Detector):
         super().__init__(name, rig, clock)
         self.options = MerlinOptions.model_validate(rig.options)
         host, port = address_of(rig.endpoint, "tcp", "detector.endpoint")
-        self._control = _Control(name, (host, port))
+        self._control = ControlLink(name, (host, port))
         self._data_address = (
             (host, port + 1)
             if self.options.data_endpoint is None
@@ -67,6 +75,11 @@ class MerlinDetector(Detector):
         self._reading = asyncio.Lock()
         self._armed: _Acquisition | None = None
         self._header_due = False
+
+    @property
+    def dtype(self) -> FrameDtype:
+        """Pixel type that the counter depth gives."""
+        return _DTYPES[self.options.depth]
 
     @property
     def _data_endpoint(self) -> str:
@@ -118,57 +131,87 @@ class MerlinDetector(Detector):
         DeviceRefused
             If the detector has another frame size and will not change it, or refuses a value.
         """
-        self._refuse_beyond_limits(frames, exposure_s, shape)
+        self._refuse_beyond_limits(frames, exposure_s, shape, frames_per_trigger)
         if self._armed is not None:
             await self.disarm()
         await self._stop()  # a client that died may have left the detector armed
         async with self._reading:
-            if self._header_due or self._reader is None:
+            reader = self._reader
+            if self._header_due or reader is None:
                 # A header of before may be on its way; only a new connection is free of it.
                 self._drop_data()
-                await self._open_data(GRACE_S)
+                reader = await self._open_data(GRACE_S)
+            reader.expect(shape)
         await self._set_size(shape)
         exposure_ms = f"{exposure_s * 1e3:.9g}"
-        for name, value in (
-            (merlin.COUNTERDEPTH, str(self.options.depth)),
-            (merlin.NUMFRAMESTOACQUIRE, str(frames)),
-            (merlin.NUMFRAMESPERTRIGGER, str(frames_per_trigger)),
-            (merlin.ACQUISITIONTIME, exposure_ms),
-            (merlin.TRIGGERSTART, str(merlin.TRIGGER_SOFT)),
-        ):
+        settings = {
+            merlin.COUNTERDEPTH: str(self.options.depth),
+            merlin.NUMFRAMESTOACQUIRE: str(frames),
+            merlin.NUMFRAMESPERTRIGGER: str(frames_per_trigger),
+            merlin.ACQUISITIONTIME: exposure_ms,
+            merlin.TRIGGERSTART: str(merlin.TRIGGER_SOFT),
+        }
+        if frames_per_trigger > 1:
+            # From memory (no manual at hand): with reading and counting at once there is no dead
+            # time between frames, except at 24 bits, which take both counters of a pixel.
+            settings[merlin.CONTINUOUSRW] = str(int(self.options.depth < 24))
+            settings[merlin.ACQUISITIONPERIOD] = exposure_ms
+        for name, value in settings.items():
             await self._control.ask("SET", name, value)
         async with self._reading:
             self._header_due = True
             await self._control.ask("CMD", merlin.STARTACQUISITION)
-            asked = "for the acquisition's header"
-            while not isinstance(await self._next(asked, GRACE_S), AcquisitionHeader):
-                pass  # an image of the acquisition before
+            await self._header()
             self._header_due = False
-        self._armed = _Acquisition(frames, exposure_s, shape)
+        self._armed = _Acquisition(frames, frames_per_trigger, exposure_s, shape)
 
     async def trigger(self) -> int:
-        """Start one exposure; returns the moment at which the command went out."""
-        self._acquisition("to expose a frame")
+        """Start the exposures of one trigger; returns when the command went out."""
+        armed = self._acquisition("to expose a frame")
         sent_ns = self.clock.now_ns()
-        await self._control.ask("CMD", merlin.SOFTTRIGGER)
+        armed.due += armed.frames_per_trigger
+        try:
+            await self._control.ask("CMD", merlin.SOFTTRIGGER)
+        except DeviceRefused:
+            armed.due -= armed.frames_per_trigger
+            raise
         return sent_ns
 
     async def read_frame(self) -> DetectorFrame:
-        """Wait for the next frame; a number left out is a frame that the detector lost."""
+        """Wait for the next frame; a number left out is a frame that was lost or damaged."""
         asked = "for a frame"
         armed = self._acquisition(asked)
-        deadline_s = self.clock.wall_s(armed.exposure_s) + GRACE_S
+        wall_s = self.clock.wall_s(armed.exposure_s) + GRACE_S
         async with self._reading:
-            found = await self._next(asked, deadline_s)
+            found = await self._next(asked, wall_s)
+            while isinstance(found, Damaged):
+                armed.damaged += 1
+                if armed.last_number + armed.damaged >= armed.due:
+                    # None of those that were triggered is still to come.
+                    raise DeviceLost(
+                        self.name, asked, f"it sent {found.why}", "Look at the network and its load"
+                    )
+                found = await self._next(asked, wall_s)
         received_ns = self.clock.now_ns()
         if not isinstance(found, Image):
             raise self._refused(asked, "it began another acquisition")
-        header = found.header
+        self._check(armed, found.header)
+        armed.last_number, armed.damaged = found.header.sequence, 0
+        return DetectorFrame(found.header.sequence, found.data, received_ns)
+
+    def _check(self, armed: _Acquisition, header: FrameHeader) -> None:
+        asked = "for a frame"
         pixel_type = merlin.PIXEL_TYPES[self.options.depth]
         if header.shape != armed.shape or header.pixel_type != pixel_type:
             expected = f"{_size(armed.shape)} {pixel_type}"
             raise self._refused(
                 f"{asked} of {expected}", f"it sent {_size(header.shape)} {header.pixel_type}"
+            )
+        if self.options.chips not in (None, header.chips):
+            raise self._refused(
+                f"{asked} of {self.options.chips} chips",
+                f"it sent one of {header.chips}",
+                "Set the rig's detector.options.chips to what the sensor has",
             )
         if not armed.last_number < header.sequence <= armed.frames:
             raise self._refused(
@@ -176,8 +219,6 @@ class MerlinDetector(Detector):
                 f"it sent frame {header.sequence} after {armed.last_number} "
                 f"of an acquisition of {armed.frames}",
             )
-        armed.last_number = header.sequence
-        return DetectorFrame(header.sequence, found.data, received_ns)
 
     async def disarm(self) -> None:
         """End the acquisition; frames on their way are discarded. Harmless when not armed."""
@@ -213,7 +254,16 @@ class MerlinDetector(Detector):
             if not ceased:
                 self._drop_data()
 
-    async def _next(self, asked: str, timeout_s: float) -> AcquisitionHeader | Image:
+    async def _header(self) -> None:
+        """Wait until the acquisition says that it begins; what comes before it is of another."""
+        asked = "for the acquisition's header"
+        deadline = time.monotonic() + GRACE_S
+        while not isinstance(
+            await self._next(asked, max(0.0, deadline - time.monotonic())), AcquisitionHeader
+        ):
+            pass
+
+    async def _next(self, asked: str, timeout_s: float) -> AcquisitionHeader | Image | Damaged:
         if self._reader is None:
             raise not_connected(self.name, asked)
         try:
@@ -224,9 +274,6 @@ class MerlinDetector(Detector):
         except OSError as error:
             self._drop_data()
             raise broken(self.name, asked, self._data_endpoint, reason(error)) from None
-        except merlin.BadMessage as error:
-            self._drop_data()
-            raise self._refused(asked, f"it sent {error}") from None
 
     async def _set_size(self, shape: tuple[int, int]) -> None:
         has = await self._size_of_detector()
@@ -252,14 +299,13 @@ class MerlinDetector(Detector):
             pixels.append(int(value))
         return pixels[0], pixels[1]
 
-    async def _open_data(self, timeout_s: float) -> None:
+    async def _open_data(self, timeout_s: float) -> DataReader:
         self._data_socket = await open_tcp(
             self.name, "to connect for frames", self._data_address, timeout_s
         )
-        rows, columns = self.rig.limits.frame
-        item_bytes = np.dtype(np.uint32).itemsize
-        self._reader = DataReader(self._data_socket, rows * columns * item_bytes)
+        self._reader = DataReader(self._data_socket)
         self._header_due = False
+        return self._reader
 
     async def _close_data(self) -> None:
         if self._data_socket is not None:
@@ -279,7 +325,9 @@ class MerlinDetector(Detector):
             raise self._refused(asked, "it is not armed", "Arm it first")
         return self._armed
 
-    def _refuse_beyond_limits(self, frames: int, exposure_s: float, shape: tuple[int, int]) -> None:
+    def _refuse_beyond_limits(
+        self, frames: int, exposure_s: float, shape: tuple[int, int], frames_per_trigger: int
+    ) -> None:
         largest = self.rig.limits.frame
         asked = f"for {frames} frames of {_size(shape)} pixels and {exposure_s:g} s"
         if not (1 <= shape[0] <= largest[0] and 1 <= shape[1] <= largest[1]):
@@ -291,6 +339,12 @@ class MerlinDetector(Detector):
             )
         if frames < 1 or not (math.isfinite(exposure_s) and exposure_s > 0):
             raise OutOfRange(self.name, asked, "both must be positive; nothing was sent")
+        if frames_per_trigger < 1 or frames % frames_per_trigger:
+            raise OutOfRange(
+                self.name,
+                f"{asked}, {frames_per_trigger} for each trigger",
+                "that leaves a trigger with fewer; nothing was sent",
+            )
 
     def _refused(self, asked: str, answered: str, remedy: str = "") -> DeviceRefused:
         return DeviceRefused(
@@ -301,103 +355,14 @@ class MerlinDetector(Detector):
 class _Acquisition:
     """What the detector is armed for."""
 
-    def __init__(self, frames: int, exposure_s: float, shape: tuple[int, int]) -> None:
-        self.frames, self.exposure_s, self.shape = frames, exposure_s, shape
+    def __init__(
+        self, frames: int, frames_per_trigger: int, exposure_s: float, shape: tuple[int, int]
+    ) -> None:
+        self.frames, self.frames_per_trigger = frames, frames_per_trigger
+        self.exposure_s, self.shape = exposure_s, shape
+        self.due = 0  # frames that were triggered so far
         self.last_number = 0
-
-
-class _Control:
-    """The control socket: one command and its answer at a time."""
-
-    def __init__(self, device: str, address: tuple[str, int]) -> None:
-        self._device = device
-        self._address = address
-        self._endpoint = f"tcp://{address[0]}:{address[1]}"
-        self._socket: Any = None
-        self._decoder = merlin.StreamDecoder(replies=True)
-        self._replies: list[bytes] = []
-        self._owed: list[tuple[Kind, str]] = []  # answers to commands that were cancelled
-        self._lock = asyncio.Lock()
-
-    @property
-    def is_open(self) -> bool:
-        return self._socket is not None
-
-    async def open(self, timeout_s: float) -> None:
-        self._socket = await open_tcp(self._device, "to connect", self._address, timeout_s)
-        self._decoder = merlin.StreamDecoder(replies=True)
-        self._replies, self._owed = [], []
-
-    async def close(self) -> None:
-        if self._socket is not None:
-            end_tcp(self._socket)
-        async with self._lock:
-            self._drop()
-
-    def _drop(self) -> None:
-        sock, self._socket = self._socket, None
-        if sock is not None:
-            sock.close()
-
-    async def ask(
-        self, kind: Kind, name: str, value: str | None = None, timeout_s: float = GRACE_S
-    ) -> Reply:
-        """Send a command and wait for its answer.
-
-        Raises
-        ------
-        DeviceRefused
-            If the answer is an error.
-        DeviceLost
-            If none comes by the deadline; the connection is closed, for an answer that is owed
-            would be taken for the next one.
-        """
-        command = Command(kind, name, value)
-        asked = str(command).replace(",", " ")
-        loop = asyncio.get_running_loop()
-        async with self._lock:
-            if self._socket is None:
-                raise not_connected(self._device, asked)
-            try:
-                async with asyncio.timeout(timeout_s):
-                    await loop.sock_sendall(self._socket, merlin.encode_command(command))
-                    reply = await self._reply_to(command)
-            except TimeoutError:
-                self._drop()
-                raise no_answer(self._device, asked, self._endpoint, timeout_s) from None
-            except OSError as error:
-                self._drop()
-                raise broken(self._device, asked, self._endpoint, reason(error)) from None
-            except asyncio.CancelledError:
-                self._owed.append((kind, name))
-                raise
-        if reply.error != merlin.ERROR_OK:
-            raise DeviceRefused(
-                self._device,
-                asked,
-                f"{self._endpoint} answered {reply.describe()}",
-                "See the Merlin software's window",
-            )
-        return reply
-
-    async def _reply_to(self, command: Command) -> Reply:
-        """Wait for the answer of the same kind and name; others are stale and dropped."""
-        loop = asyncio.get_running_loop()
-        while True:
-            while self._replies:
-                try:
-                    reply = merlin.parse_reply(self._replies.pop(0))
-                except merlin.BadMessage:
-                    continue
-                key = (reply.kind, reply.name)
-                if self._owed and key == self._owed[0]:
-                    self._owed.pop(0)
-                elif key == (command.kind, command.name):
-                    return reply
-            data = await loop.sock_recv(self._socket, 65_536)
-            if not data:
-                raise ConnectionError("closed by the detector")
-            self._replies += self._decoder.feed(data)
+        self.damaged = 0  # since the last one that was not
 
 
 def _size(shape: tuple[int, int]) -> str:

@@ -1,8 +1,9 @@
-"""Read a Merlin's data socket: headers parsed, pixels straight into arrays."""
+"""Read a Merlin's data socket: messages told apart, damaged ones skipped, pixels into arrays."""
 
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import time
 from dataclasses import dataclass
@@ -14,10 +15,12 @@ from numpy.typing import NDArray
 from ..protocols import merlin
 from ..protocols.merlin import AcquisitionHeader, FrameHeader
 
-BUFFER_BYTES = 65_536
+STORE_BYTES = 1 << 20
 RECEIVE_BUFFER_BYTES = 8_388_608
 MAX_ACQUISITION_HEADER_BYTES = 65_536
-_IMAGE_START_BYTES = 17
+SMALLEST_LIMIT_BYTES = 1 << 24
+_MESSAGE_START = re.compile(rb"MPX,[0-9]{10},(?:MQ1|HDR),")
+_START_BYTES = 19
 
 
 @dataclass(frozen=True)
@@ -28,48 +31,70 @@ class Image:
     data: NDArray[np.unsignedinteger[Any]]
 
 
+@dataclass(frozen=True)
+class Damaged:
+    """The place of an image that could not be read, and why."""
+
+    why: str
+
+
 class DataReader:
     """Messages of the data socket, in order; bytes that are none are skipped.
+
+    No length is believed before what it counts agrees with it: what is wrong is passed over and
+    the search for the next message goes on right behind its first letters, so that a lie costs
+    the message that it is told about and none after it. Whoever waits may be cancelled; the next
+    call goes on where it was.
 
     Parameters
     ----------
     sock : socket.socket
         Connected and non-blocking; the caller closes it.
-    max_pixel_bytes : int
-        An image that claims more is not read.
     """
 
-    def __init__(self, sock: Any, max_pixel_bytes: int) -> None:
+    def __init__(self, sock: Any) -> None:
         self._sock = sock
-        self._max_pixel_bytes = max_pixel_bytes
-        self._store = bytearray(BUFFER_BYTES)
+        self._largest = SMALLEST_LIMIT_BYTES
+        self._store = bytearray(STORE_BYTES)
         self._start = self._end = 0
-        # A large buffer lets the kernel take a whole image between two turns of the event loop.
+        self._waited = False
+        # A large buffer lets the kernel take whole images between two turns of the event loop.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
 
-    async def next(self) -> AcquisitionHeader | Image:
-        """Wait for the next message.
+    def expect(self, shape: tuple[int, int]) -> None:
+        """Take images of these (rows, columns); much larger ones are damaged."""
+        self._largest = max(8 * shape[0] * shape[1], SMALLEST_LIMIT_BYTES)
 
-        A cancelled call may leave half a message behind: the rest is skipped as garbage.
+    async def next(self) -> AcquisitionHeader | Image | Damaged:
+        """Wait for the next message.
 
         Raises
         ------
         ConnectionError
             If the connection ends.
-        merlin.BadMessage
-            If an image cannot be read, or is larger than allowed.
         """
+        if not self._waited:
+            # Images that come without a pause would otherwise keep everybody else waiting.
+            await asyncio.sleep(0)
+        self._waited = False
         while True:
             body_bytes = await self._prefix()
-            await self._fill(min(body_bytes, len(merlin.ACQUISITION_HEADER_MAGIC)))
-            head = bytes(self._store[self._start : self._start + 4])
-            if head == merlin.ACQUISITION_HEADER_MAGIC:
-                if body_bytes <= MAX_ACQUISITION_HEADER_BYTES - merlin.PREFIX_BYTES:
-                    await self._fill(body_bytes)
-                    return merlin.parse_acquisition_header(self._take(body_bytes))
-            elif head == b"MQ1,":
-                return await self._image(body_bytes)
-            # Anything else is skipped: the search for a prefix goes on in its body.
+            await self._fill(merlin.PREFIX_BYTES + min(body_bytes, len(merlin.FRAME_MAGIC)))
+            at = self._start + merlin.PREFIX_BYTES
+            if self._store.startswith(merlin.FRAME_MAGIC, at):
+                try:
+                    return await self._image(body_bytes)
+                except merlin.BadMessage as error:
+                    self._start += len(merlin.MAGIC)
+                    return Damaged(str(error))
+            if (
+                self._store.startswith(merlin.ACQUISITION_HEADER_MAGIC, at)
+                and body_bytes <= MAX_ACQUISITION_HEADER_BYTES
+            ):
+                found = await self._acquisition_header(body_bytes)
+                if found is not None:
+                    return found
+            self._start += len(merlin.MAGIC)
 
     async def drain(self, quiet_s: float, timeout_s: float) -> bool:
         """Throw away what comes until nothing has come for `quiet_s`.
@@ -79,20 +104,18 @@ class DataReader:
         bool
             False if it had not ceased within `timeout_s`.
         """
-        loop = asyncio.get_running_loop()
         deadline = time.monotonic() + timeout_s
-        self._start = self._end = 0
         while time.monotonic() < deadline:
+            self._start = self._end = 0
             try:
                 async with asyncio.timeout(quiet_s):
-                    if not await loop.sock_recv_into(self._sock, self._store):
-                        raise ConnectionError("closed by the detector")
+                    await self._receive()
             except TimeoutError:
                 return True
         return False
 
     async def _prefix(self) -> int:
-        """Skip to the next prefix and take it; length of the body that follows."""
+        """Skip to the next prefix; length of the body that it announces."""
         while True:
             await self._fill(merlin.PREFIX_BYTES)
             found = self._store.find(merlin.MAGIC, self._start, self._end)
@@ -103,62 +126,129 @@ class DataReader:
             await self._fill(merlin.PREFIX_BYTES)
             raw = self._store[self._start : self._start + merlin.PREFIX_BYTES]
             try:
-                length = merlin.parse_prefix(raw)
+                return merlin.parse_prefix(raw)
             except merlin.BadMessage:
                 self._start += len(merlin.MAGIC)
-                continue
-            self._start += merlin.PREFIX_BYTES
-            return length
 
-    async def _image(self, body_bytes: int) -> Image:
-        await self._fill(_IMAGE_START_BYTES)
-        start = self._store[self._start : self._start + _IMAGE_START_BYTES]
-        offset = merlin.parse_data_offset(start)
-        await self._fill(offset)
-        header = merlin.parse_frame_header(self._take(offset))
+    async def _acquisition_header(self, body_bytes: int) -> AcquisitionHeader | None:
+        await self._fill(merlin.PREFIX_BYTES + body_bytes)
+        at = self._start + merlin.PREFIX_BYTES
+        try:
+            found = merlin.parse_acquisition_header(bytes(self._store[at : at + body_bytes]))
+        except merlin.BadMessage:
+            return None
+        self._start = at + body_bytes
+        return found
+
+    async def _image(self, body_bytes: int) -> Image | Damaged:
+        header_at = merlin.PREFIX_BYTES
+        await self._fill(header_at + merlin.FRAME_START_BYTES)
+        at = self._start + header_at
+        offset = merlin.parse_data_offset(self._store[at : at + merlin.FRAME_START_BYTES])
+        if offset > body_bytes:
+            raise merlin.BadMessage(f"an image of {body_bytes} bytes with a header of {offset}")
+        await self._fill(header_at + offset)
+        at = self._start + header_at
+        header = merlin.parse_frame_header(self._store[at : at + offset])
         # One less where the end leaves the comma uncounted (wire card C2).
         if body_bytes - header.body_bytes not in (0, -1):
             raise merlin.BadMessage(
                 f"an image of {body_bytes} bytes; its header says {header.body_bytes}"
             )
-        if header.pixel_bytes > self._max_pixel_bytes:
-            raise merlin.BadMessage(
-                f"an image of {header.pixel_bytes} bytes; {self._max_pixel_bytes} were expected"
+        if header.pixel_bytes > self._largest:
+            raise merlin.BadMessage(f"an image of {header.height} x {header.width} pixels")
+        whole = header_at + header.body_bytes
+        await self._fill(whole)
+        if (cut := await self._cut(header_at + offset, whole)) is not None:
+            self._start += cut
+            return Damaged(
+                f"an image that ends after {cut - header_at} of {header.body_bytes} bytes"
             )
-        pixels = np.empty(header.pixel_bytes, np.uint8)
-        await self._into(pixels.data)
-        data = pixels.view(header.dtype).reshape(header.shape)
-        if data.itemsize > 1:
-            data = data.byteswap(inplace=True).view(header.dtype.newbyteorder("<"))
+        first = self._start + header_at + offset
+        wire = np.frombuffer(self._store, header.dtype, header.width * header.height, first)
+        data = wire.astype(header.dtype.newbyteorder("<")).reshape(header.shape)
+        self._start += whole
         return Image(header, data)
 
-    async def _into(self, view: memoryview) -> None:
-        """Fill a buffer from what is here and then straight from the socket."""
-        here = min(len(view), self._end - self._start)
-        view[:here] = memoryview(self._store)[self._start : self._start + here]
-        self._start += here
-        loop = asyncio.get_running_loop()
-        while here < len(view):
-            count = await loop.sock_recv_into(self._sock, view[here:])
-            if not count:
-                raise ConnectionError("closed by the detector in the middle of an image")
-            here += count
+    async def _cut(self, head: int, whole: int) -> int | None:
+        """Where, from the start, the next message begins inside an image that has lost its end.
+
+        Parameters
+        ----------
+        head, whole : int
+            Bytes of the image from the start, without its pixels and with them.
+        """
+        end = self._start + whole
+        magic = merlin.MAGIC
+        if end + len(magic) <= self._end and self._store.startswith(magic, end):
+            return None  # the rule, and cheaper to see than that nothing begins inside
+        at = merlin.PREFIX_BYTES
+        while True:
+            last = min(self._start + whole + len(magic) - 1, self._end)
+            if at >= head and self._store.find(magic[:1], self._start + at, last) < 0:
+                return None  # one letter is looked for thirty times as fast as four
+            stop = min(self._start + head + len(magic) - 1, last) if at < head else last
+            found = self._store.find(magic, self._start + at, stop)
+            if found < 0:
+                if at >= head:
+                    return None
+                at = head
+                continue
+            at = found - self._start
+            # Four letters may well be counts; what follows them in a message is not.
+            if _begins(self._store[found : min(found + _START_BYTES, self._end)]):
+                await self._fill(at + _START_BYTES)
+                if _MESSAGE_START.match(self._store, self._start + at):
+                    return at
+            at += 1
 
     async def _fill(self, count: int) -> None:
-        """Wait until `count` bytes are in the store."""
-        if len(self._store) - self._start < count:
+        """Wait until `count` bytes are in the store, counted from the start."""
+        if self._end - self._start >= count:
+            return
+        size = len(self._store)
+        if size - self._start < count or size - self._end < size // 4:
             rest = self._store[self._start : self._end]
+            if size < count:
+                self._store = bytearray(2 * count)
             self._store[: len(rest)] = rest
             self._start, self._end = 0, len(rest)
-        loop = asyncio.get_running_loop()
         while self._end - self._start < count:
-            view = memoryview(self._store)[self._end :]
-            received = await loop.sock_recv_into(self._sock, view)
+            await self._receive()
+
+    async def _receive(self) -> None:
+        """Put what comes next behind the rest; nothing is lost when the caller is cancelled."""
+        while True:
+            try:
+                received = self._sock.recv_into(memoryview(self._store)[self._end :])
+            except BlockingIOError:
+                await self._readable()
+                continue
             if not received:
                 raise ConnectionError("closed by the detector")
             self._end += received
+            return
 
-    def _take(self, count: int) -> bytes:
-        taken = bytes(self._store[self._start : self._start + count])
-        self._start += count
-        return taken
+    async def _readable(self) -> None:
+        loop = asyncio.get_running_loop()
+        ready: asyncio.Future[None] = loop.create_future()
+        self._waited = True
+        file = self._sock.fileno()
+        loop.add_reader(file, _set, ready)
+        try:
+            await ready
+        finally:
+            loop.remove_reader(file)
+
+
+def _begins(raw: bytearray) -> bool:
+    """Whether a message may begin with these bytes, of which some may not have come yet."""
+    example = b"MPX,0000000000,MQ1,", b"MPX,0000000000,HDR,"
+    return any(
+        _MESSAGE_START.match(bytes(raw) + whole[len(raw) :]) is not None for whole in example
+    )
+
+
+def _set(ready: asyncio.Future[None]) -> None:
+    if not ready.done():
+        ready.set_result(None)

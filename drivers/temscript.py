@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -22,16 +23,11 @@ from .base import (
     DeviceRefused,
     Identity,
     OutOfRange,
-    Stage,
     StagePosition,
 )
 from .links import HttpLink, address_of
+from .moving import MovingStage
 
-POLL_S = 0.02  # experiment seconds between looks at a moving stage
-MIN_POLL_S = 0.002  # wall seconds
-# Experiment seconds after which a stage that is ready, and stands elsewhere, will not come.
-UNMOVED_S = 0.5
-MIN_UNMOVED_S = 0.05  # wall seconds
 VOLTAGE_TOLERANCE = 0.01
 SETTING_TOLERANCE = 0.01
 
@@ -94,24 +90,16 @@ class _Server:
         return self.checked(name, await self.link.get(name), temscript.parse_number)
 
 
-class TemscriptStage(Stage):
+class TemscriptStage(MovingStage):
     """A compustage: tilt is its axis alpha."""
 
     summary: ClassVar[str] = "Thermo Fisher stage through temscript's server"
-    channels: ClassVar[Mapping[str, str]] = {
-        "tilt_deg": "deg",
-        "x_nm": "nm",
-        "y_nm": "nm",
-        "z_nm": "nm",
-    }
 
     def __init__(self, name: str, rig: StageRig, clock: ExperimentClock) -> None:
         super().__init__(name, rig, clock)
         self.Options.model_validate(rig.options)
         self._server = _Server(name, rig.endpoint, "stage.endpoint")
         self._link = self._server.link
-        self._limits_deg: tuple[float, float] | None = None
-        self._arrived_at_deg: float | None = None
 
     async def connect(self, timeout_s: float = GRACE_S) -> Identity:
         """Identify the microscope and read the stage's limits."""
@@ -131,10 +119,11 @@ class TemscriptStage(Stage):
         await self._link.close()
 
     async def make_safe(self) -> None:
-        """Stop, connecting first if need be."""
-        if not self._link.is_open:
-            await self.connect()
-        await self.stop()
+        """Stop; once more over a new connection where an exchange fails."""
+        with contextlib.suppress(DeviceError):  # said again below, if it stays so
+            return await super().make_safe()
+        await self.connect()
+        return await self.stop()
 
     async def tilt_limits_deg(self) -> tuple[float, float]:
         """Lowest and highest tilt that the instrument itself allows."""
@@ -151,96 +140,16 @@ class TemscriptStage(Stage):
         )
         return StagePosition(t_ns, at.a_deg, at.x_nm, at.y_nm, at.z_nm)
 
-    async def move_to(self, tilt_deg: float) -> StagePosition:
-        """Tilt, always arriving from below where the rig names a backlash.
+    @property
+    def _is_connected(self) -> bool:
+        return self._link.is_open
 
-        The original server answers the command only when the stage has arrived, others at once:
-        both are waited for until the same deadline.
-        """
-        self._refuse_beyond_limits(tilt_deg)
-        limits = self.rig.limits
-        start = await self.position()
-        if self._arrived_at_deg == tilt_deg and self._is_at(start, tilt_deg):
-            return start
-        self._arrived_at_deg = None
-        lowest = max(limits.tilt_deg[0], (self._limits_deg or limits.tilt_deg)[0])
-        below_deg = max(tilt_deg - limits.backlash_deg, lowest)
-        distance_deg = abs(start.tilt_deg - below_deg) + abs(tilt_deg - below_deg)
-        needed_s = distance_deg / limits.speed_deg_per_s + limits.settle_s + UNMOVED_S
-        deadline = time.monotonic() + self.clock.wall_s(needed_s) + GRACE_S
-        if limits.backlash_deg > 0 and start.tilt_deg > below_deg:
-            await self._go(below_deg, deadline)
-        while True:
-            await self._go(tilt_deg, deadline)
-            await self.clock.sleep(limits.settle_s)
-            at = await self.position()
-            if self._is_at(at, tilt_deg) and await self._status() == temscript.READY:
-                self._arrived_at_deg = tilt_deg
-                return at
-            if time.monotonic() > deadline:
-                raise self._not_arrived(tilt_deg, f"stands at {at.tilt_deg:.3f} deg")
+    async def _command(self, tilt_deg: float, timeout_s: float) -> None:
+        # The original server answers only when the stage has arrived, others at once.
+        wire = temscript.target_to_wire(a_deg=tilt_deg)
+        await self._link.put(temscript.STAGE_POSITION, wire, timeout_s, "?method=GO")
 
-    async def stop(self) -> None:
-        """Stop moving: the wire has no such command, so the stage is sent to where it is."""
-        self._arrived_at_deg = None
-        span_deg = self.rig.limits.tilt_deg[1] - self.rig.limits.tilt_deg[0]
-        full_s = self.clock.wall_s(span_deg / self.rig.limits.speed_deg_per_s)
-        deadline = time.monotonic() + full_s + GRACE_S
-        if await self._status() == temscript.READY:
-            return
-        here = await self.position()
-        try:
-            wire = temscript.target_to_wire(a_deg=here.tilt_deg)
-            await self._link.put(temscript.STAGE_POSITION, wire, full_s + GRACE_S, "?method=GO")
-        except DeviceRefused:
-            pass  # a server that takes no new target while the stage moves: it will arrive
-        while (status := await self._status()) != temscript.READY:
-            if time.monotonic() > deadline:
-                raise DeviceLost(
-                    self.name,
-                    "to stop",
-                    f"the stage still says {status}",
-                    "Stop it at the microscope",
-                )
-            await self._pause()
-
-    async def _go(self, target_deg: float, deadline: float) -> None:
-        """Command one move and wait until the stage is ready there."""
-        left_s = max(MIN_POLL_S, deadline - time.monotonic())
-        wire = temscript.target_to_wire(a_deg=target_deg)
-        await self._link.put(temscript.STAGE_POSITION, wire, left_s, "?method=GO")
-        unmoved_s = max(MIN_UNMOVED_S, self.clock.wall_s(UNMOVED_S))
-        stands_at, stands_since = math.inf, time.monotonic()
-        while True:
-            status = await self._status()
-            at = (await self.position()).tilt_deg
-            now = time.monotonic()
-            if status == temscript.READY and abs(at - target_deg) <= self.rig.limits.tolerance_deg:
-                return
-            if status == temscript.DISABLED:
-                raise DeviceRefused(
-                    self.name,
-                    f"to tilt to {target_deg:g} deg",
-                    "the stage is disabled",
-                    "Enable it at the microscope",
-                )
-            if status != temscript.READY or abs(at - stands_at) > self.rig.limits.tolerance_deg:
-                stands_at, stands_since = at, now
-            elif now - stands_since > unmoved_s:
-                raise DeviceRefused(
-                    self.name,
-                    f"to tilt to {target_deg:g} deg",
-                    f"the stage is ready and stands at {at:.3f} deg",
-                    "It may have clamped the angle: compare its limits with the rig's",
-                )
-            if now > deadline:
-                raise self._not_arrived(target_deg, f"{status} at {at:.3f} deg")
-            await self._pause()
-
-    async def _pause(self) -> None:
-        await asyncio.sleep(max(MIN_POLL_S, self.clock.wall_s(POLL_S)))
-
-    async def _status(self) -> str:
+    async def _motion(self) -> str | None:
         value = await self._link.get(temscript.STAGE_STATUS)
         if value not in temscript.STAGE_STATUSES:
             raise DeviceRefused(
@@ -249,7 +158,16 @@ class TemscriptStage(Stage):
                 f"{value!r} is no status of a stage",
                 "Is this a temscript server?",
             )
-        return str(value)
+        return None if value == temscript.READY else str(value)
+
+    def _refuse_motion(self, motion: str, tilt_deg: float) -> None:
+        if motion == temscript.DISABLED:
+            raise DeviceRefused(
+                self.name,
+                f"to tilt to {tilt_deg:g} deg",
+                "the stage is disabled",
+                "Enable it at the microscope",
+            )
 
     async def _read_limits(self, timeout_s: float) -> tuple[float, float]:
         value = await self._link.get(temscript.STAGE_LIMITS, timeout_s)
@@ -264,31 +182,6 @@ class TemscriptStage(Stage):
                 "Does this microscope have a motorised stage?",
             )
         return limits["a_deg"]
-
-    def _is_at(self, position: StagePosition, tilt_deg: float) -> bool:
-        return abs(position.tilt_deg - tilt_deg) <= self.rig.limits.tolerance_deg
-
-    def _refuse_beyond_limits(self, tilt_deg: float) -> None:
-        for whose, pair in (
-            ("the rig's", self.rig.limits.tilt_deg),
-            ("the stage's own", self._limits_deg),
-        ):
-            # A hair wider: a limit that came over in radians must not refuse its own value.
-            if pair is not None and not pair[0] - 1e-9 <= tilt_deg <= pair[1] + 1e-9:
-                raise OutOfRange(
-                    self.name,
-                    f"to tilt to {tilt_deg:g} deg",
-                    f"{whose} limits are {pair[0]:g} to {pair[1]:g} deg; nothing was sent",
-                    "Change the tilt range",
-                )
-
-    def _not_arrived(self, tilt_deg: float, answered: str) -> DeviceLost:
-        return DeviceLost(
-            self.name,
-            f"to tilt to {tilt_deg:g} deg",
-            f"by the deadline the stage was {answered}",
-            "Is it blocked, or slower than the rig's speed?",
-        )
 
 
 class BeamOptions(BaseModel):

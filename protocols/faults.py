@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from .loading import BadInput, Strict
 from .rig import ROLES, Role
@@ -27,8 +27,8 @@ FAULTS: dict[FaultName, str] = {
 SLOW_S = 1.0
 
 _TEXT = re.compile(
-    r"(?P<role>[a-z]+)[: ](?P<name>[a-z-]+)(=(?P<value>[^@x+]+))?(x(?P<times>\d{1,6}))?"
-    r"(@(?P<start>[^+]+))?(\+(?P<duration>.+))?"
+    r"(?P<role>[a-z]+)[: ](?P<name>[a-z-]+?)(=(?P<value>[^@x+]+))?(x(?P<times>[0-9]{1,6}))?"
+    r"(@(?P<start>[^@+]+))?(\+(?P<duration>[^@+]+))?"
 )
 
 
@@ -42,7 +42,7 @@ class Fault(Strict):
     late_s : float
         Wall seconds by which `slow` delays.
     start_s, duration_s : float
-        Experiment seconds from the start of the simulation, and until it is cleared.
+        Experiment seconds from the moment at which the wires are open, and until it is cleared.
     """
 
     role: Role
@@ -50,7 +50,7 @@ class Fault(Strict):
     times: Annotated[int, Field(ge=1)] | None = None
     late_s: DurationS = Field(default=SLOW_S, ge=0)
     start_s: DurationS = Field(default=0.0, ge=0)
-    duration_s: DurationS | None = None
+    duration_s: DurationS | None = Field(default=None, gt=0)
 
 
 def parse_fault(text: str, where: str = "--fault") -> Fault:
@@ -69,16 +69,23 @@ def parse_fault(text: str, where: str = "--fault") -> Fault:
         raise BadInput(where, f"'{parts['role']}' is no role; there are {', '.join(ROLES)}")
     if parts["name"] not in FAULTS:
         raise BadInput(where, f"'{parts['name']}' is no fault; there are {', '.join(FAULTS)}")
+    if parts["value"] and parts["name"] != "slow":
+        raise BadInput(
+            where, f"'{text}': '{parts['name']}' takes no time after '='; only 'slow' does"
+        )
+    times = {
+        "late_s": parts["value"],
+        "start_s": parts["start"],
+        "duration_s": parts["duration"],
+    }
     body = {
         "role": parts["role"],
         "name": parts["name"],
         "times": int(parts["times"]) if parts["times"] else None,
-        "late_s": parts["value"] or SLOW_S,
-        "start_s": parts["start"] or 0.0,
-        "duration_s": parts["duration"],
+        **{name: value for name, value in times.items() if value is not None},
     }
     try:
         return Fault.model_validate(body)
-    except ValueError as error:
-        problem = f"'{text}': times are written as in 5 s or 200 ms ({error})"
-        raise BadInput(where, problem) from None
+    except ValidationError as error:
+        problem = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise BadInput(where, f"'{text}': {problem}") from None

@@ -30,6 +30,8 @@ HEAT_TOPIC = b"heat"
 EVENTS_TOPIC = b"events"
 HEAT_SAMPLE_TYPE = "data.heat"
 ACTION_FINISHED_TYPE = "data.event.stimulusActionFinished"
+POPUP_TYPE = "data.event.popupRaised"
+NOTIFICATION_TYPE = "data.event.notificationRaised"
 
 ResultCode = Literal["ok", "invalidInput", "badRequest", "invalidOperation"]
 RESULT_CODES: tuple[ResultCode, ...] = ("ok", "invalidInput", "badRequest", "invalidOperation")
@@ -257,6 +259,27 @@ def unit_conversion(property_name: str, unit: str) -> UnitConversion:
     raise BadMessage(f"{property_name} is advertised in {unit!r}, which is no unit of {ours} here")
 
 
+def advertised(units: Mapping[str, str]) -> tuple[PropertyInformation, ...]:
+    """Properties of the heat channel, in the units of `QUANTITIES` where none are given.
+
+    Parameters
+    ----------
+    units : mapping of str to str
+        Property to unit.
+
+    Raises
+    ------
+    BadMessage
+        If a unit is none of its property.
+    """
+    properties: list[PropertyInformation] = []
+    for name, (_, usual) in QUANTITIES.items():
+        unit = units.get(name, usual)
+        unit_conversion(name, unit)
+        properties.append(PropertyInformation(name, unit, 9 if usual in {"W", "A", "V"} else 4))
+    return tuple(properties)
+
+
 def encode_heat_sample(
     sample: HeatSample, units: Mapping[str, UnitConversion] | None = None
 ) -> list[bytes]:
@@ -296,15 +319,12 @@ def parse_heat_sample(
         raise BadMessage(f"sequenceNumber {sequence!r} is not an integer")
     found: dict[str, Any] = {}
     for name, (attribute, _) in QUANTITIES.items():
-        value: Any = body.get(name)
-        if type(value) not in (int, float) or not math.isfinite(value):
-            if name in REQUIRED:
-                raise BadMessage(f"{name} {value!r} is not a finite number")
-            found[attribute] = None
-        elif units is not None and name in units:
-            found[attribute] = units[name].inward(value)
-        else:
-            found[attribute] = float(value)
+        value = finite_number(body.get(name))
+        if value is not None and units is not None and name in units:
+            value = finite_number(units[name].inward(value))
+        if value is None and name in REQUIRED:
+            raise BadMessage(f"{name} {str(body.get(name))[:60]!r} is not a finite number")
+        found[attribute] = value
     stamp = body.get("timeStamp", "")
     return HeatSample(sequence_number=sequence, time_stamp=str(stamp), **found)
 
@@ -335,11 +355,45 @@ def heat_finished(duration_s: float) -> Event:
     return Event(ACTION_FINISHED_TYPE, {"stimulusType": "heat", "experimentDuration": duration_s})
 
 
+def control_given() -> Event:
+    """Event that commands are taken from the API again; its ``$type`` is not attested."""
+    return Event("", {"newState": STATUS_CONTROL})
+
+
+def popup(message: str) -> Event:
+    """Event that a window has come up in front of the operator."""
+    return Event(POPUP_TYPE, {"message": message})
+
+
+def message_shown(event: Event) -> str | None:
+    """Text that an event says was shown to the operator; None for any other event."""
+    if event.type not in {POPUP_TYPE, NOTIFICATION_TYPE}:
+        return None
+    text = event.fields.get("message")
+    return text if isinstance(text, str) and text else "a message without a text"
+
+
+def is_heat_finished(event: Event) -> bool:
+    """Whether an event says that the heater has done what it was told last."""
+    return event.type == ACTION_FINISHED_TYPE and event.fields.get("stimulusType") == "heat"
+
+
 def split_message(parts: Sequence[bytes]) -> tuple[bytes, bytes]:
     """Topic and JSON of a data message; raises BadMessage if it has not two parts."""
     if len(parts) != 2:
         raise BadMessage(f"{len(parts)} parts; a data message has a topic and a JSON object")
     return bytes(parts[0]), bytes(parts[1])
+
+
+def finite_number(value: object) -> float | None:
+    """A JSON value as a float; None if it is no number, or none that a float can hold."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _dump(body: Mapping[str, Any]) -> bytes:

@@ -20,6 +20,8 @@ PREFIX_BYTES = 15
 MAX_CONTROL_BYTES = 65_536
 MAX_DATA_BYTES = 2**31
 MAX_FRAME_HEADER_BYTES = 16_384
+FRAME_MAGIC = b"MQ1,"
+FRAME_START_BYTES = 24  # with room for a frame number of more digits than the usual six
 
 CONTROL_PORT = 6341
 DATA_PORT = 6342
@@ -37,6 +39,7 @@ NUMFRAMESPERTRIGGER = "NUMFRAMESPERTRIGGER"
 ACQUISITIONTIME = "ACQUISITIONTIME"  # ms
 ACQUISITIONPERIOD = "ACQUISITIONPERIOD"  # ms
 COUNTERDEPTH = "COUNTERDEPTH"
+CONTINUOUSRW = "CONTINUOUSRW"
 TRIGGERSTART = "TRIGGERSTART"
 TRIGGERSTOP = "TRIGGERSTOP"
 IMAGEX = "IMAGEX"
@@ -97,10 +100,11 @@ class StreamDecoder:
     ----------
     max_body_bytes : int
         A longer body is taken for garbage; bounds the memory.
-    replies : bool
-        The stream carries answers to commands. These end in an error code, so a body that ends
-        in a comma comes from an end whose N leaves the comma uncounted (LiberTEM-live's
-        simulator does that), and the digit that follows belongs to it.
+    replies, commands : bool
+        The stream carries answers, or commands, from an end whose N may leave the comma
+        uncounted (LiberTEM-live's simulator does that). An answer ends in an error code, so the
+        digit after one that ends in a comma belongs to it. The end of a command cannot be told:
+        a letter or digit that has come with it, where the next prefix should begin, belongs to it.
 
     Attributes
     ----------
@@ -108,10 +112,16 @@ class StreamDecoder:
         Bytes thrown away so far in search of a prefix.
     """
 
-    def __init__(self, max_body_bytes: int = MAX_CONTROL_BYTES, *, replies: bool = False) -> None:
+    def __init__(
+        self,
+        max_body_bytes: int = MAX_CONTROL_BYTES,
+        *,
+        replies: bool = False,
+        commands: bool = False,
+    ) -> None:
         self.skipped_bytes = 0
         self._max = max_body_bytes
-        self._replies = replies
+        self._replies, self._commands = replies, commands
         self._buffer = bytearray()
         self._body_bytes: int | None = None
 
@@ -140,6 +150,8 @@ class StreamDecoder:
             if len(self._buffer) == end:
                 return None
             end += self._buffer[end : end + 1].isdigit()
+        elif self._commands and not self._buffer.startswith(MAGIC[: len(self._buffer) - end], end):
+            end += self._buffer[end : end + 1].isalnum()
         body = bytes(self._buffer[PREFIX_BYTES:end])
         del self._buffer[:end]
         self._body_bytes = None
@@ -240,7 +252,7 @@ def _parts(body: bytes) -> tuple[Kind, str, list[str]]:
         first, name, *rest = bytes(body).decode("ascii").split(",")
     except ValueError:
         raise BadMessage(f"{body[:60]!r} is no command or answer") from None
-    kind = _KINDS.get(first.upper())
+    kind, name = _KINDS.get(first.strip().upper()), name.strip()
     if kind is None or not name:
         raise BadMessage(f"{body[:60]!r} is no command or answer")
     return kind, name.upper(), [part.strip() for part in rest]
@@ -362,17 +374,17 @@ def encode_frame_header(header: FrameHeader) -> bytes:
 
 
 def parse_data_offset(start: bytes | bytearray | memoryview) -> int:
-    """Length of an image's header from its first 17 bytes or more.
+    """Length of an image's header from its first bytes, `FRAME_START_BYTES` or more.
 
     Raises
     ------
     BadMessage
         If they are not the start of one.
     """
-    parts = bytes(start[:17]).split(b",")
+    parts = bytes(start[:FRAME_START_BYTES]).split(b",", 3)
     if len(parts) < 4 or parts[0] != b"MQ1" or not (parts[1].isdigit() and parts[2].isdigit()):
         raise BadMessage(f"{bytes(start[:40])!r} is not the start of an image")
-    offset = int(parts[2])
+    offset = int(parts[2]) if len(parts[2]) <= 5 else 0
     if not 100 <= offset <= MAX_FRAME_HEADER_BYTES:
         raise BadMessage(f"an image header of {offset} bytes")
     return offset

@@ -11,6 +11,7 @@ from .loading import Strict, load_model, read_text
 from .units import (
     AngleDeg,
     CurrentPa,
+    DifferenceC,
     DurationS,
     RateCPerS,
     SpeedDegPerS,
@@ -23,11 +24,16 @@ Role = Literal["heater", "stage", "beam", "detector"]
 
 
 class HeaterLimits(Strict):
-    """What the chip may be asked for."""
+    """What the chip may be asked for, and when it counts as being there.
+
+    That is when it has read within `tolerance_c` of its target for `settle_s`.
+    """
 
     temperature_c: TemperatureC = Field(default=1000.0, alias="temperature")
     safe_c: TemperatureC = Field(default=25.0, alias="safe_temperature")
     rate_c_per_s: RateCPerS | None = Field(default=None, alias="rate", gt=0)
+    tolerance_c: DifferenceC = Field(default=3.0, alias="tolerance", gt=0)
+    settle_s: DurationS = Field(default=0.5, alias="settle", ge=0)
 
 
 class StageLimits(Strict):

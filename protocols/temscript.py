@@ -88,9 +88,13 @@ def parse_value(raw: bytes) -> Any:
 
 def parse_number(value: object, name: str) -> float:
     """Check for a finite number; raises BadMessage if it is none."""
-    if type(value) not in (int, float) or not math.isfinite(cast("float", value)):
-        raise BadMessage(f"{name} {value!r} is not a finite number")
-    return float(cast("float", value))
+    try:
+        number = float(cast("float", value)) if type(value) in (int, float) else math.nan
+    except OverflowError:  # a whole number of hundreds of digits
+        number = math.nan
+    if not math.isfinite(number):
+        raise BadMessage(f"{name} {str(value)[:60]!r} is not a finite number")
+    return number
 
 
 def parse_flag(value: object, name: str) -> bool:

@@ -94,7 +94,17 @@ class _Unit:
         return f"{value * 100!r} %"
 
 
+class _Difference(_Unit):
+    """A difference of temperatures, for which "3 degC" and "3 K" mean the same."""
+
+    def validate(self, value: object) -> float:
+        if isinstance(value, str) and value.rstrip().endswith(" degC"):
+            value = value.rstrip().removesuffix("degC") + "K"
+        return super().validate(value)
+
+
 _temperature = _Unit("degC", "degC", "200 degC")
+_difference = _Difference("kelvin", "K", "3 K")
 _rate = _Unit("delta_degC/s", "delta_degC/s", "1 degC/s")
 _duration = _Unit("s", "s", "5 s")
 _angle = _Unit("deg", "deg", "2 deg")
@@ -107,6 +117,9 @@ _fluence = _Unit("elementary_charge/nm**2", "e/nm^2", "260 e/nm^2")
 
 TemperatureC = Annotated[
     float, BeforeValidator(_temperature.validate), PlainSerializer(_temperature.serialise)
+]
+DifferenceC = Annotated[
+    float, BeforeValidator(_difference.validate), PlainSerializer(_difference.serialise)
 ]
 RateCPerS = Annotated[float, BeforeValidator(_rate.validate), PlainSerializer(_rate.serialise)]
 DurationS = Annotated[

@@ -35,12 +35,13 @@ async def _serve(config: SimulatorConfig, fill_frames: int) -> None:
                 loop.call_soon_threadsafe(over.set)
 
         def switch(line: str) -> None:
+            line = line.strip()
             try:
                 simulation.switch(parse_fault(line, "fault"))
             except BadInput as error:
                 print(error, file=sys.stderr, flush=True)
             else:
-                print(f"switched {line.strip()}", file=sys.stderr, flush=True)
+                print(f"switched {line}", file=sys.stderr, flush=True)
 
         def told(line: str) -> None:
             with suppress(RuntimeError):

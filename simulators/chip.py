@@ -6,6 +6,9 @@ plus a trim. A step upwards puts ``overshoot`` times the power step too much int
 slow integral of the error takes it out with ``overshoot_decay_s``: a step from 200 to 350 degC
 reaches 383 and the medians of holds agree with Ihara et al., Nanoscale 2023, 15, 10133. A step
 downwards clears the trim, so that cooling does not undershoot.
+
+A source-measure unit drives the same chip by a current instead: then there is no controller, and
+the power is ``I^2 R(T)`` at what current the compliance voltage leaves.
 """
 # numba's decorators are untyped.
 # pyright: basic
@@ -24,6 +27,7 @@ from ..protocols.units import GAS_CONSTANT_J_PER_MOL_K
 
 AMBIENT_C = 25.0
 MAX_TEMPERATURE_C = 1300.0
+MELTING_C = 1700.0
 MAX_POWER_W = 0.080
 CONDUCTANCE_W_PER_K = 3.6e-5
 RADIATION_W_PER_K4 = 5.0e-16
@@ -38,6 +42,10 @@ HOLDER_TIME_CONSTANT_S = 30.0
 STEP_S = 1e-3
 _TRACE = 1 << 16
 _T, _REFERENCE, _SETPOINT, _TARGET, _RATE, _TRIM, _HOLDER, _EQUIVALENT, _POWER = range(9)
+# Current that is driven through the chip, NaN while the controller has it; voltage that limits it;
+# resistance over that of `resistance_ohm`.
+_CURRENT, _LIMIT, _AGED = 9, 10, 11
+OPEN_OHM = 1e9  # what a broken wire leaves
 
 
 def resistance_ohm(temperature_c: float) -> float:
@@ -68,6 +76,20 @@ def _loss_w(temperature_c):
 
 
 @njit(cache=True, nogil=True)
+def _driven_w(state, temperature_c):
+    """Power of the driven current, and how it changes with the temperature in W/K."""
+    rise = temperature_c - AMBIENT_C
+    cold = R0_OHM * state[_AGED]
+    resistance = cold * (1.0 + ALPHA_PER_K * rise + BETA_PER_K2 * rise * rise)
+    per_k = cold * (ALPHA_PER_K + 2.0 * BETA_PER_K2 * rise)
+    current, limit = state[_CURRENT], state[_LIMIT]
+    if current * resistance <= limit:
+        return current * current * resistance, current * current * per_k
+    power = limit * limit / resistance
+    return power, -power / resistance * per_k
+
+
+@njit(cache=True, nogil=True)
 def _integrate(state, t_ns, until_ns, tau_s, decay_s, activation_k, trace_t, trace, cursor):
     """Advance the state to a moment in steps of at most 1 ms; each lands in the ring `trace`."""
     while t_ns < until_ns:
@@ -91,10 +113,21 @@ def _integrate(state, t_ns, until_ns, tau_s, decay_s, activation_k, trace_t, tra
             + tau_s * CONDUCTANCE_W_PER_K * (setpoint - before) / dt * (rate != 0.0)
         )
         power = min(max(wanted, 0.0), MAX_POWER_W)
-        # Exact for the equation linearised at this temperature, whatever the step.
-        settled = temperature + (power - _loss_w(temperature)) / slope
-        decay = math.exp(-dt * slope / (tau_s * CONDUCTANCE_W_PER_K))
-        state[_T] = settled + (temperature - settled) * decay
+        driven = not math.isnan(state[_CURRENT])
+        if driven:
+            power, per_k = _driven_w(state, temperature)
+            slope -= per_k
+            wanted = math.nan
+        # Exact for the equation linearised at this temperature, whatever the step; the slope of
+        # a driven chip may vanish, and is negative where it runs away.
+        x = dt * slope / (tau_s * CONDUCTANCE_W_PER_K)
+        gain = 1.0 - 0.5 * x if abs(x) < 1e-6 else -math.expm1(-x) / x
+        surplus = power - _loss_w(temperature)
+        state[_T] = temperature + surplus * dt / (tau_s * CONDUCTANCE_W_PER_K) * gain
+        if driven:
+            state[_T] = min(state[_T], MELTING_C)
+            state[_SETPOINT] = state[_TARGET] = state[_T]
+            setpoint = state[_T]
         state[_REFERENCE] = setpoint + (state[_REFERENCE] - before) * math.exp(-dt / tau_s)
         if power == wanted:
             state[_TRIM] -= slope / decay_s * (state[_T] - state[_REFERENCE]) * dt
@@ -141,11 +174,14 @@ class Chip:
     def __init__(self, config: SimulatedChip, t_ns: int) -> None:
         self.config = config
         self.t_ns = t_ns
-        self._state = np.zeros(9)
+        self._state = np.zeros(12)
+        self._state[_CURRENT] = math.nan
+        self._state[_AGED] = 1.0
         self._state[[_T, _REFERENCE, _SETPOINT, _TARGET, _HOLDER]] = AMBIENT_C
         self._trace_t = np.full(_TRACE, t_ns, np.int64)
         self._trace = np.tile([AMBIENT_C, 0.0, AMBIENT_C], (_TRACE, 1))
         self._cursor = 1
+        self._broken = False
         self.busy_until_ns = t_ns
 
     @property
@@ -203,6 +239,10 @@ class Chip:
         if not 0.0 <= ramp_s <= 1e7:
             raise ValueError(f"ramp time {ramp_s:g} s is not within 0 to 1e7")
         state = self._state
+        if self.driven:  # the controller takes the chip over as it is
+            state[_CURRENT] = math.nan
+            state[_TRIM] = state[_RATE] = 0.0
+            state[_REFERENCE] = state[_SETPOINT] = state[_T]
         state[_TARGET] = temperature_c
         step_c = temperature_c - state[_SETPOINT]
         if ramp_s > 0.0 and step_c != 0.0:
@@ -213,6 +253,41 @@ class Chip:
             state[_SETPOINT] = temperature_c
             state[_RATE] = 0.0
         self.busy_until_ns = self.t_ns + int((ramp_s + 6.0 * self.config.time_constant_s) * 1e9)
+
+    def drive(self, current_a: float, limit_v: float) -> None:
+        """Drive a current through the heater, from now on and without a controller.
+
+        Parameters
+        ----------
+        current_a : float
+            As set; its sign does not matter to the chip.
+        limit_v : float
+            Voltage across the heater above which less current flows.
+        """
+        self._state[_CURRENT] = 0.0 if self._broken else abs(current_a)
+        self._state[_LIMIT] = abs(limit_v)
+        self._state[_RATE] = self._state[_TRIM] = 0.0
+
+    @property
+    def driven(self) -> bool:
+        """Whether a current is driven from outside."""
+        return not math.isnan(self._state[_CURRENT])
+
+    def age(self, factor: float) -> None:
+        """Let the heater's resistance be so many times what its calibration says, as films drift.
+
+        Seen where a current is driven; the controller has its own thermometer.
+        """
+        self._state[_AGED] = factor
+
+    def break_heater(self) -> None:
+        """Break the heater's wire, for good."""
+        self._broken = True
+        self.drive(0.0, 0.0)
+
+    def resistance_at(self, t_ns: int) -> float:
+        """Resistance now, or at a moment of the last half minute."""
+        return OPEN_OHM if self._broken else self._state[_AGED] * resistance_ohm(self.at(t_ns)[0])
 
     def hold_here(self) -> None:
         """Stop a ramp at the setpoint that it has reached."""

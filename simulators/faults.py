@@ -42,18 +42,23 @@ class WireFaults:
         BadInput
             If this wire cannot have it.
         """
+        self.check(fault)
         if fault.name == "none":
             self.clear()
             return
-        if fault.name not in self.possible:
-            known = ", ".join(name for name in FAULTS if name in self.possible)
-            raise BadInput(
-                f"{fault.role}:{fault.name}", f"this wire cannot have it; it can have {known}"
-            )
         self._on[fault.name] = fault
+        self._left.pop(fault.name, None)
         if fault.times is not None:
             self._left[fault.name] = fault.times
         self._wake()
+
+    def check(self, fault: Fault) -> None:
+        """Raise BadInput if this wire cannot have a fault."""
+        if fault.name not in {*self.possible, "none"}:
+            known = ", ".join(name for name in FAULTS if name in self.possible) or "none"
+            raise BadInput(
+                f"{fault.role}:{fault.name}", f"this wire cannot have it; it can have {known}"
+            )
 
     def clear(self, name: FaultName | None = None) -> None:
         """Turn one fault off, or all."""

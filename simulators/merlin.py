@@ -2,9 +2,8 @@
 
 What is served is a scan: IMAGEX and IMAGEY, which a real Merlin only reports, are settable here
 and stand for the columns and rows of a scan generator, one pixel of the image per scan point, and
-ACQUISITIONTIME is the time of the whole frame. A frame shows the specimen at mid-exposure, rows
-with the beam blanked are dark. Frames are never dropped: a consumer that lags makes the next
-trigger busy.
+ACQUISITIONTIME is the time of the whole frame. Frames are never dropped: a consumer that lags
+makes the next trigger busy.
 """
 
 from __future__ import annotations
@@ -12,26 +11,34 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import numpy as np
 
 from ..protocols import merlin as wire
+from ..protocols.faults import FaultName
 from ..protocols.timebase import ExperimentClock
+from .faults import WireFaults
 from .hosting import address, background, end, listen
-from .world import Exposure, Scene, World
+from .scanning import Scan, Scanner, Shot
+from .world import World
 
+FAULTS: frozenset[FaultName] = frozenset(
+    {"hang", "disconnect", "garbage", "short-frame", "wrong-length", "slow", "error"}
+)
 MAX_PIXELS = 4096
 _BACKLOG = 3
+_LIE_BYTES = 2_000_000_000
 _DTYPES: dict[str, type[np.unsignedinteger[Any]]] = {
     "U08": np.uint8,
     "U16": np.uint16,
     "U32": np.uint32,
 }
+_LAYOUTS = {1: "1x1", 4: "2x2"}
 _SCAN = (wire.IMAGEY, wire.IMAGEX)  # in the order of an array's shape
 _WHOLE, _REAL = "whole", "real"
 # Variable -> kind, lowest, highest, value at the start.
@@ -45,7 +52,7 @@ _SETTINGS: dict[str, tuple[str, float, float, float]] = {
     wire.TRIGGERSTOP: (_WHOLE, 0, 5, wire.TRIGGER_INTERNAL),
     wire.IMAGEX: (_WHOLE, 1, MAX_PIXELS, 256),
     wire.IMAGEY: (_WHOLE, 1, MAX_PIXELS, 256),
-    "CONTINUOUSRW": (_WHOLE, 0, 1, 0),
+    wire.CONTINUOUSRW: (_WHOLE, 0, 1, 0),
     "ENABLECOUNTER1": (_WHOLE, 0, 2, 0),
     "GAIN": (_WHOLE, 0, 3, 0),
     "COLOURMODE": (_WHOLE, 0, 1, 0),
@@ -59,7 +66,14 @@ _SETTINGS: dict[str, tuple[str, float, float, float]] = {
 
 @asynccontextmanager
 async def serve(
-    world: World, clock: ExperimentClock, control: str, data: str, fill_frames: int = 0
+    world: World,
+    clock: ExperimentClock,
+    control: str,
+    data: str,
+    fill_frames: int = 0,
+    *,
+    chips: Literal[1, 4] = 1,
+    faults: WireFaults | None = None,
 ) -> AsyncIterator[tuple[str, str]]:
     """Serve until the context ends.
 
@@ -72,9 +86,11 @@ async def serve(
     control, data : str
         Endpoints such as ``tcp://127.0.0.1:6341``; port 0 lets the system choose.
     fill_frames : int
-        When not 0, a benchmark: so many Poisson frames are made when an acquisition starts and
-        sent again and again, as fast as they are asked for and taken; beam, exposure time and
-        stage play no part.
+        See `Scanner`.
+    chips : int
+        Of the sensor; four are laid out in a square.
+    faults : WireFaults, optional
+        By which it misbehaves.
 
     Yields
     ------
@@ -90,7 +106,7 @@ async def serve(
         listen(control, "tcp", "detector.endpoint") as commands,
         listen(data, "tcp", "detector.options.data_endpoint") as frames,
     ):
-        server = _Server(world, clock, fill_frames)
+        server = _Server(world, clock, fill_frames, chips, faults or WireFaults(()))
         try:
             async with background(
                 _accept(commands, server.converse), _accept(frames, server.feed), server.send_all()
@@ -121,7 +137,7 @@ async def _accept(listener: socket.socket, serve_one: Callable[[socket.socket], 
 
 @dataclass(frozen=True)
 class _Outgoing:
-    """A message for the data socket: an acquisition header, or a frame still being rendered."""
+    """A message for the data socket: an acquisition header, or a frame still being drawn."""
 
     acquisition: int
     head: bytes
@@ -129,33 +145,41 @@ class _Outgoing:
 
 
 class _Server:
-    def __init__(self, world: World, clock: ExperimentClock, fill_frames: int) -> None:
-        self._world, self._clock, self._fill_frames = world, clock, fill_frames
+    def __init__(
+        self,
+        world: World,
+        clock: ExperimentClock,
+        fill_frames: int,
+        chips: int,
+        faults: WireFaults,
+    ) -> None:
+        self._world, self._chips, self._faults = world, chips, faults
         self._values = {name: start for name, (_, _, _, start) in _SETTINGS.items()}
         if world.recording is not None:
             self._values[wire.IMAGEY], self._values[wire.IMAGEX] = world.recording.shape
-        self._threads = ThreadPoolExecutor(2, "render")
+        self._scanner: Scanner[bytes] = Scanner(world, clock, self._deliver, fill_frames)
         self._consumers: set[socket.socket] = set()
         self._queue: asyncio.Queue[_Outgoing] = asyncio.Queue(_BACKLOG)
         self._acquisition = 0
         self._armed = False
-        self._left = 0
         self._sent = 0
-        self._exposing: asyncio.Task[None] | None = None
-        self._filling: list[bytes] = []
 
     def close(self) -> None:
-        self._threads.shutdown(wait=True)
+        self._scanner.close()
 
     async def converse(self, connection: socket.socket) -> None:
         """Answer the commands of one client until it leaves."""
-        loop = asyncio.get_running_loop()
-        decoder = wire.StreamDecoder()
+        loop, faults = asyncio.get_running_loop(), self._faults
+        decoder = wire.StreamDecoder(commands=True)
         with connection, suppress(OSError):
             while received := await loop.sock_recv(connection, 65_536):
                 for body in decoder.feed(received):
-                    reply = await self._answer(body)
-                    await loop.sock_sendall(connection, wire.encode_reply(reply))
+                    await faults.delay()
+                    raw = wire.encode_reply(await self._answer(body))
+                    if faults.strikes("disconnect"):
+                        await loop.sock_sendall(connection, raw[: len(raw) // 2])
+                        return
+                    await loop.sock_sendall(connection, faults.spoil(raw))
 
     async def feed(self, connection: socket.socket) -> None:
         """Keep one consumer of frames on the list until it leaves; what it says is ignored."""
@@ -173,29 +197,49 @@ class _Server:
         while True:
             item = await self._queue.get()
             pixels = b"" if item.pixels is None else await item.pixels
+            await self._faults.delay()
             if item.acquisition != self._acquisition:
                 continue
-            for consumer in list(self._consumers):
-                await self._send(consumer, item.head, pixels)
-            if item.pixels is not None and item.acquisition == self._acquisition:
+            if item.pixels is None:
+                await self._send_to_all(item.head)
+                continue
+            await self._send_image(item.head, pixels)
+            if item.acquisition == self._acquisition:
                 self._sent += 1
                 if self._sent == self._total:
                     self._armed = False
 
-    async def _send(self, consumer: socket.socket, head: bytes, pixels: bytes) -> None:
-        loop = asyncio.get_running_loop()
-        try:
-            await loop.sock_sendall(consumer, head)
-            if pixels:
-                await loop.sock_sendall(consumer, pixels)
-        except OSError:
-            self._consumers.discard(consumer)
+    async def _send_image(self, head: bytes, pixels: bytes) -> None:
+        faults = self._faults
+        if faults.strikes("wrong-length"):
+            head = wire.prefix(_LIE_BYTES) + head[wire.PREFIX_BYTES :]
+        if faults.strikes("short-frame"):
+            pixels = pixels[: len(pixels) // 2]
+        head = faults.spoil(head)
+        if faults.strikes("disconnect"):
+            await self._send_to_all(head, pixels[: len(pixels) // 2])
+            for consumer in self._consumers:
+                # Whoever waits for its words sees the end, and closes it.
+                with suppress(OSError):
+                    consumer.shutdown(socket.SHUT_RDWR)
+            self._consumers.clear()
+        else:
+            await self._send_to_all(head, pixels)
+
+    async def _send_to_all(self, head: bytes, pixels: bytes = b"") -> None:
+        for consumer in list(self._consumers):
+            try:
+                await _send(consumer, head, pixels)
+            except OSError:
+                self._consumers.discard(consumer)
 
     async def _answer(self, body: bytes) -> wire.Reply:
         try:
             command = wire.parse_command(body)
         except wire.BadMessage:
             return wire.Reply("CMD", "UNKNOWN", wire.ERROR_UNKNOWN)
+        if self._faults.strikes("error"):
+            return wire.Reply(command.kind, command.name, wire.ERROR_BUSY)
         if command.kind == "GET":
             value = self._get(command.name)
             if value is None:
@@ -248,7 +292,7 @@ class _Server:
         return wire.ERROR_UNKNOWN
 
     def _status(self) -> int:
-        if self._exposing is not None or self._queue.qsize():
+        if self._scanner.exposing or self._queue.qsize():
             return wire.STATUS_BUSY
         return wire.STATUS_ARMED if self._armed else wire.STATUS_IDLE
 
@@ -269,117 +313,50 @@ class _Server:
             return wire.ERROR_BUSY
         self._armed = True
         self._acquisition += 1
-        self._left, self._sent = self._total, 0
-        if self._fill_frames:
-            loop = asyncio.get_running_loop()
-            self._filling = await loop.run_in_executor(self._threads, self._make_filling)
+        self._sent = 0
+        pixel_type = wire.PIXEL_TYPES[self._depth]
+        await self._scanner.begin(
+            Scan(
+                self._total,
+                self._shape,
+                self._values[wire.ACQUISITIONTIME] * 1e-3,
+                self._values[wire.ACQUISITIONPERIOD] * 1e-3,
+                _DTYPES[pixel_type],
+                2**self._depth - 1,
+                partial(wire.pixels_to_wire, pixel_type=pixel_type),
+            )
+        )
         header = wire.AcquisitionHeader(
             self._total, int(self._values[wire.NUMFRAMESPERTRIGGER]), self._depth
         )
         head = wire.frame(wire.encode_acquisition_header(header))
         await self._queue.put(_Outgoing(self._acquisition, head))
         if self._values[wire.TRIGGERSTART] == wire.TRIGGER_INTERNAL:
-            self._expose(self._left)
+            self._scanner.expose(self._total)
         return wire.ERROR_OK
 
     def _trigger(self) -> int:
-        if self._values[wire.TRIGGERSTART] != wire.TRIGGER_SOFT or not (self._armed and self._left):
+        soft = self._values[wire.TRIGGERSTART] == wire.TRIGGER_SOFT
+        if not soft or not (self._armed and self._scanner.left):
             return wire.ERROR_UNKNOWN
-        if self._exposing is not None or self._queue.full():
+        if self._scanner.exposing or self._queue.full():
             return wire.ERROR_BUSY
-        self._expose(min(self._left, int(self._values[wire.NUMFRAMESPERTRIGGER])))
+        self._scanner.expose(int(self._values[wire.NUMFRAMESPERTRIGGER]))
         return wire.ERROR_OK
-
-    def _expose(self, frames: int) -> None:
-        # The scan begins with the command, before its answer goes out.
-        work = self._fill(frames) if self._fill_frames else self._scan(frames, self._begin())
-        task = asyncio.create_task(work, name="merlin exposure")
-        self._exposing = task
-
-        def over(ended: asyncio.Task[None]) -> None:
-            if self._exposing is ended:
-                self._exposing = None
-
-        task.add_done_callback(over)
 
     async def stop(self) -> None:
         """End the acquisition; frames on their way are discarded."""
-        task, self._exposing = self._exposing, None
         self._armed = False
         self._acquisition += 1
-        if task is not None:
-            await end([task])
+        await self._scanner.stop()
         while not self._queue.empty():
             self._queue.get_nowait()
-        if task is not None:
-            self._world.abandon_exposure(self._clock.now_ns())
 
-    def _begin(self) -> Exposure:
-        exposure_s = self._values[wire.ACQUISITIONTIME] * 1e-3
-        return self._world.begin_exposure(self._clock.now_ns(), exposure_s, self._shape)
+    async def _deliver(self, shot: Shot[bytes]) -> None:
+        head = self._head(shot.number, shot.start_ns)
+        await self._queue.put(_Outgoing(self._acquisition, head, shot.drawn))
 
-    async def _scan(self, frames: int, exposure: Exposure) -> None:
-        period_ns = int(self._values[wire.ACQUISITIONPERIOD] * 1e6)
-        exposure_s = self._values[wire.ACQUISITIONTIME] * 1e-3
-        dtype = _DTYPES[wire.PIXEL_TYPES[self._depth]]
-        world, clock = self._world, self._clock
-        for frame in range(frames):
-            if frame:
-                exposure = self._begin()
-            await clock.sleep_until_ns(exposure.middle_ns)
-            scene, on = world.scene(exposure.middle_ns), world.beam_on(exposure)
-            # The beam will most likely stay as it is: draw the frame while the scan goes on.
-            pixels = self._render(exposure, scene, on, dtype)
-            await clock.sleep_until_ns(exposure.end_ns)
-            if not np.array_equal(truly_on := world.end_exposure(exposure, scene), on):
-                pixels = self._render(exposure, scene, truly_on, dtype)
-            self._left -= 1
-            number = self._total - self._left
-            head = self._head(number, exposure_s, exposure.start_ns)
-            await self._queue.put(_Outgoing(self._acquisition, head, pixels))
-            if frames > 1:
-                await clock.sleep_until_ns(exposure.start_ns + period_ns)
-
-    def _render(
-        self,
-        exposure: Exposure,
-        scene: Scene,
-        on: np.ndarray[Any, np.dtype[np.float32]],
-        dtype: type[np.unsignedinteger[Any]],
-    ) -> asyncio.Future[bytes]:
-        pixel_type = wire.PIXEL_TYPES[self._depth]
-
-        def render() -> bytes:
-            return wire.pixels_to_wire(self._world.frame(exposure, scene, on, dtype), pixel_type)
-
-        return asyncio.get_running_loop().run_in_executor(self._threads, render)
-
-    async def _fill(self, frames: int) -> None:
-        loop = asyncio.get_running_loop()
-        for _ in range(frames):
-            self._left -= 1
-            number = self._total - self._left
-            pixels: asyncio.Future[bytes] = loop.create_future()
-            pixels.set_result(self._filling[number % len(self._filling)])
-            exposure_s = self._values[wire.ACQUISITIONTIME] * 1e-3
-            head = self._head(number, exposure_s, self._clock.now_ns())
-            await self._queue.put(_Outgoing(self._acquisition, head, pixels))
-
-    def _make_filling(self) -> list[bytes]:
-        """Frames as they would look with the beam on for the whole exposure."""
-        scene = self._world.scene(self._clock.now_ns())
-        exposure_ns = int(self._values[wire.ACQUISITIONTIME] * 1e6)
-        on = np.ones(self._shape[0], np.float32)
-        pixel_type = wire.PIXEL_TYPES[self._depth]
-        frames = [
-            self._world.frame(
-                Exposure(k, 0, exposure_ns, self._shape), scene, on, _DTYPES[pixel_type]
-            )
-            for k in range(self._fill_frames)
-        ]
-        return [wire.pixels_to_wire(frame, pixel_type) for frame in frames]
-
-    def _head(self, number: int, exposure_s: float, start_ns: int) -> bytes:
+    def _head(self, number: int, start_ns: int) -> bytes:
         rows, columns = self._shape
         moment = datetime.fromtimestamp(start_ns * 1e-9, UTC)
         header = wire.FrameHeader(
@@ -388,7 +365,24 @@ class _Server:
             height=rows,
             pixel_type=wire.PIXEL_TYPES[self._depth],
             counter_depth=self._depth,
-            shutter_s=exposure_s,
+            data_offset=wire.header_bytes(self._chips),
+            chips=self._chips,
+            layout=_LAYOUTS[self._chips],
+            shutter_s=self._values[wire.ACQUISITIONTIME] * 1e-3,
             timestamp=f"{moment:%Y-%m-%d %H:%M:%S.%f}",
         )
         return wire.prefix(header.body_bytes) + wire.encode_frame_header(header)
+
+
+async def _send(consumer: socket.socket, head: bytes, pixels: bytes) -> None:
+    """Send both in one system call where the kernel has room."""
+    loop = asyncio.get_running_loop()
+    try:
+        sent = consumer.sendmsg((head, pixels))
+    except BlockingIOError:
+        sent = 0
+    if sent < len(head):
+        await loop.sock_sendall(consumer, head[sent:])
+        sent = len(head)
+    if sent < len(head) + len(pixels):
+        await loop.sock_sendall(consumer, memoryview(pixels)[sent - len(head) :])

@@ -24,7 +24,7 @@ from ..protocols.rig import (
     StageRig,
 )
 from ..protocols.timebase import ExperimentClock
-from . import impulse, merlin, temscript
+from . import impulse, instamatic, keithley, merlin, secop, simplon, temscript
 from .faults import WireFaults
 from .hosting import background
 from .journal import Journal
@@ -81,17 +81,20 @@ class Simulation:
         switches.switch(fault)
 
     def schedule(self, faults: Sequence[Fault]) -> list[Coroutine[Any, Any, None]]:
-        """Turn on those that are due at once; work that turns on the others in their time."""
+        """Turn on those that are due at once; work that turns on the others in their time.
+
+        Their times count from now.
+        """
+        now_ns = self.clock.now_ns()
         later: list[Coroutine[Any, Any, None]] = []
         for fault in faults:
             if fault.start_s <= 0:
                 self.switch(fault)
             if fault.start_s > 0 or fault.duration_s is not None:
-                later.append(self._carry_out(fault))
+                later.append(self._carry_out(fault, now_ns + int(fault.start_s * 1e9)))
         return later
 
-    async def _carry_out(self, fault: Fault) -> None:
-        started_ns = self.clock.epoch_utc_ns + int(fault.start_s * 1e9)
+    async def _carry_out(self, fault: Fault, started_ns: int) -> None:
         if fault.start_s > 0:
             await self.clock.sleep_until_ns(started_ns)
             self.switch(fault)
@@ -120,13 +123,14 @@ async def _impulse(site: Site, entry: HeaterRig) -> AsyncIterator[dict[str, Any]
         entry.endpoint,
         _data_endpoint(entry.options, entry.endpoint),
         site.world.config.chip.sample_every_s,
+        site.faults,
     ) as (control, data):
         yield _entry(control, entry.options, data)
 
 
 @asynccontextmanager
 async def _temscript(site: Site, entry: StageRig | BeamRig) -> AsyncIterator[dict[str, Any]]:
-    async with temscript.serve(site.world, site.clock, entry.endpoint) as endpoint:
+    async with temscript.serve(site.world, site.clock, entry.endpoint, site.faults) as endpoint:
         yield {"endpoint": endpoint}
 
 
@@ -138,17 +142,71 @@ async def _merlin(site: Site, entry: DetectorRig) -> AsyncIterator[dict[str, Any
         entry.endpoint,
         _data_endpoint(entry.options, entry.endpoint),
         site.fill_frames,
+        chips=4 if entry.options.get("chips") == 4 else 1,
+        faults=site.faults,
     ) as (control, data):
         yield _entry(control, entry.options, data)
 
 
-_TEMSCRIPT = Wire(frozenset(), _temscript)
+@asynccontextmanager
+async def _keithley_2400(site: Site, entry: HeaterRig) -> AsyncIterator[dict[str, Any]]:
+    baud = entry.options.get("baud", keithley.DEFAULT_BAUD)
+    async with keithley.serve_serial(
+        site.world, site.clock, entry.endpoint, baud, site.faults
+    ) as endpoint:
+        yield {"endpoint": endpoint}
+
+
+@asynccontextmanager
+async def _keithley_2450(site: Site, entry: HeaterRig) -> AsyncIterator[dict[str, Any]]:
+    async with keithley.serve_tcp(site.world, site.clock, entry.endpoint, site.faults) as endpoint:
+        yield {"endpoint": endpoint}
+
+
+@asynccontextmanager
+async def _secop(site: Site, entry: HeaterRig) -> AsyncIterator[dict[str, Any]]:
+    module = entry.options.get("module") or secop.DEFAULT_MODULE
+    async with secop.serve(
+        site.world, site.clock, entry.endpoint, site.faults, module=str(module)
+    ) as endpoint:
+        yield {"endpoint": endpoint}
+
+
+@asynccontextmanager
+async def _instamatic(site: Site, entry: StageRig | BeamRig) -> AsyncIterator[dict[str, Any]]:
+    async with instamatic.serve(site.world, site.clock, entry.endpoint, site.faults) as endpoint:
+        yield {"endpoint": endpoint}
+
+
+@asynccontextmanager
+async def _simplon(site: Site, entry: DetectorRig) -> AsyncIterator[dict[str, Any]]:
+    depth = entry.options.get("bit_depth")
+    async with simplon.serve(
+        site.world,
+        site.clock,
+        entry.endpoint,
+        _data_endpoint(entry.options, entry.endpoint.replace("http://", "tcp://", 1)),
+        site.fill_frames,
+        bit_depth=depth if depth in {8, 32} else 16,
+        faults=site.faults,
+    ) as (control, data):
+        yield _entry(control, entry.options, data)
+
+
+_TEMSCRIPT = Wire(temscript.FAULTS, _temscript)
+_INSTAMATIC = Wire(instamatic.FAULTS, _instamatic)
 # The drivers whose instruments can be simulated.
 WIRES: dict[str, Wire] = {
-    "dens-impulse": Wire(frozenset(), _impulse),
+    "dens-impulse": Wire(impulse.FAULTS, _impulse),
+    "keithley-2400": Wire(keithley.FAULTS_SERIAL, _keithley_2400),
+    "keithley-2450": Wire(keithley.FAULTS_TCP, _keithley_2450),
     "temscript-stage": _TEMSCRIPT,
     "temscript-beam": _TEMSCRIPT,
-    "merlin": Wire(frozenset(), _merlin),
+    "instamatic-stage": _INSTAMATIC,
+    "instamatic-beam": _INSTAMATIC,
+    "secop": Wire(secop.FAULTS, _secop),
+    "merlin": Wire(merlin.FAULTS, _merlin),
+    "dectris-simplon": Wire(simplon.FAULTS, _simplon),
 }
 
 
@@ -172,6 +230,8 @@ async def running(config: SimulatorConfig, fill_frames: int = 0) -> AsyncIterato
     rig, clock = config.rig, config.clock.clock()
     if rig.simulator is None:
         raise BadInput("simulator", "this rig describes no simulated microscope")
+    for fault in config.faults:
+        _check_fault(rig, fault)
     journal = Journal(Path(config.log) if config.log else None)
     try:
         world = World(rig.simulator, clock.now_ns(), journal)
@@ -195,9 +255,18 @@ async def running(config: SimulatorConfig, fill_frames: int = 0) -> AsyncIterato
                 opened[key] = await stack.enter_async_context(wire.open(site, entry)), switches
             found, faults[role] = opened[key]
             devices[role] = {"options": entry.options, **found}
+        for switches in faults.values():  # what hangs would keep its server
+            stack.callback(switches.clear)
         simulation = Simulation(devices, world, clock, faults)
         await stack.enter_async_context(background(*simulation.schedule(config.faults)))
         yield simulation
+
+
+def _check_fault(rig: Rig, fault: Fault) -> None:
+    wire = WIRES.get(rig.device(fault.role).driver)
+    if wire is None:
+        raise BadInput(f"{fault.role}:{fault.name}", f"the {fault.role} is not simulated")
+    WireFaults(wire.faults).check(fault)
 
 
 @cache

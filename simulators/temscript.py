@@ -2,10 +2,15 @@
 
 Setting the stage's position returns at once: the move takes its time, and the status says GOING.
 Positions beyond the limits are refused. Pickle is neither sent nor taken.
+
+Faults strike after the request was carried out, but for ``error``, which refuses it. ``garbage``
+is noise before the JSON, or before the status line of an answer that has none; ``short-frame``
+is a body that ends early and yet has the length that it announces.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -13,15 +18,23 @@ from typing import Any
 from aiohttp import web
 
 from ..protocols import temscript as wire
+from ..protocols.faults import FaultName
 from ..protocols.timebase import ExperimentClock
+from .faults import WireFaults
 from .hosting import address, listen
 from .world import World
 
 SIMULATED_VERSION = "2.1.0"
+FAULTS: frozenset[FaultName] = frozenset(
+    {"hang", "disconnect", "garbage", "short-frame", "wrong-length", "slow", "error"}
+)
+_MISSING_BYTES = 64  # that wrong-length announces and does not send
 
 
 @asynccontextmanager
-async def serve(world: World, clock: ExperimentClock, endpoint: str) -> AsyncIterator[str]:
+async def serve(
+    world: World, clock: ExperimentClock, endpoint: str, faults: WireFaults | None = None
+) -> AsyncIterator[str]:
     """Serve until the context ends.
 
     Parameters
@@ -32,6 +45,8 @@ async def serve(world: World, clock: ExperimentClock, endpoint: str) -> AsyncIte
         Time of commands.
     endpoint : str
         Such as ``http://127.0.0.1:8080``; port 0 lets the system choose.
+    faults : WireFaults, optional
+        How it is told to misbehave.
 
     Yields
     ------
@@ -44,7 +59,8 @@ async def serve(world: World, clock: ExperimentClock, endpoint: str) -> AsyncIte
         If the endpoint cannot be bound.
     """
     listener = listen(endpoint, "http", "stage.endpoint")
-    server = _Server(world, clock)
+    faults = WireFaults(FAULTS) if faults is None else faults
+    server = _Server(world, clock, faults)
     # Room for the refusal of a body that is too long to come from the handler, as on the wire.
     app = web.Application(client_max_size=4 * wire.MAX_BODY_BYTES)
     app.router.add_route("*", "/{path:.*}", server.handle)
@@ -54,6 +70,7 @@ async def serve(world: World, clock: ExperimentClock, endpoint: str) -> AsyncIte
         await web.SockSite(runner, listener).start()
         yield address(listener, "http")
     finally:
+        faults.clear()  # what hangs would keep its handler
         await runner.cleanup()
         listener.close()
 
@@ -63,8 +80,8 @@ class _UnknownEndpoint(Exception):
 
 
 class _Server:
-    def __init__(self, world: World, clock: ExperimentClock) -> None:
-        self._world, self._clock = world, clock
+    def __init__(self, world: World, clock: ExperimentClock, faults: WireFaults) -> None:
+        self._world, self._clock, self._faults = world, clock, faults
         self._method = "GO"
         column, now = world.column, clock.now_ns
         self._get: dict[str, Callable[[], Any]] = {
@@ -100,9 +117,37 @@ class _Server:
 
     async def handle(self, request: web.Request) -> web.Response:
         """Answer one request and close, as the original does: its client counts on that."""
-        response = await self._respond(request)
+        if self._faults.strikes("error"):
+            response = _refuse(500, f"Error handling request {request.path}: instrument error")
+        else:
+            response = await self._respond(request)
         response.force_close()
+        await self._faults.delay()
+        return self._spoilt(request, response)
+
+    def _spoilt(self, request: web.Request, response: web.Response) -> web.Response:
+        faults, body = self._faults, response.body
+        raw = body if isinstance(body, bytes) else b""
+        if faults.strikes("disconnect"):
+            whole = _answer(response, raw, len(raw))
+            self._send_raw(request, whole[: len(whole) - (len(raw) + 1) // 2 - 1])
+        elif faults.strikes("wrong-length"):
+            self._send_raw(request, _answer(response, raw, len(raw) + _MISSING_BYTES))
+        elif faults.strikes("short-frame"):
+            short = _cut(raw)
+            self._send_raw(request, _answer(response, short, len(short)))
+        elif faults.strikes("garbage"):
+            if raw:
+                response.body = faults.noise() + raw
+            else:
+                self._send_raw(request, faults.noise())
         return response
+
+    def _send_raw(self, request: web.Request, raw: bytes) -> None:
+        """Write past the HTTP library, which would not let an answer be wrong, and hang up."""
+        if request.transport is not None:
+            request.transport.write(raw)
+            request.transport.close()
 
     async def _respond(self, request: web.Request) -> web.Response:
         if wire.MIME_PICKLE in request.headers.get("Accept", ""):
@@ -173,6 +218,24 @@ class _Server:
         if index != int(index):
             raise ValueError(f"spot size index {index:g} is not a whole number")
         self._world.set_probe(self._clock.now_ns(), spot_size_index=int(index))
+
+
+def _answer(response: web.Response, raw: bytes, announced: int) -> bytes:
+    head = (
+        f"HTTP/1.1 {response.status} {response.reason}\r\n"
+        f"Content-Type: {response.content_type}\r\nContent-Length: {announced}\r\n\r\n"
+    )
+    return head.encode("latin-1") + raw
+
+
+def _cut(raw: bytes) -> bytes:
+    """The beginning of a JSON text, short enough to be none by itself: 0.12 would be, of 0.125."""
+    for length in range(len(raw) // 2, 0, -1):
+        try:
+            json.loads(raw[:length])
+        except ValueError:
+            return raw[:length]
+    return b""
 
 
 def _refuse(status: int, problem: str) -> web.Response:

@@ -124,6 +124,42 @@ class World:
             self._chip.hold_here()
             self._journal_heater(now_ns, "hold", 0.0)
 
+    def drive_heater(self, t_ns: int, current_a: float, limit_v: float) -> None:
+        """Source-measure unit: drive a current, less where its voltage would pass a limit.
+
+        A current of 0 leaves the chip unheated; `heat_to` gives it back to the controller.
+        """
+        with self._lock:
+            self.advance_to(t_ns)
+            self._chip.drive(current_a, limit_v)
+
+    def heater_resistance(self, t_ns: int) -> float:
+        """Source-measure unit: true resistance of the heater, now or a short while ago."""
+        with self._lock:
+            now_ns = self.advance_to(t_ns)
+            resistance = self._chip.resistance_at(t_ns)
+            if self.journal.active:
+                self._journal_temperature(now_ns)
+            return resistance
+
+    def age_heater(self, t_ns: int, factor: float) -> None:
+        """Let the heater's resistance drift to so many times what its calibration says."""
+        with self._lock:
+            self.advance_to(t_ns)
+            self._chip.age(factor)
+
+    def break_heater(self, t_ns: int) -> None:
+        """Let the heater's wire break, for good."""
+        with self._lock:
+            self.advance_to(t_ns)
+            self._chip.break_heater()
+
+    def heater_course(self, since_ns: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """True temperature since a moment of the last half minute: times in ns, values in degC."""
+        with self._lock:
+            times, values = self._chip.trace(since_ns)
+            return times.copy(), values[:, 0].copy()
+
     def heater_reading(self, t_ns: int) -> HeaterReading:
         """What the heater's electronics measure."""
         with self._lock:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import psutil
 import pytest
@@ -64,7 +66,7 @@ async def no_task_left() -> AsyncIterator[None]:
 
 
 # Fixtures that start somebody else's program.
-_FOREIGN = {"broker", "libertem_merlin", "temscript_server"}
+_FOREIGN = {"broker", "foreign", "libertem_merlin", "temscript_server"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -72,6 +74,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if _FOREIGN & set(getattr(item, "fixturenames", ())):
             item.add_marker("interop")
+
+
+@pytest.fixture(scope="session")
+def foreign() -> ModuleType:
+    """The module ``foreign.py``: starts programs that are not ours."""
+    spec = importlib.util.spec_from_file_location("foreign", Path(__file__).parent / "foreign.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture

@@ -39,6 +39,10 @@ class ScriptedDetector(Detector):
         self.coming: list[int] = []
         self.armed: list[tuple[int, int]] = []
         self.connected = 0
+        self.pause_s = 0.0
+
+    def period_s(self, exposure_s: float) -> float:
+        return exposure_s + self.pause_s
 
     async def connect(self, timeout_s: float = 1.0) -> Identity:
         self.connected += 1
@@ -152,6 +156,17 @@ async def test_frames_of_one_trigger_land_by_their_numbers() -> None:
     assert [h["dose_total_e_per_nm2"] for h in bench.headers] == [DOSE * k for k in range(1, 7)]
     starts = [h["start_ns"] for h in bench.headers[:3]]
     assert np.diff(starts).tolist() == [10_000_000] * 2
+
+
+async def test_pauses_between_the_frames_of_a_trigger_count_in_time_and_dose() -> None:
+    bench = Bench(6, 3, [[1, 2, 3], [4, 5, 6]])
+    bench.detector.pause_s = 0.0025
+    await bench.run()
+    starts = [h["start_ns"] for h in bench.headers[:3]]
+    assert np.diff(starts).tolist() == [12_500_000] * 2
+    assert bench.ledger.charged == pytest.approx((6 + 4 * 0.25) * DOSE)
+    totals = [h["dose_total_e_per_nm2"] for h in bench.headers[:3]]
+    assert totals == pytest.approx([DOSE, 2.25 * DOSE, 3.5 * DOSE])
 
 
 async def test_a_number_left_out_is_a_frame_missing() -> None:

@@ -8,7 +8,7 @@ import pytest
 from pyrotome.daemon.heating import HeaterWatch, HoldTimer
 from pyrotome.drivers.base import DeviceLost, Heater, HeaterSample, Identity
 from pyrotome.protocols.manifest import HoldPlan
-from pyrotome.protocols.rig import HeaterRig
+from pyrotome.protocols.rig import HeaterLimits, HeaterRig
 from pyrotome.protocols.timebase import ExperimentClock
 
 MS = 1_000_000
@@ -131,3 +131,24 @@ async def test_a_chip_that_never_arrives_is_told_with_what_it_reads() -> None:
             await watch.settled(300.0, clock.now_ns(), timeout_s=2.0)
 
     await follow(watch, act)
+
+
+async def test_when_a_chip_counts_as_settled_is_for_the_rig_to_say() -> None:
+    clock = ExperimentClock(monotonic_ns=lambda: 0)
+    heater = ScriptedHeater(clock, 1, 1)
+    limits = HeaterLimits.model_validate({"tolerance": "0.2 K", "settle": "30 s"})
+    heater.rig = heater.rig.model_copy(update={"limits": limits})
+    watch = HeaterWatch(heater, clock)
+    now_ns = clock.now_ns()
+
+    def readings(temperature_c: float) -> None:
+        times = range(now_ns - 40_000 * MS, now_ns + 1, 100 * MS)
+        watch._samples.extend(HeaterSample(t, temperature_c, 200.0) for t in times)
+
+    readings(199.9)
+    await watch.settled(200.0, 0)
+    watch.found_again()
+    readings(199.7)
+    watch._lost = DeviceLost("heater", "readings", "the script has ended")
+    with pytest.raises(DeviceLost, match="the script has ended"):
+        await watch.settled(200.0, 0)

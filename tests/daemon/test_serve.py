@@ -109,8 +109,14 @@ def test_drivers_lists_what_is_installed(cli: Any) -> None:
     done = cli("drivers", "--json")
     assert done.returncode == 0, done.stderr
     assert {d["name"]: d["role"] for d in json.loads(done.stdout)} == {
+        "dectris-simplon": "detector",
         "dens-impulse": "heater",
+        "instamatic-beam": "beam",
+        "instamatic-stage": "stage",
+        "keithley-2400": "heater",
+        "keithley-2450": "heater",
         "merlin": "detector",
+        "secop": "heater",
         "temscript-beam": "beam",
         "temscript-stage": "stage",
     }

@@ -14,9 +14,19 @@ from pyrotome.drivers.base import DeviceLost, DeviceRefused, OutOfRange
 from pyrotome.drivers.impulse import ImpulseHeater
 from pyrotome.drivers.stamps import InstrumentTime
 from pyrotome.protocols import impulse
+from pyrotome.protocols.faults import parse_fault
 from pyrotome.protocols.impulse import Event, HeatSample, InputError, PropertyInformation, Reply
-from pyrotome.protocols.rig import HeaterRig
+from pyrotome.protocols.rig import HeaterRig, SimulatorRig
 from pyrotome.protocols.timebase import ExperimentClock
+from pyrotome.simulators import impulse as impulse_server
+from pyrotome.simulators.world import World
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Short deadlines."""
+    monkeypatch.setattr("pyrotome.drivers.impulse.GRACE_S", 0.8)
+    monkeypatch.setattr("pyrotome.drivers.impulse.STALE_GRACE_S", 0.2)
 
 
 async def samples_for(heater, experiment_s):
@@ -165,6 +175,122 @@ async def test_two_readers_see_the_same_and_end_on_disconnect(simulated):
     await first(heater, lambda _: True)
 
 
+async def test_units_of_the_simulator_are_taken_over():
+    clock = ExperimentClock(5.0)
+    world = World(SimulatorRig.model_validate({"chip": {"noise_c": 0.0}}), clock.now_ns())
+    units = {"temperatureMeasured": "K", "temperatureSetpoint": "K", "powerMeasured": "mW"}
+    any_port = "tcp://127.0.0.1:0"
+    async with impulse_server.serve(world, clock, any_port, any_port, 0.01, units=units) as ports:
+        rig = HeaterRig(
+            driver="dens-impulse", endpoint=ports[0], options={"data_endpoint": ports[1]}
+        )
+        heater = ImpulseHeater("heater", rig, clock)
+        await heater.connect()
+        assert (await first(heater, lambda _: True)).temperature_c == pytest.approx(25.0, abs=0.1)
+        await heater.start_ramp(300.0, 1.0)
+        await heater.ramp_ended(5.0)
+        hot = await first(heater, lambda s: s.setpoint_c > 299.9)
+        assert hot.setpoint_c == pytest.approx(300.0)
+        assert world.temperature_at(clock.now_ns()) == pytest.approx(300.0, abs=5)
+        assert hot.values["power_w"] == pytest.approx(
+            hot.values["current_a"] * hot.values["voltage_v"], rel=1e-3
+        )
+        await heater.make_safe()
+        assert (await first(heater, lambda _: True)).setpoint_c == pytest.approx(25.0)
+        await heater.disconnect()
+
+
+async def test_the_end_of_a_ramp_is_told(simulated):
+    heater, simulation = simulated
+    assert not heater.ramping
+    sent_ns = await heater.start_ramp(200.0, 2.0)
+    assert heater.ramping
+    await heater.ramp_ended(5.0)
+    assert not heater.ramping
+    assert 2.0 <= (heater.clock.now_ns() - sent_ns) * 1e-9 < 4.0
+    await heater.start_ramp(25.0, 1000.0)
+    with pytest.raises(DeviceLost, match=r"end of its ramp.*did not tell of it within 0.1 s"):
+        await heater.ramp_ended(0.1)
+    await heater.hold_here()
+    await heater.ramp_ended(0.1)
+    simulation.switch(parse_fault("heater:error"))
+    with pytest.raises(DeviceRefused):
+        await heater.start_ramp(25.0, 1000.0)
+    assert not heater.ramping
+
+
+async def test_what_impulse_shows_its_operator_stands_in_the_error(simulated, caplog):
+    heater, simulation = simulated
+    simulation.switch(parse_fault("heater:errorx2"))
+    with pytest.raises(DeviceRefused, match="invalidOperation, the heating controller reports"):
+        await heater.set_temperature(100.0)
+    while not heater.shown:
+        await asyncio.sleep(0.01)
+    assert "Impulse shows 'the heating controller reports a fault'" in caplog.text
+    with pytest.raises(DeviceRefused, match="; it shows 'the heating controller reports a fault'"):
+        await heater.set_temperature(100.0)
+    await heater.set_temperature(100.0)
+
+
+async def test_impulse_restarts_in_the_middle_of_a_command(simulated, quick):
+    heater, simulation = simulated
+    await heater.set_temperature(300.0)
+    reading = asyncio.create_task(samples_for(heater, 600.0))
+    simulation.switch(parse_fault("heater:disconnectx1"))
+    with pytest.raises(DeviceLost):
+        await heater.start_ramp(400.0, 10.0)
+    with pytest.raises(DeviceLost, match=r"was restarted: sample \d+ at .* came after sample \d+"):
+        await reading
+    for command in (heater.set_temperature(100.0), heater.hold_here(), heater.ramp_ended(1.0)):
+        with pytest.raises(DeviceLost, match=r"was restarted.*Connect again"):
+            await command
+    assert not heater.ramping
+    with pytest.raises(DeviceLost, match="was restarted"):
+        await anext(aiter(heater.samples()))
+    await heater.connect()
+    assert (await first(heater, lambda _: True)).setpoint_c > 300.0  # it had taken the command
+    await heater.set_temperature(100.0)
+    assert (await first(heater, lambda s: s.setpoint_c == 100.0)).setpoint_c == 100.0
+    assert heater.lost_samples == 0
+
+
+async def test_safe_after_a_restart(simulated, quick):
+    heater, simulation = simulated
+    await heater.set_temperature(300.0)
+    simulation.switch(parse_fault("heater:disconnectx1"))
+    await heater.make_safe()
+    assert simulation.world.temperature_at(heater.clock.now_ns()) < 60
+
+
+async def test_a_late_reply_is_not_taken_for_another(simulated, quick):
+    heater, simulation = simulated
+    simulation.switch(parse_fault("heater:slow=1500 msx1"))
+    with pytest.raises(DeviceLost, match=r"within 0\.8 s"):
+        await heater.start_ramp(100.0, 1.0)
+    simulation.switch(parse_fault("heater:errorx1"))
+    # Its own answer, after that of the ramp: the instrument answers one after the other.
+    monotonic = time.monotonic()
+    with pytest.raises((DeviceLost, DeviceRefused)):
+        await heater.hold_here()
+    assert time.monotonic() - monotonic < 2
+    await asyncio.sleep(1.0)
+    simulation.switch(parse_fault("heater:none"))
+    await heater.hold_here()
+
+
+@pytest.mark.parametrize("fault", ["garbage", "short-frame"])
+async def test_noise_on_both_sockets(simulated, quick, fault):
+    heater, simulation = simulated
+    simulation.switch(parse_fault(f"heater:{fault}"))
+    with pytest.raises(DeviceRefused, match="what Impulse would not"):
+        await heater.set_temperature(100.0)
+    with pytest.raises(DeviceLost, match="sent none for"):
+        await samples_for(heater, 60.0)
+    simulation.switch(parse_fault("heater:none"))
+    assert (await first(heater, lambda s: s.setpoint_c == 100.0)).temperature_c > 0
+    assert heater.lost_samples > 10
+
+
 # An Impulse that misbehaves.
 
 UNITS = {"temperatureMeasured": "K", "temperatureSetpoint": "K", "powerMeasured": "mW"}
@@ -221,9 +347,7 @@ class OddImpulse:
 
 
 @pytest.fixture
-async def odd(monkeypatch):
-    monkeypatch.setattr("pyrotome.drivers.impulse.GRACE_S", 0.8)
-    monkeypatch.setattr("pyrotome.drivers.impulse.STALE_GRACE_S", 0.2)
+async def odd(quick):
     context = zmq.asyncio.Context()
     server = OddImpulse(context)
     tasks = [asyncio.create_task(server.answer_all()), asyncio.create_task(server.publish())]

@@ -2,7 +2,10 @@
 
 import asyncio
 import json
+import pickle
+import re
 import time
+from pathlib import Path
 
 import pytest
 
@@ -277,7 +280,7 @@ async def test_arrives_from_below_against_backlash(serve):
 
 async def test_stage_that_never_arrives_is_lost_at_the_deadline(odd, monkeypatch):
     microscope, stage, _ = odd
-    monkeypatch.setattr("pyrotome.drivers.temscript.GRACE_S", 0.3)
+    monkeypatch.setattr("pyrotome.drivers.moving.GRACE_S", 0.3)
     microscope.step_deg = 0.0
     started = time.monotonic()
     with pytest.raises(DeviceLost, match=r"tilt to 10 deg.*MOVING at 0\.000 deg"):
@@ -319,6 +322,45 @@ async def test_pickle_is_never_read(odd):
     microscope.override["GET", "stage_position"] = ("200 OK", "application/python-pickle", pickled)
     with pytest.raises(DeviceRefused, match="application/python-pickle"):
         await stage.position()
+
+
+class Bomb:
+    """Leaves a file behind when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["application/python-pickle", "application/json", "application/octet-stream", "text/html"],
+)
+@pytest.mark.parametrize("protocol", [0, 2, pickle.HIGHEST_PROTOCOL])
+async def test_pickle_is_refused_whatever_it_is_called(odd, tmp_path, kind, protocol):
+    microscope, stage, beam = odd
+    raw = pickle.dumps(Bomb(tmp_path / "boom"), protocol)
+    for name in ("version", "stage_position", "beam_blanked"):
+        microscope.override["GET", name] = ("200 OK", kind, raw)
+    for question in (stage.position(), beam.is_blanked(), stage.connect(), beam.connect()):
+        with pytest.raises(DeviceRefused, match="is not temscript's JSON"):
+            await question
+    assert not (tmp_path / "boom").exists()
+    pickle.loads(raw)
+    assert (tmp_path / "boom").exists()  # it would have
+
+
+def test_nothing_of_ours_can_read_pickle():
+    root = Path(temscript.__file__).parents[1]
+    for folder in ("protocols", "drivers", "simulators", "daemon", "analysis"):
+        for file in (root / folder).glob("*.py"):
+            text = file.read_text()
+            assert not re.search(
+                r"^\s*(import|from) (pickle|dill|cloudpickle|joblib)", text, re.M
+            ), file
+            assert "allow_pickle=True" not in text, file
 
 
 @pytest.mark.parametrize("body", [b"not json", b"[1, 2]", b'{"a": "x"}', b"null", b"[" * 99_999])

@@ -155,3 +155,37 @@ def test_reply_describes_what_was_wrong():
     error = InputError("control.heat.outOfRange", "temperature", "above 1000 degC")
     text = Reply("invalidInput", {}, "refused", (error,)).describe()
     assert text == "invalidInput, refused, temperature: above 1000 degC"
+
+
+def test_units_that_are_advertised():
+    usual = {p.name: p.unit for p in impulse.advertised({})}
+    assert usual == {name: unit for name, (_, unit) in QUANTITIES.items()}
+    other = {p.name: p.unit for p in impulse.advertised({"powerMeasured": "mW"})}
+    assert other == {**usual, "powerMeasured": "mW"}
+    with pytest.raises(BadMessage, match="powerMeasured is advertised in 'K'"):
+        impulse.advertised({"powerMeasured": "K"})
+
+
+def test_what_events_mean():
+    assert impulse.message_shown(impulse.popup("chip broken")) == "chip broken"
+    note = Event(impulse.NOTIFICATION_TYPE, {"message": "ready"})
+    assert impulse.message_shown(note) == "ready"
+    assert impulse.message_shown(Event(impulse.POPUP_TYPE)) == "a message without a text"
+    assert impulse.message_shown(impulse.heat_finished(1.0)) is None
+    assert impulse.is_heat_finished(impulse.heat_finished(1.0))
+    assert not impulse.is_heat_finished(impulse.popup("x"))
+    assert not impulse.is_heat_finished(
+        Event(impulse.ACTION_FINISHED_TYPE, {"stimulusType": "gas"})
+    )
+    assert impulse.control_given().fields["newState"] == impulse.STATUS_CONTROL
+
+
+@pytest.mark.parametrize("huge", [10**400, -(10**400), 1e308])
+def test_numbers_that_no_float_holds(huge):
+    raw = impulse.encode_heat_sample(HeatSample(1, 2.0, "t", 20.0, 20.0))[1]
+    body = {**json.loads(raw), "temperatureMeasured": huge, "powerMeasured": huge}
+    units = {"temperatureMeasured": UnitConversion(1e3), "powerMeasured": UnitConversion(1e3)}
+    with pytest.raises(BadMessage, match=r"temperatureMeasured .* is not a finite number"):
+        impulse.parse_heat_sample(json.dumps(body).encode(), units)
+    body["temperatureMeasured"] = 20.0
+    assert impulse.parse_heat_sample(json.dumps(body).encode(), units).power_w is None

@@ -88,6 +88,42 @@ def test_replies_with_and_without_the_comma_counted(sent, cuts, short):
     assert decoder.skipped_bytes == 0
 
 
+@given(st.lists(commands, min_size=1), st.lists(st.booleans()))
+def test_commands_with_and_without_the_comma_counted(sent, short):
+    """Each comes whole, as clients send them."""
+    decoder = StreamDecoder(commands=True)
+    got = []
+    for index, command in enumerate(sent):
+        body = merlin.encode_command(command)[merlin.PREFIX_BYTES :]
+        uncounted = index < len(short) and short[index] and body[-1:].isalnum()
+        uncounted = uncounted and not body.endswith(b"M")  # as the next prefix begins
+        got += decoder.feed(merlin.prefix(len(body) - uncounted) + body)
+    assert [merlin.parse_command(body) for body in got] == sent
+    assert decoder.skipped_bytes == 0
+
+
+@given(st.lists(commands, min_size=1), st.lists(st.integers(0, 10_000)))
+def test_commands_in_any_pieces(sent, cuts):
+    raw = b"".join(merlin.encode_command(command) for command in sent)
+    decoder = StreamDecoder(commands=True)
+    got = [body for piece in in_pieces(raw, cuts) for body in decoder.feed(piece)]
+    assert [merlin.parse_command(body) for body in got] == sent
+
+
+def test_line_ends_that_some_clients_add():
+    raw = b"".join(merlin.encode_command(Command("GET", "IMAGEX")) + end for end in (b"\r\n", b""))
+    decoder = StreamDecoder(commands=True)
+    assert [merlin.parse_command(body) for body in decoder.feed(raw)] == [
+        Command("GET", "IMAGEX")
+    ] * 2
+
+
+def test_frame_number_of_more_than_six_digits():
+    header = FrameHeader(12_345_678, 8, 8)
+    raw = merlin.encode_frame_header(header)
+    assert merlin.parse_frame_header(raw) == header
+
+
 @given(
     st.lists(st.binary(max_size=300), max_size=8),
     st.binary(max_size=200).filter(lambda g: merlin.MAGIC not in g),

@@ -126,3 +126,11 @@ def test_field_of_view_inverts(field_nm):
 
 def test_field_of_view_of_the_example():
     assert temscript.field_of_view_nm(1e5) == pytest.approx(1000.0)
+
+
+@pytest.mark.parametrize(
+    "value", [10**400, -(10**400), float("nan"), float("inf"), True, "1", None]
+)
+def test_no_number(value):
+    with pytest.raises(BadMessage, match=r"x .* is not a finite number"):
+        temscript.parse_number(value, "x")

@@ -1,6 +1,7 @@
 """The Impulse wire by plain ZeroMQ and by the vendor's own client, impulsePy."""
 
 import asyncio
+import contextlib
 import json
 import socket
 import subprocess
@@ -13,10 +14,12 @@ import pytest
 import zmq
 import zmq.asyncio
 
+from pyrotome.protocols.faults import parse_fault
 from pyrotome.protocols.process import ClockConfig
 from pyrotome.protocols.rig import SimulatorRig
 from pyrotome.protocols.timebase import ExperimentClock
 from pyrotome.simulators import impulse
+from pyrotome.simulators.faults import WireFaults
 from pyrotome.simulators.world import World
 
 
@@ -149,6 +152,15 @@ async def test_stop_ramp_holds(simulate):
             b'{"$type": "control.heat.startRamp", "temperature": NaN, "rampTime": 0}',
             "invalidInput",
         ),
+        (
+            {"$type": "control.heat.startRamp", "temperature": 10**400, "rampTime": 0},
+            "invalidInput",
+        ),
+        (
+            {"$type": "control.heat.startRamp", "temperature": 100, "rampTime": 10**400},
+            "invalidInput",
+        ),
+        ({"$type": "control.heat.startRamp", "temperature": True, "rampTime": 0}, "invalidInput"),
     ],
 )
 async def test_bad_requests_are_answered_and_change_nothing(simulate, message, code):
@@ -176,6 +188,98 @@ async def test_a_request_of_many_parts_is_answered(simulate):
             context.destroy(linger=0)
 
 
+# Faults.
+
+
+async def test_a_hang_sends_neither_answers_nor_samples(simulate):
+    async with simulate() as simulation, client(simulation.devices) as (ask, receive):
+        await receive()
+        simulation.switch(parse_fault("heater:hang"))
+        question = asyncio.create_task(ask({"$type": "control.impulse.getStatus"}))
+        await asyncio.sleep(0.05)
+        with contextlib.suppress(TimeoutError):  # what was sent before the hang
+            while True:
+                await asyncio.wait_for(receive(), 0.3)
+        assert not question.done()
+        simulation.switch(parse_fault("heater:none"))
+        assert (await question)["resultCode"] == "ok"
+        await receive()
+
+
+async def test_a_restart_on_the_same_ports(simulate):
+    async with simulate() as simulation, client(simulation.devices) as (ask, receive):
+        before = [(await receive())[1] for _ in range(20)]
+        simulation.switch(parse_fault("heater:disconnectx1"))
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(ask({"$type": "control.heat.stopRamp"}), 0.5)
+        number = before[-1]["sequenceNumber"]
+        while True:
+            topic, after = await receive()
+            if topic == b"heat" and after["sequenceNumber"] < number:
+                break
+            number = after.get("sequenceNumber", number)
+        assert after["experimentDuration"] < 5
+        async with client(simulation.devices) as (ask_again, _):
+            status = await ask_again({"$type": "control.impulse.getStatus"})
+            assert status["data"] == {"status": "control"}
+
+
+async def test_refusal_is_shown_in_a_popup(simulate):
+    async with simulate() as simulation, client(simulation.devices) as (ask, receive):
+        await receive()
+        simulation.switch(parse_fault("heater:errorx1"))
+        ramp = {"$type": "control.heat.startRamp", "temperature": 100, "rampTime": 0}
+        assert (await ask({"$type": "control.impulse.getStatus"}))["resultCode"] == "ok"
+        refusal = await ask(ramp)
+        assert refusal["resultCode"] == "invalidOperation"
+        while (message := await receive())[0] != b"events":
+            assert message[1]["temperatureSetpoint"] == 25.0
+        assert message[1] == {"$type": "data.event.popupRaised", "message": refusal["message"]}
+        assert (await ask(ramp))["resultCode"] == "ok"
+
+
+@pytest.mark.parametrize("fault", ["garbage", "short-frame"])
+async def test_bad_answers_and_bad_samples(simulate, fault):
+    async with simulate() as simulation, client(simulation.devices) as (ask, receive):
+        await receive()
+        simulation.switch(parse_fault(f"heater:{fault}"))
+        with pytest.raises(ValueError, match=r"Expecting|decode|Unterminated"):
+            await ask({"$type": "control.impulse.getStatus"})
+        with pytest.raises(ValueError, match=r"Expecting|decode|Unterminated"):
+            for _ in range(100):
+                await receive()
+        simulation.switch(parse_fault("heater:none"))
+        assert (await ask({"$type": "control.impulse.getStatus"}))["resultCode"] == "ok"
+
+
+async def test_units_that_are_asked_for():
+    clock = ClockConfig.of(ExperimentClock()).clock()
+    world = World(SimulatorRig.model_validate({"chip": {"noise_c": 0.0}}), clock.now_ns())
+    any_port = "tcp://127.0.0.1:0"
+    units = {"temperatureMeasured": "K", "temperatureSetpoint": "K", "powerMeasured": "mW"}
+    async with impulse.serve(world, clock, any_port, any_port, 0.02, units=units) as ports:
+        devices = {"heater": {"endpoint": ports[0], "options": {"data_endpoint": ports[1]}}}
+        async with client(devices) as (ask, receive):
+            for name, unit in {**units, "voltageMeasured": "V"}.items():
+                question = {"$type": "control.impulse.getPropertyInformation"}
+                question |= {"channelName": "heat", "propertyName": name}
+                assert (await ask(question))["data"]["unit"] == unit
+            ramp = {"$type": "control.heat.startRamp", "temperature": 473.15, "rampTime": 0}
+            assert (await ask(ramp))["resultCode"] == "ok"
+            while (sample := (await receive())[1]).get("temperatureSetpoint") != 473.15:
+                pass
+            while sample["temperatureMeasured"] < 470:
+                sample = (await receive())[1]
+            power_mw = 1e3 * sample["voltageMeasured"] * sample["currentMeasured"]
+            assert sample["powerMeasured"] == pytest.approx(power_mw)
+            assert world.temperature_at(clock.now_ns()) > 190
+    with pytest.raises(ValueError, match="powerMeasured"):
+        async with impulse.serve(
+            world, clock, any_port, any_port, 0.02, units={"powerMeasured": "K"}
+        ):
+            pass
+
+
 SCRIPT = """
 import time
 import impulsePy
@@ -183,6 +287,17 @@ deadline = time.monotonic() + 15
 while b"heat" not in impulsePy.subscriber.topics or not len(impulsePy.subscriber.topics[b"heat"]):
     assert time.monotonic() < deadline
     time.sleep(0.05)
+information = impulsePy.getParameterInfo().set_index("propertyName")
+assert information.loc["powerMeasured", "unit"] == "mW"
+assert information.loc["temperatureMeasured", "unit"] == "degC"
+assert impulsePy.heat.startRamp(150, "rampTime", 0.5) == "invalidOperation"
+assert impulsePy.status["heat"] == "ready"
+while not len(impulsePy.subscriber.topics[b"events"]):
+    assert time.monotonic() < deadline
+    time.sleep(0.02)
+event = impulsePy.subscriber.topics[b"events"].iloc[0]
+assert event["$type"] == "data.event.popupRaised"
+assert "fault" in event["message"]
 assert impulsePy.heat.startRamp(150, "rampTime", 0.5) == "ok"
 assert impulsePy.status["heat"] == "busy"
 while impulsePy.status["heat"] == "busy":
@@ -218,7 +333,10 @@ async def test_the_vendors_client_drives_it():
     clock = ClockConfig.of(ExperimentClock()).clock()
     world = World(SimulatorRig(), clock.now_ns())
     control, data = "tcp://127.0.0.1:5557", "tcp://127.0.0.1:5556"
-    async with impulse.serve(world, clock, control, data, 0.02):
+    faults = WireFaults(impulse.FAULTS)
+    faults.switch(parse_fault("heater:errorx1"))
+    units = {"powerMeasured": "mW"}
+    async with impulse.serve(world, clock, control, data, 0.02, faults, units):
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-c", SCRIPT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )

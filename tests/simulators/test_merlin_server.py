@@ -1,7 +1,9 @@
 """The Merlin wire by plain sockets."""
 
 import asyncio
+import importlib.util
 import socket
+import sys
 import time
 from contextlib import asynccontextmanager
 
@@ -9,6 +11,7 @@ import mrcfile
 import numpy as np
 import pytest
 
+from pyrotome.protocols.faults import Fault
 from pyrotome.protocols.loading import BadInput
 from pyrotome.protocols.process import ClockConfig, SimulatorConfig
 from pyrotome.protocols.rig import SimulatorRig, simulated_rig
@@ -53,7 +56,7 @@ class Client:
 
     async def frame(self):
         body = await self._message(self.data[0])
-        fields = body[:384].decode().split(",")
+        fields = body[: int(body[11:16])].decode().split(",")
         assert fields[0] == "MQ1"
         offset, width, height = int(fields[2]), int(fields[4]), int(fields[5])
         kind = {"U08": ">u1", "U16": ">u2", "U32": ">u4"}[fields[6]]
@@ -316,3 +319,225 @@ async def test_a_port_in_use_is_named(simulate):
         with pytest.raises(BadInput, match=f"cannot listen on {endpoint}"):
             async with running(config):
                 pass
+
+
+@asynccontextmanager
+async def of_chips(chips):
+    rig = simulated_rig()
+    options = {**rig.detector.options, "chips": chips}
+    changes = {
+        "detector": rig.detector.model_copy(update={"options": options}),
+        "simulator": SimulatorRig.model_validate(
+            {"specimen": {"kind": "cu-sintering", "particles": 4}}
+        ),
+    }
+    clock = ClockConfig.of(ExperimentClock())
+    async with running(SimulatorConfig(rig=rig.model_copy(update=changes), clock=clock)) as found:
+        yield found
+
+
+@pytest.mark.parametrize(("depth", "kind"), [(1, "U08"), (6, "U08"), (12, "U16"), (24, "U32")])
+async def test_four_chips(depth, kind):
+    async with of_chips(4) as simulation, connected(simulation) as c:
+        simulation.world.set_blanked(simulation.clock.now_ns(), False)
+        await c.arm(1, (64, 96), 50.0, depth=depth)
+        await c.trigger()
+        _, pixels, fields = await c.frame()
+        assert fields[2:4] == ["00768", "04"]
+        assert fields[6:9] == [kind, "   2x2", "0F"]
+        assert fields[fields.index("MQ1A") + 3] == str(depth)
+        assert pixels.shape == (64, 96)
+        assert 0 < pixels.max() <= 2**depth - 1
+
+
+async def test_counters_stop_at_their_highest_count(merlin):
+    async with merlin() as (simulation, client):
+        simulation.world.set_blanked(simulation.clock.now_ns(), False)
+        for depth in (1, 6):
+            await client.arm(1, (16, 16), 300.0, depth=depth)
+            await client.trigger()
+            assert (await client.frame())[1].max() == 2**depth - 1
+
+
+async def test_frames_of_one_trigger_follow_each_other_without_a_pause(merlin):
+    async with merlin() as (_, client):
+        await client.arm(10, per_trigger=10, time_ms=10.0)
+        await client.trigger()
+        starts = [(await client.frame())[2][9] for _ in range(10)]
+        moments = [np.datetime64(text.replace(" ", "T")) for text in starts]
+        assert np.diff(moments).astype(float) == pytest.approx(1e4, abs=100)
+
+
+async def test_period_longer_than_the_exposure(merlin):
+    async with merlin() as (_, client):
+        await client.set(ACQUISITIONPERIOD=30.0)
+        await client.arm(3, per_trigger=3, time_ms=10.0)
+        await client.trigger()
+        starts = [(await client.frame())[2][9] for _ in range(3)]
+        moments = [np.datetime64(text.replace(" ", "T")) for text in starts]
+        assert np.diff(moments).astype(float) == pytest.approx(3e4, abs=100)
+
+
+async def test_command_whose_length_leaves_the_comma_out(merlin):
+    async with merlin() as (_, client):
+        for name in ("IMAGEX", "IMAGEY"):
+            body = f"GET,{name}".encode()
+            raw = b"MPX,%010d,%s" % (len(body), body)
+            assert await client.ask("", raw) == f"GET,{name},256,0"
+        body = b"SET,IMAGEX,128"
+        assert await client.ask("", b"MPX,%010d,%s" % (len(body), body)) == "SET,IMAGEX,0"
+        assert await client.ask("GET,IMAGEX") == "GET,IMAGEX,128,0"
+
+
+# Faults
+
+
+@pytest.fixture
+def faulty(merlin):
+    @asynccontextmanager
+    async def start():
+        async with merlin() as (simulation, client):
+
+            def fault(name, **details):
+                simulation.switch(Fault(role="detector", name=name, **details))
+
+            yield client, fault
+
+    return start
+
+
+async def test_faults_of_control(faulty):
+    async with faulty() as (client, fault):
+        fault("error", times=1)
+        assert await client.ask("GET,IMAGEX") == "GET,IMAGEX,,1"
+        fault("garbage", times=1)
+        client.control[1].write(b"MPX,0000000011,GET,IMAGEX")
+        raw = await client.control[0].readuntil(b"256,0")
+        assert not raw.startswith(b"MPX,")
+        assert raw.endswith(b"MPX,0000000017,GET,IMAGEX,256,0")
+        fault("slow", times=1, late_s="200 ms")
+        started = time.monotonic()
+        assert await client.ask("GET,IMAGEX") == "GET,IMAGEX,256,0"
+        assert time.monotonic() - started > 0.19
+        fault("hang")
+        asking = asyncio.create_task(client.ask("GET,IMAGEX"))
+        await asyncio.sleep(0.2)
+        assert not asking.done()
+        fault("none")
+        assert await asking == "GET,IMAGEX,256,0"
+        fault("disconnect", times=1)
+        with pytest.raises(asyncio.IncompleteReadError):
+            await client.ask("GET,IMAGEX")
+
+
+async def test_faults_of_frames(faulty):
+    async with faulty() as (client, fault):
+        await client.arm(6, (16, 16), 5.0)
+        whole = 15 + 384 + 512
+        for name, got in (("short-frame", whole - 256), ("wrong-length", whole)):
+            fault(name, times=1)
+            await client.trigger()
+            raw = await client.data[0].readexactly(got)
+            announced = int(raw[4:14]) - 1
+            assert announced == (2_000_000_000 if name == "wrong-length" else whole - 15)
+            await client.trigger()
+            assert (await client.frame())[0] in {2, 4}
+        await client.ask("CMD,SOFTTRIGGER")
+        fault("hang")
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(client.data[0].readexactly(15), 0.2)
+        fault("none")
+        await client.frame()
+
+
+async def test_frame_that_breaks_off(faulty):
+    async with faulty() as (client, fault):
+        await client.arm(1, (16, 16), 100.0)
+        await client.trigger()
+        fault("disconnect", times=1)
+        with pytest.raises(asyncio.IncompleteReadError) as caught:
+            await client.frame()
+        assert 384 < len(caught.value.partial) < 384 + 512
+
+
+# By a client that is not ours.
+
+LIBERTEM = """
+import sys
+import numpy as np
+from libertem.executor.inline import InlineJobExecutor
+from libertem.udf.sum import SumUDF
+from libertem_live.api import Hooks, LiveContext
+from libertem_live.detectors.merlin import MerlinControl
+
+control, data, depth, out = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
+
+def settings():
+    with MerlinControl(port=control) as merlin:
+        for name, value in {"NUMFRAMESTOACQUIRE": 16, "NUMFRAMESPERTRIGGER": 16,
+                            "ACQUISITIONTIME": 5, "TRIGGERSTART": 5, "COUNTERDEPTH": depth,
+                            "IMAGEX": 96, "IMAGEY": 64}.items():
+            merlin.set(name, value)
+
+class Start(Hooks):
+    def on_ready_for_data(self, env):
+        with MerlinControl(port=control) as merlin:
+            merlin.cmd("STARTACQUISITION")
+            merlin.cmd("SOFTTRIGGER")
+
+settings()
+with LiveContext(executor=InlineJobExecutor()) as context:
+    with context.make_connection("merlin").open(
+        api_host="127.0.0.1", api_port=control, data_host="127.0.0.1", data_port=data
+    ) as connection:
+        acquisition = context.make_acquisition(
+            conn=connection, nav_shape=(4, 4), hooks=Start(), frames_per_partition=16
+        )
+        found = context.run_udf(dataset=acquisition, udf=SumUDF())
+np.save(out, found["intensity"].data)
+"""
+
+
+@pytest.mark.interop
+@pytest.mark.parametrize("depth", [6, 12, 24])
+@pytest.mark.parametrize("chips", [1, 4])
+async def test_libertem_live_acquires_what_the_world_rendered(tmp_path, depth, chips):
+    if importlib.util.find_spec("libertem_live") is None:
+        pytest.skip("libertem-live is not installed (extra 'interop')")
+    async with of_chips(chips) as simulation:
+        world = simulation.world
+        world.set_blanked(simulation.clock.now_ns(), False)
+        rendered, render = {}, world.frame
+
+        def frame(exposure, *arguments):
+            rendered[exposure.index] = render(exposure, *arguments)
+            return rendered[exposure.index]
+
+        world.frame = frame
+        entry = simulation.devices["detector"]
+        ports = [
+            e.rpartition(":")[2] for e in (entry["endpoint"], entry["options"]["data_endpoint"])
+        ]
+        out = tmp_path / "sum.npy"
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-c",
+            LIBERTEM,
+            *ports,
+            str(depth),
+            str(out),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        try:
+            async with asyncio.timeout(90):
+                told, _ = await process.communicate()
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+        assert process.returncode == 0, told.decode()
+        assert len(rendered) == 16
+        truth = sum(f.astype(np.uint64) for f in rendered.values())
+        assert truth.sum() > 1000
+        np.testing.assert_array_equal(np.load(out), truth)

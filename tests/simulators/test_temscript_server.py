@@ -1,14 +1,20 @@
 """The temscript wire by plain HTTP and by temscript's own client."""
 
 import asyncio
+import contextlib
+import json
 import math
+import re
+import socket
 import time
 from contextlib import asynccontextmanager
 
 import aiohttp
 import pytest
 
+from pyrotome.protocols.faults import parse_fault
 from pyrotome.protocols.rig import SimulatorRig
+from pyrotome.simulators import temscript as temscript_server
 
 TILT_10 = math.radians(10.0)
 SLOW_STAGE = SimulatorRig.model_validate(
@@ -141,6 +147,85 @@ async def test_bad_requests_are_refused_and_change_nothing(http, method, path, b
         now = simulation.clock.now_ns()
         assert simulation.world.column(now).blanked
         assert simulation.world.column(now).current_pa == pytest.approx(2.0)
+
+
+def raw_exchange(port, request):
+    """What comes back until the server hangs up."""
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+        connection.sendall(request)
+        answer = b""
+        while data := connection.recv(65_536):
+            answer += data
+    return answer
+
+
+GET = b"GET /v1/stage_position HTTP/1.1\r\nHost: x\r\n\r\n"
+PUT = b"PUT /v1/beam_blanked HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nfalse"
+
+
+@pytest.mark.parametrize("fault", ["garbage", "short-frame", "wrong-length", "disconnect"])
+async def test_answers_that_are_spoilt(http, fault):
+    async with http() as (simulation, session):
+        port = int(simulation.devices["stage"]["endpoint"].rpartition(":")[2])
+        simulation.switch(parse_fault(f"stage:{fault}x2"))
+        head, _, body = (await asyncio.to_thread(raw_exchange, port, GET)).partition(b"\r\n\r\n")
+        announced = int(re.search(rb"Content-Length: (\d+)", head)[1])
+        whole = head.startswith(b"HTTP/1.1 200 OK") and b"application/json" in head
+        assert whole
+        assert (announced == len(body)) == (fault in {"garbage", "short-frame"})
+        with contextlib.suppress(UnicodeDecodeError):
+            if fault == "wrong-length":
+                assert set(json.loads(body)) == set("xyzab")
+            else:
+                with pytest.raises(json.JSONDecodeError):
+                    json.loads(body)
+        answer = await asyncio.to_thread(raw_exchange, port, PUT)
+        ended = answer.endswith(b"\r\n\r\n")
+        assert ended == (fault in {"short-frame", "wrong-length"})
+        assert answer.startswith(b"HTTP/1.1 204") != (fault == "garbage")
+        # It was carried out, whatever came back of it.
+        assert not simulation.world.column(simulation.clock.now_ns()).blanked
+        async with session.get("/v1/stage_position") as response:
+            assert set(await response.json()) == set("xyzab")
+
+
+async def test_hang_slow_and_error(http):
+    async with http() as (simulation, session):
+        simulation.switch(parse_fault("beam:hang"))
+        waiting = asyncio.create_task(session.get("/v1/version"))
+        await asyncio.sleep(0.2)
+        assert not waiting.done()
+        simulation.switch(parse_fault("beam:none"))
+        assert (await waiting).status == 200
+        simulation.switch(parse_fault("stage:slow=200 msx1"))
+        started = time.monotonic()
+        async with session.get("/v1/version") as response:
+            assert response.status == 200
+        assert time.monotonic() - started >= 0.2
+        simulation.switch(parse_fault("stage:errorx1"))
+        async with session.put("/v1/beam_blanked", json=False) as response:
+            assert response.status == 500
+            assert "instrument error" in response.reason
+        assert simulation.world.column(simulation.clock.now_ns()).blanked
+
+
+async def test_a_server_that_hangs_can_be_stopped(http):
+    async with http() as (simulation, session):
+        simulation.switch(parse_fault("stage:hang"))
+        waiting = asyncio.create_task(session.get("/v1/version"))
+        await asyncio.sleep(0.1)
+    with contextlib.suppress(aiohttp.ClientError):
+        await waiting
+
+
+@pytest.mark.parametrize(
+    "number", ["0.125", "300.0", "-1e-9", "7", "true", '"READY"', "{}", "null"]
+)
+def test_what_is_cut_short_is_no_json_any_more(number):
+    cut = temscript_server._cut(number.encode())
+    assert number.encode().startswith(cut)
+    with pytest.raises(json.JSONDecodeError):
+        json.loads(cut)
 
 
 async def test_bytes_that_are_no_http_do_no_harm(http):
