@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import time
+from dataclasses import dataclass, field
 from typing import ClassVar
 
-import numpy as np
 from pydantic import BaseModel
 
 from ..protocols import simplon_stream
@@ -17,18 +16,16 @@ from ..protocols.rig import DetectorRig
 from ..protocols.simplon import BadMessage
 from ..protocols.simplon_stream import Image, Pixels, SeriesEnd, SeriesStart
 from ..protocols.timebase import ExperimentClock
+from .acquiring import Acquisition, ArmedDetector
 from .base import (
     GRACE_S,
-    Detector,
     DetectorFrame,
     DeviceError,
     DeviceLost,
-    DeviceRefused,
     FrameData,
     Identity,
-    OutOfRange,
 )
-from .dectris_control import ControlUnit, SimplonOptions, left_s, size_text
+from .dectris_control import ControlUnit, SimplonOptions, left_s
 from .dectris_stream import StreamLink
 from .links import address_of, not_connected
 
@@ -41,7 +38,7 @@ _DTYPES: dict[int, FrameDtype] = {8: "uint8", 16: "uint16", 32: "uint32"}
 _EXTERNAL = ("exts", "exte")
 
 
-class SimplonDetector(Detector):
+class SimplonDetector(ArmedDetector):
     """Control over HTTP, frames over ZeroMQ, compressed frames passed on as they come."""
 
     summary: ClassVar[str] = "DECTRIS detector with the SIMPLON API 1.8"
@@ -56,7 +53,7 @@ class SimplonDetector(Detector):
         address_of(data, "tcp", "detector.options.data_endpoint")
         self._control = ControlUnit(name, rig.endpoint, self.options)
         self._stream = StreamLink(name, data)
-        self._armed: _Acquisition | None = None
+        self._armed: _Series | None = None
 
     @property
     def dtype(self) -> FrameDtype:
@@ -133,7 +130,14 @@ class SimplonDetector(Detector):
             await self._open_stream(shape, GRACE_S)
         await self._stream.drain(0.0, GRACE_S)
         series = await self._control.arm()
-        armed = _Acquisition(series, frames, frames_per_trigger, frame_time_s, shape)
+        armed = _Series(
+            frames,
+            frames_per_trigger,
+            exposure_s,
+            shape,
+            series=series,
+            frame_time_s=frame_time_s,
+        )
         await self._start_of(armed)
         self._armed = armed
 
@@ -194,15 +198,13 @@ class SimplonDetector(Detector):
             except BadMessage as error:
                 if not simplon_stream.resembles_image(parts):
                     continue  # noise
-                armed.damaged += 1
-                if armed.last_number + armed.damaged >= armed.due:
-                    # None of those that were triggered is still to come.
+                if armed.damage():
                     raise DeviceLost(
                         self.name, asked, f"it sent {error}", "Look at the network and its load"
                     ) from None
                 continue
-            self._check(armed, found.frame + 1, pixels)
-            armed.last_number, armed.damaged = found.frame + 1, 0
+            self._check_frame(armed, found.frame + 1, pixels.shape, pixels.dtype, self.dtype)
+            armed.arrive(found.frame + 1)
             return DetectorFrame(armed.last_number, data, received_ns)
 
     async def disarm(self) -> None:
@@ -221,7 +223,7 @@ class SimplonDetector(Detector):
     async def _open_stream(self, shape: tuple[int, int], timeout_s: float) -> None:
         await self._stream.open(max(_frame_bytes(shape), SMALLEST_LIMIT_BYTES), timeout_s)
 
-    async def _start_of(self, armed: _Acquisition) -> None:
+    async def _start_of(self, armed: _Series) -> None:
         """Wait until the stream says that the series begins; what comes before it is old."""
         asked = f"for the start of series {armed.series}"
         deadline = time.monotonic() + GRACE_S
@@ -232,7 +234,7 @@ class SimplonDetector(Detector):
                 if isinstance(found, SeriesStart) and found.series == armed.series:
                     return
 
-    async def _fire(self, armed: _Acquisition, went_out: asyncio.Future[int]) -> None:
+    async def _fire(self, armed: _Series, went_out: asyncio.Future[int]) -> None:
         def sent() -> None:
             if not went_out.done():
                 went_out.set_result(self.clock.now_ns())
@@ -265,21 +267,7 @@ class SimplonDetector(Detector):
             return pixels.array()
         return await asyncio.to_thread(pixels.array)
 
-    def _check(self, armed: _Acquisition, number: int, pixels: Pixels) -> None:
-        asked = "for a frame"
-        if pixels.shape != armed.shape or pixels.dtype != self.dtype:
-            raise self._refused(
-                f"{asked} of {size_text(armed.shape)} {self.dtype}",
-                f"it sent {size_text(pixels.shape)} {pixels.dtype}",
-            )
-        if not armed.last_number < number <= armed.frames:
-            raise self._refused(
-                asked,
-                f"it sent frame {number} after {armed.last_number} "
-                f"of an acquisition of {armed.frames}",
-            )
-
-    def _ended(self, armed: _Acquisition) -> DeviceError:
+    def _ended(self, armed: _Series) -> DeviceError:
         error = DeviceLost(
             self.name,
             "for a frame",
@@ -296,61 +284,24 @@ class SimplonDetector(Detector):
         if armed is not None and armed.answer is not None:
             armed.answer.cancel()
 
-    def _acquisition(self, asked: str) -> _Acquisition:
+    def _acquisition(self, asked: str) -> _Series:
         if self._armed is None:
             if not self._control.is_open:
                 raise not_connected(self.name, asked)
             raise self._refused(asked, "it is not armed", "Arm it first")
         return self._armed
 
-    def _refuse_beyond_limits(
-        self, frames: int, exposure_s: float, shape: tuple[int, int], frames_per_trigger: int
-    ) -> None:
-        largest = self.rig.limits.frame
-        asked = f"for {frames} frames of {size_text(shape)} pixels and {exposure_s:g} s"
-        if not (1 <= shape[0] <= largest[0] and 1 <= shape[1] <= largest[1]):
-            raise OutOfRange(
-                self.name,
-                asked,
-                f"the rig's limit is {size_text(largest)}; nothing was sent",
-                "Lower the recipe's beam.frame",
-            )
-        if frames < 1 or not (math.isfinite(exposure_s) and exposure_s > 0):
-            raise OutOfRange(self.name, asked, "both must be positive; nothing was sent")
-        if frames_per_trigger < 1 or frames % frames_per_trigger:
-            raise OutOfRange(
-                self.name,
-                f"{asked}, {frames_per_trigger} for each trigger",
-                "that leaves a trigger with fewer; nothing was sent",
-            )
 
-    def _refused(self, asked: str, answered: str, remedy: str = "") -> DeviceRefused:
-        return DeviceRefused(
-            self.name, asked, answered, remedy or "Is another client using the detector?"
-        )
+@dataclass
+class _Series(Acquisition):
+    """An acquisition as the instrument numbers them, and the answer to its latest trigger."""
 
-
-class _Acquisition:
-    """What the detector is armed for, and how far it is."""
-
-    def __init__(
-        self,
-        series: int,
-        frames: int,
-        frames_per_trigger: int,
-        frame_time_s: float,
-        shape: tuple[int, int],
-    ) -> None:
-        self.series, self.frames, self.shape = series, frames, shape
-        self.frames_per_trigger = frames_per_trigger
-        self.frame_time_s = frame_time_s
-        self.due = 0  # frames that were triggered so far
-        self.last_number = 0
-        self.damaged = 0  # since the last one that was not
-        self.answer: asyncio.Task[None] | None = None
-        self.failed: asyncio.Future[DeviceError] = asyncio.get_running_loop().create_future()
+    series: int = 0
+    frame_time_s: float = 0.0
+    answer: asyncio.Task[None] | None = None
+    failed: asyncio.Future[DeviceError] = field(default_factory=asyncio.Future)
 
 
 def _frame_bytes(shape: tuple[int, int]) -> int:
     """Of the largest frame of a shape, uncompressed."""
-    return shape[0] * shape[1] * np.dtype(np.uint32).itemsize
+    return 4 * shape[0] * shape[1]

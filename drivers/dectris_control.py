@@ -12,6 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from ..protocols import simplon
+from .acquiring import size_text
 from .base import GRACE_S, DeviceRefused, Identity
 from .dectris_rest import NoSuchParameter, RestLink
 
@@ -309,8 +310,3 @@ class ControlUnit:
 def left_s(deadline: float) -> float:
     """Wall seconds until a moment of ``time.monotonic``; 0 when it is past."""
     return max(0.0, deadline - time.monotonic())
-
-
-def size_text(shape: tuple[int, int]) -> str:
-    """(rows, columns) in words."""
-    return f"{shape[0]} x {shape[1]}"

@@ -11,7 +11,7 @@ import aiohttp
 from ..protocols import simplon
 from ..protocols.simplon import BadMessage, Module, Parameter, Task
 from .base import GRACE_S, DeviceRefused
-from .links import broken, http_session, no_answer, nobody_listens, not_connected, reason
+from .links import http_body, http_deadline, http_session, not_connected
 
 _MAX_TOLD = 200
 
@@ -155,48 +155,29 @@ class RestLink:
         session = self._session
         if session is None:
             raise not_connected(self._device, asked)
-        try:
-            async with (
-                asyncio.timeout(timeout_s),
-                session.request(
-                    method,
-                    self.endpoint + url,
-                    data=body,
-                    headers=None if body is None else {"Content-Type": simplon.MIME_JSON},
-                    allow_redirects=method == "GET",
-                    max_redirects=2,
-                    timeout=aiohttp.ClientTimeout(total=None),
-                    trace_request_ctx=sent,
-                ) as response,
-            ):
-                raw = await self._read(response, asked)
-        except TimeoutError:
-            raise no_answer(self._device, asked, self.endpoint, timeout_s) from None
-        except aiohttp.ClientConnectorError as error:
-            why = reason(error.os_error)
-            raise nobody_listens(self._device, asked, self.endpoint, why) from None
-        except aiohttp.ClientResponseError as error:
-            raise self._not_simplon(asked, f"no HTTP answer: {error.message}") from None
-        except (aiohttp.ClientError, OSError) as error:
-            raise broken(self._device, asked, self.endpoint, reason(error)) from None
-        except RuntimeError:
-            # aiohttp says so of a session that was closed meanwhile.
-            if not session.closed:
-                raise
-            raise broken(self._device, asked, self.endpoint, "closed here") from None
+        async with (
+            http_deadline(
+                self._device, asked, self.endpoint, timeout_s, session, self._not_simplon
+            ),
+            session.request(
+                method,
+                self.endpoint + url,
+                data=body,
+                headers=None if body is None else {"Content-Type": simplon.MIME_JSON},
+                allow_redirects=method == "GET",
+                max_redirects=2,
+                timeout=aiohttp.ClientTimeout(total=None),
+                trace_request_ctx=sent,
+            ) as response,
+        ):
+            raw = await http_body(response, simplon.MAX_BODY_BYTES)
+        if raw is None:
+            raise self._not_simplon(asked, f"it sent more than {simplon.MAX_BODY_BYTES} bytes")
         if response.status == 404:
             raise NoSuchParameter(self._device, asked, *self._refusal(response, raw))
         if response.status != 200:
             raise DeviceRefused(self._device, asked, *self._refusal(response, raw))
         return raw
-
-    async def _read(self, response: aiohttp.ClientResponse, asked: str) -> bytes:
-        raw = bytearray()
-        async for piece in response.content.iter_chunked(65_536):
-            raw += piece
-            if len(raw) > simplon.MAX_BODY_BYTES:
-                raise self._not_simplon(asked, f"it sent more than {simplon.MAX_BODY_BYTES} bytes")
-        return bytes(raw)
 
     def _refusal(self, response: aiohttp.ClientResponse, raw: bytes) -> tuple[str, str]:
         text = " ".join(raw.decode("utf-8", "replace").split())[:_MAX_TOLD]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import math
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -32,13 +31,13 @@ from .base import (
 from .fanout import MAX_WAITING_SAMPLES, Fanout, Inbox
 from .impulse_control import ImpulseControl, left_s
 from .links import address_of, end_tcp, not_connected, open_tcp
+from .ramping import refuse_too_fast, shortest_time_s
 from .stamps import InstrumentTime
 
 _log = logging.getLogger(__name__)
 
 ABSOLUTE_ZERO_C = -273.15
 SETPOINT_TOLERANCE_C = 0.5
-RATE_TOLERANCE = 1.02
 STALE_GRACE_S = 1.0  # wall seconds
 MAX_SHOWN = 5
 
@@ -202,14 +201,7 @@ class ImpulseHeater(Heater):
         """
         self._refuse_beyond_limits(temperature_c)
         asked = f"to ramp to {temperature_c:g} degC in {duration_s:g} s"
-        shortest_s = self._ramp_time_s(temperature_c) / RATE_TOLERANCE
-        if not (math.isfinite(duration_s) and duration_s >= shortest_s):
-            raise OutOfRange(
-                self.name,
-                asked,
-                f"at the rig's rate it takes {shortest_s:g} s at least; nothing was sent",
-                "Ramp slower, or raise the rig's limits.rate",
-            )
+        refuse_too_fast(self.name, asked, duration_s, self._ramp_time_s(temperature_c))
         return await self._ramp(temperature_c, duration_s, asked)
 
     async def hold_here(self) -> None:
@@ -286,9 +278,6 @@ class ImpulseHeater(Heater):
 
     def _ramp_time_s(self, temperature_c: float) -> float:
         """Shortest time to a temperature that the rig's rate allows; 0 without one."""
-        rate_c_per_s = self.rig.limits.rate_c_per_s
-        if rate_c_per_s is None:
-            return 0.0
         if self._latest is None:  # the longest way there is
             limits = self.rig.limits
             distance_c = max(abs(temperature_c - t) for t in (limits.safe_c, limits.temperature_c))
@@ -297,7 +286,7 @@ class ImpulseHeater(Heater):
                 abs(temperature_c - self._latest.temperature_c),
                 abs(temperature_c - self._latest.setpoint_c),
             )
-        return distance_c / rate_c_per_s
+        return shortest_time_s(self.rig.limits, distance_c)
 
     async def _ramp(self, temperature_c: float, duration_s: float, asked: str) -> int:
         setpoint = self._control.units.get("temperatureSetpoint", UnitConversion())

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, ClassVar, TypeVar
 from weakref import WeakValueDictionary
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, Field
 
 from ..protocols import instamatic, temscript
 from ..protocols.instamatic import BadMessage, Call, Reply
@@ -18,18 +17,16 @@ from ..protocols.rig import BeamRig, StageRig
 from ..protocols.timebase import ExperimentClock
 from .base import (
     GRACE_S,
-    Beam,
-    DeviceError,
     DeviceLost,
     DeviceRefused,
     Identity,
     OutOfRange,
     StagePosition,
 )
+from .column import ColumnBeam, ColumnOptions
 from .links import address_of, broken, end_tcp, no_answer, not_connected, open_tcp, reason
 from .moving import MovingStage
 
-VOLTAGE_TOLERANCE = 0.01
 T = TypeVar("T")
 
 
@@ -279,38 +276,26 @@ class InstamaticStage(MovingStage):
         await super()._halt(timeout_s)
 
 
-class InstamaticBeamOptions(BaseModel):
+class InstamaticBeamOptions(ColumnOptions):
     """How this column's settings translate; measured on it.
 
     The wire has no probe current and no field of view: only spot sizes and the magnifications that
     the microscope has. A recipe gets the nearest of each, within `tolerance` as a fraction.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    spot_currents_pa: dict[int, float] = Field(
-        default_factory=lambda: dict(temscript.SPOT_CURRENTS_PA), min_length=1
-    )
-    display_width_m: float = Field(default=temscript.DISPLAY_WIDTH_M, gt=0)
     tolerance: float = Field(default=0.02, gt=0, lt=1)
 
-    @field_validator("spot_currents_pa")
-    @classmethod
-    def _positive(cls, table: dict[int, float]) -> dict[int, float]:
-        if not all(math.isfinite(current) and current > 0 for current in table.values()):
-            raise ValueError("the current of every spot size is a positive number of pA")
-        return table
 
-
-class InstamaticBeam(Beam):
+class InstamaticBeam(ColumnBeam):
     """Blanker, spot size and magnification."""
 
     summary: ClassVar[str] = "JEOL or Thermo Fisher column through instamatic's TEM server"
     Options: ClassVar[type[BaseModel]] = InstamaticBeamOptions
-    channels: ClassVar[Mapping[str, str]] = {"blanked": "", "current_pa": "pA"}
 
     def __init__(self, name: str, rig: BeamRig, clock: ExperimentClock) -> None:
         super().__init__(name, rig, clock)
-        self.options = InstamaticBeamOptions.model_validate(rig.options)
+        options = InstamaticBeamOptions.model_validate(rig.options)
+        self.options, self._tolerance = options, options.tolerance
         self._microscope = _Microscope(name, rig.endpoint, "beam.endpoint")
 
     async def connect(self, timeout_s: float = GRACE_S) -> Identity:
@@ -320,18 +305,6 @@ class InstamaticBeam(Beam):
     async def disconnect(self) -> None:
         """Close the connection; the blanker stays as it is."""
         await self._microscope.close()
-
-    async def make_safe(self) -> None:
-        """Blank, confirmed; over a new connection where the present one fails."""
-        if self._microscope.is_open:
-            try:
-                await self.blank()
-            except DeviceError:
-                pass  # said again below, if it stays so
-            else:
-                return
-        await self.connect()
-        await self.blank()
 
     async def prepare(self, settings: BeamSettings) -> None:
         """Blank, check the high tension, set spot size and magnification.
@@ -346,59 +319,38 @@ class InstamaticBeam(Beam):
         """
         spot = self._spot_for(settings.current_pa)
         await self.blank()
-        voltage_kv = await self._microscope.number(instamatic.GET_HT) * 1e-3
-        if abs(voltage_kv - settings.voltage_kv) > VOLTAGE_TOLERANCE * settings.voltage_kv:
-            raise DeviceRefused(
-                self.name,
-                f"for a high tension of {settings.voltage_kv:g} kV",
-                f"the column is at {voltage_kv:g} kV",
-                "Change it at the microscope, or the recipe's beam.voltage",
-            )
+        await self._refuse_other_voltage(settings)
         magnification = await self._magnification_for(settings)
         await self._set(instamatic.SET_SPOT_SIZE, instamatic.GET_SPOT_SIZE, spot)
         await self._set(instamatic.SET_MAGNIFICATION, instamatic.GET_MAGNIFICATION, magnification)
 
     async def current_pa(self) -> float:
         """Probe current that the column's spot size stands for."""
-        spot = await self._microscope.number(instamatic.GET_SPOT_SIZE)
-        table = self.options.spot_currents_pa
-        if spot not in table:
-            raise DeviceRefused(
-                self.name,
-                "for its probe current",
-                f"spot size {spot:g} is not in the rig's table",
-                "Measure it and add it to options.spot_currents_pa",
-            )
-        return table[int(spot)]
-
-    async def blank(self) -> int:
-        """Blank and read back; returns the moment at which the instrument confirmed."""
-        await self._microscope.call(instamatic.SET_BEAM_BLANK, True)
-        if not await self.is_blanked():
-            raise DeviceRefused(
-                self.name,
-                "to blank the beam",
-                f"{self.rig.endpoint} took it and still says that the beam is on",
-                "Close the column valves at the microscope",
-            )
-        return self.clock.now_ns()
-
-    async def unblank(self) -> int:
-        """Unblank; returns the moment at which the command went out."""
-        sent_ns = self.clock.now_ns()
-        await self._microscope.call(instamatic.SET_BEAM_BLANK, False)
-        return sent_ns
+        return self.options.spot_currents_pa[await self._listed_spot()]
 
     async def is_blanked(self) -> bool:
         """Read back."""
         return await self._microscope.read(instamatic.IS_BEAM_BLANKED, instamatic.parse_flag)
+
+    @property
+    def _is_connected(self) -> bool:
+        return self._microscope.is_open
+
+    async def _set_blanked(self, blanked: bool) -> None:
+        await self._microscope.call(instamatic.SET_BEAM_BLANK, blanked)
+
+    async def _voltage_kv(self) -> float:
+        return await self._microscope.number(instamatic.GET_HT) * 1e-3
+
+    async def _spot_size(self) -> float:
+        return await self._microscope.number(instamatic.GET_SPOT_SIZE)
 
     def _spot_for(self, current_pa: float) -> int:
         limit_pa, table = self.rig.limits.current_pa, self.options.spot_currents_pa
         nearest = min(table, key=lambda spot: abs(table[spot] - current_pa))
         if limit_pa is not None and current_pa > limit_pa:
             answered = f"the rig's limit is {limit_pa:g} pA"
-        elif abs(table[nearest] - current_pa) > self.options.tolerance * current_pa:
+        elif abs(table[nearest] - current_pa) > self._tolerance * current_pa:
             answered = f"the nearest is spot size {nearest} with {table[nearest]:g} pA"
         else:
             return nearest
@@ -429,7 +381,7 @@ class InstamaticBeam(Beam):
                 "Choose an imaging mode at the microscope",
             )
         nearest = min(steps, key=lambda step: abs(step - wanted))
-        if abs(nearest - wanted) > self.options.tolerance * wanted:
+        if abs(nearest - wanted) > self._tolerance * wanted:
             has_nm = temscript.field_of_view_nm(nearest, self.options.display_width_m)
             raise OutOfRange(
                 self.name,
@@ -442,11 +394,4 @@ class InstamaticBeam(Beam):
 
     async def _set(self, setter: str, getter: str, value: int) -> None:
         await self._microscope.call(setter, value)
-        now = await self._microscope.number(getter)
-        if now != value:
-            raise DeviceRefused(
-                self.name,
-                f"{setter}({value})",
-                f"it stands at {now:g} afterwards",
-                "Set it at the microscope, or change the recipe's beam",
-            )
+        self._refuse_not_taken(setter, value, await self._microscope.number(getter), 0.0)

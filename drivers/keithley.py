@@ -46,6 +46,7 @@ from .keithley_readings import Readings
 from .keithley_unit import Family, Reading, SourceUnit
 from .lines import place_of
 from .links import not_connected
+from .ramping import refuse_too_fast, shortest_time_s
 from .regulation import (
     UNKNOWN_CONDUCTANCE_W_PER_K,
     ChipModel,
@@ -66,7 +67,6 @@ LIMIT_MARGIN = 1.2
 OVER_TEMPERATURE_C = 25.0
 ODD_IN_A_ROW = 2
 COLD_READINGS, COLD_TIMEOUT_S = 8, 3.0
-RATE_TOLERANCE = 1.02
 
 
 class KeithleyOptions(BaseModel):
@@ -333,14 +333,7 @@ class KeithleyHeater(Heater):
         self._refuse_beyond_limits(temperature_c, asked)
         async with self._busy:
             await self._ready(asked)
-            shortest_s = self._ramp_time_s(temperature_c) / RATE_TOLERANCE
-            if not (math.isfinite(duration_s) and duration_s >= shortest_s):
-                raise OutOfRange(
-                    self.name,
-                    asked,
-                    f"at the rig's rate it takes {shortest_s:g} s at least; nothing was sent",
-                    "Ramp slower, or raise the rig's limits.rate",
-                )
+            refuse_too_fast(self.name, asked, duration_s, self._ramp_time_s(temperature_c))
             return await self._follow(self._course_to(temperature_c, duration_s))
 
     async def hold_here(self) -> None:
@@ -399,11 +392,8 @@ class KeithleyHeater(Heater):
 
     def _ramp_time_s(self, temperature_c: float) -> float:
         """Shortest time to a temperature that the rig's rate allows; 0 without one."""
-        rate_c_per_s = self.rig.limits.rate_c_per_s
-        if rate_c_per_s is None:
-            return 0.0
         from_c = self._latest_c if self._course is None else self._course.at(self._now_s())
-        return abs(temperature_c - from_c) / rate_c_per_s
+        return shortest_time_s(self.rig.limits, abs(temperature_c - from_c))
 
     def _refuse_beyond_limits(self, temperature_c: float, asked: str) -> None:
         calibration = self.calibration

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -138,6 +139,63 @@ def http_session(**options: Any) -> aiohttp.ClientSession:
     return session
 
 
+@contextlib.asynccontextmanager
+async def http_deadline(
+    device: str,
+    asked: str,
+    endpoint: str,
+    timeout_s: float,
+    session: aiohttp.ClientSession,
+    not_theirs: Callable[[str, str], DeviceRefused],
+) -> AsyncIterator[None]:
+    """Bound an HTTP exchange, and tell what goes wrong in it as a device's error.
+
+    Parameters
+    ----------
+    device, asked, endpoint : str
+        For messages.
+    timeout_s : float
+        Wall seconds.
+    session : aiohttp.ClientSession
+        That of the exchange.
+    not_theirs : callable
+        Makes the error for an answer that is no HTTP, of what was asked and why it is none.
+
+    Raises
+    ------
+    DeviceLost
+        If the deadline passes, nobody listens, or the connection breaks.
+    DeviceRefused
+        What `not_theirs` makes.
+    """
+    try:
+        async with asyncio.timeout(timeout_s):
+            yield
+    except TimeoutError:
+        raise no_answer(device, asked, endpoint, timeout_s) from None
+    except aiohttp.ClientConnectorError as error:
+        raise nobody_listens(device, asked, endpoint, reason(error.os_error)) from None
+    except aiohttp.ClientResponseError as error:
+        raise not_theirs(asked, f"no HTTP answer: {error.message}") from None
+    except (aiohttp.ClientError, OSError) as error:
+        raise broken(device, asked, endpoint, reason(error)) from None
+    except RuntimeError:
+        # aiohttp says so of a session that was closed meanwhile.
+        if not session.closed:
+            raise
+        raise broken(device, asked, endpoint, "closed here") from None
+
+
+async def http_body(response: aiohttp.ClientResponse, most_bytes: int) -> bytes | None:
+    """Body of an answer; None if it is longer than it may be."""
+    raw = bytearray()
+    async for piece in response.content.iter_chunked(65_536):
+        raw += piece
+        if len(raw) > most_bytes:
+            return None
+    return bytes(raw)
+
+
 class HttpLink:
     """JSON over HTTP as temscript speaks it: GET answers a value, PUT takes one.
 
@@ -203,28 +261,20 @@ class HttpLink:
         if self._session is None:
             raise not_connected(self._device, asked)
         headers = None if body is None else {"Content-Type": temscript.MIME_JSON}
-        try:
-            async with (
-                asyncio.timeout(timeout_s),
-                self._session.request(
-                    method,
-                    self.endpoint + temscript.API + name,
-                    data=body,
-                    headers=headers,
-                    allow_redirects=False,
-                    timeout=aiohttp.ClientTimeout(total=None),
-                ) as response,
-            ):
-                return await self._read(response, asked)
-        except TimeoutError:
-            raise no_answer(self._device, asked, self.endpoint, timeout_s) from None
-        except aiohttp.ClientConnectorError as error:
-            why = reason(error.os_error)
-            raise nobody_listens(self._device, asked, self.endpoint, why) from None
-        except aiohttp.ClientResponseError as error:
-            raise self._not_temscript(asked, f"no HTTP answer: {error.message}") from None
-        except (aiohttp.ClientError, OSError) as error:
-            raise broken(self._device, asked, self.endpoint, reason(error)) from None
+        async with (
+            http_deadline(
+                self._device, asked, self.endpoint, timeout_s, self._session, self._not_temscript
+            ),
+            self._session.request(
+                method,
+                self.endpoint + temscript.API + name,
+                data=body,
+                headers=headers,
+                allow_redirects=False,
+                timeout=aiohttp.ClientTimeout(total=None),
+            ) as response,
+        ):
+            return await self._read(response, asked)
 
     async def _read(self, response: aiohttp.ClientResponse, asked: str) -> bytes:
         if response.status == 204:
@@ -239,12 +289,10 @@ class HttpLink:
         if response.content_type != temscript.MIME_JSON:
             # Pickle among them: reading one runs whatever code it holds.
             raise self._not_temscript(asked, f"it sent {response.content_type}")
-        raw = bytearray()
-        async for chunk in response.content.iter_chunked(65_536):
-            raw += chunk
-            if len(raw) > MAX_REPLY_BYTES:
-                raise self._not_temscript(asked, f"it sent more than {MAX_REPLY_BYTES} bytes")
-        return bytes(raw)
+        raw = await http_body(response, MAX_REPLY_BYTES)
+        if raw is None:
+            raise self._not_temscript(asked, f"it sent more than {MAX_REPLY_BYTES} bytes")
+        return raw
 
     def _not_temscript(self, asked: str, why: str) -> DeviceRefused:
         return DeviceRefused(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import time
 from typing import Any, ClassVar, Literal
 
@@ -15,15 +14,14 @@ from ..protocols.manifest import FrameDtype
 from ..protocols.merlin import AcquisitionHeader, FrameHeader
 from ..protocols.rig import DetectorRig
 from ..protocols.timebase import ExperimentClock
+from .acquiring import Acquisition, ArmedDetector, size_text
 from .base import (
     GRACE_S,
-    Detector,
     DetectorFrame,
     DeviceError,
     DeviceLost,
     DeviceRefused,
     Identity,
-    OutOfRange,
 )
 from .links import (
     address_of,
@@ -54,7 +52,7 @@ class MerlinOptions(BaseModel):
     chips: Literal[1, 4] | None = None
 
 
-class MerlinDetector(Detector):
+class MerlinDetector(ArmedDetector):
     """Armed for a number of frames; each soft trigger starts one or several."""
 
     summary: ClassVar[str] = "Quantum Detectors Merlin (Medipix3)"
@@ -73,7 +71,7 @@ class MerlinDetector(Detector):
         self._data_socket: Any = None
         self._reader: DataReader | None = None
         self._reading = asyncio.Lock()
-        self._armed: _Acquisition | None = None
+        self._armed: Acquisition | None = None
         self._header_due = False
 
     @property
@@ -163,7 +161,7 @@ class MerlinDetector(Detector):
             await self._control.ask("CMD", merlin.STARTACQUISITION)
             await self._header()
             self._header_due = False
-        self._armed = _Acquisition(frames, frames_per_trigger, exposure_s, shape)
+        self._armed = Acquisition(frames, frames_per_trigger, exposure_s, shape)
 
     async def trigger(self) -> int:
         """Start the exposures of one trigger; returns when the command went out."""
@@ -185,9 +183,7 @@ class MerlinDetector(Detector):
         async with self._reading:
             found = await self._next(asked, wall_s)
             while isinstance(found, Damaged):
-                armed.damaged += 1
-                if armed.last_number + armed.damaged >= armed.due:
-                    # None of those that were triggered is still to come.
+                if armed.damage():
                     raise DeviceLost(
                         self.name, asked, f"it sent {found.why}", "Look at the network and its load"
                     )
@@ -196,29 +192,18 @@ class MerlinDetector(Detector):
         if not isinstance(found, Image):
             raise self._refused(asked, "it began another acquisition")
         self._check(armed, found.header)
-        armed.last_number, armed.damaged = found.header.sequence, 0
+        armed.arrive(found.header.sequence)
         return DetectorFrame(found.header.sequence, found.data, received_ns)
 
-    def _check(self, armed: _Acquisition, header: FrameHeader) -> None:
-        asked = "for a frame"
+    def _check(self, armed: Acquisition, header: FrameHeader) -> None:
         pixel_type = merlin.PIXEL_TYPES[self.options.depth]
-        if header.shape != armed.shape or header.pixel_type != pixel_type:
-            expected = f"{_size(armed.shape)} {pixel_type}"
-            raise self._refused(
-                f"{asked} of {expected}", f"it sent {_size(header.shape)} {header.pixel_type}"
-            )
         if self.options.chips not in (None, header.chips):
             raise self._refused(
-                f"{asked} of {self.options.chips} chips",
+                f"for a frame of {self.options.chips} chips",
                 f"it sent one of {header.chips}",
                 "Set the rig's detector.options.chips to what the sensor has",
             )
-        if not armed.last_number < header.sequence <= armed.frames:
-            raise self._refused(
-                asked,
-                f"it sent frame {header.sequence} after {armed.last_number} "
-                f"of an acquisition of {armed.frames}",
-            )
+        self._check_frame(armed, header.sequence, header.shape, header.pixel_type, pixel_type)
 
     async def disarm(self) -> None:
         """End the acquisition; frames on their way are discarded. Harmless when not armed."""
@@ -285,8 +270,8 @@ class MerlinDetector(Detector):
             has = await self._size_of_detector()
         if has != shape:
             raise self._refused(
-                f"for frames of {_size(shape)} pixels",
-                f"the detector has {_size(has)} and does not change",
+                f"for frames of {size_text(shape)} pixels",
+                f"the detector has {size_text(has)} and does not change",
                 "Set the recipe's beam.frame to what the detector has",
             )
 
@@ -318,52 +303,9 @@ class MerlinDetector(Detector):
         if sock is not None:
             sock.close()
 
-    def _acquisition(self, asked: str) -> _Acquisition:
+    def _acquisition(self, asked: str) -> Acquisition:
         if self._armed is None:
             if not self._control.is_open:
                 raise not_connected(self.name, asked)
             raise self._refused(asked, "it is not armed", "Arm it first")
         return self._armed
-
-    def _refuse_beyond_limits(
-        self, frames: int, exposure_s: float, shape: tuple[int, int], frames_per_trigger: int
-    ) -> None:
-        largest = self.rig.limits.frame
-        asked = f"for {frames} frames of {_size(shape)} pixels and {exposure_s:g} s"
-        if not (1 <= shape[0] <= largest[0] and 1 <= shape[1] <= largest[1]):
-            raise OutOfRange(
-                self.name,
-                asked,
-                f"the rig's limit is {_size(largest)}; nothing was sent",
-                "Lower the recipe's beam.frame",
-            )
-        if frames < 1 or not (math.isfinite(exposure_s) and exposure_s > 0):
-            raise OutOfRange(self.name, asked, "both must be positive; nothing was sent")
-        if frames_per_trigger < 1 or frames % frames_per_trigger:
-            raise OutOfRange(
-                self.name,
-                f"{asked}, {frames_per_trigger} for each trigger",
-                "that leaves a trigger with fewer; nothing was sent",
-            )
-
-    def _refused(self, asked: str, answered: str, remedy: str = "") -> DeviceRefused:
-        return DeviceRefused(
-            self.name, asked, answered, remedy or "Is another client using the detector?"
-        )
-
-
-class _Acquisition:
-    """What the detector is armed for."""
-
-    def __init__(
-        self, frames: int, frames_per_trigger: int, exposure_s: float, shape: tuple[int, int]
-    ) -> None:
-        self.frames, self.frames_per_trigger = frames, frames_per_trigger
-        self.exposure_s, self.shape = exposure_s, shape
-        self.due = 0  # frames that were triggered so far
-        self.last_number = 0
-        self.damaged = 0  # since the last one that was not
-
-
-def _size(shape: tuple[int, int]) -> str:
-    return f"{shape[0]} x {shape[1]}"

@@ -28,6 +28,7 @@ from .base import (
 )
 from .fanout import Fanout
 from .links import address_of, not_connected
+from .ramping import RATE_TOLERANCE, refuse_too_fast, shortest_time_s
 from .secop_link import SecopLink
 from .secop_module import HeatingModule, choose
 from .stamps import InstrumentTime
@@ -35,7 +36,6 @@ from .stamps import InstrumentTime
 _log = logging.getLogger(__name__)
 
 TARGET_TOLERANCE_C = 0.5
-RATE_TOLERANCE = 1.02
 STALE_GRACE_S = 1.0  # wall seconds
 MIN_POLL_S = 0.02  # wall seconds
 CONFIRM_POLL_S = 0.1  # wall seconds
@@ -166,15 +166,8 @@ class SecopHeater(Heater):
         asked = f"to ramp to {temperature_c:g} degC in {duration_s:g} s"
         module = self._within_limits(temperature_c, asked)
         distance_c = abs(temperature_c - self._setpoint_c(module))
-        rate = self.rig.limits.rate_c_per_s
-        shortest_s = 0.0 if rate is None else distance_c / rate / RATE_TOLERANCE
-        if not (math.isfinite(duration_s) and duration_s >= shortest_s):
-            raise OutOfRange(
-                self.name,
-                asked,
-                f"at the rig's rate it takes {shortest_s:g} s at least; nothing was sent",
-                "Ramp slower, or raise the rig's limits.rate",
-            )
+        shortest_s = shortest_time_s(self.rig.limits, distance_c)
+        refuse_too_fast(self.name, asked, duration_s, shortest_s)
         if distance_c == 0 or duration_s == 0:
             await self._end_steps()
             return await self._go(module, temperature_c, asked)

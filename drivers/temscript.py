@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel
 
 from ..protocols import temscript
 from ..protocols.recipe import BeamSettings
@@ -17,7 +16,6 @@ from ..protocols.rig import BeamRig, StageRig
 from ..protocols.timebase import ExperimentClock
 from .base import (
     GRACE_S,
-    Beam,
     DeviceError,
     DeviceLost,
     DeviceRefused,
@@ -25,10 +23,10 @@ from .base import (
     OutOfRange,
     StagePosition,
 )
+from .column import ColumnBeam, ColumnOptions
 from .links import HttpLink, address_of
 from .moving import MovingStage
 
-VOLTAGE_TOLERANCE = 0.01
 SETTING_TOLERANCE = 0.01
 
 T = TypeVar("T")
@@ -184,33 +182,15 @@ class TemscriptStage(MovingStage):
         return limits["a_deg"]
 
 
-class BeamOptions(BaseModel):
-    """How this column's settings translate; measured on it."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    spot_currents_pa: dict[int, float] = Field(
-        default_factory=lambda: dict(temscript.SPOT_CURRENTS_PA), min_length=1
-    )
-    display_width_m: float = Field(default=temscript.DISPLAY_WIDTH_M, gt=0)
-
-    @field_validator("spot_currents_pa")
-    @classmethod
-    def _positive(cls, table: dict[int, float]) -> dict[int, float]:
-        if not all(math.isfinite(current) and current > 0 for current in table.values()):
-            raise ValueError("the full current of every spot size is a positive number of pA")
-        return table
-
-
-class TemscriptBeam(Beam):
+class TemscriptBeam(ColumnBeam):
     """Blanker, probe current and field of view."""
 
     summary: ClassVar[str] = "Thermo Fisher column through temscript's server"
-    Options: ClassVar[type[BaseModel]] = BeamOptions
-    channels: ClassVar[Mapping[str, str]] = {"blanked": "", "current_pa": "pA"}
+    Options: ClassVar[type[BaseModel]] = ColumnOptions
 
     def __init__(self, name: str, rig: BeamRig, clock: ExperimentClock) -> None:
         super().__init__(name, rig, clock)
-        self.options = BeamOptions.model_validate(rig.options)
+        self.options = ColumnOptions.model_validate(rig.options)
         self._server = _Server(name, rig.endpoint, "beam.endpoint")
         self._link = self._server.link
 
@@ -221,18 +201,6 @@ class TemscriptBeam(Beam):
     async def disconnect(self) -> None:
         """Close the connection; the blanker stays as it is."""
         await self._link.close()
-
-    async def make_safe(self) -> None:
-        """Blank, confirmed; over a new connection where the present one fails."""
-        if self._link.is_open:
-            try:
-                await self.blank()
-            except DeviceError:
-                pass  # said again below, if it stays so
-            else:
-                return
-        await self.connect()
-        await self.blank()
 
     async def prepare(self, settings: BeamSettings) -> None:
         """Blank, check the high tension, set spot size, intensity and STEM magnification.
@@ -246,14 +214,7 @@ class TemscriptBeam(Beam):
         """
         spot, intensity = self._spot_for(settings.current_pa)
         await self.blank()
-        voltage_kv = await self._server.number(temscript.VOLTAGE)
-        if abs(voltage_kv - settings.voltage_kv) > VOLTAGE_TOLERANCE * settings.voltage_kv:
-            raise DeviceRefused(
-                self.name,
-                f"for a high tension of {settings.voltage_kv:g} kV",
-                f"the column is at {voltage_kv:g} kV",
-                "Change it at the microscope, or the recipe's beam.voltage",
-            )
+        await self._refuse_other_voltage(settings)
         field_nm = settings.pixel_nm * settings.frame[1]
         magnification = temscript.magnification_for(field_nm, self.options.display_width_m)
         await self._set(temscript.SPOT_SIZE_INDEX, spot, 0.0)
@@ -262,40 +223,27 @@ class TemscriptBeam(Beam):
 
     async def current_pa(self) -> float:
         """Probe current that the column's settings stand for."""
-        spot = await self._server.number(temscript.SPOT_SIZE_INDEX)
+        spot = await self._listed_spot()
         intensity = await self._server.number(temscript.INTENSITY)
-        table = self.options.spot_currents_pa
-        if spot not in table:
-            raise DeviceRefused(
-                self.name,
-                "for its probe current",
-                f"spot size {spot:g} is not in the rig's table",
-                "Measure it and add it to options.spot_currents_pa",
-            )
-        return temscript.probe_current_pa(int(spot), intensity, table)
-
-    async def blank(self) -> int:
-        """Blank and read back; returns the moment at which the instrument confirmed."""
-        await self._link.put(temscript.BEAM_BLANKED, value=True)
-        if not await self.is_blanked():
-            raise DeviceRefused(
-                self.name,
-                "to blank the beam",
-                f"{self._link.endpoint} took it and still says that the beam is on",
-                "Close the column valves at the microscope",
-            )
-        return self.clock.now_ns()
-
-    async def unblank(self) -> int:
-        """Unblank; returns the moment at which the command went out."""
-        sent_ns = self.clock.now_ns()
-        await self._link.put(temscript.BEAM_BLANKED, value=False)
-        return sent_ns
+        return temscript.probe_current_pa(spot, intensity, self.options.spot_currents_pa)
 
     async def is_blanked(self) -> bool:
         """Read back."""
         value = await self._link.get(temscript.BEAM_BLANKED)
         return self._server.checked(temscript.BEAM_BLANKED, value, temscript.parse_flag)
+
+    @property
+    def _is_connected(self) -> bool:
+        return self._link.is_open
+
+    async def _set_blanked(self, blanked: bool) -> None:
+        await self._link.put(temscript.BEAM_BLANKED, blanked)
+
+    async def _voltage_kv(self) -> float:
+        return await self._server.number(temscript.VOLTAGE)
+
+    async def _spot_size(self) -> float:
+        return await self._server.number(temscript.SPOT_SIZE_INDEX)
 
     def _spot_for(self, current_pa: float) -> tuple[int, float]:
         limit_pa = self.rig.limits.current_pa
@@ -316,11 +264,4 @@ class TemscriptBeam(Beam):
 
     async def _set(self, name: str, value: float, tolerance: float) -> None:
         await self._link.put(name, value)
-        now = await self._server.number(name)
-        if abs(now - value) > tolerance * abs(value):
-            raise DeviceRefused(
-                self.name,
-                f"to set {name} to {value:g}",
-                f"it stands at {now:g} afterwards",
-                "Set it at the microscope, or change the recipe's beam",
-            )
+        self._refuse_not_taken(name, value, await self._server.number(name), tolerance)
