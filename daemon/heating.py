@@ -212,9 +212,9 @@ def _later_than(samples: deque[HeaterSample], after_ns: int) -> list[HeaterSampl
 class HoldTimer:
     """Carries out holds timed from crossing to crossing of the midpoint temperature.
 
-    The command to cool goes out early by the time that the chip takes from the command to the
-    midpoint. That latency is learned from the holds themselves; for the first one, the latency of
-    its own rise is the estimate.
+    The command to cool is given early by the time that it takes from there to the midpoint: what
+    the chip takes, and what the driver does until it can send. That latency is learned from the
+    holds themselves; for the first one, the latency of its own rise is the estimate.
     """
 
     def __init__(self, watch: HeaterWatch) -> None:
@@ -231,13 +231,15 @@ class HoldTimer:
         """
         heater, clock = self.watch.heater, self.watch.clock
         midpoint_c = 0.5 * (plan.standby_c + plan.target_c)
+        asked_ns = clock.now_ns()
         up_ns = await heater.set_temperature(plan.target_c)
         crossed_up_ns = await self.watch.crossing(midpoint_c, True, up_ns)
-        fall_s = self._fall_s if self._fall_s is not None else (crossed_up_ns - up_ns) * 1e-9
+        fall_s = self._fall_s if self._fall_s is not None else (crossed_up_ns - asked_ns) * 1e-9
         await clock.sleep_until_ns(crossed_up_ns + int((plan.requested_s - fall_s) * 1e9))
+        asked_ns = clock.now_ns()
         down_ns = await heater.set_temperature(plan.standby_c)
         crossed_down_ns = await self.watch.crossing(midpoint_c, False, down_ns)
-        self._learn((crossed_down_ns - down_ns) * 1e-9)
+        self._learn((crossed_down_ns - asked_ns) * 1e-9)
         return HoldTiming(up_ns, crossed_up_ns, down_ns, crossed_down_ns)
 
     def _learn(self, fall_s: float) -> None:

@@ -2,13 +2,14 @@
 
 A frame shows the specimen at mid-exposure; rows with the beam blanked are dark. Frames of one
 trigger follow each other without a pause, unless the period between them is longer than the
-exposure, or nobody takes them. None is dropped: exposures wait for whoever takes the frames.
+exposure. When each is exposed is settled with the trigger, and does not change when drawing or
+whoever takes the frames is slow: then they come late, and none is dropped.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -124,7 +125,7 @@ class Scanner(Generic[Encoded]):
         work = (
             self._repeat(scan, frames)
             if self._fill_frames
-            else self._expose(scan, frames, self._begin(scan, self._clock.now_ns()))
+            else self._expose(scan, self._begin(scan, frames))
         )
         task = asyncio.create_task(work, name="exposure")
         self._exposing = task
@@ -148,19 +149,15 @@ class Scanner(Generic[Encoded]):
         """End the threads."""
         self._threads.shutdown(wait=True)
 
-    def _begin(self, scan: Scan[Encoded], t_ns: int) -> Exposure:
-        return self._world.begin_exposure(t_ns, scan.exposure_s, scan.shape)
+    def _begin(self, scan: Scan[Encoded], frames: int) -> Iterator[Exposure]:
+        return self._world.begin_exposures(
+            self._clock.now_ns(), scan.exposure_s, scan.period_s, scan.shape, frames
+        )
 
-    async def _expose(self, scan: Scan[Encoded], frames: int, exposure: Exposure) -> None:
+    async def _expose(self, scan: Scan[Encoded], exposures: Iterator[Exposure]) -> None:
         world, clock = self._world, self._clock
-        period_ns = int(max(scan.period_s, scan.exposure_s) * 1e9)
-        for frame in range(frames):
-            if frame:
-                due_ns = exposure.start_ns + period_ns
-                await clock.sleep_until_ns(due_ns)
-                # Late by more than a frame, it was kept waiting: the pause has truly been.
-                now_ns = clock.now_ns()
-                exposure = self._begin(scan, due_ns if now_ns - due_ns < period_ns else now_ns)
+        for exposure in exposures:
+            await asyncio.sleep(0)  # for everybody else, when exposures are behind
             await clock.sleep_until_ns(exposure.middle_ns)
             scene, on = world.scene(exposure.middle_ns), world.beam_on(exposure)
             # The beam will most likely stay as it is: draw the frame while the scan goes on.

@@ -8,6 +8,7 @@ already past acts now. All methods may be called from several threads.
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -267,13 +268,28 @@ class World:
 
     def begin_exposure(self, t_ns: int, exposure_s: float, shape: tuple[int, int]) -> Exposure:
         """Start a scan of so many rows and columns over the field."""
+        return next(self.begin_exposures(t_ns, exposure_s, exposure_s, shape, 1))
+
+    def begin_exposures(
+        self, t_ns: int, exposure_s: float, period_s: float, shape: tuple[int, int], frames: int
+    ) -> Iterator[Exposure]:
+        """Start scans that follow each other, each a period after the one before.
+
+        All are settled now: whoever looks at one late sees what it was.
+        """
         with self._lock:
-            now_ns = self.advance_to(t_ns)
-            end_ns = now_ns + max(1, round(exposure_s * 1e9))
-            exposure = Exposure(self._exposures, now_ns, end_ns, shape)
-            self._exposures += 1
+            start_ns = self.advance_to(t_ns)
+            exposure_ns = max(1, round(exposure_s * 1e9))
+            period_ns = max(exposure_ns, round(period_s * 1e9))
+            first = self._exposures
+            self._exposures += frames
+            end_ns = start_ns + (frames - 1) * period_ns + exposure_ns
             self._column.begin_scan(end_ns, shape[0] / shape[1])
-            return exposure
+        starts = (start_ns + k * period_ns for k in range(frames))
+        return (
+            Exposure(first + k, begin_ns, begin_ns + exposure_ns, shape)
+            for k, begin_ns in enumerate(starts)
+        )
 
     def scene(self, t_ns: int) -> Scene:
         """What the beam sees, now or a short while ago."""
