@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,8 +22,9 @@ import numpy as np
 from ..protocols import merlin as wire
 from ..protocols.faults import FaultName
 from ..protocols.timebase import ExperimentClock
+from .accepting import accept_all
 from .faults import WireFaults
-from .hosting import address, background, end, listen
+from .hosting import address, background, listen
 from .scanning import Scan, Scanner, Shot
 from .world import World
 
@@ -109,30 +110,14 @@ async def serve(
         server = _Server(world, clock, fill_frames, chips, faults or WireFaults(()))
         try:
             async with background(
-                _accept(commands, server.converse), _accept(frames, server.feed), server.send_all()
+                accept_all(commands, server.converse),
+                accept_all(frames, server.feed),
+                server.send_all(),
             ):
                 yield address(commands, "tcp"), address(frames, "tcp")
         finally:
             await server.stop()
             server.close()
-
-
-async def _accept(listener: socket.socket, serve_one: Callable[[socket.socket], Any]) -> None:
-    """Give each connection a task of its own; they end with this one."""
-    loop = asyncio.get_running_loop()
-    listener.setblocking(False)
-    serving: set[asyncio.Task[None]] = set()
-    try:
-        while True:
-            connection, _ = await loop.sock_accept(listener)
-            connection.setblocking(False)
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 << 20)
-            task = asyncio.create_task(serve_one(connection))
-            serving.add(task)
-            task.add_done_callback(serving.discard)
-    finally:
-        await end(list(serving))
 
 
 @dataclass(frozen=True)
@@ -171,24 +156,23 @@ class _Server:
         """Answer the commands of one client until it leaves."""
         loop, faults = asyncio.get_running_loop(), self._faults
         decoder = wire.StreamDecoder(commands=True)
-        with connection, suppress(OSError):
-            while received := await loop.sock_recv(connection, 65_536):
-                for body in decoder.feed(received):
-                    await faults.delay()
-                    raw = wire.encode_reply(await self._answer(body))
-                    if faults.strikes("disconnect"):
-                        await loop.sock_sendall(connection, raw[: len(raw) // 2])
-                        return
-                    await loop.sock_sendall(connection, faults.spoil(raw))
+        while received := await loop.sock_recv(connection, 65_536):
+            for body in decoder.feed(received):
+                await faults.delay()
+                raw = wire.encode_reply(await self._answer(body))
+                if faults.strikes("disconnect"):
+                    await loop.sock_sendall(connection, raw[: len(raw) // 2])
+                    return
+                await loop.sock_sendall(connection, faults.spoil(raw))
 
     async def feed(self, connection: socket.socket) -> None:
         """Keep one consumer of frames on the list until it leaves; what it says is ignored."""
         loop = asyncio.get_running_loop()
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 << 20)
         self._consumers.add(connection)
         try:
-            with connection, suppress(OSError):
-                while await loop.sock_recv(connection, 4096):
-                    pass
+            while await loop.sock_recv(connection, 4096):
+                pass
         finally:
             self._consumers.discard(connection)
 
