@@ -11,6 +11,7 @@ import asyncio
 import itertools
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..drivers.base import DetectorFrame, DeviceLost
@@ -46,6 +47,15 @@ def frames_per_trigger(tilt_deg: tuple[float, ...], exposure_s: float, most: int
     together = math.gcd(*runs)
     largest = max(1, min(most, int(BURST_S / exposure_s)))
     return max(n for n in range(1, min(largest, together) + 1) if together % n == 0)
+
+
+@dataclass(frozen=True)
+class _Trigger:
+    """What its frames share: place of the first, when that began, and the fluence before it."""
+
+    first: int
+    start_ns: int
+    charged: float
 
 
 class Stack:
@@ -133,9 +143,8 @@ class Stack:
                 # The exposure began between the command and its answer: blanking before the answer
                 # plus the exposure could cut its last rows off.
                 answered_ns = clock.now_ns()
-                start_ns = (sent_ns + answered_ns) // 2
-                receiving = self._receive(first, start_ns, engine.ledger.charged)
-                reading = asyncio.create_task(receiving, name="frames of a trigger")
+                begun = _Trigger(first, (sent_ns + answered_ns) // 2, engine.ledger.charged)
+                reading = asyncio.create_task(self._receive(begun), name="frames of a trigger")
                 await clock.sleep_until_ns(
                     answered_ns + (count - 1) * self._period_ns + exposure_ns
                 )
@@ -165,7 +174,7 @@ class Stack:
         finally:
             engine.waiting_for_credit = False
 
-    async def _receive(self, first: int, start_ns: int, charged: float) -> DeviceLost | None:
+    async def _receive(self, trigger: _Trigger) -> DeviceLost | None:
         """Take the frames of one trigger as they come and send them on.
 
         Returns
@@ -174,48 +183,45 @@ class Stack:
             Why some did not come; they have been told as lost.
         """
         detector = self.engine.devices.detector
-        due, end = first, first + self.at_a_time
+        due, end = trigger.first, trigger.first + self.at_a_time
         while due < end:
             try:
                 frame = await detector.read_frame()
             except DeviceLost as error:
-                self._lose(range(due, end), first, start_ns, charged, str(error))
+                self._lose(range(due, end), trigger, str(error))
                 return error
             index = self._base + frame.number - 1
             if index < due:
-                self._warn(due, f"the detector sent its frame {frame.number} again; not recorded")
+                again = f"the detector sent its frame {frame.number} again; not recorded"
+                self._warn(f"frame {due}: {again}")
                 continue
             told = f"the detector numbers the next one {frame.number}"
-            self._lose(range(due, min(index, end)), first, start_ns, charged, told)
+            self._lose(range(due, min(index, end)), trigger, told)
             if index >= end:
                 return DeviceLost(detector.name, "for the frames of a trigger", told)
-            self._send(index, first, start_ns, charged, frame)
+            self._send(index, trigger, frame)
             due = index + 1
         return None
 
-    def _lose(self, places: range, first: int, start_ns: int, charged: float, why: str) -> None:
+    def _lose(self, places: range, trigger: _Trigger, why: str) -> None:
         """Tell that frames will never come."""
         if not places:
             return
-        which = (
-            f"frame {places[0]} is"
-            if len(places) == 1
-            else (f"frames {places[0]} to {places[-1]} are")
-        )
-        self.engine.out.event("warning", "engine", f"{self.stack.name} {which} lost: {why}")
+        one = len(places) == 1
+        which = f"frame {places[0]} is" if one else f"frames {places[0]} to {places[-1]} are"
+        self._warn(f"{which} lost: {why}")
         for index in places:
-            self._send(index, first, start_ns, charged, None)
+            self._send(index, trigger, None)
 
-    def _warn(self, index: int, problem: str) -> None:
-        self.engine.out.event("warning", "engine", f"{self.stack.name} frame {index}: {problem}")
+    def _warn(self, problem: str) -> None:
+        self.engine.out.event("warning", "engine", f"{self.stack.name} {problem}")
 
-    def _send(
-        self, index: int, first: int, start_ns: int, charged: float, frame: DetectorFrame | None
-    ) -> None:
+    def _send(self, index: int, trigger: _Trigger, frame: DetectorFrame | None) -> None:
         """Stamp a frame, or the notice that it is lost, and send it to everyone."""
         engine, beam = self.engine, self.engine.plan.recipe.beam
         exposure_ns = int(beam.exposure_s * 1e9)
-        start_ns += (index - first) * self._period_ns
+        before = index - trigger.first
+        start_ns = trigger.start_ns + before * self._period_ns
         middle_ns = start_ns + exposure_ns // 2
         position = engine.position
         header: dict[str, Any] = {
@@ -226,7 +232,7 @@ class Stack:
             "exposure_s": beam.exposure_s,
             "temperature_c": round(engine.watch.temperature_at(middle_ns), 4),
             "dose_e_per_nm2": beam.dose_per_frame_e_per_nm2,
-            "dose_total_e_per_nm2": charged + self._dose_of(index - first + 1),
+            "dose_total_e_per_nm2": trigger.charged + self._dose_of(before + 1),
             "frame_number": -1 if frame is None else frame.number,
             "start_ns": start_ns,
         }

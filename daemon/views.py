@@ -17,7 +17,8 @@ from .publisher import Publisher, make_preview
 
 # Frames waiting to be decompressed or shrunk; further ones are not shown.
 MOST_WAITING = 16
-_PIXEL_KEYS = ("shape", "dtype", "encoding")
+# What a preview does not take over from the header of its frame.
+_OWN = {"type", "run", "seq", "t_ns", "shape", "dtype", "encoding"}
 
 
 class FrameViews:
@@ -77,12 +78,11 @@ class FrameViews:
             return
         preview_wanted = self._publisher.watched(self._preview_topic)
         frame, preview, scale = await asyncio.to_thread(_views, data, preview_wanted)
-        header = {k: v for k, v in message.header.items() if k != "encoding"}
         if not sent:
+            header = {k: v for k, v in message.header.items() if k != "encoding"}
             self._publisher.send(Message(message.topic, header, (frame,)))
         if preview is not None:
-            own = ("type", "run", "seq", "t_ns", *_PIXEL_KEYS)
-            body = {k: v for k, v in header.items() if k not in own}
+            body = {k: v for k, v in message.header.items() if k not in _OWN}
             body |= {"shape": list(preview.shape), "dtype": "uint8", "scale": scale}
             t_ns = message.header["t_ns"]
             self._publisher.publish(self._preview_topic, "preview", body, (preview,), t_ns)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +10,7 @@ import aiohttp
 from ..protocols import simplon
 from ..protocols.simplon import BadMessage, Module, Parameter, Task
 from .base import GRACE_S, DeviceRefused
-from .links import http_body, http_deadline, http_session, not_connected
+from .links import HttpEnd, http_body, http_deadline, http_session, not_connected
 
 _MAX_TOLD = 200
 
@@ -20,44 +19,17 @@ class NoSuchParameter(DeviceRefused):
     """The instrument does not know a parameter (404)."""
 
 
-class RestLink:
-    """One instrument's control unit. None of its exchanges is repeated by itself.
+class RestLink(HttpEnd):
+    """One instrument's control unit. None of its exchanges is repeated by itself."""
 
-    Parameters
-    ----------
-    device : str
-        For messages.
-    endpoint : str
-        Such as ``http://127.0.0.1:80``.
-    """
-
-    def __init__(self, device: str, endpoint: str) -> None:
-        self._device = device
-        self.endpoint = endpoint.rstrip("/")
-        self._session: aiohttp.ClientSession | None = None
-
-    @property
-    def is_open(self) -> bool:
-        """Whether exchanges are possible."""
-        return self._session is not None
-
-    def open(self) -> None:
-        """Allow exchanges; nothing is sent yet."""
-        if self._session is None:
-            trace = aiohttp.TraceConfig()
-            trace.on_request_headers_sent.append(_went_out)
-            self._session = http_session(
-                connector=aiohttp.TCPConnector(force_close=True),
-                headers={"Accept": simplon.MIME_JSON, "Accept-Encoding": "identity"},
-                trace_configs=[trace],
-            )
-
-    async def close(self) -> None:
-        """Close every connection; exchanges under way fail as lost."""
-        session, self._session = self._session, None
-        if session is not None:
-            await session.close()
-            await asyncio.sleep(0)  # lets the transports finish closing
+    def _new_session(self) -> aiohttp.ClientSession:
+        trace = aiohttp.TraceConfig()
+        trace.on_request_headers_sent.append(_went_out)
+        return http_session(
+            connector=aiohttp.TCPConnector(force_close=True),
+            headers={"Accept": simplon.MIME_JSON, "Accept-Encoding": "identity"},
+            trace_configs=[trace],
+        )
 
     async def version(self, timeout_s: float = GRACE_S) -> str:
         """Version of the API that the instrument speaks; raises as :meth:`get`."""

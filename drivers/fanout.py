@@ -27,11 +27,15 @@ class Inbox:
         self._arrived.set()
 
     def end(self, why: DeviceError | None) -> None:
-        """Let the reader come to its end after what waits, with an error if there is one."""
-        self._ended, self._why = True, why
-        self._arrived.set()
+        """Let the reader come to its end after what waits, with an error if there is one.
 
-    async def next(self, timeout_s: float) -> HeaterSample | None:
+        The first end is the one that counts.
+        """
+        if not self._ended:
+            self._ended, self._why = True, why
+            self._arrived.set()
+
+    async def next(self, timeout_s: float | None = None) -> HeaterSample | None:
         """Wait for the next sample; None after the end.
 
         Raises

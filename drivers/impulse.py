@@ -29,8 +29,8 @@ from .base import (
     OutOfRange,
 )
 from .fanout import MAX_WAITING_SAMPLES, Fanout, Inbox
-from .impulse_control import ImpulseControl, left_s
-from .links import address_of, end_tcp, not_connected, open_tcp
+from .impulse_control import ImpulseControl
+from .links import address_of, end_tcp, left_s, not_connected, open_tcp
 from .ramping import refuse_too_fast, shortest_time_s
 from .stamps import InstrumentTime
 

@@ -12,14 +12,9 @@ import zmq.asyncio
 from ..protocols import impulse
 from ..protocols.impulse import BadMessage, Reply, Request, UnitConversion
 from .base import GRACE_S, DeviceRefused
-from .links import RequestLink, not_connected
+from .links import RequestLink, left_s, not_connected
 
 STATUS_POLL_S = 0.2  # wall seconds
-
-
-def left_s(deadline: float) -> float:
-    """Wall seconds until a deadline, enough for a try at least."""
-    return max(0.05, deadline - time.monotonic())
 
 
 class ImpulseControl:

@@ -41,8 +41,8 @@ from .base import (
     Identity,
     OutOfRange,
 )
+from .fanout import Fanout
 from .keithley_dialect import Limits
-from .keithley_readings import Readings
 from .keithley_unit import Family, Reading, SourceUnit
 from .lines import place_of
 from .links import not_connected
@@ -129,7 +129,7 @@ class KeithleyHeater(Heater):
         self._model = ChipModel(self.calibration)
         self._unit = SourceUnit(name, place, self.family, self._instrument_limits(), clock)
         self._probe_a = min(self._probe_current_a(), self._unit.limits.current_a)
-        self._readings = Readings()
+        self._fanout = Fanout()
         self._task: asyncio.Task[None] | None = None
         self._busy = asyncio.Lock()
         self._failure: DeviceError | None = None
@@ -261,7 +261,7 @@ class KeithleyHeater(Heater):
         await self._stop_task()
         self._fail_waiting(not_connected(self.name, "to heat"))
         await self._leave()
-        self._readings.end()
+        self._fanout.end()
         self._failure = None
 
     async def _leave(self) -> None:
@@ -350,8 +350,9 @@ class KeithleyHeater(Heater):
         ambient temperature of the calibration, and the channels of the reading are absent.
         """
         self._usable("for samples")
-        async for sample in self._readings.follow():
-            yield sample
+        with self._fanout.reader() as inbox:
+            while (sample := await inbox.next()) is not None:
+                yield sample
 
     def _usable(self, asked: str) -> None:
         if self._failure is not None:
@@ -433,7 +434,7 @@ class KeithleyHeater(Heater):
     def _give_up(self, error: DeviceError) -> None:
         self._failure = error
         self._fail_waiting(error)
-        self._readings.end(error)
+        self._fanout.end(error)
 
     async def _regulate(self) -> None:
         monitor = PlausibilityMonitor(self.calibration)
@@ -533,7 +534,7 @@ class KeithleyHeater(Heater):
             "resistance_ohm": reading.resistance_ohm,
             "loop_rate_hz": 1.0 / max(self._cycle_s, 1e-6),
         }
-        self._readings.hand_out(HeaterSample(reading.t_ns, temperature_c, setpoint_c, values))
+        self._fanout.put(HeaterSample(reading.t_ns, temperature_c, setpoint_c, values))
 
     async def _stay_off(self) -> None:
         """See again and again that the output is off."""
@@ -542,7 +543,7 @@ class KeithleyHeater(Heater):
         while True:
             await self._unit.see_that_off()
             values = {"power_w": 0.0, "current_a": 0.0}
-            self._readings.hand_out(HeaterSample(self.clock.now_ns(), ambient_c, ambient_c, values))
+            self._fanout.put(HeaterSample(self.clock.now_ns(), ambient_c, ambient_c, values))
             await asyncio.sleep(max(self.clock.wall_s(OFF_POLL_S), 0.01))
 
     async def _trip(self, error: DeviceError) -> DeviceError:

@@ -29,7 +29,7 @@ from .keithley_dialect import (
     output_is,
 )
 from .lines import LineLink, Place, Unanswered
-from .links import not_connected
+from .links import left_s, not_connected
 
 LINE_HZ = 50.0
 # Wall seconds: by which an answer may be late before the line is resynchronised, and by which it
@@ -153,7 +153,7 @@ class SourceUnit:
         link.post("")  # ends a line that somebody may have left half sent
         try:
             vendor, model, serial, firmware = await link.ask(
-                "*IDN?", asked, scpi.parse_identity, _left_s(deadline)
+                "*IDN?", asked, scpi.parse_identity, left_s(deadline)
             )
         except Unanswered:
             if link.odd_line:
@@ -180,7 +180,7 @@ class SourceUnit:
         if not self._family.has_languages:
             return Dialect2400()
         asked = "for its command set"
-        language = await self.link.ask("*LANG?", asked, _any, _left_s(deadline))
+        language = await self.link.ask("*LANG?", asked, _any, left_s(deadline))
         if language.strip().upper() == "SCPI":
             return Dialect2450()
         if language.strip().upper() == "SCPI2400":
@@ -376,7 +376,3 @@ def _one(line: str) -> str:
     if line.strip() != "1":
         raise scpi.BadMessage(f"{line[:40]!r} is not 1")
     return line
-
-
-def _left_s(deadline: float) -> float:
-    return max(0.05, deadline - time.monotonic())

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 from urllib.parse import urlsplit
@@ -49,6 +50,11 @@ def address_of(endpoint: str, scheme: str, where: str) -> tuple[str, int]:
     if parts.scheme != scheme or not host or port is None or parts.path.strip("/"):
         raise BadInput(where, f"'{endpoint}' should be written as '{scheme}://HOST:PORT'")
     return host, port
+
+
+def left_s(deadline: float) -> float:
+    """Wall seconds until a moment of ``time.monotonic``, enough for a try at least."""
+    return max(0.05, deadline - time.monotonic())
 
 
 def not_connected(device: str, asked: str) -> DeviceLost:
@@ -196,8 +202,8 @@ async def http_body(response: aiohttp.ClientResponse, most_bytes: int) -> bytes 
     return bytes(raw)
 
 
-class HttpLink:
-    """JSON over HTTP as temscript speaks it: GET answers a value, PUT takes one.
+class HttpEnd:
+    """One server over HTTP: a session that is open between `open` and `close`.
 
     Parameters
     ----------
@@ -220,18 +226,28 @@ class HttpLink:
     def open(self) -> None:
         """Allow exchanges; nothing is sent yet."""
         if self._session is None:
-            # One connection at a time: the original server answers one request after the other.
-            self._session = http_session(
-                connector=aiohttp.TCPConnector(limit=1),
-                headers={"Accept": temscript.MIME_JSON, "Accept-Encoding": "identity"},
-            )
+            self._session = self._new_session()
+
+    def _new_session(self) -> aiohttp.ClientSession:
+        raise NotImplementedError
 
     async def close(self) -> None:
-        """Close the connection; exchanges under way fail as lost."""
+        """Close every connection; exchanges under way fail as lost."""
         session, self._session = self._session, None
         if session is not None:
             await session.close()
-            await asyncio.sleep(0)  # lets the transport finish closing
+            await asyncio.sleep(0)  # lets the transports finish closing
+
+
+class HttpLink(HttpEnd):
+    """JSON over HTTP as temscript speaks it: GET answers a value, PUT takes one."""
+
+    def _new_session(self) -> aiohttp.ClientSession:
+        # One connection at a time: the original server answers one request after the other.
+        return http_session(
+            connector=aiohttp.TCPConnector(limit=1),
+            headers={"Accept": temscript.MIME_JSON, "Accept-Encoding": "identity"},
+        )
 
     async def get(self, name: str, timeout_s: float = GRACE_S) -> Any:
         """Value of an endpoint.

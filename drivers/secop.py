@@ -27,7 +27,7 @@ from .base import (
     OutOfRange,
 )
 from .fanout import Fanout
-from .links import address_of, not_connected
+from .links import address_of, left_s, not_connected
 from .ramping import RATE_TOLERANCE, refuse_too_fast, shortest_time_s
 from .secop_link import SecopLink
 from .secop_module import HeatingModule, choose
@@ -106,7 +106,7 @@ class SecopHeater(Heater):
         try:
             module = self._connected("for a first reading")
             self._refuse_what_the_rig_cannot_have(module)
-            await self._read("value", "for a first reading", _left_s(deadline))
+            await self._read("value", "for a first reading", left_s(deadline))
             self._refuse_a_fault(module)
             if self._latest is None:
                 raise self._wrong("for a first reading", "it answered with none")
@@ -226,15 +226,15 @@ class SecopHeater(Heater):
         """Connect, learn what the module is, and have its updates sent."""
         await self.disconnect()
         try:
-            await self._link.open(_left_s(deadline))
-            description = await self._link.describe(_left_s(deadline))
+            await self._link.open(left_s(deadline))
+            description = await self._link.describe(left_s(deadline))
             try:
                 self._module = module = choose(description, self.options.module)
             except BadMessage as error:
                 raise self._wrong("for a module to heat with", str(error)) from None
             self._trouble = ""
             self._time, self._last_t_s = InstrumentTime(), -math.inf
-            await self._link.request("activate", "", None, "for updates", _left_s(deadline))
+            await self._link.request("activate", "", None, "for updates", left_s(deadline))
         except BaseException:
             await self.disconnect()
             raise
@@ -485,7 +485,3 @@ class SecopHeater(Heater):
     def _wrong(self, asked: str, answered: str, remedy: str = "") -> DeviceRefused:
         text = f"{self._link.endpoint}: {answered}"
         return DeviceRefused(self.name, asked, text, remedy or "See the rig's heater and the node")
-
-
-def _left_s(deadline: float) -> float:
-    return max(0.05, deadline - time.monotonic())

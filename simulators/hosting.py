@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import urlsplit
+
+import zmq
+import zmq.asyncio
 
 from ..protocols.loading import BadInput
 
@@ -42,6 +46,27 @@ def listen(endpoint: str, scheme: str, where: str) -> socket.socket:
     except OSError as error:
         problem = error.strerror or str(error)
         raise BadInput(where, f"cannot listen on {endpoint}: {problem}") from None
+
+
+def bind(link: zmq.asyncio.Socket, endpoint: str, where: str) -> str:
+    """Bind a ZeroMQ socket; port 0 lets the system choose.
+
+    Returns
+    -------
+    str
+        The endpoint, with the port in use.
+
+    Raises
+    ------
+    BadInput
+        If it cannot be had; `where` is its path inside the rig.
+    """
+    try:
+        link.bind(endpoint.removesuffix(":0") + ":*" if endpoint.endswith(":0") else endpoint)
+    except zmq.ZMQError as error:
+        reason = "the port is in use" if error.errno == errno.EADDRINUSE else str(error)
+        raise BadInput(where, f"cannot listen on {endpoint}: {reason}") from None
+    return bytes(link.getsockopt(zmq.LAST_ENDPOINT)).rstrip(b"\0").decode()  # pyright: ignore[reportArgumentType]
 
 
 def address(listener: socket.socket, scheme: str) -> str:

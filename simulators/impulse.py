@@ -12,7 +12,6 @@ counted. ``error`` refuses what would change something, and shows it in a popup.
 from __future__ import annotations
 
 import asyncio
-import errno
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -26,7 +25,7 @@ from ..protocols.loading import BadInput
 from ..protocols.timebase import ExperimentClock, iso_utc
 from .chip import HeaterReading
 from .faults import WireFaults
-from .hosting import background
+from .hosting import background, bind
 from .world import World
 
 # More messages than this in a wall second, when time runs faster, would only be noise.
@@ -102,7 +101,10 @@ class _Sockets:
         self.replies.setsockopt(zmq.MAXMSGSIZE, wire.MAX_MESSAGE_BYTES)
         try:
             control, data = self.endpoints
-            self.endpoints = _bind(self.replies, control), _bind(self.samples, data)
+            self.endpoints = (
+                bind(self.replies, control, "heater.endpoint"),
+                bind(self.samples, data, "heater.endpoint"),
+            )
         except BaseException:
             self.close()
             raise
@@ -131,15 +133,6 @@ class _Sockets:
         """Send a message to whoever listens."""
         async with self.sending:
             await self.samples.send_multipart(parts)
-
-
-def _bind(socket: zmq.asyncio.Socket, endpoint: str) -> str:
-    try:
-        socket.bind(endpoint.removesuffix(":0") + ":*" if endpoint.endswith(":0") else endpoint)
-    except zmq.ZMQError as error:
-        reason = "the port is in use" if error.errno == errno.EADDRINUSE else str(error)
-        raise BadInput("heater.endpoint", f"cannot listen on {endpoint}: {reason}") from None
-    return bytes(socket.getsockopt(zmq.LAST_ENDPOINT)).rstrip(b"\0").decode()  # pyright: ignore[reportArgumentType]
 
 
 class _Server:

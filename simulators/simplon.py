@@ -10,7 +10,6 @@ that lags keeps the exposures waiting.
 from __future__ import annotations
 
 import asyncio
-import errno
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
@@ -26,10 +25,9 @@ from ..protocols import simplon as wire
 from ..protocols import simplon_stream as stream
 from ..protocols.bitshuffle import Bitshuffle
 from ..protocols.faults import FaultName
-from ..protocols.loading import BadInput
 from ..protocols.timebase import ExperimentClock
 from .faults import WireFaults
-from .hosting import address, background, listen
+from .hosting import address, background, bind, listen
 from .scanning import Counts, Scan, Scanner, Shot
 from .simplon_settings import Settings, Unsettable
 from .world import World
@@ -98,7 +96,7 @@ async def serve(
         try:
             push = context.socket(zmq.PUSH)
             push.setsockopt(zmq.SNDHWM, _SEND_QUEUE)
-            data = _bind(push, data)
+            data = bind(push, data, "detector.options.data_endpoint")
             faults = faults or WireFaults(())
             server = _Server(world, clock, push, fill_frames, faults)
             server.settings.set_bit_depth(bit_depth)
@@ -119,16 +117,6 @@ async def serve(
                 server.close()
         finally:
             context.destroy(linger=0)
-
-
-def _bind(socket: zmq.asyncio.Socket, endpoint: str) -> str:
-    where = "detector.options.data_endpoint"
-    try:
-        socket.bind(endpoint.removesuffix(":0") + ":*" if endpoint.endswith(":0") else endpoint)
-    except zmq.ZMQError as error:
-        reason = "the port is in use" if error.errno == errno.EADDRINUSE else str(error)
-        raise BadInput(where, f"cannot listen on {endpoint}: {reason}") from None
-    return bytes(socket.getsockopt(zmq.LAST_ENDPOINT)).rstrip(b"\0").decode()  # pyright: ignore[reportArgumentType]
 
 
 class _Refusal(Exception):
