@@ -1,5 +1,6 @@
 """SIRT: phantoms, real data, warm starts, and what is refused."""
 
+import os
 import tracemalloc
 from pathlib import Path
 
@@ -75,8 +76,13 @@ def test_slices_do_not_know_of_each_other():
 
 
 def test_memory_does_not_grow_with_the_number_of_slices():
-    """What is held beyond input and output is that of the threads' blocks."""
+    """What is held beyond input and output is what the docstring says of the threads' blocks.
+
+    How many threads happen to be at work at once is chance, so the bound reckons with all of them.
+    """
     tilts = np.arange(-40.0, 41, 10)
+    threads = max(2, len(os.sched_getaffinity(0)))
+    stated = threads * (128 * 64 * 64 + 384 * tilts.size * 64)
 
     def extra_bytes(blocks):
         images = np.ones((tilts.size, blocks * LANES, 64), np.float32)
@@ -87,7 +93,10 @@ def test_memory_does_not_grow_with_the_number_of_slices():
         return peak - made.volume.nbytes
 
     sirt(np.ones((2, 1, 8)), np.array([0.0, 80.0]), 1)
-    assert extra_bytes(24) < extra_bytes(12) + LANES * 64 * 64 * 4
+    # Geometry and thread pool, as they are with a single block.
+    fixed = extra_bytes(1)
+    for blocks in (12, 48):
+        assert extra_bytes(blocks) < stated + fixed
 
 
 def test_slices_need_not_be_square():
