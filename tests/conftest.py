@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import psutil
 import pytest
@@ -76,15 +77,34 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("interop")
 
 
-@pytest.fixture(scope="session")
-def foreign() -> ModuleType:
-    """The module ``foreign.py``: starts programs that are not ours."""
-    spec = importlib.util.spec_from_file_location("foreign", Path(__file__).parent / "foreign.py")
+def _module(name: str) -> ModuleType:
+    """A module beside this file."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).parent / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def foreign() -> ModuleType:
+    """The module ``foreign.py``: starts programs that are not ours."""
+    return _module("foreign")
+
+
+@pytest.fixture(scope="session")
+def commands() -> ModuleType:
+    """The module ``commands.py``: the command line, small recipes, a simulated rig."""
+    return _module("commands")
+
+
+@pytest.fixture
+def cli(commands: ModuleType, tmp_path: Path) -> Iterator[Any]:
+    """The command line, run in a folder of the test's own."""
+    cli = commands.Cli(tmp_path)
+    yield cli
+    cli.close()
 
 
 @pytest.fixture

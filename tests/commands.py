@@ -9,12 +9,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
-import pytest
 import yaml
 
 RECIPE: dict[str, Any] = {
@@ -201,11 +199,3 @@ class Cli:
         """End everything that was started."""
         for running in self._running:
             running.close()
-
-
-@pytest.fixture
-def cli(tmp_path: Path) -> Iterator[Cli]:
-    """The command line."""
-    cli = Cli(tmp_path)
-    yield cli
-    cli.close()

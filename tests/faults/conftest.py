@@ -1,0 +1,77 @@
+"""The fault catalogue: each test is a row that says what is broken, what must happen, how soon.
+
+    @pytest.mark.fault(
+        broken="the daemon is killed", must="the heater is at its safe level", within_s=1.0
+    )
+    def test_killed_daemon(reaction, cli):
+        ...
+        reaction.begins()  # the fault strikes
+        ...                # wait until what must happen has happened
+        reaction.ends()
+
+The table of all rows, with the time that each took, stands at the end of pytest's report.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+
+class Reaction:
+    """Stopwatch between a fault and what must follow it."""
+
+    def __init__(self, within_s: float) -> None:
+        self.within_s = within_s
+        self.took_s: float | None = None
+        self._began_s: float | None = None
+
+    def begins(self) -> None:
+        """The fault strikes now."""
+        self._began_s = time.monotonic()
+
+    @property
+    def left_s(self) -> float:
+        """Wall seconds in which it must still happen."""
+        assert self._began_s is not None, "the fault has not struck yet"
+        return self._began_s + self.within_s - time.monotonic()
+
+    def ends(self, took_s: float | None = None) -> None:
+        """What must follow has been seen: now, or so long after the fault by a better clock."""
+        assert self._began_s is not None, "the fault has not struck yet"
+        self.took_s = time.monotonic() - self._began_s if took_s is None else took_s
+        assert self.took_s <= self.within_s, f"{self.took_s:.2f} s, at most {self.within_s:g} s"
+
+
+@pytest.fixture
+def reaction(request: pytest.FixtureRequest) -> Iterator[Reaction]:
+    """The row's stopwatch; a row that never stops it fails."""
+    marker = request.node.get_closest_marker("fault")
+    assert marker is not None, "a test in this folder is a row: give it pytest.mark.fault"
+    reaction = Reaction(marker.kwargs["within_s"])
+    yield reaction
+    request.node.user_properties.append(("fault", {**marker.kwargs, "took_s": reaction.took_s}))
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Keep the rows whose test has passed."""
+    if report.when == "teardown" and report.passed:
+        _rows.extend(value for name, value in report.user_properties if name == "fault")
+
+
+_rows: list[dict[str, object]] = []
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the catalogue."""
+    if not _rows:
+        return
+    terminalreporter.section(f"fault catalogue, {len(_rows)} rows")
+    for row in _rows:
+        took = row["took_s"]
+        shown = f"{took:6.2f} s" if isinstance(took, float) else "       –"
+        terminalreporter.write_line(
+            f"{shown} of {row['within_s']:>4g} s  {row['broken']}  ->  {row['must']}"
+        )
