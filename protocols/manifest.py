@@ -36,6 +36,18 @@ class HoldPlan(Strict):
     requested_s: float
 
 
+class Interruption(Strict):
+    """A time in which nobody ran the experiment; moments in UTC nanoseconds on its clock.
+
+    `hot_s` is how long of it the specimen was at processing temperature, unrecorded.
+    """
+
+    from_ns: int
+    until_ns: int
+    hot_s: float = 0.0
+    reason: str = ""
+
+
 class RunManifest(Strict):
     """Everything that is fixed when a run starts.
 

@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from .faults import Fault
 from .loading import Strict
-from .manifest import RunManifest
+from .manifest import Interruption, RunManifest
 from .rig import Rig
 from .timebase import ExperimentClock
 
@@ -61,11 +61,15 @@ class SimulatorConfig(Strict):
 
 
 class RecorderConfig(Strict):
-    """What ``python -m pyrotome.daemon.recorder`` reads. Ready line: ``{"file": ...}``."""
+    """What ``python -m pyrotome.daemon.recorder`` reads. Ready line: ``{"file": ...}``.
+
+    With `resumed`, `file` is that of an interrupted run, which goes on.
+    """
 
     link: str
     file: str
     manifest: RunManifest
+    resumed: Interruption | None = None
 
 
 class AnalysisConfig(Strict):
