@@ -34,10 +34,13 @@ from .heating import HeaterWatch
 from .mqtt import report_to_broker
 from .plan import Plan
 from .publisher import Publisher
+from .quiet import start_frozen
 from .states import State, StateMachine
 
 STATE_INTERVAL_S = 0.25
 _LAG_INTERVAL_S = 0.05
+# Lateness of the event loop that is worth an event.
+LAG_WARNING_S = 0.2
 _RECONNECT_S = 2.0
 
 
@@ -157,6 +160,14 @@ class Daemon:
                     "staleness_s": float(analysis.get("staleness_s", 0.0)),
                     "dose_e_per_nm2": float(status.get("dose_e_per_nm2", 0.0)),
                 }
+                if self._lag_s > LAG_WARNING_S:
+                    self._event(
+                        "warning",
+                        "clock",
+                        f"the event loop was late by {self._lag_s * 1e3:.0f} ms: something blocked "
+                        "it, or the computer is too busy",
+                        lag_s=round(self._lag_s, 6),
+                    )
                 self._lag_s = 0.0
                 self._telemetry("daemon", values, self.clock.now_ns())
 
@@ -369,7 +380,8 @@ async def running_daemon(
             tasks.append(
                 asyncio.create_task(report_to_broker(rig.mqtt, daemon.publisher), name="mqtt")
             )
-        yield daemon
+        with start_frozen():
+            yield daemon
     finally:
         if daemon is not None:
             await daemon.close()
