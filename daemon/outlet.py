@@ -151,6 +151,14 @@ class Outlet:
         if consumer is not None and consumer.receives:
             self._send_to(consumer, message.parts())
 
+    def send_recorded(self, name: str, message: Message) -> None:
+        """Tell a consumer of a frame that is in the file, or lost, since before it was started."""
+        consumer = self.consumers.get(name)
+        if consumer is not None and consumer.receives:
+            self._send_to(consumer, message.parts())
+            consumer.sent += 1
+            consumer.sent_s.append(time.monotonic())
+
     def end(self, name: str, body: dict[str, Any]) -> None:
         """Tell a consumer that nothing more will come; it answers with `done`."""
         self.send_only(name, Message(END_TOPIC, body))
