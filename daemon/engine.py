@@ -14,7 +14,8 @@ from .exposing import Stack, frames_per_trigger
 from .heating import PROGRESS_TIMEOUT_S, HeaterWatch, HoldTimer, HoldTiming
 from .journal import NoNotes, Notes
 from .plan import Decide, HeatTo, HoldAt, HoldPlan, Operation, Plan, RampTo, TakeStack
-from .resuming import ALL, Rest, ResumePoint
+from .remains import ALL, Rest
+from .resuming import ResumePoint
 from .states import State, StateMachine
 from .steering import Steering
 
@@ -147,17 +148,21 @@ class Engine:
             await self._take_up(point)
         while index < len(self.plan.operations):
             await self._checkpoint()
-            self._begin(index)
-            following = await self._carry_out(index, rest.pop(index, ALL))
+            left = rest.pop(index, ALL)
+            self._begin(index, left)
+            following = await self._carry_out(index, left)
             self.journal.note(Ended(index=index, next=following))
             self.journal.save()
             index = following
         self.operation, self.operation_index = None, len(self.plan.operations)
 
-    def _begin(self, index: int) -> None:
-        operation = self.plan.operations[index]
+    def _begin(self, index: int, rest: Rest) -> None:
+        operation, done_s = self.plan.operations[index], rest.done_s
+        if isinstance(operation, TakeStack) and rest.places is not None:
+            done = 1 - len(rest.places) / operation.stack.frames
+            done_s = done * self.plan.durations_s[index]
         self.operation, self.operation_index = operation, index
-        self.operation_started_ns = self.clock.now_ns()
+        self.operation_started_ns = self.clock.now_ns() - int(done_s * 1e9)
         steps = len(self.plan.operations)
         self.out.event("info", "engine", operation.label, step=index + 1, steps=steps)
         self.journal.note(Begun(index=index))

@@ -35,7 +35,8 @@ from .journal import NoNotes, RunJournal, journal_path
 from .outlet import Consumer, Outlet
 from .plan import Plan
 from .publisher import Publisher
-from .resuming import Now, ResumePoint
+from .remains import Now
+from .resuming import ResumePoint
 from .states import State, StateMachine
 from .views import FrameViews
 
@@ -416,6 +417,7 @@ class Experiment:
         engine, gap = self.engine, point.interruption
         self.ledger.restore(point.charged)
         engine.steering.restore(point.necks)
+        engine.operation_index = point.index
         engine.frames_lost = sum(map(len, point.missing.values()))
         operations = self.plan.operations
         rest = operations[point.index].label if point.index < len(operations) else "the end"

@@ -56,7 +56,7 @@ async def run_foreground(
     simulator_log: Path | None,
     fall_back_ports: bool,
     rig_file: str | None = None,
-    interrupted: Interrupted | None = None,
+    resumed: Interrupted | None = None,
 ) -> int:
     """Run one experiment with live progress and a summary.
 
@@ -74,7 +74,7 @@ async def run_foreground(
         Take free ports where the usual ones are in use.
     rig_file : str or None
         Where the rig was read.
-    interrupted : Interrupted or None
+    resumed : Interrupted or None
         The run that goes on in `output`.
 
     Returns
@@ -111,7 +111,7 @@ async def run_foreground(
                 simulator_log,
                 fall_back_ports,
                 rig_file,
-                interrupted.last_ns + 1 if interrupted is not None else 0,
+                resumed.last_ns + 1 if resumed is not None else 0,
             ) as daemon:
                 control = ControlServer(
                     daemon, rig.streams.control, fall_back_ports, accept_submit=False
@@ -125,7 +125,7 @@ async def run_foreground(
                     with ProgressView(console, speed) as view:
                         daemon.on_status = view.show
                         daemon.on_event = view.event
-                        experiment = daemon.start(plan, texts[0], output, interrupted)
+                        experiment = daemon.start(plan, texts[0], output, resumed)
                         outcome = await daemon.wait()
                         daemon.on_status = daemon.on_event = None
                 finally:

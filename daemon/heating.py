@@ -225,7 +225,7 @@ class HoldTimer:
         self._fall_s: float | None = None
 
     async def hold(
-        self, plan: HoldPlan, told: Callable[[HoldMoment, int], None] = lambda *_: None
+        self, plan: HoldPlan, told: Callable[[HoldMoment, int], None] | None = None
     ) -> HoldTiming:
         """Standby to processing, the time asked for, and back to standby.
 
@@ -242,19 +242,20 @@ class HoldTimer:
             From the heater; the caller brings it to safety.
         """
         heater, clock = self.watch.heater, self.watch.clock
+        tell: Callable[[HoldMoment, int], None] = told or (lambda _what, _at_ns: None)
         midpoint_c = 0.5 * (plan.standby_c + plan.target_c)
         asked_ns = clock.now_ns()
         up_ns = await heater.set_temperature(plan.target_c)
-        told("commanded_up", up_ns)
+        tell("commanded_up", up_ns)
         crossed_up_ns = await self.watch.crossing(midpoint_c, True, up_ns)
-        told("crossed_up", crossed_up_ns)
+        tell("crossed_up", crossed_up_ns)
         fall_s = self._fall_s if self._fall_s is not None else (crossed_up_ns - asked_ns) * 1e-9
         await clock.sleep_until_ns(crossed_up_ns + int((plan.requested_s - fall_s) * 1e9))
         asked_ns = clock.now_ns()
         down_ns = await heater.set_temperature(plan.standby_c)
-        told("commanded_down", down_ns)
+        tell("commanded_down", down_ns)
         crossed_down_ns = await self.watch.crossing(midpoint_c, False, down_ns)
-        told("crossed_down", crossed_down_ns)
+        tell("crossed_down", crossed_down_ns)
         self._learn((crossed_down_ns - asked_ns) * 1e-9)
         return HoldTiming(up_ns, crossed_up_ns, down_ns, crossed_down_ns)
 

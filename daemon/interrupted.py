@@ -21,10 +21,12 @@ from ..protocols.loading import BadInput
 from ..protocols.manifest import RunManifest
 from ..protocols.messages import Message
 from ..protocols.rig import Rig, rig_of_text
+from .history import History
 from .journal import journal_path, read_journal
 from .plan import Plan
 from .recovery import recover
-from .resuming import History, Now, Recorded, ResumePoint, resume_point
+from .remains import Now, Recorded
+from .resuming import ResumePoint, resume_point
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 # What a person is told, where the file has no reason.
@@ -76,7 +78,7 @@ class Interrupted:
         return resume_point(plan, self.history, self.recorded, now, self.reason)
 
     def headers(self, point: ResumePoint) -> Iterator[Message]:
-        """Frame messages, for an analysis that starts anew: what is in the file, what never comes."""
+        """Frame messages for an analysis that starts anew: what is recorded, what never comes."""
         topic = f"frame/{self.manifest.detector}"
         for stack in self.manifest.stacks:
             common: dict[str, Any] = {"type": "frame", "run": self.manifest.run}
@@ -114,7 +116,8 @@ def read_interrupted(path: Path) -> Interrupted:
     if found.status == "complete":
         raise BadInput(str(path), "complete already, nothing to resume")
     try:
-        with h5py.File(path, "r") as file:
+        with h5py.File(path, "r") as opened:
+            file: Any = opened
             reason = _text(file, layout.REASON) or _KILLED
             heater_ns, heater_c = _heater(file)
             known = f"{layout.HOLDS}/crossed_down_ns"

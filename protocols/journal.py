@@ -1,8 +1,8 @@
 """The journal of a run: one JSON line for each thing that the specimen has been through.
 
 Pure: lines in, entries out. `daemon/journal.py` writes and reads the file, `daemon/resuming.py`
-concludes from the entries where an interrupted run goes on. Every line has ``t_ns`` (UTC nanoseconds
-on the experiment clock, when it was written) and ``kind``; lines of unknown kinds are for others.
+concludes from the entries where an interrupted run goes on. Every line has ``t_ns`` (when it was
+written, in UTC nanoseconds on the experiment clock) and ``kind``; unknown kinds are for others.
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ class Entry(BaseModel):
     """What one line says, but for the time at which it was written."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
-    kind: str
 
 
 class Carried(BaseModel):
