@@ -9,7 +9,7 @@ import os
 import sys
 import traceback
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -27,10 +27,13 @@ from ..protocols.control import (
     Submit,
 )
 from ..protocols.faults import FAULTS, parse_fault
-from ..protocols.loading import BadInput, read_text
+from ..protocols.loading import BadInput, load_model, read_text
 from ..protocols.recipe import Recipe, load_recipe
 from ..protocols.rig import ROLES, Rig, Streams, load_rig, simulated_rig
 from .children import ChildFailed
+
+if TYPE_CHECKING:
+    from .interrupted import Interrupted
 
 app = typer.Typer(
     name="pyrotome",
@@ -90,40 +93,106 @@ def _refuse_existing(path: Path | None) -> None:
         raise BadInput(str(path), "exists already; nothing is overwritten, name another file")
 
 
-@app.command(epilog="Example: `pyrotome run examples/quickstart.yaml -o demo.nxs`")
+@app.command(
+    epilog="Examples: `pyrotome run examples/quickstart.yaml -o demo.nxs`, "
+    "`pyrotome run --resume demo.nxs`"
+)
 def run(
-    recipe: RecipeArgument,
+    recipe: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RECIPE", help="The experiment, a YAML file; with --resume a run file."
+        ),
+    ],
     rig: RigOption = None,
     output: Annotated[
         Path | None,
         typer.Option("-o", "--output", metavar="FILE", help="Run file; never overwritten."),
     ] = None,
     speed: Annotated[
-        float, typer.Option(metavar="X", help="Run simulated time this much faster.")
-    ] = 1.0,
+        float | None,
+        typer.Option(metavar="X", help="Run simulated time this much faster; else 1."),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run of a file that is not complete.")
+    ] = False,
     simulator_log: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Let the simulated world write its own log there."),
     ] = None,
 ) -> None:
-    """Run one experiment from start to end in the foreground."""
+    """Run one experiment from start to end in the foreground.
+
+    A run that was killed, aborted or failed goes on with --resume: it takes the frames that are
+    missing, holds what is left of its holds, and charges to the dose what came before.
+    """
     from .experiment import new_output
     from .foreground import run_foreground
+    from .interrupted import check_fit, is_run_file
     from .plan import make_plan
 
-    if not (math.isfinite(speed) and 0 < speed <= 1000):
+    if speed is not None and not (math.isfinite(speed) and 0 < speed <= 1000):
         raise BadInput("--speed", f"{speed:g} is not between 0 and 1000")
-    recipe_model, recipe_text = load_recipe(recipe)
-    rig_model, rig_text = _rig_of(rig, recipe_model)
-    plan = make_plan(recipe_model, rig_model, str(recipe))
-    target = new_output(output, recipe_model.title)
     _refuse_existing(simulator_log)
+    interrupted = _interrupted(recipe, output) if resume else None
+    if interrupted is not None:
+        name, recipe_text = str(interrupted.path), interrupted.manifest.recipe_text
+        recipe_model = load_model(Recipe, recipe_text, f"the recipe in {name}")
+        rig_model, rig_text = _rig_of_run(rig, interrupted)
+    else:
+        if is_run_file(recipe):
+            raise BadInput(str(recipe), "is a run file, not a recipe; to go on with it, --resume")
+        name, (recipe_model, recipe_text) = str(recipe), load_recipe(recipe)
+        rig_model, rig_text = _rig_of(rig, recipe_model)
+    plan = make_plan(recipe_model, rig_model, name)
+    if interrupted is not None:
+        check_fit(interrupted, rig_model, plan)
+        target = interrupted.path
+        if speed is None and rig_model.simulator is not None:
+            speed = interrupted.manifest.speed
+    else:
+        target = new_output(output, recipe_model.title)
+    texts, rig_file = (recipe_text, rig_text), str(rig.absolute()) if rig is not None else None
     code = asyncio.run(
         run_foreground(
-            plan, (recipe_text, rig_text), rig_model, target, speed, simulator_log, rig is None
+            plan, texts, rig_model, target, 1.0 if speed is None else speed, simulator_log,
+            rig is None, rig_file, interrupted,
         )
-    )
+    )  # fmt: skip
     raise typer.Exit(code)
+
+
+def _interrupted(target: Path, output: Path | None) -> Interrupted:
+    """The run that is to go on, named by its file or by its recipe and file."""
+    from .interrupted import is_run_file, read_interrupted, same_recipe
+
+    if not target.exists():
+        raise BadInput(str(target), "no such file; name the file of the interrupted run")
+    if is_run_file(target):
+        if output is not None:
+            raise BadInput("-o", f"a run goes on in its own file, {target}")
+        return read_interrupted(target)
+    text = read_text(target)
+    if output is None:
+        raise BadInput(
+            str(target), "is no run file; name that of the interrupted run, or add it with -o"
+        )
+    if not is_run_file(output):
+        raise BadInput(str(output), "is no run file" if output.exists() else "no such file")
+    interrupted = read_interrupted(output)
+    same_recipe(interrupted, text, str(target))
+    return interrupted
+
+
+def _rig_of_run(path: Path | None, interrupted: Interrupted) -> tuple[Rig, str]:
+    """The rig named, or that in the file of an interrupted run."""
+    from .interrupted import rig_of_run
+
+    if path is not None:
+        return _rig_of(path)
+    rig, text = rig_of_run(interrupted)
+    check_drivers(rig)
+    return rig, text
 
 
 @app.command(epilog="Example: `pyrotome check examples/cu_sintering.yaml`")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -31,6 +32,7 @@ from .children import Child, ChildFailed
 from .devices import Devices, SafingStep
 from .experiment import Experiment, Outcome
 from .heating import HeaterWatch
+from .interrupted import Interrupted
 from .mqtt import report_to_broker
 from .plan import Plan
 from .publisher import Publisher
@@ -61,7 +63,9 @@ class Daemon:
         clock: ExperimentClock,
         context: zmq.asyncio.Context,
         fall_back_ports: bool,
+        rig_file: str | None = None,
     ) -> None:
+        self.rig_file = rig_file
         self.rig, self.rig_text, self.clock, self.context = rig, rig_text, clock, context
         self.machine = StateMachine(self._state_changed)
         self.publisher = Publisher(context, rig.streams.monitor, clock, fall_back=fall_back_ports)
@@ -189,8 +193,10 @@ class Daemon:
             status |= experiment.status()
         return status
 
-    def start(self, plan: Plan, recipe_text: str, output: Path) -> Experiment:
-        """Start an experiment as a task of its own.
+    def start(
+        self, plan: Plan, recipe_text: str, output: Path, interrupted: Interrupted | None = None
+    ) -> Experiment:
+        """Start an experiment, or go on with one that was interrupted, as a task of its own.
 
         Raises
         ------
@@ -203,17 +209,20 @@ class Daemon:
                 if self.machine.state is State.PANICKED
                 else "an experiment is under way; wait for it or abort it"
             )
-        experiment = self.experiment_for(plan, recipe_text, output)
+        experiment = self.experiment_for(plan, recipe_text, output, interrupted)
         self.experiment = experiment
         self._run = asyncio.create_task(self._run_one(experiment), name="experiment")
         return experiment
 
-    def experiment_for(self, plan: Plan, recipe_text: str, output: Path) -> Experiment:
+    def experiment_for(
+        self, plan: Plan, recipe_text: str, output: Path, interrupted: Interrupted | None = None
+    ) -> Experiment:
         """An experiment with this daemon's devices and streams, not started."""
         simulated = self.rig.simulator is not None
         return Experiment(
             plan, self.rig, (recipe_text, self.rig_text), output, self.devices, self.identities,
             self.watch, self.publisher, self.machine, self.clock, simulated, self.context,
+            self.rig_file, interrupted,
         )  # fmt: skip
 
     async def _run_one(self, experiment: Experiment) -> Outcome:
@@ -347,8 +356,13 @@ async def running_daemon(
     speed: float = 1.0,
     simulator_log: Path | None = None,
     fall_back_ports: bool = False,
+    rig_file: str | None = None,
+    not_before_ns: int = 0,
 ) -> AsyncIterator[Daemon]:
     """A connected daemon, with its simulators if the rig has some; all of it ends afterwards.
+
+    Its clock begins at `not_before_ns`, if the system's is behind that: simulated time may have
+    run ahead, and a file that is gone on with must not run backwards.
 
     Raises
     ------
@@ -364,7 +378,7 @@ async def running_daemon(
         raise BadInput(
             f"rig '{rig.name}'", "--speed works with simulated time only, and this rig is real"
         )
-    clock = ExperimentClock(speed)
+    clock = ExperimentClock(speed, max(time.time_ns(), not_before_ns))
     simulators: Child | None = None
     context = zmq.asyncio.Context()
     daemon: Daemon | None = None
@@ -372,7 +386,7 @@ async def running_daemon(
     try:
         if rig.simulator is not None:
             rig, simulators = await start_simulators(rig, clock, simulator_log)
-        daemon = Daemon(rig, rig_text, clock, context, fall_back_ports)
+        daemon = Daemon(rig, rig_text, clock, context, fall_back_ports, rig_file)
         await daemon.connect()
         tasks.append(asyncio.create_task(daemon.follow_heater(), name="follow heater"))
         tasks.append(asyncio.create_task(daemon.tick(), name="tick"))

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from .loading import Strict, load_model, read_text
+from .loading import BadInput, Strict, load_model, read_text
 from .units import (
     AngleDeg,
     CurrentPa,
@@ -225,15 +225,44 @@ def load_rig(path: Path) -> tuple[Rig, str]:
         If the file cannot be read or is no valid rig.
     """
     text = read_text(path)
-    rig = load_model(Rig, text, str(path))
-    folder = path.resolve().parent
+    return rig_of_text(text, str(path), path.resolve().parent), text
+
+
+def rig_of_text(text: str, name: str, folder: Path | None) -> Rig:
+    """Rig of a YAML text.
+
+    Parameters
+    ----------
+    text : str
+        The YAML.
+    name : str
+        File name for messages.
+    folder : Path or None
+        From where paths in it are taken; None if that is not known.
+
+    Raises
+    ------
+    BadInput
+        If it is no valid rig, or has relative paths and there is no folder.
+    """
+    rig = load_model(Rig, text, name)
+
+    def found(path: str, where: str) -> str:
+        if folder is None and not Path(path).is_absolute():
+            raise BadInput(
+                f"{name}: {where}",
+                f"{path} is taken from the rig file's folder, which is not there any more; "
+                "name the rig file with --rig",
+            )
+        return str((folder or Path()) / path)
+
     changes: dict[str, Any] = {}
     for role in ROLES:
         entry = rig.device(role)
         files = {
-            name: str(folder / value)
-            for name, value in entry.options.items()
-            if name.endswith("_file") and isinstance(value, str)
+            key: found(value, f"{role}.options.{key}")
+            for key, value in entry.options.items()
+            if key.endswith("_file") and isinstance(value, str)
         }
         options = {**entry.options, **files}
         changes[role] = entry.model_copy(update={"options": options})
@@ -241,9 +270,9 @@ def load_rig(path: Path) -> tuple[Rig, str]:
     if simulator is not None and isinstance(simulator.specimen, Replay):
         specimen = simulator.specimen.model_copy(
             update={
-                "stack": str(folder / simulator.specimen.stack),
-                "tilts": str(folder / simulator.specimen.tilts),
+                key: found(getattr(simulator.specimen, key), f"simulator.specimen.{key}")
+                for key in ("stack", "tilts")
             }
         )
         changes["simulator"] = simulator.model_copy(update={"specimen": specimen})
-    return rig.model_copy(update=changes), text
+    return rig.model_copy(update=changes)
