@@ -16,8 +16,8 @@ from ..protocols.rig import BeamRig, StageRig
 from ..protocols.timebase import ExperimentClock
 from .base import (
     GRACE_S,
-    DeviceError,
     BeamState,
+    DeviceError,
     DeviceLost,
     DeviceRefused,
     Identity,

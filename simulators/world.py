@@ -166,9 +166,7 @@ class World:
                 self._journal_temperature(now_ns)
             return resistance
 
-    def disturb(
-        self, t_ns: int, of: frozenset[FaultName], on: frozenset[FaultName]
-    ) -> None:
+    def disturb(self, t_ns: int, of: frozenset[FaultName], on: frozenset[FaultName]) -> None:
         """Let go wrong what is told, and be in order what else one wire is in charge of.
 
         Parameters
@@ -182,7 +180,7 @@ class World:
             now_ns = self.advance_to(t_ns)
             for name in sorted(of):
                 if (name in on) != (name in self._wrong):
-                    self._wrong ^= {name}
+                    self._wrong ^= frozenset[FaultName]({name})
                     self._goes_wrong(now_ns, name, name in on)
                     self.journal.write(now_ns, "fault", name=name, on=name in on)
 
