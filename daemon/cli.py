@@ -120,6 +120,13 @@ def run(
         Path | None,
         typer.Option(metavar="FILE", help="Let the simulated world write its own log there."),
     ] = None,
+    simulator_fault: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ROLE:FAULT[@START]",
+            help="Let a simulated instrument misbehave, as `pyrotome simulate --fault` does.",
+        ),
+    ] = None,
 ) -> None:
     """Run one experiment from start to end in the foreground.
 
@@ -133,6 +140,7 @@ def run(
 
     if speed is not None and not (math.isfinite(speed) and 0 < speed <= 1000):
         raise BadInput("--speed", f"{speed:g} is not between 0 and 1000")
+    faults = [parse_fault(text, "--simulator-fault") for text in simulator_fault or ()]
     _refuse_existing(simulator_log)
     interrupted = _interrupted(recipe, output) if resume else None
     if interrupted is not None:
@@ -156,7 +164,7 @@ def run(
     code = asyncio.run(
         run_foreground(
             plan, texts, rig_model, target, 1.0 if speed is None else speed, simulator_log,
-            rig is None, rig_file, interrupted,
+            rig is None, rig_file, interrupted, faults,
         )
     )  # fmt: skip
     raise typer.Exit(code)
@@ -301,6 +309,14 @@ def safe(endpoint: ControlOption = _CONTROL) -> None:
     """Emergency stop: beam blanked and heater at its safe level, whatever is going on."""
     _ask(endpoint, Simple(verb="safe"), timeout_s=180.0)
     _out().print("safe: beam blanked, heater at its safe level")
+
+
+@app.command(epilog="Example: `pyrotome clear`")
+def clear(endpoint: ControlOption = _CONTROL) -> None:
+    """Take back a panic, after looking at beam and heater: both must confirm that they are safe."""
+    data = _ask(endpoint, Simple(verb="clear"), timeout_s=180.0)
+    for step in data["steps"]:
+        _out().print(step["action"] if step["confirmed"] else f"NOT {step['action']}")
 
 
 @app.command(epilog="Example: `pyrotome watch --endpoint tcp://127.0.0.1:5571 --json`")
