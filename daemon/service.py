@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -30,8 +31,9 @@ from ..protocols.timebase import ExperimentClock
 from .children import Child, ChildFailed
 from .devices import Devices, SafingStep
 from .experiment import Experiment, Outcome
+from .gate import Gate
 from .heating import HeaterWatch
-from .mqtt import report_to_broker
+from .mqtt import MqttReport
 from .plan import Plan
 from .publisher import Publisher
 from .states import State, StateMachine
@@ -57,11 +59,17 @@ class Daemon:
         rig_text: str,
         clock: ExperimentClock,
         context: zmq.asyncio.Context,
+        public: zmq.asyncio.Context,
         fall_back_ports: bool,
     ) -> None:
         self.rig, self.rig_text, self.clock, self.context = rig, rig_text, clock, context
         self.machine = StateMachine(self._state_changed)
-        self.publisher = Publisher(context, rig.streams.monitor, clock, fall_back=fall_back_ports)
+        self.gate = Gate(rig, public, self._event)
+        self.publisher = Publisher(
+            public, rig.streams.monitor, clock, fall_back_ports,
+            lambda socket: self.gate.protect(socket, "the monitor"),
+        )  # fmt: skip
+        self.broker = MqttReport(rig.mqtt, self.publisher) if rig.mqtt is not None else None
         self.devices = Devices.of(rig, clock)
         self.watch = HeaterWatch(self.devices.heater, clock)
         self.identities: dict[str, str] = {}
@@ -77,6 +85,7 @@ class Daemon:
 
     async def connect(self) -> None:
         """Connect every device; raises DeviceError if one does not answer."""
+        self.gate.open()
         identities = await self.devices.connect()
         self.identities = {role: str(identity) for role, identity in identities.items()}
 
@@ -146,6 +155,7 @@ class Daemon:
             self._lag_s = max(self._lag_s, now - asked - _LAG_INTERVAL_S)
             if now - last_state >= STATE_INTERVAL_S:
                 last_state = now
+                self.gate.look(now)
                 self._publish_state()
             if now - last_lag >= 1.0:
                 last_lag = now
@@ -173,9 +183,16 @@ class Daemon:
             "instruments": self.identities,
             "temperature_c": latest.temperature_c if latest is not None else None,
             "last_run": self.last_outcome.status if self.last_outcome is not None else None,
+            "lease": self.gate.lease.state(time.monotonic()),
+            "subscribers": len(self.publisher.connections),
+            "losses": {
+                "monitor": self.publisher.losses(),
+                "mqtt": {"skipped": self.broker.skipped if self.broker is not None else 0},
+            },
         }
         if experiment is not None:
             status |= experiment.status()
+            status["losses"] |= experiment.losses()
         return status
 
     def start(self, plan: Plan, recipe_text: str, output: Path) -> Experiment:
@@ -271,6 +288,7 @@ class Daemon:
             self.running().stop("aborted", "the daemon is stopping")
             await asyncio.gather(self._run, return_exceptions=True)
         await self.devices.disconnect()
+        await self.gate.close()
         self.publisher.close()
 
 
@@ -356,19 +374,20 @@ async def running_daemon(
     clock = ExperimentClock(speed)
     simulators: Child | None = None
     context = zmq.asyncio.Context()
+    # Whoever comes from outside is served by a thread of their own.
+    public = zmq.asyncio.Context()
     daemon: Daemon | None = None
     tasks: list[asyncio.Task[None]] = []
     try:
         if rig.simulator is not None:
             rig, simulators = await start_simulators(rig, clock, simulator_log)
-        daemon = Daemon(rig, rig_text, clock, context, fall_back_ports)
+        daemon = Daemon(rig, rig_text, clock, context, public, fall_back_ports)
         await daemon.connect()
         tasks.append(asyncio.create_task(daemon.follow_heater(), name="follow heater"))
         tasks.append(asyncio.create_task(daemon.tick(), name="tick"))
-        if rig.mqtt is not None:
-            tasks.append(
-                asyncio.create_task(report_to_broker(rig.mqtt, daemon.publisher), name="mqtt")
-            )
+        tasks.append(asyncio.create_task(daemon.publisher.look_after(), name="monitor"))
+        if daemon.broker is not None:
+            tasks.append(asyncio.create_task(daemon.broker.report(), name="mqtt"))
         yield daemon
     finally:
         if daemon is not None:
@@ -379,3 +398,4 @@ async def running_daemon(
         if simulators is not None:
             await simulators.stop()
         context.destroy(linger=500)
+        public.destroy(linger=500)
