@@ -301,6 +301,16 @@ class Experiment:
             "recorder": _state_of(recorder),
         }
 
+    def losses(self) -> dict[str, dict[str, int]]:
+        """What each consumer of frames has gone without, counted since the run began."""
+        outlet = self._outlet
+        analysis = outlet.consumers.get(ANALYSIS) if outlet is not None else None
+        return {
+            "recorder": {"frames": self.engine.frames_lost},
+            "analysis": {"headers_only": analysis.headers_only if analysis is not None else 0},
+            "views": {"not_shown": self._views.not_shown},
+        }
+
     # --- the run --------------------------------------------------------------------------------
 
     async def run(self) -> Outcome:
