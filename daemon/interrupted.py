@@ -113,6 +113,8 @@ def read_interrupted(path: Path) -> Interrupted:
     if not path.exists():
         raise BadInput(str(path), "no such file; name the file of the interrupted run")
     found = recover(path)
+    if found.manifest is None:
+        raise BadInput(str(path), "is an import; there is no run that could go on")
     if found.status == "complete":
         raise BadInput(str(path), "complete already, nothing to resume")
     try:
