@@ -33,7 +33,7 @@ def test_a_lone_operator_takes_renews_and_releases() -> None:
 def test_the_refusal_says_who_since_when_and_until_when() -> None:
     lease = numbered()
     lease.take("anna", 0.0)
-    with pytest.raises(LeaseRefused, match="'anna' has held .* for 20 s, and it expires in 40 s"):
+    with pytest.raises(LeaseRefused, match=r"'anna' has held .* for 20 s, and it expires in 40 s"):
         lease.take("bert", 20.0)
     with pytest.raises(LeaseRefused, match="no control lease: 'anna' has held"):
         lease.check("bert", None, 20.0)
