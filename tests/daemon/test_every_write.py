@@ -161,7 +161,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
         yield Path(name)
 
 
-@pytest.mark.parametrize(("frames", "per_flush", "step"), [(24, 3, 9), (1100, 100, 7)])
+@pytest.mark.parametrize(("frames", "per_flush", "step"), [(24, 3, 12), (1100, 100, 3)])
 def test_cut_short_anywhere(folder: Path, frames: int, per_flush: int, step: int) -> None:
     """Places all over a short run; in a long one the table of frames, which takes several pages."""
     writes, points = run_logged(folder, frames, per_flush)
