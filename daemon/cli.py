@@ -23,14 +23,17 @@ from ..protocols.control import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
     BadRequest,
+    Request,
     Simple,
     Submit,
+    TakeLease,
 )
 from ..protocols.faults import FAULTS, parse_fault
 from ..protocols.loading import BadInput, load_model, read_text
 from ..protocols.recipe import Recipe, load_recipe
 from ..protocols.rig import ROLES, Rig, Streams, load_rig, simulated_rig
 from .children import ChildFailed
+from .key_commands import keys
 
 if TYPE_CHECKING:
     from .interrupted import Interrupted
@@ -44,6 +47,8 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 
+app.add_typer(keys)
+
 RecipeArgument = Annotated[
     Path, typer.Argument(metavar="RECIPE", help="The experiment, a YAML file.")
 ]
@@ -54,6 +59,12 @@ RigOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 ControlOption = Annotated[
     str, typer.Option("--endpoint", metavar="E", help="Control endpoint of the daemon.")
+]
+KeyOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--key", metavar="FILE", envvar="PYROTOME_KEY", help="Your key, for a daemon that asks."
+    ),
 ]
 _CONTROL = Streams().control
 _MONITOR = Streams().monitor
@@ -120,6 +131,13 @@ def run(
         Path | None,
         typer.Option(metavar="FILE", help="Let the simulated world write its own log there."),
     ] = None,
+    simulator_fault: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ROLE:FAULT[@START]",
+            help="Let a simulated instrument misbehave, as `pyrotome simulate --fault` does.",
+        ),
+    ] = None,
 ) -> None:
     """Run one experiment from start to end in the foreground.
 
@@ -133,6 +151,7 @@ def run(
 
     if speed is not None and not (math.isfinite(speed) and 0 < speed <= 1000):
         raise BadInput("--speed", f"{speed:g} is not between 0 and 1000")
+    faults = [parse_fault(text, "--simulator-fault") for text in simulator_fault or ()]
     _refuse_existing(simulator_log)
     interrupted = _interrupted(recipe, output) if resume else None
     if interrupted is not None:
@@ -156,7 +175,7 @@ def run(
     code = asyncio.run(
         run_foreground(
             plan, texts, rig_model, target, 1.0 if speed is None else speed, simulator_log,
-            rig is None, rig_file, interrupted,
+            rig is None, rig_file, interrupted, faults,
         )
     )  # fmt: skip
     raise typer.Exit(code)
@@ -226,16 +245,26 @@ def serve(
     raise typer.Exit(asyncio.run(serve_until_stopped(rig_model, rig_text, speed)))
 
 
-def _ask(endpoint: str, request: Simple | Submit, timeout_s: float = 5.0) -> dict[str, Any]:
-    from .control import NoDaemon, ask
+def _ask(
+    endpoint: str, key: Path | None, request: Request, timeout_s: float = 5.0
+) -> dict[str, Any]:
+    from .asking import NoDaemon, ask, read_key
 
     try:
-        reply = ask(endpoint, request, timeout_s)
+        reply = ask(endpoint, request, timeout_s, read_key(key))
     except NoDaemon as error:
         _fail(str(error), EXIT_DEVICE)
     if not reply.ok:
         _fail(reply.error or "refused", reply.code or EXIT_FAILED)
     return reply.data
+
+
+def _control(
+    endpoint: str, key: Path | None, request: Request, timeout_s: float = 5.0
+) -> dict[str, Any]:
+    """Ask for what needs the control lease; it is taken or renewed where nobody else has it."""
+    token = _ask(endpoint, key, TakeLease(verb="lease"))["token"]
+    return _ask(endpoint, key, request.model_copy(update={"token": token}), timeout_s)
 
 
 @app.command(epilog="Example: `pyrotome submit examples/quickstart.yaml`")
@@ -246,6 +275,7 @@ def submit(
         typer.Option("-o", "--output", metavar="FILE", help="Run file, on the daemon's machine."),
     ] = None,
     endpoint: ControlOption = _CONTROL,
+    key: KeyOption = None,
 ) -> None:
     """Let a served daemon run a recipe."""
     text = read_text(recipe)
@@ -255,7 +285,7 @@ def submit(
         name=str(recipe),
         output=str(output.absolute()) if output is not None else None,
     )
-    data = _ask(endpoint, request)
+    data = _control(endpoint, key, request)
     _out().print(
         f"run {data['run']} started: {data['frames']} frames into {data['file']}",
         soft_wrap=True, highlight=False,
@@ -263,11 +293,13 @@ def submit(
 
 
 @app.command(epilog="Example: `pyrotome status --json`")
-def status(as_json: JsonOption = False, endpoint: ControlOption = _CONTROL) -> None:
+def status(
+    as_json: JsonOption = False, endpoint: ControlOption = _CONTROL, key: KeyOption = None
+) -> None:
     """Say what a daemon is doing."""
     from .progress import status_lines
 
-    data = _ask(endpoint, Simple(verb="status"))
+    data = _ask(endpoint, key, Simple(verb="status"))
     if as_json:
         _print_json(data)
         return
@@ -276,31 +308,64 @@ def status(as_json: JsonOption = False, endpoint: ControlOption = _CONTROL) -> N
 
 
 @app.command(epilog="Example: `pyrotome pause --endpoint tcp://127.0.0.1:5570`")
-def pause(endpoint: ControlOption = _CONTROL) -> None:
+def pause(endpoint: ControlOption = _CONTROL, key: KeyOption = None) -> None:
     """Finish the exposure or hold under way, then wait at standby."""
-    _ask(endpoint, Simple(verb="pause"))
+    _control(endpoint, key, Simple(verb="pause"))
     _out().print("pausing: the exposure or hold under way is finished first")
 
 
 @app.command(epilog="Example: `pyrotome resume`")
-def resume(endpoint: ControlOption = _CONTROL) -> None:
+def resume(endpoint: ControlOption = _CONTROL, key: KeyOption = None) -> None:
     """Go on after a pause."""
-    _ask(endpoint, Simple(verb="resume"))
+    _control(endpoint, key, Simple(verb="resume"))
     _out().print("resumed")
 
 
 @app.command(epilog="Example: `pyrotome abort`")
-def abort(endpoint: ControlOption = _CONTROL) -> None:
+def abort(endpoint: ControlOption = _CONTROL, key: KeyOption = None) -> None:
     """End the experiment safely: beam blanked, heater at its safe level, file closed."""
-    _ask(endpoint, Simple(verb="abort"), timeout_s=180.0)
+    _control(endpoint, key, Simple(verb="abort"), timeout_s=180.0)
     _out().print("aborted: beam blanked, heater at its safe level, file closed")
 
 
 @app.command(epilog="Example: `pyrotome safe`")
-def safe(endpoint: ControlOption = _CONTROL) -> None:
+def safe(endpoint: ControlOption = _CONTROL, key: KeyOption = None) -> None:
     """Emergency stop: beam blanked and heater at its safe level, whatever is going on."""
-    _ask(endpoint, Simple(verb="safe"), timeout_s=180.0)
+    _ask(endpoint, key, Simple(verb="safe"), timeout_s=180.0)
     _out().print("safe: beam blanked, heater at its safe level")
+
+
+@app.command(epilog="Example: `pyrotome clear`")
+def clear(endpoint: ControlOption = _CONTROL, key: KeyOption = None) -> None:
+    """Take back a panic, after looking at beam and heater: both must confirm that they are safe."""
+    data = _ask(endpoint, key, Simple(verb="clear"), timeout_s=180.0)
+    for step in data["steps"]:
+        _out().print(step["action"] if step["confirmed"] else f"NOT {step['action']}")
+
+
+@app.command(epilog="Examples: `pyrotome lease`, `pyrotome lease --release`")
+def lease(
+    take_over: Annotated[
+        bool, typer.Option("--take-over", help="Take it from whoever holds it; admins may.")
+    ] = False,
+    release: Annotated[bool, typer.Option("--release", help="Give it back.")] = False,
+    endpoint: ControlOption = _CONTROL,
+    key: KeyOption = None,
+) -> None:
+    """Take control, or renew it, before somebody else does.
+
+    Commands that control take it by themselves where nobody else has it; it runs out by itself.
+    """
+    if take_over and release:
+        raise BadInput("--release", "give the lease back, or take it over, not both")
+    if release:
+        _ask(endpoint, key, Simple(verb="release"))
+        _out().print("released: anybody may take control")
+        return
+    data = _ask(endpoint, key, TakeLease(verb="lease", take_over=take_over))
+    _out().print(
+        f"'{data['holder']}' has control for {data['seconds']:g} s unless renewed", highlight=False
+    )
 
 
 @app.command(epilog="Example: `pyrotome watch --endpoint tcp://127.0.0.1:5571 --json`")
@@ -312,11 +377,13 @@ def watch(
     seconds: Annotated[
         float | None, typer.Option(metavar="S", help="Stop after so many seconds.")
     ] = None,
+    key: KeyOption = None,
 ) -> None:
     """Watch a running experiment from anywhere."""
+    from .asking import read_key
     from .watching import watch_endpoint
 
-    watch_endpoint(endpoint, as_json, seconds, _out(), _err())
+    watch_endpoint(endpoint, as_json, seconds, _out(), _err(), read_key(key))
 
 
 @app.command(
@@ -372,6 +439,31 @@ def inspect(
         _print_json(inspect_file(file))
     else:
         _out().print(describe_file(file))
+
+
+@app.command(epilog="Example: `pyrotome recover killed.nxs`")
+def recover(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A run file.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Make the file of a killed run readable and say what it holds.
+
+    A healthy file is not touched. What is done can be interrupted and repeated at any moment.
+    """
+    from .describe import describe_file
+    from .recovery import recover as recover_file
+
+    found = recover_file(file)
+    done, lost = list(found.done), list(found.lost)
+    if as_json:
+        recovered = {"repaired": found.repaired, "done": done, "lost": lost}
+        _print_json({**found.report, "recovered": recovered})
+        return
+    for line in done or ["there is nothing to do"]:
+        _out().print(f"{file}: {line}", soft_wrap=True, highlight=False, markup=False)
+    for line in lost:
+        _err().print(f"{file}: lost: {line}", soft_wrap=True, highlight=False, markup=False)
+    _out().print(describe_file(file))
 
 
 def _analysis(module: str, *arguments: object) -> NoReturn:

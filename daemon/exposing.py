@@ -165,6 +165,7 @@ class Stack:
         reading: asyncio.Task[DeviceLost | None] | None = None
         try:
             try:
+                engine.exposing = True
                 await devices.beam.unblank()
                 sent_ns = await devices.detector.trigger()
                 # The exposure began between the command and its answer: blanking before the answer
@@ -181,6 +182,7 @@ class Stack:
                     blanked_ns = await asyncio.shield(devices.beam.blank())
                     engine.journal.note(Exposed(stack=self.stack.name))
                 finally:
+                    engine.exposing = False
                     # Also where nothing came of it: how far it got, nobody knows.
                     engine.ledger.charge(self.stack.name, dose)
             blanked = {"blanked": 1.0, "current_pa": beam.current_pa}

@@ -57,6 +57,7 @@ async def run_foreground(
     fall_back_ports: bool,
     rig_file: str | None = None,
     resumed: Interrupted | None = None,
+    faults: Sequence[Fault] = (),
 ) -> int:
     """Run one experiment with live progress and a summary.
 
@@ -76,6 +77,8 @@ async def run_foreground(
         Where the rig was read.
     resumed : Interrupted or None
         The run that goes on in `output`.
+    faults : sequence of Fault
+        What is to go wrong with the simulated microscope.
 
     Returns
     -------
@@ -112,6 +115,8 @@ async def run_foreground(
                 fall_back_ports,
                 rig_file,
                 resumed.last_ns + 1 if resumed is not None else 0,
+                faults,
+                expendable=True,
             ) as daemon:
                 control = ControlServer(
                     daemon, rig.streams.control, fall_back_ports, accept_submit=False
@@ -161,7 +166,7 @@ async def serve_until_stopped(rig: Rig, rig_text: str, speed: float) -> int:
     """Serve control requests until a signal comes; returns the exit code."""
     console = Console(stderr=True)
     console.print(_starting(rig), highlight=False)
-    async with running_daemon(rig, rig_text, speed) as daemon:
+    async with running_daemon(rig, rig_text, speed, expendable=True) as daemon:
         control = ControlServer(daemon, rig.streams.control)
         try:
             for role, identity in daemon.identities.items():

@@ -31,6 +31,7 @@ class Consumer:
     credit: int = 0
     granted: int = 0
     sent: int = 0
+    headers_only: int = 0
     heard_s: float = 0.0
     sent_s: deque[float] = field(default_factory=deque[float])
     ended: bool = False
@@ -145,6 +146,7 @@ class Outlet:
             else:
                 header = {**message.header, "in_file": True}
                 self._send_to(consumer, Message(message.topic, header).parts())
+                consumer.headers_only += 1
             consumer.sent += 1
             consumer.sent_s.append(time.monotonic())
 
