@@ -14,7 +14,6 @@ from typing import Any
 import h5py
 import hdf5plugin  # noqa: F401
 import numpy as np
-import psutil
 import pytest
 
 from pyrotome.daemon import journal as journal_module
@@ -127,13 +126,13 @@ def exposures(lines: list[dict[str, Any]], stack: str) -> int:
 
 
 def kill(running: Any, module: str = "") -> None:
-    """Kill -9 of the daemon, or of a process of its."""
+    """Kill -9 of the daemon, or of a process of its.
+
+    What the daemon leaves behind is still making things safe then: resuming waits for it.
+    """
     if not module:
-        children = list(running.children().values())
         running.process.kill()
         running.process.wait()
-        # Nobody writes the file any more when they are gone.
-        psutil.wait_procs(children, timeout=30)
     else:
         running.children()[module].kill()
 
