@@ -175,6 +175,12 @@ class Engine:
             index = following
         self.operation, self.operation_index = None, len(self.plan.operations)
 
+    def expect(self, index: int) -> None:
+        """Count everything before an operation as done."""
+        self.operation_index = index
+        if index < len(self.plan.operations):
+            self.operation = self.plan.operations[index]
+
     def _begin(self, index: int, rest: Rest) -> None:
         operation, done_s = self.plan.operations[index], rest.done_s
         if isinstance(operation, TakeStack) and rest.places is not None:

@@ -445,7 +445,7 @@ class Experiment:
         engine, gap = self.engine, point.interruption
         self.ledger.restore(point.charged)
         engine.steering.restore(point.necks)
-        engine.operation_index = point.index
+        engine.expect(point.index)
         engine.frames_lost = sum(map(len, point.missing.values()))
         operations = self.plan.operations
         rest = operations[point.index].label if point.index < len(operations) else "the end"
