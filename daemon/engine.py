@@ -308,7 +308,8 @@ class Engine:
                 await self._checkpoint()
                 await self._tilt(tilt_deg)
                 await frames.expose(first)
-                self._was_exposed(stack.name, first, first + at_a_time - 1)
+                last = first + at_a_time - 1
+                self._was_exposed(stack.name, frames.places[first], frames.places[last])
             await self._look_at_stage()
 
     async def _tilt(self, tilt_deg: float) -> None:
