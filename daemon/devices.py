@@ -150,7 +150,8 @@ async def _take(action: str, act: Callable[[], Awaitable[object]], timeout_s: fl
     started = monotonic_s()
     problem = ""
     try:
-        await asyncio.wait_for(act(), timeout_s)
+        async with asyncio.timeout(timeout_s):
+            await act()
     except DeviceError as error:
         problem = str(error)
     except TimeoutError:

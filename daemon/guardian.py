@@ -41,7 +41,8 @@ class Daemon:
         self.pid = os.getppid()
         self.journal: str | None = None
         self._raw = bytearray()
-        self._orderly = False
+        # Before the first heartbeat nothing has been entrusted to this process.
+        self._orderly = True
 
     def line(self) -> bytes:
         """The next line, or nothing if standard input ends before."""
@@ -72,12 +73,13 @@ class Daemon:
     def _take_in(self) -> None:
         *lines, rest = bytes(self._raw).split(b"\n")
         self._raw[:] = rest
-        for line in filter(None, lines):
+        for line in lines:
+            self._orderly = False
             with contextlib.suppress(ValueError):
-                told: Any = json.loads(line)
+                told: Any = json.loads(line or b"{}")
+                self._orderly = bool(told.get("end"))
                 if "journal" in told:
                     self.journal = told["journal"]
-                self._orderly = self._orderly or bool(told.get("end"))
 
     def kill(self) -> None:
         """Kill it, if it is still there, and wait until it is gone."""
