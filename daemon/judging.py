@@ -381,21 +381,25 @@ class Rate(Judge):
         if passed_s < RATE_WINDOW_S:
             return None
         course, rate = self.course, self.terms.limits.rate_c_per_s
-        found = abs(sample.temperature_c - then_c) / passed_s
-        bound = math.inf
-        text = ""
+        read_c = sample.temperature_c
         if rate is not None:
+            found = abs(read_c - then_c) / passed_s
             bound = RATE_FACTOR * rate + RATE_EXTRA_C_PER_S + course.decay_c_per_s
-            text = f"where the rig allows {rate:g} K/s"
+            if found > bound:
+                text = f"heater changes by {found:.0f} K/s, the rig allows {rate:g} K/s"
+                return Finding(found, bound, text)
         settled = then_ns >= course.moved_ns + int(SETTLING_S * 1e9)
         arrived_c = self.terms.bound * RATE_WINDOW_S + course.excess_c
-        if settled and abs(then_c - setpoint_c) <= arrived_c:
-            still = self.terms.bound + course.decay_c_per_s
-            if still < bound:
-                bound, text = still, f"while the setpoint stands still at {setpoint_c:g} degC"
+        if not settled or abs(then_c - setpoint_c) > arrived_c:
+            return None
+        # Only what leads away: an excess that goes back to the setpoint may do so at any speed.
+        above, before = read_c - setpoint_c, then_c - setpoint_c
+        away_c = abs(above) if above * before < 0 else abs(above) - abs(before)
+        found, bound = away_c / passed_s, self.terms.bound + course.decay_c_per_s
         if not found > bound:
             return None
-        return Finding(found, bound, f"heater changes by {found:.0f} K/s {text}")
+        text = f"heater changes by {found:.0f} K/s while the setpoint stands still at "
+        return Finding(found, bound, f"{text}{setpoint_c:g} degC")
 
 
 class Progress(Judge):

@@ -5,6 +5,7 @@ The simulated world's own log says when the beam was blanked and the heater sent
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
@@ -33,6 +34,15 @@ LONG_EXPOSURES = {
     "voltage": "300 kV", "current": "2 pA", "dwell": "200 us", "frame": [64, 64],
     "pixel_size": "16 nm",
 }  # fmt: skip
+
+
+# A command line whose controlling terminal is its standard input.
+TAKES_TERMINAL = """
+import fcntl, termios
+from pyrotome.daemon.cli import main
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+main()
+"""
 
 
 def until(so: Callable[[], Any]) -> Any:
@@ -194,22 +204,19 @@ def test_dead_terminal(cli: Any, world: World, reaction: Any) -> None:
     terminal, line = pty.openpty()
     process = subprocess.Popen(
         [
-            sys.executable, "-m", "pyrotome.daemon", "run",
+            sys.executable, "-c", TAKES_TERMINAL, "run",
             cli.recipe(steps=HOLD, analysis=[], limits={}), "--rig", cli.rig(), "-o", "run.nxs",
             "--simulator-log", "world.log",
         ],
         cwd=cli.folder, stdin=line, stdout=line, stderr=line, start_new_session=True,
-        preexec_fn=lambda: __import__("fcntl").ioctl(0, __import__("termios").TIOCSCTTY, 0),
     )  # fmt: skip
     os.close(line)
     try:
         os.set_blocking(terminal, False)
 
         def hot() -> bool:
-            try:
+            with contextlib.suppress(BlockingIOError):
                 os.read(terminal, 65_536)
-            except BlockingIOError:
-                pass
             return world.last("heater", "target_c") == 350.0
 
         until(hot)
