@@ -16,7 +16,7 @@ from .publisher import monotonic_s
 # A safing step that has not confirmed by then counts as failed, and the next one is taken.
 SAFING_STEP_TIMEOUT_S = 10.0
 # Wall seconds that a beam has to confirm before the heater's step is taken as well.
-BEAM_GRACE_S = 0.02
+BEAM_GRACE_S = 0.005
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,7 @@ RULES: Mapping[str, Rule] = {
         "away from the setpoint and not on the way to it", Progress, 15.0, "K", 10.0, "safe"
     ),
     "unblanked": Rule("the beam is on outside an exposure", Unblanked, 0.0, "", 0.5, "safe"),
-    "moving": Rule("the stage moves during an exposure", Moving, 0.1, "deg", 0.0, "pause"),
+    "moving": Rule("the stage moves during an exposure", Moving, 0.05, "deg", 0.0, "pause"),
     "vacuum": Rule(
         "column valves closed while frames are taken, or the vacuum not ready",
         Vacuum, 0.0, "", 0.0, "pause",
