@@ -370,7 +370,7 @@ def address_of(ends: Ends) -> str:
         case (str(host), int(port), *_):
             return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         case None:
-            return "somebody who has left"
+            return "an address that was gone before it could be read"
         case _:
             return "a local socket"
 

@@ -14,6 +14,10 @@ from typing import Any
 
 import pytest
 
+from pyrotome.daemon.mqtt import MqttReport
+from pyrotome.protocols.loading import BadInput
+from pyrotome.protocols.rig import Mqtt, load_rig
+
 MOSQUITTO = shutil.which("mosquitto", path="/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin")
 
 
@@ -182,10 +186,13 @@ def test_secrets_that_others_can_read_are_refused_at_the_start(cli: Any, tmp_pat
         ({"tls": {"ca_file": "password"}}, "is no certificate"),
         ({"tls": {"ca_file": "a", "cert_file": "b"}}, "belong together"),
     ):
-        done = cli("serve", "--rig", cli.rig(mqtt=mqtt))
-        assert done.returncode == 2, done.stderr
-        assert told in done.stderr
-        assert "sesame" not in done.stderr
+        with pytest.raises(BadInput) as refused:
+            MqttReport(load_rig(Path(cli.rig(mqtt=mqtt)))[0].mqtt or Mqtt())
+        assert told in str(refused.value)
+        assert "sesame" not in str(refused.value)
+    done = cli("serve", "--rig", cli.rig(mqtt={"username": "lab", "password_file": "password"}))
+    assert done.returncode == 2, done.stderr
+    assert f"chmod 600 {tmp_path}/password" in done.stderr
 
 
 class Hanging:
