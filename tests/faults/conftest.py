@@ -14,8 +14,11 @@ The table of all rows, with the time that each took, stands at the end of pytest
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -75,3 +78,35 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(
             f"{shown} of {row['within_s']:>4g} s  {row['broken']}  ->  {row['must']}"
         )
+
+
+@pytest.fixture(scope="session")
+def microscope(
+    microscopes: ModuleType, tmp_path_factory: pytest.TempPathFactory, free_port: int
+) -> Iterator[Any]:
+    """A simulated microscope beside the daemon, shared by rows; its wires are well at first."""
+    # Stage and column on servers of their own: the fault of one is not that of the other.
+    stage = {**microscopes.RIG["stage"], "endpoint": f"http://127.0.0.1:{free_port}"}
+    microscope = microscopes.Microscope(tmp_path_factory.mktemp("microscope"), stage=stage)
+    yield microscope
+    microscope.close()
+
+
+@pytest.fixture
+def well(microscope: Any) -> Iterator[Any]:
+    """The shared microscope, without faults and with its log counted from here."""
+    if not microscope.alive:
+        microscope.start()
+    microscope.well()
+    microscope.mark()
+    yield microscope
+    if microscope.alive:
+        microscope.well()
+
+
+@pytest.fixture(scope="session")
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,223 @@
+"""Rows of the catalogue: what a wire of the microscope does wrong in the middle of a run.
+
+Each row runs the same small experiment in a daemon of its own, on a microscope that it shares with
+the other rows, and lets the fault strike at its moment. At the end the microscope's own log says
+whether beam and heater are safe.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import hdf5plugin  # noqa: F401
+import pytest
+
+from pyrotome.daemon.inspect import inspect_file
+from pyrotome.daemon.plan import make_plan
+from pyrotome.daemon.service import Daemon, exit_code, running_daemon
+from pyrotome.protocols.recipe import Recipe
+from pyrotome.protocols.rig import load_rig
+
+TILTS = {"tilt_series": {"from": "-10 deg", "to": "10 deg", "step": "10 deg"}}
+RECIPE: dict[str, Any] = {
+    "title": "Row of the fault catalogue",
+    "sample": {"name": "Cu NP", "elements": ["Cu"]},
+    "beam": {
+        "voltage": "300 kV", "current": "2 pA", "dwell": "10 us",
+        "frame": [32, 32], "pixel_size": "32 nm",
+    },
+    "limits": {"temperature": "900 degC", "dose": "1000 e/nm^2"},
+    "steps": [
+        {"heat": {"to": "200 degC"}},
+        TILTS,
+        {
+            "cycle": {
+                "standby": "200 degC", "processing": "350 degC", "holds": ["0.5 s"],
+                "then": [TILTS],
+            }
+        },
+    ],
+}  # fmt: skip
+FRAMES = 6
+
+
+@dataclass(frozen=True)
+class Row:
+    """One fault and what must follow.
+
+    Attributes
+    ----------
+    fault : str
+        As on the command line.
+    at : str
+        When it strikes: after the second frame (``frames``), or when the hold begins (``hold``).
+    status : str
+        Of the run.
+    code : int
+        Exit code that the command line would give.
+    lost : int
+        Frames recorded as missing, at most; one at least if it is not 0.
+    says : str
+        Part of the one message, the reason of the end or a warning.
+    clears : float or None
+        Wall seconds after which the wire is well again; None: when the run is over.
+    confirmed : bool
+        Whether beam and heater confirm that they are safe; else the daemon is panicked.
+    """
+
+    fault: str
+    broken: str
+    must: str
+    within_s: float
+    status: str = "complete"
+    code: int = 0
+    lost: int = 0
+    says: str = ""
+    at: str = "frames"
+    clears: float | None = None
+    confirmed: bool = True
+
+
+STOPS = "run stopped, exit 3, heater cold, beam blanked"
+ROWS = (
+    # Detector
+    Row("detector:garbagex1", "noise before a frame", "the frame is read all the same", 30),
+    Row("detector:slow=50 ms", "the detector answers late", "nothing is lost", 40),
+    Row(
+        "detector:short-framex1", "a frame without its end", "it is recorded as missing", 40,
+        lost=1, says="frame 2 is lost",
+    ),
+    Row(
+        "detector:wrong-lengthx1", "a frame with a wrong length", "it is recorded as missing", 30,
+        lost=1, says="frame 2 is lost",
+    ),
+    Row(
+        "detector:disconnectx1", "the detector hangs up", STOPS, 20,
+        status="failed", code=3, says="broke",
+    ),
+    Row(
+        "detector:error", "the detector refuses", STOPS, 20,
+        status="failed", code=3, says="answered error 1",
+    ),
+    Row(
+        "detector:hang", "the detector hangs", STOPS, 45,
+        status="failed", code=3, says="no answer", clears=6.0,
+    ),
+    # Stage
+    Row("stage:slow=50 ms", "the stage answers late", "nothing is lost", 40),
+    Row(
+        "stage:hang", "the stage hangs", STOPS, 45,
+        status="failed", code=3, says="stage (temscript-stage)", clears=6.0,
+    ),
+    Row(
+        "stage:disconnectx1", "the stage's server hangs up", STOPS, 20,
+        status="failed", code=3, says="stage (temscript-stage)",
+    ),
+    Row(
+        "stage:garbage", "the stage sends noise", STOPS, 20,
+        status="failed", code=3, says="not temscript's JSON",
+    ),
+    Row(
+        "stage:error", "the stage refuses", STOPS, 20,
+        status="failed", code=3, says="answered 500",
+    ),
+    # Column
+    Row(
+        "beam:errorx1", "the column refuses once", STOPS, 20,
+        status="failed", code=3, says="beam (temscript-beam)",
+    ),
+    Row(
+        "beam:error", "the column refuses everything",
+        "heater cold; the daemon is panicked and says: look at them", 20,
+        status="failed", code=3, says="look at them now", confirmed=False,
+    ),
+    Row(
+        "beam:short-framex1", "the column's answer without its end", STOPS, 20,
+        status="failed", code=3, says="beam (temscript-beam)",
+    ),
+    # Heater
+    Row(
+        "heater:error", "the heater refuses to heat", STOPS, 45,
+        status="failed", code=3, says="heater (dens-impulse)", confirmed=False, clears=2.0,
+    ),
+    Row(
+        "heater:disconnectx1", "the heater hangs up in a hold", STOPS, 45, at="hold",
+        status="failed", code=3, says="heater (dens-impulse)",
+    ),
+    Row(
+        "heater:hang", "the heater hangs in a hold", STOPS, 45, at="hold",
+        status="failed", code=3, says="heater (dens-impulse)", clears=6.0,
+    ),
+    Row("heater:slow=50 ms", "the heater answers late", "the hold is right", 40),
+    Row("heater:garbagex3", "noise on the heater's wire", "nothing but safe", 45),
+)  # fmt: skip
+
+
+def rows() -> list[Any]:
+    """The rows as pytest's parameters."""
+    return [
+        pytest.param(
+            row,
+            id=f"{row.fault}-{row.at}",
+            marks=pytest.mark.fault(broken=row.broken, must=row.must, within_s=row.within_s),
+        )
+        for row in ROWS
+    ]
+
+
+async def until(true: Callable[[], bool], daemon: Daemon) -> None:
+    """Wait for the moment of the fault."""
+    for _ in range(6000):
+        if true():
+            return
+        assert daemon.experiment is not None, daemon.last_outcome
+        await asyncio.sleep(0.01)
+    pytest.fail(f"the moment of the fault did not come: {daemon.status()}")
+
+
+@pytest.mark.parametrize("row", rows())
+async def test_wire(row: Row, well: Any, reaction: Any, tmp_path: Path) -> None:
+    rig, text = load_rig(well.write_rig())
+    plan = make_plan(Recipe.model_validate(RECIPE), rig)
+    file = tmp_path / "run.nxs"
+    said: list[str] = []
+    async with running_daemon(rig, text, fall_back_ports=True) as daemon:
+        daemon.on_event = lambda header: said.append(str(header.get("message")))
+        engine = daemon.start(plan, "", file).engine
+        if row.at == "frames":
+            await until(lambda: engine.frames_done >= 2, daemon)
+        else:
+            await until(lambda: bool(well.log().setpoint_c == 350), daemon)
+        reaction.begins()
+        await asyncio.to_thread(well.fault, row.fault)
+        over = asyncio.create_task(daemon.wait())
+        if row.clears is not None:
+            await asyncio.sleep(row.clears)
+            await asyncio.to_thread(well.fault, f"{row.fault.partition(':')[0]}:none")
+        outcome = await asyncio.wait_for(over, reaction.left_s)
+        await asyncio.to_thread(well.well)
+        log = await asyncio.to_thread(well.wait_until_safe, max(1.0, reaction.left_s))
+        reaction.ends()
+        assert (str(daemon.machine.state) == "panicked") is not row.confirmed
+    assert log.safe
+    told = "\n".join([outcome.reason, *said])
+    assert outcome.status == row.status, told
+    assert exit_code(outcome, interrupted=False) == row.code
+    assert row.says in told
+    assert "Traceback" not in told
+    found = inspect_file(file)
+    assert found["status"] == row.status
+    assert (found["lost_frames"] == 0) if not row.lost else (1 <= found["lost_frames"] <= row.lost)
+    if row.status == "complete":
+        assert found["frames"] + found["lost_frames"] == FRAMES
+        assert found["holds"][0]["achieved_s"] == pytest.approx(0.5, abs=0.25)
+    with h5py.File(file) as opened:
+        for series in found["series"]:
+            keys = opened[f"{series['name']}/instrument/detector/image_key"][()]
+            data = opened[f"{series['name']}/instrument/detector/data"][()]
+            assert all(data[k].sum() > 0 for k in range(len(keys)) if keys[k] == 0)
