@@ -55,9 +55,12 @@ class Consumer:
         return now_s - self.sent_s[0] if self.sent_s else 0.0
 
     def note_status(self, body: dict[str, Any]) -> None:
-        """Take in what it says of itself; ``frames`` counts those that it has dealt with."""
+        """Take in what it says of itself; ``dealt`` counts the frames that it is done with.
+
+        For one that says no such thing, ``frames`` does.
+        """
         self.status = body
-        dealt = body.get("frames")
+        dealt = body.get("dealt", body.get("frames"))
         if type(dealt) is int:
             while self.sent_s and self.sent - len(self.sent_s) < dealt:
                 self.sent_s.popleft()

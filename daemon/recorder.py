@@ -3,11 +3,16 @@
 ``python -m pyrotome.daemon.recorder`` reads a `RecorderConfig`, creates the file (never over an
 existing one: exit code 2), says so, and connects to the link as ``recorder``.
 
+With `RecorderConfig.resumed` the file is that of an interrupted run and goes on.
+
+A frame is acknowledged by ``durable`` in the message ``status``: so many frames are in the file,
+and killing this or any process cannot take them out. Credit promises nothing of the kind.
+
 Credit: every ``frame/...`` message costs one, lost frames included, and gives it back once it is in
 the file (or was refused). In all it grants `CREDIT_BYTES` of raw frames, at least 4 and at most
 1000. Telemetry, events and results cost nothing and are written within `FLUSH_S`. While the disk
 takes nothing, everything stays in memory, no credit goes back, and the write is tried again every
-second. The run ends with the topic ``end``, or with the parent's death: then the file is closed
+second; ``problem`` in the message ``status`` says why. The run ends with the topic ``end``, or with the parent's death: then the file is closed
 with the status ``interrupted``.
 """
 
@@ -36,7 +41,8 @@ from ..protocols import link
 from ..protocols.bitshuffle import Bitshuffle
 from ..protocols.messages import BadMessage, Message, array_of, chunk_of, parse
 from ..protocols.process import RecorderConfig, announce, fail, read_config, watch_parent
-from .runfile import BadRecord, RunFile
+from .reopening import CannotResume
+from .runfile import LAST_RESERVE_BYTES, BadRecord, RunFile
 
 CREDIT_BYTES = 64 << 20
 FLUSH_S = 0.5
@@ -86,11 +92,13 @@ class Recorder:
     def __init__(self, socket: zmq.Socket[bytes], file: RunFile) -> None:
         self.stopped = threading.Event()
         self._socket, self._file = socket, file
+        self._durable = file.frames
         self._queue: deque[_Job] = deque()
         self._encoder = Bitshuffle()
         self._compressing = ThreadPoolExecutor(1, "compress")
         self._end: Mapping[str, Any] | None = None
-        self._owed = 0
+        self._owed = self._dealt = 0
+        self._problem: str | None = None
         self._retry_at = self._flush_at = 0.0
         self._blocked = False
         self._reported: set[str] = set()
@@ -148,6 +156,7 @@ class Recorder:
                 self._queue.append(_Job(message))
         elif message.topic == link.END_TOPIC:
             self._end = message.header
+            self._file.reserve_bytes = LAST_RESERVE_BYTES
         else:
             try:
                 self._note(kind, name, message)
@@ -194,10 +203,21 @@ class Recorder:
                 break
         if time.monotonic() >= self._flush_at and self._attempt(self._file.flush):
             self._flush_at = time.monotonic() + FLUSH_S
-            body = {"backlog": len(self._queue), "frames": self._file.frames}
-            self._send("status", body | {"lost": self._file.lost})
+            self._durable = self._file.frames
+            self._tell_status()
         if not self._queue:
             self._give_credit()
+
+    def _tell_status(self) -> None:
+        body: dict[str, Any] = {
+            "backlog": len(self._queue),
+            "frames": self._file.frames,
+            "durable": self._durable,
+            "dealt": self._dealt,
+            "lost": self._file.lost,
+            "problem": self._problem,
+        }
+        self._send("status", body)
 
     def _give_credit(self) -> None:
         if self._owed:
@@ -222,6 +242,7 @@ class Recorder:
         if chunk is not None:
             self._encoder.release(chunk)
         if job.is_frame:
+            self._dealt += 1
             self._owed += 1
             if self._owed >= self._credit // 4:  # soon enough that the sender need not wait
                 self._give_credit()
@@ -236,15 +257,19 @@ class Recorder:
             self._retry_at = time.monotonic() + RETRY_S
             if not self._blocked:
                 self._blocked = True
+                self._problem = f"{self._file.path} cannot be written: {error}"
                 self._report(
                     "error",
-                    f"recorder: {self._file.path} cannot be written: {error}. Nothing is lost yet: "
+                    f"recorder: {self._problem}. Nothing is lost yet: "
                     "frames wait in memory and the schedule with them. Make room on the disk",
                     again=True,
                 )
+                self._tell_status()
             return False
         if self._blocked:
             self._blocked = False
+            self._problem = None
+            self._tell_status()
             self._report("warning", f"recorder: {self._file.path} can be written again", again=True)
         return True
 
@@ -304,12 +329,16 @@ def main() -> int:
     _keep_freed_memory()
     path = Path(config.file)
     try:
-        file = RunFile(path, config.manifest)
+        file = RunFile(path, config.manifest, config.resumed)
     except FileExistsError:
         fail(f"{path} exists already; name another file, nothing is ever overwritten")
         return 2
+    except CannotResume as error:
+        fail(str(error))
+        return 2
     except OSError as error:
-        fail(f"{path} cannot be created: {os.strerror(error.errno) if error.errno else error}")
+        why = os.strerror(error.errno) if error.errno and not config.resumed else error
+        fail(f"{path} cannot be {'reopened' if config.resumed else 'created'}: {why}")
         return 2
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     socket = context.socket(zmq.DEALER)

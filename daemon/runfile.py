@@ -6,7 +6,7 @@ Every method that touches the disk may raise OSError and can then be called agai
 """
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
-# pyright: reportUnknownArgumentType=false
+# pyright: reportUnknownArgumentType=false, reportMissingTypeStubs=false
 # h5py carries no types.
 
 from __future__ import annotations
@@ -15,22 +15,28 @@ import contextlib
 import errno
 import json
 import math
-import shutil
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from ..protocols import layout
 from ..protocols.bitshuffle import Chunk
-from ..protocols.manifest import RunManifest
+from ..protocols.editing import LIBVER
+from ..protocols.locking import WriterLock
+from ..protocols.manifest import Interruption, RunManifest
 from ..protocols.nexus_tree import create_run_file, finalise
 from ..protocols.pipeline import ResultPlan
 from ..protocols.timebase import iso_utc
+from .reopening import reopen
 
 RESERVE_BYTES = 32 << 20
+# Of which so much may be used up when a run is to end on a full disk.
+LAST_RESERVE_BYTES = 2 << 20
 
 
 class BadRecord(ValueError):
@@ -43,24 +49,44 @@ class RunFile:
     Parameters
     ----------
     path : Path
-        Where; nothing may be there.
+        Where; nothing may be there, unless the run is `resumed`.
     manifest : RunManifest
-        What will be recorded.
+        What will be recorded. A file that goes on keeps its own.
+    resumed : Interruption, optional
+        The run of the file at `path` goes on in it, after this time without record.
+
+    Attributes
+    ----------
+    frames, lost : int
+        Frames in the file, and frames that were taken but are not in it.
+    reserve_bytes : int
+        What must stay free on the disk.
 
     Raises
     ------
     FileExistsError
         If there is something at `path`, which is left alone.
+    CannotResume
+        If the file at `path` is not that of this run, or the run is over.
     OSError
         If it cannot be written.
     """
 
-    def __init__(self, path: Path, manifest: RunManifest) -> None:
-        self.path, self.manifest = path, manifest
-        self.frames = self.lost = 0
-        self.last_ns = manifest.started_ns
+    def __init__(
+        self, path: Path, manifest: RunManifest, resumed: Interruption | None = None
+    ) -> None:
+        self.path = path
+        self.reserve_bytes = RESERVE_BYTES
+        if resumed is None:
+            self.manifest = manifest
+            self._file: Any = create_run_file(path, manifest)
+            self._lock = WriterLock(path)
+        else:
+            self._lock = WriterLock(path)
+            self.manifest = manifest = reopen(path, manifest, resumed)
+            self._file = h5py.File(path, "r+", libver=LIBVER)
+        self.last_ns = manifest.started_ns if resumed is None else resumed.until_ns
         self._epoch_ns = layout.epoch_ns(manifest.started_ns)
-        self._file = create_run_file(path, manifest)
         self._stacks = {plan.name: _Stack(self._file, plan.name) for plan in manifest.stacks}
         self._results = {
             (plan.name, result.name): result for plan in manifest.stacks for result in plan.results
@@ -81,6 +107,8 @@ class RunFile:
         self._clock = _Log(self._file, {n: f"{layout.CLOCK}/{n}" for n in layout.CLOCK_COLUMNS})
         self._logs = [*self._telemetry.values(), self._dose, self._events, self._clock]
         self._holds = _HoldTimes(self._file, manifest)
+        self.frames = sum(stack.recorded for stack in self._stacks.values())
+        self.lost = sum(stack.lost for stack in self._stacks.values())
         self._file.swmr_mode = True
 
     def check_frame(self, series: object, index: object) -> _Stack:
@@ -141,6 +169,7 @@ class RunFile:
             except (OSError, RuntimeError):
                 stack.reopen()
                 raise
+        self.lost -= stack.is_lost(index)
         stack.note(index, self._stamps(header), lost=frame is None)
         if frame is None:
             self.lost += 1
@@ -223,14 +252,20 @@ class RunFile:
         self._holds.set(times)
 
     def flush(self) -> None:
-        """Write what was gathered and let readers see it."""
+        """Write what was gathered and let readers see it; from then on a kill cannot undo it."""
         self._check_room()
         for log in self._logs:
             log.write()
-        for stack in self._stacks.values():
-            stack.write()
+        begun = [stack for stack in self._stacks.values() if stack.is_behind]
+        for stack in begun:
+            stack.write_stamps()
         self._holds.write()
         self._file.flush()
+        if begun:
+            # HDF5 flushes in an order of its own: a frame is called recorded when the rest is in.
+            for stack in begun:
+                stack.write_keys()
+            self._file.flush()
 
     def close(self, status: layout.Status, ended_ns: object, dose: object, reason: str) -> None:
         """Write everything with the final status, close and tidy the file.
@@ -260,11 +295,17 @@ class RunFile:
         # Whoever reads the file now has it locked against tidying, and it is complete without.
         with contextlib.suppress(BlockingIOError):
             finalise(self.path)
+        self._lock.close()
 
     def _check_room(self) -> None:
-        """Refuse before the disk is full: HDF5 does not get over a failed write in good order."""
-        if shutil.disk_usage(self.path.parent).free < RESERVE_BYTES:
-            raise OSError(errno.ENOSPC, f"less than {RESERVE_BYTES >> 20} MiB left on the disk")
+        """Refuse before the disk does: HDF5 does not get over a failed write in good order."""
+        disk = os.statvfs(self.path.parent)
+        if disk.f_flag & os.ST_RDONLY:
+            raise OSError(errno.EROFS, "the disk has become read-only")
+        if disk.f_bavail * disk.f_frsize < self.reserve_bytes:
+            raise OSError(
+                errno.ENOSPC, f"less than {self.reserve_bytes >> 20} MiB left on the disk"
+            )
 
     def _stamps(self, header: Mapping[str, Any]) -> dict[str, float | int]:
         stamps: dict[str, float | int] = {}
@@ -321,6 +362,26 @@ class _Stack:
             self._columns[column.key] = (dataset, dataset[...])
         self._dirty: tuple[int, int] | None = None
 
+    @property
+    def recorded(self) -> int:
+        """Frames that are there."""
+        return int((self.keys == layout.RECORDED).sum())
+
+    @property
+    def lost(self) -> int:
+        """Frames that were taken and are not there."""
+        return sum(self.is_lost(index) for index in range(self.frames))
+
+    def is_lost(self, index: int) -> bool:
+        """Whether a frame was taken and is not there."""
+        taken = math.isfinite(self._columns[layout.TIME_COLUMN.key][1][index])
+        return taken and bool(self.keys[index] != layout.RECORDED)
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether something is not yet written."""
+        return self._dirty is not None
+
     def reopen(self) -> None:
         """Make HDF5 forget a chunk that it could not write.
 
@@ -337,12 +398,18 @@ class _Stack:
         low, high = self._dirty or (index, index)
         self._dirty = min(low, index), max(high, index)
 
-    def write(self) -> None:
+    def write_stamps(self) -> None:
         if self._dirty is None:
             return
         part = slice(self._dirty[0], self._dirty[1] + 1)
         for dataset, values in self._columns.values():
             dataset[part] = values[part]
+
+    def write_keys(self) -> None:
+        """Say which frames are there, when frames and stamps are."""
+        if self._dirty is None:
+            return
+        part = slice(self._dirty[0], self._dirty[1] + 1)
         self._key_data[part] = self.keys[part]
         self._dirty = None
 
@@ -353,7 +420,7 @@ class _Log:
     def __init__(self, file: Any, paths: Mapping[str, str]) -> None:
         self._data = {name: file[path] for name, path in paths.items()}
         self._rows: list[Mapping[str, Any]] = []
-        self._written = 0
+        self._written = min(dataset.shape[0] for dataset in self._data.values())
 
     def add(self, row: Mapping[str, Any]) -> None:
         self._rows.append(row)
@@ -371,11 +438,21 @@ class _Log:
 
 
 class _HoldTimes:
-    """The moments of the holds: columns of ``/entry/holds``."""
+    """The moments of the holds: columns of ``/entry/holds``.
+
+    A hold that was interrupted and then goes on began with its first rise, and ends with its last
+    fall.
+    """
 
     def __init__(self, file: Any, manifest: RunManifest) -> None:
         self._row = {hold.index: row for row, hold in enumerate(manifest.holds)}
         self._data = {n: file[f"{layout.HOLDS}/{n}"] for n in layout.HOLD_TIMES if manifest.holds}
+        self._begun = {
+            (name, row)
+            for name in layout.HOLD_BEGINS
+            if name in self._data
+            for row in np.flatnonzero(self._data[name][...] >= 0).tolist()
+        }
         self._pending: list[tuple[str, int, int]] = []
 
     def set(self, times: object) -> None:
@@ -383,11 +460,13 @@ class _HoldTimes:
         row = None if index is None else self._row.get(index)
         if row is None or not isinstance(times, dict):
             raise BadRecord(f"this run has the holds 1 to {len(self._row)}, not {times!r}")
-        self._pending += [
-            (name, row, moment)
-            for name in layout.HOLD_TIMES
-            if (moment := _integer(times.get(name))) is not None
-        ]
+        for name in layout.HOLD_TIMES:
+            moment = _integer(times.get(name))
+            if moment is None or (name, row) in self._begun:
+                continue
+            self._pending.append((name, row, moment))
+            if name in layout.HOLD_BEGINS:
+                self._begun.add((name, row))
 
     def write(self) -> None:
         for name, row, value in self._pending:

@@ -24,6 +24,7 @@ EVENTS = f"{ENTRY}/events"
 DOSE = f"{ENTRY}/dose"
 CLOCK = f"{ENTRY}/clock"
 HOLDS = f"{ENTRY}/holds"
+INTERRUPTIONS = f"{ENTRY}/interruptions"  # only where the run was taken up again
 RUN = f"{ENTRY}/run"
 STATUS = f"{RUN}/status"
 REASON = f"{RUN}/reason"
@@ -118,7 +119,8 @@ COLUMNS = (
     Column("frames/frame_number", "frame_number", "int64"),
     Column("frames/sequence", "seq", "int64"),
 )
-HOLD_TIMES = ("commanded_up_ns", "crossed_up_ns", "commanded_down_ns", "crossed_down_ns")
+HOLD_BEGINS = ("commanded_up_ns", "crossed_up_ns")
+HOLD_TIMES = (*HOLD_BEGINS, "commanded_down_ns", "crossed_down_ns")
 CLOCK_COLUMNS = ("monotonic_ns", "utc_ns", "uncertainty_ns")
 EVENT_TEXT = {"level": 16, "source": 48, "message": 400, "json": 1024}  # bytes of UTF-8
 
@@ -309,6 +311,20 @@ def _logs(manifest: RunManifest) -> Iterator[Node]:
         yield Dataset(f"{HOLDS}/{name}", values, attrs={"units": unit})
     for name in HOLD_TIMES:
         yield Dataset(f"{HOLDS}/{name}", np.full(len(holds), -1, np.int64), attrs={"units": "ns"})
+
+
+def interruptions() -> Iterator[Node]:
+    """The table of the times in which nobody ran the experiment, with no row in it."""
+    yield Group(INTERRUPTIONS, "NXcollection")
+    for name in ("from_ns", "until_ns"):
+        yield Dataset(
+            f"{INTERRUPTIONS}/{name}", dtype="int64", shape=(0,), storage="growing",
+            attrs={"units": "ns"},
+        )  # fmt: skip
+    hot = f"{INTERRUPTIONS}/hot_s"
+    yield Dataset(hot, dtype="float64", shape=(0,), storage="growing", attrs={"units": "s"})
+    reason = f"{INTERRUPTIONS}/reason"
+    yield Dataset(reason, dtype=f"S{REASON_BYTES}", shape=(0,), storage="growing")
 
 
 def _stack(manifest: RunManifest, stack: StackPlan) -> Iterator[Node]:

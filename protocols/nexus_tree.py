@@ -6,6 +6,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import fcntl
+import glob
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -15,11 +20,13 @@ import hdf5plugin
 import numpy as np
 
 from . import layout
+from .editing import LIBVER, edited, redo_path
 from .manifest import RunManifest
 
-# What HDF5 1.10 and later can read, filtered datasets included; SWMR needs it.
-LIBVER = ("v110", "v110")
 _LOG_CHUNK_BYTES = 32_768
+_NEW = ".new"
+# A file system that knows no hard links.
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
 def create_run_file(path: Path, manifest: RunManifest) -> Any:
@@ -48,7 +55,7 @@ def create_run_file(path: Path, manifest: RunManifest) -> Any:
 
 
 def create_file(path: Path, nodes: Iterable[layout.Node]) -> Any:
-    """Create a file of the given nodes.
+    """Create a file of the given nodes: under another name, and under its own when it is whole.
 
     Parameters
     ----------
@@ -69,16 +76,47 @@ def create_file(path: Path, nodes: Iterable[layout.Node]) -> Any:
     OSError
         If it cannot be written; nothing is left behind then.
     """
-    file = h5py.File(path, "x", libver=LIBVER)
+    if os.path.lexists(path):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+    clear_unfinished(path)
+    new = path.with_name(f".{path.name}.{os.getpid()}{_NEW}")
+    file = h5py.File(new, "x", libver=LIBVER)
     try:
         for node in nodes:
             add_node(file, node)
         file.flush()
+        redo_path(path).unlink(missing_ok=True)  # of a file that is no longer there
+        _give_name(new, path)
     except BaseException:
         file.close()
-        path.unlink(missing_ok=True)
+        new.unlink(missing_ok=True)
         raise
     return file
+
+
+def _give_name(new: Path, path: Path) -> None:
+    try:
+        os.link(new, path)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        with path.open("xb"):  # nobody else can take the name now
+            os.replace(new, path)
+    else:
+        new.unlink()
+
+
+def clear_unfinished(path: Path) -> int:
+    """Delete what programs left that were killed while they created this file; how many."""
+    cleared = 0
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*{_NEW}"):
+        with contextlib.suppress(OSError), left.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails while its creator lives
+            left.unlink()
+            cleared += 1
+    return cleared
 
 
 def add_node(file: Any, node: layout.Node) -> None:
@@ -128,31 +166,38 @@ def frame_chunk(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def finalise(path: Path) -> None:
-    """Tidy a closed run file: what stayed empty goes, since readers stumble over empty arrays.
-
-    That is the date of a result that never came, the end time of a run that never ended, and
-    logs without a single entry. Harmless when repeated.
+    """Tidy a closed run file as :func:`tidy` does. Harmless when repeated.
 
     Raises
     ------
+    BlockingIOError
+        If another program has the file open.
     OSError
         If the file cannot be opened for writing.
     """
-    with h5py.File(path, "r+", libver=LIBVER) as opened:
-        file: Any = opened
-        for stack in file.values():
-            for name in [n for n in stack if n.startswith("process_")]:
-                process = stack[name]
-                if "date" in process and not process["date"][()]:
-                    del process["date"]
-        if layout.END_TIME in file and not file[layout.END_TIME][()]:
-            del file[layout.END_TIME]
-        for device in file[layout.TELEMETRY].values():
-            for channel in [c for c in device if _is_empty(device[c])]:
-                del device[channel]
-        for path_inside in (layout.DOSE, layout.EVENTS, layout.CLOCK):
-            if path_inside in file and _is_empty(file[path_inside]):
-                del file[path_inside]
+    with edited(path) as file:
+        tidy(file)
+
+
+def tidy(file: Any) -> None:
+    """Remove from an open run file what stayed empty, since readers stumble over empty arrays.
+
+    That is the date of a result that never came, the end time of a run that never ended, and
+    logs without a single entry.
+    """
+    for stack in file.values():
+        for name in [n for n in stack if n.startswith("process_")]:
+            process = stack[name]
+            if "date" in process and not process["date"][()]:
+                del process["date"]
+    if layout.END_TIME in file and not file[layout.END_TIME][()]:
+        del file[layout.END_TIME]
+    for device in file[layout.TELEMETRY].values():
+        for channel in [c for c in device if _is_empty(device[c])]:
+            del device[channel]
+    for path_inside in (layout.DOSE, layout.EVENTS, layout.CLOCK):
+        if path_inside in file and _is_empty(file[path_inside]):
+            del file[path_inside]
 
 
 def _is_empty(log: Any) -> bool:
