@@ -14,9 +14,13 @@ The table of all rows, with the time that each took, stands at the end of pytest
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 import socket
+import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -102,6 +106,23 @@ def well(microscope: Any) -> Iterator[Any]:
     yield microscope
     if microscope.alive:
         microscope.well()
+
+
+@pytest.fixture
+def bench(well: Any, reaction: Reaction, tmp_path: Path) -> Any:
+    """A small experiment on the shared microscope, see ``bench.py``."""
+    return _bench().Bench(well, reaction, tmp_path)
+
+
+@functools.cache
+def _bench() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("bench", Path(__file__).parent / "bench.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["bench"] = module  # its dataclasses look there for their annotations
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="session")
