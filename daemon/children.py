@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from pydantic import BaseModel
@@ -45,6 +45,23 @@ class Child:
         ChildFailed
             With what the process says of it.
         """
+        child = await cls.spawn(name, module, *arguments)
+        await child.begin(config)
+        return child
+
+    @classmethod
+    async def spawn(
+        cls, name: str, module: str, *arguments: str, pass_fds: Sequence[int] = ()
+    ) -> Child:
+        """Start ``python -m module``, which imports what it needs and waits for `begin`.
+
+        Parameters
+        ----------
+        name, module, *arguments : str
+            What is started.
+        pass_fds : sequence of int
+            Files that it is to have open as well.
+        """
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
@@ -53,26 +70,42 @@ class Child:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             start_new_session=True,
+            pass_fds=pass_fds,
         )
+        return cls(name, process, {})
+
+    async def begin(self, config: BaseModel) -> None:
+        """Give it its configuration and wait for its ready line; it is stopped if that fails.
+
+        Raises
+        ------
+        ChildFailed
+            With what the process says of it.
+        """
+        process = self.process
         assert process.stdin is not None
         assert process.stdout is not None
-        child = cls(name, process, {})
         try:
             process.stdin.write(dump_config(config).encode())
             await process.stdin.drain()
             line = await asyncio.wait_for(process.stdout.readline(), START_TIMEOUT_S)
-            child.ready = json.loads(line or "{}")
+            self.ready = json.loads(line or "{}")
         except (TimeoutError, ValueError, ConnectionError) as error:
-            await child.stop()
-            raise ChildFailed(f"the {name} did not start: {error!r}") from None
+            await self.stop()
+            raise ChildFailed(f"the {self.name} did not start: {error!r}") from None
         except BaseException:
-            await child.stop()
+            await self.stop()
             raise
-        if not line or "error" in child.ready:
-            await child.stop()
-            reason = child.ready.get("error", f"exit status {process.returncode}")
-            raise ChildFailed(f"the {name} did not start: {reason}", process.returncode)
-        return child
+        if not line or "error" in self.ready:
+            await self.stop()
+            reason = self.ready.get("error", f"exit status {process.returncode}")
+            raise ChildFailed(f"the {self.name} did not start: {reason}", process.returncode)
+
+    @property
+    def input_fileno(self) -> int:
+        """The end of its standard input that is open here."""
+        assert self.process.stdin is not None
+        return int(self.process.stdin.transport.get_extra_info("pipe").fileno())
 
     def on_death(self, told: Callable[[str, int], None]) -> None:
         """Call `told` with name and exit status if the process ends without being asked to."""

@@ -105,6 +105,13 @@ def run(
         Path | None,
         typer.Option(metavar="FILE", help="Let the simulated world write its own log there."),
     ] = None,
+    simulator_fault: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ROLE:FAULT[@START]",
+            help="Let a simulated instrument misbehave, as `pyrotome simulate --fault` does.",
+        ),
+    ] = None,
 ) -> None:
     """Run one experiment from start to end in the foreground."""
     from .experiment import new_output
@@ -116,13 +123,15 @@ def run(
     recipe_model, recipe_text = load_recipe(recipe)
     rig_model, rig_text = _rig_of(rig, recipe_model)
     plan = make_plan(recipe_model, rig_model, str(recipe))
+    faults = [parse_fault(text, "--simulator-fault") for text in simulator_fault or ()]
     target = new_output(output, recipe_model.title)
     _refuse_existing(simulator_log)
     code = asyncio.run(
         run_foreground(
-            plan, (recipe_text, rig_text), rig_model, target, speed, simulator_log, rig is None
+            plan, (recipe_text, rig_text), rig_model, target, speed, simulator_log, rig is None,
+            faults,
         )
-    )
+    )  # fmt: skip
     raise typer.Exit(code)
 
 
@@ -232,6 +241,14 @@ def safe(endpoint: ControlOption = _CONTROL) -> None:
     """Emergency stop: beam blanked and heater at its safe level, whatever is going on."""
     _ask(endpoint, Simple(verb="safe"), timeout_s=180.0)
     _out().print("safe: beam blanked, heater at its safe level")
+
+
+@app.command(epilog="Example: `pyrotome clear`")
+def clear(endpoint: ControlOption = _CONTROL) -> None:
+    """Take back a panic, after looking at beam and heater: both must confirm that they are safe."""
+    data = _ask(endpoint, Simple(verb="clear"), timeout_s=180.0)
+    for step in data["steps"]:
+        _out().print(step["action"] if step["confirmed"] else f"NOT {step['action']}")
 
 
 @app.command(epilog="Example: `pyrotome watch --endpoint tcp://127.0.0.1:5571 --json`")

@@ -110,6 +110,8 @@ class ControlServer:
                 return {"status": outcome.status, "reason": outcome.reason}
             case "safe":
                 return {"steps": [asdict(step) for step in await daemon.safe()]}
+            case "clear":
+                return {"steps": [asdict(step) for step in await daemon.clear()]}
         return daemon.status()
 
     def _submit(self, request: Submit) -> dict[str, Any]:

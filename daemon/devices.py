@@ -15,6 +15,8 @@ from .publisher import monotonic_s
 
 # A safing step that has not confirmed by then counts as failed, and the next one is taken.
 SAFING_STEP_TIMEOUT_S = 10.0
+# Wall seconds that a beam has to confirm before the heater's step is taken as well.
+BEAM_GRACE_S = 0.02
 
 
 @dataclass(frozen=True)
@@ -29,12 +31,22 @@ class SafingStep:
 
 @dataclass
 class Devices:
-    """The devices of one rig."""
+    """The devices of one rig.
+
+    Attributes
+    ----------
+    safing : int
+        How many are bringing them to safety right now.
+    reconnecting : asyncio.Task or None
+        Connects a lost heater anew; gives way to safing, which does so itself.
+    """
 
     heater: Heater
     stage: Stage
     beam: Beam
     detector: Detector
+    safing: int = 0
+    reconnecting: asyncio.Task[None] | None = None
 
     @classmethod
     def of(cls, rig: Rig, clock: ExperimentClock) -> Devices:
@@ -70,43 +82,79 @@ class Devices:
         """Disconnect every device, whatever the others do."""
         await asyncio.gather(*(d.disconnect() for d in self.all()), return_exceptions=True)
 
-    async def make_safe(self, told: Callable[[SafingStep], None]) -> bool:
-        """Blank the beam, heater to its safe level, detector and stage to a stop, in this order.
+    async def make_safe(
+        self,
+        told: Callable[[SafingStep], None],
+        before_rest: Callable[[], Awaitable[object]] | None = None,
+    ) -> bool:
+        """Blank the beam, heater to its safe level, stage and detector to a stop, in this order.
 
-        A step that fails does not keep the next from being taken.
+        A step that fails does not keep the next from being taken, and a beam that does not answer
+        keeps the heater waiting for no longer than `BEAM_GRACE_S`.
 
         Parameters
         ----------
         told : callable
             Called after each step.
+        before_rest : callable, optional
+            Waited for between the heater and the others, which may still be in use.
 
         Returns
         -------
         bool
             Whether beam and heater have confirmed; if not, a person must look.
         """
-        limits = self.heater.rig.limits
-        # A chip that may only cool slowly is given the time that its whole range takes.
-        cooling_s = (limits.temperature_c - limits.safe_c) / (limits.rate_c_per_s or math.inf)
-        heater_s = SAFING_STEP_TIMEOUT_S + self.heater.clock.wall_s(cooling_s)
-        steps: tuple[tuple[str, Callable[[], Awaitable[object]], float], ...] = (
-            ("beam blanked", self.beam.make_safe, SAFING_STEP_TIMEOUT_S),
-            ("heater at its safe level", self.heater.make_safe, heater_s),
-            ("stage stopped", self.stage.make_safe, SAFING_STEP_TIMEOUT_S),
-            ("detector stopped", self.detector.make_safe, SAFING_STEP_TIMEOUT_S),
-        )
-        confirmed: list[bool] = []
-        for action, act, timeout_s in steps:
-            started = monotonic_s()
-            problem = ""
-            try:
-                await asyncio.wait_for(act(), timeout_s)
-            except DeviceError as error:
-                problem = str(error)
-            except TimeoutError:
-                problem = f"not confirmed within {timeout_s:g} s"
-            except Exception as error:
-                problem = f"unexpected: {error!r}"
-            confirmed.append(not problem)
-            told(SafingStep(action, not problem, monotonic_s() - started, problem))
-        return confirmed[0] and confirmed[1]
+        self.safing += 1
+        tasks: list[asyncio.Task[SafingStep]] = []
+
+        def begin(action: str, device: Device, timeout_s: float) -> asyncio.Task[SafingStep]:
+            work = _take(action, device.make_safe, timeout_s)
+            tasks.append(asyncio.create_task(work, name=f"safing: {action}"))
+            return tasks[-1]
+
+        try:
+            if self.reconnecting is not None:
+                self.reconnecting.cancel()
+                await asyncio.wait([self.reconnecting])
+            beam = begin("beam blanked", self.beam, SAFING_STEP_TIMEOUT_S)
+            await asyncio.wait([beam], timeout=BEAM_GRACE_S)
+            heater = begin("heater at its safe level", self.heater, heater_timeout_s(self.heater))
+            confirmed = True
+            for task in (beam, heater):
+                step = await task
+                told(step)
+                confirmed = confirmed and step.confirmed
+            if before_rest is not None:
+                await before_rest()
+            told(await begin("stage stopped", self.stage, SAFING_STEP_TIMEOUT_S))
+            told(await begin("detector stopped", self.detector, SAFING_STEP_TIMEOUT_S))
+            return confirmed
+        finally:
+            self.safing -= 1
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def heater_timeout_s(heater: Heater) -> float:
+    """Wall seconds in which a heater should confirm that it is at its safe level.
+
+    A chip that may only cool slowly is given the time that its whole range takes.
+    """
+    limits = heater.rig.limits
+    cooling_s = (limits.temperature_c - limits.safe_c) / (limits.rate_c_per_s or math.inf)
+    return SAFING_STEP_TIMEOUT_S + heater.clock.wall_s(cooling_s)
+
+
+async def _take(action: str, act: Callable[[], Awaitable[object]], timeout_s: float) -> SafingStep:
+    started = monotonic_s()
+    problem = ""
+    try:
+        await asyncio.wait_for(act(), timeout_s)
+    except DeviceError as error:
+        problem = str(error)
+    except TimeoutError:
+        problem = f"not confirmed within {timeout_s:g} s"
+    except Exception as error:
+        problem = f"unexpected: {error!r}"
+    return SafingStep(action, not problem, monotonic_s() - started, problem)

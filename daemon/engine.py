@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+import time
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 from ..drivers.base import FrameData, StagePosition
@@ -15,6 +16,13 @@ from .heating import PROGRESS_TIMEOUT_S, HeaterWatch, HoldTimer
 from .plan import Decide, HeatTo, HoldAt, Operation, Plan, RampTo, TakeStack
 from .states import State, StateMachine
 from .steering import Steering
+
+# Wall seconds between looks at a stage that stands while a ramp goes on.
+_STAGE_LOOK_S = 0.5
+
+
+async def _nothing() -> None:
+    """Nobody wants to know."""
 
 
 class Outgoing(Protocol):
@@ -87,6 +95,14 @@ class Engine:
         self._pause = False
         self._go_on = asyncio.Event()
         self._commanded_ns = clock.now_ns()
+        # What the supervisor wants to know: whether the beam may be on, what it asks between
+        # exposures, and what it is told of the stage.
+        self.exposing = False
+        self.between_exposures: Callable[[], Awaitable[None]] = _nothing
+        self.stage_seen: Callable[[StagePosition, StagePosition, str], None] | None = None
+        self._stood: StagePosition | None = None
+        self._exposed: tuple[str, int, int] | None = None
+        self._looked_s = 0.0
 
     # --- control -----------------------------------------------------------------------------
 
@@ -109,9 +125,11 @@ class Engine:
         """Where a pause takes effect: nothing is exposed, the chip is not being driven."""
         if not self._pause:
             return
+        await self._look_at_stage()
         self.machine.to(State.PAUSED)
         self.out.event("info", "engine", "paused at standby")
         await self._go_on.wait()
+        self._stood = None
         self.machine.to(State.RUNNING)
         self.out.event("info", "engine", "resumed")
 
@@ -150,6 +168,14 @@ class Engine:
             else:
                 await self._carry_out(operation)
         self.operation, self.operation_index = None, steps
+
+    @property
+    def takes_frames(self) -> bool:
+        """Whether frames are exposed, one after the other, in the operation under way."""
+        operation = self.operation
+        return isinstance(operation, TakeStack) or (
+            isinstance(operation, RampTo) and operation.stack is not None
+        )
 
     @property
     def step_number(self) -> int:
@@ -210,18 +236,43 @@ class Engine:
         at_a_time = frames_per_trigger(stack.tilt_deg, exposure_s, self.out.most_at_a_time)
         async with Stack(self, stack, at_a_time) as frames:
             for first, tilt_deg in frames.triggers():
+                await self.between_exposures()
                 await self._checkpoint()
                 await self._tilt(tilt_deg)
                 await frames.expose(first)
+                self._was_exposed(stack.name, first, first + at_a_time - 1)
+            await self._look_at_stage()
 
     async def _tilt(self, tilt_deg: float) -> None:
-        if self.position is None or abs(self.position.tilt_deg - tilt_deg) > (
-            self.devices.stage.rig.limits.tolerance_deg
-        ):
-            self.position = await self.devices.stage.move_to(tilt_deg)
-        else:
+        tolerance_deg = self.devices.stage.rig.limits.tolerance_deg
+        if self.position is not None and abs(self.position.tilt_deg - tilt_deg) <= tolerance_deg:
             self.position = await self.devices.stage.position()
+            self._judge_stage(self.position)
+        else:
+            await self._look_at_stage()
+            self.position = self._stood = await self.devices.stage.move_to(tilt_deg)
+        if self._stood is None:
+            self._stood = self.position
         self.out.telemetry("stage", {"tilt_deg": self.position.tilt_deg}, self.position.t_ns)
+
+    def _was_exposed(self, stack: str, first: int, last: int) -> None:
+        """Note frames for which it is not known yet whether the stage stood still."""
+        known = self._exposed
+        self._exposed = (stack, first if known is None else known[1], last)
+
+    async def _look_at_stage(self) -> None:
+        """Read back whether the stage still stands where it stood before the latest frames."""
+        if self._exposed is not None and self.stage_seen is not None:
+            self._judge_stage(await self.devices.stage.position())
+
+    def _judge_stage(self, found: StagePosition) -> None:
+        exposed, self._exposed = self._exposed, None
+        self._looked_s = time.monotonic()
+        if exposed is None or self._stood is None or self.stage_seen is None:
+            return
+        stack, first, last = exposed
+        which = f"frame {first}" if first == last else f"frames {first} to {last}"
+        self.stage_seen(self._stood, found, f"{which} of {stack}")
 
     async def _ramp(self, ramp: RampTo) -> None:
         heater = self.devices.heater
@@ -234,8 +285,13 @@ class Engine:
                 self._commanded_ns = await heater.start_ramp(ramp.to_c, ramp.duration_s)
                 for index in range(ramp.stack.frames):
                     due_ns = self._commanded_ns + int(index * ramp.frame_every_s * 1e9)
+                    await self.between_exposures()
                     await self.clock.sleep_until_ns(due_ns)
                     await frames.expose(index)
+                    self._was_exposed(ramp.stack.name, index, index)
+                    if time.monotonic() - self._looked_s > _STAGE_LOOK_S:
+                        await self._look_at_stage()
+                await self._look_at_stage()
         await self.watch.settled(
             ramp.to_c, self._commanded_ns, ramp.duration_s + PROGRESS_TIMEOUT_S
         )

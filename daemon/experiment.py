@@ -43,6 +43,8 @@ DAEMON_CHANNELS = {
 }
 # Wall seconds that a closing recorder is given before the run is called failed.
 CLOSING_TIMEOUT_S = 120.0
+# Wall seconds in which work that was stopped should be over.
+LEAVING_TIMEOUT_S = 20.0
 # An analysis that works says so twice a second; one silent for this long is given up at the end.
 SILENT_ANALYSIS_S = 10.0
 
@@ -54,6 +56,10 @@ class Outcome:
     status: str
     reason: str = ""
     error: BaseException | None = None
+
+
+def _nothing() -> None:
+    """Nobody wants to know."""
 
 
 class Experiment:
@@ -139,6 +145,10 @@ class Experiment:
         )
         self.outcome: Outcome | None = None
         self.safe_confirmed = True
+        # Whether nothing is left to do with the devices.
+        self.closing = False
+        self.on_prepared: Callable[[], None] = _nothing
+        self._leaving: asyncio.Future[Any] | None = None
 
     # --- what the engine sends (see engine.Outgoing) -------------------------------------------
 
@@ -297,6 +307,12 @@ class Experiment:
             else:
                 outcome = Outcome("complete")
                 await self._analysis_catches_up()
+                if self._stop.done():
+                    # Everything is taken; but whoever stops now wants to see it safe.
+                    stopped = self._stop.result()
+                    await self._make_safe(stopped)
+                    outcome = stopped if stopped.status == "failed" else outcome
+            self.closing = True
             outcome = await self.close_file(outcome)
             self.outcome = outcome
             if self.machine.state in (State.FINISHING, State.SAFING):
@@ -316,8 +332,9 @@ class Experiment:
         except asyncio.CancelledError:
             self.stop("aborted", "the daemon is stopping")
         if self._stop.done():
+            # Not waited for: what it still has to do must not keep the heater from safety.
             task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            self._leaving = task
             return self._stop.result()
         error = task.exception()
         if error is None:
@@ -339,6 +356,7 @@ class Experiment:
                     )
         await self.open()
         await self.devices.beam.blank()
+        self.on_prepared()
         await self.devices.beam.prepare(self.plan.recipe.beam)
 
     async def open(self) -> None:
@@ -395,9 +413,17 @@ class Experiment:
     async def _make_safe(self, outcome: Outcome) -> None:
         self.machine.to(State.SAFING)
         self.event("warning", "engine", f"making safe: {outcome.reason}")
-        self.safe_confirmed = await self.devices.make_safe(self._safing_step)
+        self.safe_confirmed = await self.devices.make_safe(self._safing_step, self._left)
         if not self.safe_confirmed:
             self.event("error", "engine", "beam or heater not confirmed safe: look at them now")
+
+    async def _left(self) -> None:
+        """Wait until the work that was stopped is over."""
+        leaving, self._leaving = self._leaving, None
+        if leaving is not None:
+            await asyncio.wait([leaving], timeout=LEAVING_TIMEOUT_S)
+            if leaving.done() and not leaving.cancelled():
+                leaving.exception()  # whatever it still met is not why the run ends
 
     def _safing_step(self, step: SafingStep) -> None:
         self.event(

@@ -138,6 +138,7 @@ class Stack:
         reading: asyncio.Task[DeviceLost | None] | None = None
         try:
             try:
+                engine.exposing = True
                 await devices.beam.unblank()
                 sent_ns = await devices.detector.trigger()
                 # The exposure began between the command and its answer: blanking before the answer
@@ -150,7 +151,10 @@ class Stack:
                 )
             finally:
                 # Even when cancelled: the specimen is not left under the beam.
-                blanked_ns = await asyncio.shield(devices.beam.blank())
+                try:
+                    blanked_ns = await asyncio.shield(devices.beam.blank())
+                finally:
+                    engine.exposing = False
                 if reading is not None:
                     engine.ledger.charge(self.stack.name, self._dose_of(count))
             blanked = {"blanked": 1.0, "current_pa": beam.current_pa}

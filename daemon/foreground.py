@@ -53,6 +53,7 @@ async def run_foreground(
     speed: float,
     simulator_log: Path | None,
     fall_back_ports: bool,
+    faults: Sequence[Fault] = (),
 ) -> int:
     """Run one experiment with live progress and a summary.
 
@@ -68,6 +69,8 @@ async def run_foreground(
         Where the simulated world writes its own log.
     fall_back_ports : bool
         Take free ports where the usual ones are in use.
+    faults : sequence of Fault
+        What is to go wrong with the simulated microscope.
 
     Returns
     -------
@@ -97,7 +100,7 @@ async def run_foreground(
         with _on_signals(interrupt):
             console.print(_starting(rig), highlight=False)
             async with running_daemon(
-                rig, texts[1], speed, simulator_log, fall_back_ports
+                rig, texts[1], speed, simulator_log, fall_back_ports, faults, expendable=True
             ) as daemon:
                 control = ControlServer(
                     daemon, rig.streams.control, fall_back_ports, accept_submit=False
@@ -144,7 +147,7 @@ async def serve_until_stopped(rig: Rig, rig_text: str, speed: float) -> int:
     """Serve control requests until a signal comes; returns the exit code."""
     console = Console(stderr=True)
     console.print(_starting(rig), highlight=False)
-    async with running_daemon(rig, rig_text, speed) as daemon:
+    async with running_daemon(rig, rig_text, speed, expendable=True) as daemon:
         control = ControlServer(daemon, rig.streams.control)
         try:
             for role, identity in daemon.identities.items():

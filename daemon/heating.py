@@ -10,11 +10,14 @@ from dataclasses import dataclass
 from ..drivers.base import GRACE_S, DeviceLost, Heater, HeaterSample
 from ..protocols.manifest import HoldPlan
 from ..protocols.timebase import ExperimentClock
+from .quiet import collector_away
 
 # Readings kept for looking back: 40 s at 100 Hz, far more than one exposure.
 _KEPT = 4096
 # When waiting becomes a failure.
 PROGRESS_TIMEOUT_S = 60.0
+# Wall seconds before the end of a hold from which on nothing is collected.
+_QUIET_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -231,14 +234,18 @@ class HoldTimer:
         """
         heater, clock = self.watch.heater, self.watch.clock
         midpoint_c = 0.5 * (plan.standby_c + plan.target_c)
-        asked_ns = clock.now_ns()
-        up_ns = await heater.set_temperature(plan.target_c)
-        crossed_up_ns = await self.watch.crossing(midpoint_c, True, up_ns)
+        with collector_away():
+            asked_ns = clock.now_ns()
+            up_ns = await heater.set_temperature(plan.target_c)
+            crossed_up_ns = await self.watch.crossing(midpoint_c, True, up_ns)
         fall_s = self._fall_s if self._fall_s is not None else (crossed_up_ns - asked_ns) * 1e-9
-        await clock.sleep_until_ns(crossed_up_ns + int((plan.requested_s - fall_s) * 1e9))
-        asked_ns = clock.now_ns()
-        down_ns = await heater.set_temperature(plan.standby_c)
-        crossed_down_ns = await self.watch.crossing(midpoint_c, False, down_ns)
+        due_ns = crossed_up_ns + int((plan.requested_s - fall_s) * 1e9)
+        await clock.sleep_until_ns(due_ns - int(_QUIET_S * clock.speed * 1e9))
+        with collector_away():
+            await clock.sleep_until_ns(due_ns)
+            asked_ns = clock.now_ns()
+            down_ns = await heater.set_temperature(plan.standby_c)
+            crossed_down_ns = await self.watch.crossing(midpoint_c, False, down_ns)
         self._learn((crossed_down_ns - asked_ns) * 1e-9)
         return HoldTiming(up_ns, crossed_up_ns, down_ns, crossed_down_ns)
 

@@ -13,7 +13,7 @@ import zmq
 import zmq.asyncio
 
 from .. import __version__
-from ..drivers.base import DeviceError, HeaterSample
+from ..drivers.base import DeviceError, DeviceLost, HeaterSample
 from ..drivers.registry import check_drivers
 from ..protocols.control import (
     EXIT_BAD_INPUT,
@@ -30,14 +30,20 @@ from ..protocols.timebase import ExperimentClock
 from .children import Child, ChildFailed
 from .devices import Devices, SafingStep
 from .experiment import Experiment, Outcome
+from .guarding import Guardian
 from .heating import HeaterWatch
 from .mqtt import report_to_broker
 from .plan import Plan
 from .publisher import Publisher
+from .quiet import start_frozen
 from .states import State, StateMachine
+from .supervisor import Trip
+from .watchdog import Watchdog
 
 STATE_INTERVAL_S = 0.25
 _LAG_INTERVAL_S = 0.05
+# Lateness of the event loop that is worth an event.
+LAG_WARNING_S = 0.2
 _RECONNECT_S = 2.0
 
 
@@ -72,6 +78,13 @@ class Daemon:
         self.publisher.on_event = self._event_published
         self._run: asyncio.Task[Outcome] | None = None
         self._lag_s = 0.0
+        self.watchdog = Watchdog(
+            rig, self.devices, clock, self._tripped,
+            lambda text: self._event("warning", "supervisor", text),
+        )  # fmt: skip
+        self.guardian: Guardian | None = None
+        self.simulators: Child | None = None
+        self._safing: asyncio.Task[tuple[bool, list[SafingStep]]] | None = None
 
     # --- devices --------------------------------------------------------------------------------
 
@@ -90,11 +103,23 @@ class Daemon:
                 if self.experiment is not None:
                     self.experiment.stop("failed", str(error), error)
             await asyncio.sleep(_RECONNECT_S)
-            with contextlib.suppress(DeviceError):
-                await self.devices.heater.disconnect()
-                await self.devices.heater.connect()
-                self.watch.found_again()
-                self._event("info", "heater", "connected again")
+            if not self.devices.safing:
+                again = asyncio.create_task(self._reconnect_heater(), name="heater again")
+                self.devices.reconnecting = again
+                try:
+                    await asyncio.wait([again])
+                finally:
+                    self.devices.reconnecting = None
+                    again.cancel()
+                    await asyncio.gather(again, return_exceptions=True)
+
+    async def _reconnect_heater(self) -> None:
+        with contextlib.suppress(DeviceError):
+            await self.devices.heater.disconnect()
+            await self.devices.heater.connect()
+            self.watch.found_again()
+            self.watchdog.heater_connected()
+            self._event("info", "heater", "connected again")
 
     def _heater_sample(self, sample: HeaterSample) -> None:
         values = {
@@ -103,6 +128,74 @@ class Daemon:
             **sample.values,
         }
         self._telemetry("heater", values, sample.t_ns)
+        self.watchdog.heater_sample(sample)
+
+    # --- supervisor and guardian ----------------------------------------------------------------
+
+    def _tripped(self, trip: Trip) -> None:
+        """Do what the supervisor says."""
+        self._event(trip.level, "supervisor", str(trip), **trip.body())
+        experiment = self.experiment
+        if trip.over or trip.action == "warn":
+            return
+        if trip.action == "safe":
+            lost = DeviceLost(self.devices.heater.name, "for readings", trip.message)
+            self._end_safely(f"supervisor: {trip}", lost if trip.rule == "stale" else None)
+        elif experiment is not None and not experiment.engine.pause_requested:
+            experiment.engine.pause()
+
+    def _end_safely(self, reason: str, error: BaseException | None = None) -> None:
+        """End the run under way as failed, or make the devices safe where there is none."""
+        if self.experiment is not None and not self.experiment.closing:
+            self.experiment.stop("failed", reason, error)
+        else:
+            self._event("warning", "supervisor", f"making safe: {reason}")
+            self._begin_safing()
+
+    def _begin_safing(self) -> asyncio.Task[tuple[bool, list[SafingStep]]]:
+        """Make the devices safe beside whatever goes on; one such at a time."""
+        if self._safing is None or self._safing.done():
+            self._safing = asyncio.create_task(self._make_devices_safe(), name="safing")
+        return self._safing
+
+    async def _make_devices_safe(self) -> tuple[bool, list[SafingStep]]:
+        steps: list[SafingStep] = []
+
+        def told(step: SafingStep) -> None:
+            steps.append(step)
+            text = step.action if step.confirmed else f"NOT {step.action}: {step.problem}"
+            self._event("info" if step.confirmed else "error", "safing", text, took_s=step.took_s)
+
+        idle = self.machine.state is State.IDLE
+        if idle:
+            self.machine.to(State.SAFING)
+        confirmed = False
+        try:
+            confirmed = await self.devices.make_safe(told)
+        finally:
+            if idle:
+                self.machine.to(State.IDLE if confirmed else State.PANICKED)
+            elif self.experiment is not None and not confirmed:
+                self.experiment.safe_confirmed = False
+        if not confirmed:
+            self._event("error", "safing", "beam or heater not confirmed safe: look at them now")
+        return confirmed, steps
+
+    def guardian_told(self, level: str, text: str) -> None:
+        """Say what became of the guardian."""
+        self._event(level, "guardian", text)
+
+    def guardian_acted(self, reason: str) -> None:
+        """The devices were made safe behind our back: the run under way is over."""
+        self._event("error", "guardian", reason)
+        self._end_safely(f"guardian: {reason}")
+
+    def switch_fault(self, text: str) -> None:
+        """Let a simulated wire misbehave, as `pyrotome simulate` does; it answers on its stderr."""
+        pipe = None if self.simulators is None else self.simulators.process.stdin
+        if pipe is None:
+            raise Busy("nothing is simulated here")
+        pipe.write(text.encode() + b"\n")
 
     # --- streams --------------------------------------------------------------------------------
 
@@ -157,6 +250,14 @@ class Daemon:
                     "staleness_s": float(analysis.get("staleness_s", 0.0)),
                     "dose_e_per_nm2": float(status.get("dose_e_per_nm2", 0.0)),
                 }
+                if self._lag_s > LAG_WARNING_S:
+                    self._event(
+                        "warning",
+                        "clock",
+                        f"the event loop was late by {self._lag_s * 1e3:.0f} ms: something blocked "
+                        "it, or the computer is too busy",
+                        lag_s=round(self._lag_s, 6),
+                    )
                 self._lag_s = 0.0
                 self._telemetry("daemon", values, self.clock.now_ns())
 
@@ -173,6 +274,8 @@ class Daemon:
             "instruments": self.identities,
             "temperature_c": latest.temperature_c if latest is not None else None,
             "last_run": self.last_outcome.status if self.last_outcome is not None else None,
+            "alarms": [str(trip) for trip in self.watchdog.supervisor.persisting],
+            "guardian": self.guardian is not None and self.guardian.watching,
         }
         if experiment is not None:
             status |= experiment.status()
@@ -184,16 +287,27 @@ class Daemon:
         Raises
         ------
         Busy
-            If one is under way, or a person must first clear the panic.
+            If one is under way, a person must first clear the panic, the supervisor sees what
+            would end it at once, or no guardian watches.
         """
-        if self.experiment is not None or self.machine.state is not State.IDLE:
+        if self.machine.state is State.PANICKED:
             raise Busy(
-                "the daemon is panicked: a person must look at beam and heater, then restart it"
-                if self.machine.state is State.PANICKED
-                else "an experiment is under way; wait for it or abort it"
+                "the daemon is panicked: a person must look at beam and heater, then "
+                "`pyrotome clear`"
             )
+        if self.experiment is not None or self.machine.state is not State.IDLE:
+            raise Busy("an experiment is under way; wait for it or abort it")
+        for trip in self.watchdog.supervisor.persisting:
+            if trip.action != "warn":
+                raise Busy(f"supervisor: {trip.rule}: {trip.message}, and that is not over")
+        if self.guardian is not None and not self.guardian.watching:
+            raise Busy("no guardian watches; another one is being started")
         experiment = self.experiment_for(plan, recipe_text, output)
         self.experiment = experiment
+        self.watchdog.run_begins(experiment.engine, plan.recipe.limits.temperature_c)
+        experiment.on_prepared = self.watchdog.beam_is_ours
+        if self.guardian is not None:
+            self.guardian.journal(output.with_name(output.name + ".journal"))
         self._run = asyncio.create_task(self._run_one(experiment), name="experiment")
         return experiment
 
@@ -210,6 +324,9 @@ class Daemon:
             self.last_outcome = await experiment.run()
             return self.last_outcome
         finally:
+            self.watchdog.run_ends()
+            if self.guardian is not None:
+                self.guardian.journal(None)
             self.experiment = None
             self._publish_state()
 
@@ -245,8 +362,8 @@ class Daemon:
 
     async def safe(self) -> list[SafingStep]:
         """The emergency stop: beam blanked and heater at its safe level, from any state."""
-        if self.experiment is not None:
-            experiment = self.experiment
+        experiment = self.experiment
+        if experiment is not None and not experiment.closing:
             await self.abort("emergency stop")
             if not experiment.safe_confirmed:
                 raise DeviceError(
@@ -254,10 +371,7 @@ class Daemon:
                     "Look at them now",
                 )  # fmt: skip
             return []
-        steps: list[SafingStep] = []
-        confirmed = await self.devices.make_safe(steps.append)
-        for step in steps:
-            self._event("info" if step.confirmed else "error", "safing", step.action)
+        confirmed, steps = await asyncio.shield(self._begin_safing())
         if not confirmed:
             raise DeviceError(
                 "rig", "to make everything safe", "; ".join(s.problem for s in steps if s.problem),
@@ -265,11 +379,31 @@ class Daemon:
             )  # fmt: skip
         return steps
 
+    async def clear(self) -> list[SafingStep]:
+        """Take back the panic: a person has looked, and beam and heater confirm that they are safe.
+
+        Raises
+        ------
+        Busy
+            If the daemon is not panicked.
+        DeviceError
+            If beam or heater still does not confirm; the daemon stays panicked.
+        """
+        if self.machine.state is not State.PANICKED:
+            raise Busy(f"nothing to clear: the daemon is {self.machine.state}")
+        steps = await self.safe()
+        if self.machine.state is State.PANICKED:
+            self.machine.to(State.IDLE)
+            self._event("warning", "control", "a person has cleared the panic")
+        return steps
+
     async def close(self) -> None:
         """End what runs, disconnect, close the sockets."""
         if self._run is not None and not self._run.done():
             self.running().stop("aborted", "the daemon is stopping")
             await asyncio.gather(self._run, return_exceptions=True)
+        if self._safing is not None:
+            await asyncio.gather(self._safing, return_exceptions=True)
         await self.devices.disconnect()
         self.publisher.close()
 
@@ -299,6 +433,14 @@ async def start_simulators(
     ChildFailed
         If the simulators cannot start.
     """
+    child = await Child.spawn("simulators", "pyrotome.simulators")
+    return await begin_simulators(child, rig, clock, log, faults), child
+
+
+async def begin_simulators(
+    child: Child, rig: Rig, clock: ExperimentClock, log: Path | None, faults: Sequence[Fault]
+) -> Rig:
+    """Let simulators that were spawned serve a rig; raises as `start_simulators` does."""
     config = SimulatorConfig(
         rig=rig,
         clock=ClockConfig.of(clock),
@@ -306,12 +448,12 @@ async def start_simulators(
         faults=tuple(faults),
     )
     try:
-        child = await Child.start("simulators", "pyrotome.simulators", config)
+        await child.begin(config)
     except ChildFailed as error:
         if error.status == EXIT_BAD_INPUT:
             raise BadInput("", str(error)) from None
         raise
-    return served_by(rig, child), child
+    return served_by(rig, child)
 
 
 def served_by(rig: Rig, simulators: Child) -> Rig:
@@ -336,8 +478,13 @@ async def running_daemon(
     speed: float = 1.0,
     simulator_log: Path | None = None,
     fall_back_ports: bool = False,
+    simulator_faults: Sequence[Fault] = (),
+    expendable: bool = False,
 ) -> AsyncIterator[Daemon]:
-    """A connected daemon, with its simulators if the rig has some; all of it ends afterwards.
+    """A connected daemon, with its guardian, and its simulators if the rig has some.
+
+    All of it ends afterwards. `expendable` is for a process that is nothing but the daemon: the
+    guardian kills it when its event loop stands still.
 
     Raises
     ------
@@ -353,29 +500,48 @@ async def running_daemon(
         raise BadInput(
             f"rig '{rig.name}'", "--speed works with simulated time only, and this rig is real"
         )
+    if simulator_faults and rig.simulator is None:
+        raise BadInput(f"rig '{rig.name}'", "--simulator-fault: nothing is simulated, it is real")
     clock = ExperimentClock(speed)
     simulators: Child | None = None
+    guardian: Guardian | None = None
     context = zmq.asyncio.Context()
     daemon: Daemon | None = None
     tasks: list[asyncio.Task[None]] = []
     try:
         if rig.simulator is not None:
-            rig, simulators = await start_simulators(rig, clock, simulator_log)
+            simulators = await Child.spawn("simulators", "pyrotome.simulators")
+        guardian = Guardian(
+            expendable,
+            simulators,
+            lambda level, text: daemon and daemon.guardian_told(level, text),
+            lambda reason: daemon and daemon.guardian_acted(reason),
+            lambda reason: daemon and daemon.guardian_acted(reason),
+        )
+        await guardian.spawn()  # which imports while the simulators do
+        if simulators is not None:
+            rig = await begin_simulators(simulators, rig, clock, simulator_log, simulator_faults)
+        await guardian.begin(rig, clock)
         daemon = Daemon(rig, rig_text, clock, context, fall_back_ports)
+        daemon.guardian, daemon.simulators = guardian, simulators
         await daemon.connect()
         tasks.append(asyncio.create_task(daemon.follow_heater(), name="follow heater"))
         tasks.append(asyncio.create_task(daemon.tick(), name="tick"))
+        tasks.append(asyncio.create_task(daemon.watchdog.watch(), name="watchdog"))
         if rig.mqtt is not None:
             tasks.append(
                 asyncio.create_task(report_to_broker(rig.mqtt, daemon.publisher), name="mqtt")
             )
-        yield daemon
+        with start_frozen():
+            yield daemon
     finally:
         if daemon is not None:
             await daemon.close()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        if guardian is not None:
+            await guardian.stop()
         if simulators is not None:
             await simulators.stop()
         context.destroy(linger=500)

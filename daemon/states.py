@@ -25,7 +25,8 @@ TRANSITIONS: Mapping[State, frozenset[State]] = {
     State.PAUSED: frozenset({State.RUNNING, State.SAFING}),
     State.FINISHING: frozenset({State.IDLE, State.SAFING}),
     State.SAFING: frozenset({State.IDLE, State.PANICKED}),
-    State.PANICKED: frozenset(),
+    # A person's word, and nothing else, takes it back (`Daemon.clear`).
+    State.PANICKED: frozenset({State.IDLE}),
 }
 
 

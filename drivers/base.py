@@ -100,6 +100,19 @@ class StagePosition:
     z_nm: float = 0.0
 
 
+@dataclass(frozen=True)
+class BeamState:
+    """What the column says of itself; None where it does not say.
+
+    `valves_open` tells whether electrons can pass the column valves, `vacuum_ok` whether the vacuum
+    system is ready.
+    """
+
+    blanked: bool
+    valves_open: bool | None = None
+    vacuum_ok: bool | None = None
+
+
 FrameData = NDArray[np.unsignedinteger[Any]] | Chunk
 
 
@@ -174,6 +187,8 @@ class Heater(Device):
     def __init__(self, name: str, rig: HeaterRig, clock: ExperimentClock) -> None:
         super().__init__(name, clock)
         self.rig = rig
+        # When `make_safe` last sent its command, where the driver tells.
+        self.safe_sent_ns: int | None = None
 
     @abstractmethod
     async def set_temperature(self, temperature_c: float) -> int:
@@ -262,6 +277,10 @@ class Beam(Device):
     @abstractmethod
     async def is_blanked(self) -> bool:
         """Read back."""
+
+    async def state(self) -> BeamState:
+        """Read back the blanker, and valves and vacuum where the microscope tells of them."""
+        return BeamState(await self.is_blanked())
 
 
 class Detector(Device):

@@ -157,7 +157,7 @@ class ImpulseHeater(Heater):
 
     async def _ramp_to_safe(self) -> None:
         safe_c = self.rig.limits.safe_c
-        await self._ramp(safe_c, self._ramp_time_s(safe_c), self._asked_safe)
+        self.safe_sent_ns = await self._ramp(safe_c, self._ramp_time_s(safe_c), self._asked_safe)
 
     @property
     def _asked_safe(self) -> str:

@@ -292,6 +292,7 @@ class KeithleyHeater(Heater):
         await self._stop_task()
         self._fail_waiting(DeviceError(self.name, "to heat", "it is being made safe"))
         async with self._busy:
+            self.safe_sent_ns = self.clock.now_ns()
             await self._unit.output_off()
             self._course = self._failure = None
             if self._unit.is_set_up:

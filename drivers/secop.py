@@ -366,10 +366,10 @@ class SecopHeater(Heater):
         await self._end_steps()
         distance_c = abs(self._setpoint_c(module) - safe_c)
         try:
-            await self._go(module, safe_c, asked)
+            self.safe_sent_ns = await self._go(module, safe_c, asked)
         except DeviceRefused:
             # Being safe matters more than the rate: without it, then.
-            await self._change_target(module, safe_c, asked)
+            self.safe_sent_ns = await self._change_target(module, safe_c, asked)
         stepping = self._steps is not None
         rate = self.rig.limits.rate_c_per_s if stepping else module.rate_c_per_s()
         needed_s = 0.0 if rate is None else distance_c / rate

@@ -16,6 +16,7 @@ from ..protocols.rig import BeamRig, StageRig
 from ..protocols.timebase import ExperimentClock
 from .base import (
     GRACE_S,
+    BeamState,
     DeviceError,
     DeviceLost,
     DeviceRefused,
@@ -193,9 +194,11 @@ class TemscriptBeam(ColumnBeam):
         self.options = ColumnOptions.model_validate(rig.options)
         self._server = _Server(name, rig.endpoint, "beam.endpoint")
         self._link = self._server.link
+        self._untold: set[str] = set()
 
     async def connect(self, timeout_s: float = GRACE_S) -> Identity:
         """Identify the microscope."""
+        self._untold.clear()
         return await self._server.connect(timeout_s)
 
     async def disconnect(self) -> None:
@@ -231,6 +234,25 @@ class TemscriptBeam(ColumnBeam):
         """Read back."""
         value = await self._link.get(temscript.BEAM_BLANKED)
         return self._server.checked(temscript.BEAM_BLANKED, value, temscript.parse_flag)
+
+    async def state(self) -> BeamState:
+        """Read back blanker, column valves and vacuum; servers before 2.1 know no valves."""
+        return BeamState(
+            await self.is_blanked(),
+            await self._told(temscript.COLUMN_VALVES_OPEN, temscript.parse_flag),
+            await self._told(temscript.VACUUM, temscript.parse_vacuum),
+        )
+
+    async def _told(self, name: str, parse: Callable[[Any, str], bool | None]) -> bool | None:
+        """Value of what not every server tells; it is asked again after the next connect."""
+        if name in self._untold:
+            return None
+        try:
+            return self._server.checked(name, await self._link.get(name), parse)
+        except DeviceRefused as error:
+            if " 404 " in error.answered:
+                self._untold.add(name)
+            return None
 
     @property
     def _is_connected(self) -> bool:

@@ -27,7 +27,7 @@ class _Request(BaseModel):
 class Simple(_Request):
     """A verb without arguments."""
 
-    verb: Literal["status", "pause", "resume", "abort", "safe"]
+    verb: Literal["status", "pause", "resume", "abort", "safe", "clear"]
 
 
 class Submit(_Request):

@@ -11,9 +11,22 @@ from .loading import BadInput, Strict
 from .rig import ROLES, Role
 from .units import DurationS
 
-FaultName = Literal[
+WireFaultName = Literal[
     "hang", "disconnect", "garbage", "short-frame", "wrong-length", "slow", "error", "none"
 ]
+PhysicalFaultName = Literal[
+    "runaway",
+    "stuck",
+    "sensor-off",
+    "implausible",
+    "freeze",
+    "silent",
+    "drift",
+    "unblank",
+    "valves",
+    "vacuum",
+]
+FaultName = WireFaultName | PhysicalFaultName
 FAULTS: dict[FaultName, str] = {
     "hang": "takes requests, answers nothing and sends nothing until it is cleared",
     "disconnect": "closes the connection in the middle of an answer",
@@ -23,6 +36,29 @@ FAULTS: dict[FaultName, str] = {
     "slow": "answers late, by a second or the time given",
     "error": "refuses what it is asked",
     "none": "clears every fault of the wire",
+    "runaway": "the heater heats on, 40 K a second, whatever its setpoint",
+    "stuck": "the heater stays where it is, whatever its setpoint",
+    "sensor-off": "the temperature read falls to the ambient, and the controller heats all it can",
+    "implausible": "the resistance read is half as much again as belongs to the temperature",
+    "freeze": "the last sample is sent again and again, with new times",
+    "silent": "samples cease, commands are answered",
+    "drift": "the stage creeps by 0.2 deg a second wherever it has arrived",
+    "unblank": "the beam comes on by itself, once",
+    "valves": "the column valves close",
+    "vacuum": "the vacuum system leaves the state READY",
+}
+# What goes wrong behind the wire, with the role whose instrument it is.
+PHYSICAL: dict[FaultName, Role] = {
+    "runaway": "heater",
+    "stuck": "heater",
+    "sensor-off": "heater",
+    "implausible": "heater",
+    "freeze": "heater",
+    "silent": "heater",
+    "drift": "stage",
+    "unblank": "beam",
+    "valves": "beam",
+    "vacuum": "beam",
 }
 SLOW_S = 1.0
 

@@ -83,6 +83,19 @@ class AnalysisConfig(Strict):
     manifest: RunManifest
 
 
+class GuardianConfig(Strict):
+    """What ``python -m pyrotome.daemon.guardian`` reads. Ready line: ``{}``.
+
+    The lines that follow are heartbeats, empty, or one of ``{"journal": PATH or null}``, where to
+    write what was done, and ``{"end": true}``, after which the end of standard input means nothing.
+    With `kill` the daemon is killed when its heartbeat stops while it lives.
+    """
+
+    rig: Rig
+    clock: ClockConfig
+    kill: bool = False
+
+
 def dump_config(config: BaseModel) -> str:
     """The line that a child reads."""
     return config.model_dump_json(by_alias=True) + "\n"

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from .loading import Strict, load_model, read_text
+from .supervision import GuardianRig, SupervisorRig
 from .units import (
     AngleDeg,
     CurrentPa,
@@ -184,6 +185,8 @@ class Rig(Strict):
     streams: Streams = Streams()
     mqtt: Mqtt | None = None
     simulator: SimulatorRig | None = None
+    supervisor: SupervisorRig = SupervisorRig()
+    guardian: GuardianRig = GuardianRig()
 
     def device(self, role: Role) -> HeaterRig | StageRig | BeamRig | DetectorRig:
         """The entry of one role."""

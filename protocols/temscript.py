@@ -31,6 +31,11 @@ BEAM_BLANKED = "beam_blanked"
 SPOT_SIZE_INDEX = "spot_size_index"
 INTENSITY = "intensity"
 STEM_MAGNIFICATION = "stem_magnification"
+COLUMN_VALVES_OPEN = "column_valves_open"
+VACUUM = "vacuum"
+
+VACUUM_READY = "READY"
+VACUUM_STATUSES = ("UNKNOWN", "OFF", "CAMERA_AIR", "BUSY", VACUUM_READY, "ELSE")
 
 READY = "READY"
 DISABLED = "DISABLED"
@@ -102,6 +107,14 @@ def parse_flag(value: object, name: str) -> bool:
     if not isinstance(value, bool):
         raise BadMessage(f"{name} {value!r} is neither true nor false")
     return value
+
+
+def parse_vacuum(value: object, name: str) -> bool | None:
+    """Whether a vacuum is ready; None where it does not know. Raises BadMessage if it is none."""
+    status = _mapping(value, name).get("status")
+    if status not in VACUUM_STATUSES:
+        raise BadMessage(f"{name} {status!r} is no status of a vacuum")
+    return None if status == VACUUM_STATUSES[0] else status == VACUUM_READY
 
 
 def parse_version(value: object) -> tuple[int, ...]:

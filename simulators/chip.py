@@ -45,7 +45,12 @@ _T, _REFERENCE, _SETPOINT, _TARGET, _RATE, _TRIM, _HOLDER, _EQUIVALENT, _POWER =
 # Current that is driven through the chip, NaN while the controller has it; voltage that limits it;
 # resistance over that of `resistance_ohm`.
 _CURRENT, _LIMIT, _AGED = 9, 10, 11
+# Temperature whose holding power a controller out of order gives, NaN while it is in order, and
+# how fast that rises.
+_ASTRAY, _ASTRAY_RATE = 12, 13
 OPEN_OHM = 1e9  # what a broken wire leaves
+RUNAWAY_C_PER_S = 40.0
+ALL_IT_CAN_C_PER_S = 500.0
 
 
 def resistance_ohm(temperature_c: float) -> float:
@@ -112,7 +117,12 @@ def _integrate(state, t_ns, until_ns, tau_s, decay_s, activation_k, trace_t, tra
             + state[_TRIM]
             + tau_s * CONDUCTANCE_W_PER_K * (setpoint - before) / dt * (rate != 0.0)
         )
-        power = min(max(wanted, 0.0), MAX_POWER_W)
+        if not math.isnan(state[_ASTRAY]):
+            state[_ASTRAY] = min(state[_ASTRAY] + state[_ASTRAY_RATE] * dt, MELTING_C)
+            power = min(_loss_w(state[_ASTRAY]), MAX_POWER_W)
+            wanted = math.nan
+        else:
+            power = min(max(wanted, 0.0), MAX_POWER_W)
         driven = not math.isnan(state[_CURRENT])
         if driven:
             power, per_k = _driven_w(state, temperature)
@@ -174,8 +184,8 @@ class Chip:
     def __init__(self, config: SimulatedChip, t_ns: int) -> None:
         self.config = config
         self.t_ns = t_ns
-        self._state = np.zeros(12)
-        self._state[_CURRENT] = math.nan
+        self._state = np.zeros(14)
+        self._state[[_CURRENT, _ASTRAY]] = math.nan
         self._state[_AGED] = 1.0
         self._state[[_T, _REFERENCE, _SETPOINT, _TARGET, _HOLDER]] = AMBIENT_C
         self._trace_t = np.full(_TRACE, t_ns, np.int64)
@@ -267,6 +277,23 @@ class Chip:
         self._state[_CURRENT] = 0.0 if self._broken else abs(current_a)
         self._state[_LIMIT] = abs(limit_v)
         self._state[_RATE] = self._state[_TRIM] = 0.0
+
+    def go_astray(self, rate_c_per_s: float) -> None:
+        """Let the controller follow its setpoint no more: the power goes on from where it is.
+
+        Parameters
+        ----------
+        rate_c_per_s : float
+            Rise of the temperature whose holding power it gives.
+        """
+        self._state[_ASTRAY] = self._state[_T]
+        self._state[_ASTRAY_RATE] = rate_c_per_s
+
+    def come_back(self) -> None:
+        """Let the controller follow its setpoint again, without a trim."""
+        self._state[_ASTRAY] = math.nan
+        self._state[_TRIM] = 0.0
+        self._state[_REFERENCE] = self._state[_SETPOINT]
 
     @property
     def driven(self) -> bool:

@@ -43,6 +43,8 @@ class Column:
         self.intensity = 1.0
         self.magnification = magnification_for(START_FIELD_NM)
         self.blanked = True
+        self.valves_open = True
+        self.vacuum_ok = True
         self.rows_per_column = 1.0
         self._scan_end_ns = t_ns
         self.dose = Dose()
@@ -60,8 +62,8 @@ class Column:
 
     @property
     def electrons_per_s(self) -> float:
-        """Electrons that arrive while the beam is not blanked."""
-        return self.current_pa * 1e-12 / ELEMENTARY_CHARGE_C
+        """Electrons that arrive while the beam is not blanked; none through closed valves."""
+        return self.valves_open * self.current_pa * 1e-12 / ELEMENTARY_CHARGE_C
 
     def begin_scan(self, end_ns: int, rows_per_column: float) -> None:
         """Count what is delivered up to a moment as exposure of a frame of that form."""
@@ -77,7 +79,7 @@ class Column:
         for until_ns in (min(t_ns, self._scan_end_ns), t_ns):
             if until_ns <= self.t_ns:
                 continue
-            if not self.blanked:
+            if not self.blanked and self.valves_open:
                 seconds = (until_ns - self.t_ns) * 1e-9
                 area_nm2 = self.field_nm**2 * self.rows_per_column
                 fluence = fluence_e_per_nm2(self.current_pa, seconds, area_nm2)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
-from ..protocols.faults import FAULTS, Fault, FaultName
+from ..protocols.faults import FAULTS, PHYSICAL, Fault, FaultName
 from ..protocols.loading import BadInput
 
 _NOISE_BYTES = 37
@@ -24,10 +24,18 @@ class WireFaults:
         Which of the faults make sense on this wire.
     seed : int
         Of the noise.
+    changed : callable, optional
+        Told which are on whenever that may have changed: for those that lie behind the wire.
     """
 
-    def __init__(self, possible: Collection[FaultName], seed: int = 1) -> None:
+    def __init__(
+        self,
+        possible: Collection[FaultName],
+        seed: int = 1,
+        changed: Callable[[frozenset[FaultName]], None] | None = None,
+    ) -> None:
         self.possible = frozenset(possible)
+        self._told = changed
         self._on: dict[FaultName, Fault] = {}
         self._left: dict[FaultName, int] = {}
         self._changed = asyncio.Event()
@@ -59,6 +67,11 @@ class WireFaults:
             raise BadInput(
                 f"{fault.role}:{fault.name}", f"this wire cannot have it; it can have {known}"
             )
+        role = PHYSICAL.get(fault.name)
+        if role is not None and fault.role != role:
+            raise BadInput(f"{fault.role}:{fault.name}", f"is a fault of the {role}")
+        if role is not None and fault.times is not None:
+            raise BadInput(f"{fault.role}:{fault.name}", "does not strike a number of times")
 
     def clear(self, name: FaultName | None = None) -> None:
         """Turn one fault off, or all."""
@@ -73,6 +86,8 @@ class WireFaults:
     def _wake(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
+        if self._told is not None:
+            self._told(frozenset(self._on))
 
     def is_on(self, name: FaultName) -> bool:
         """Whether a fault is on, without using it up."""

@@ -26,6 +26,7 @@ LINEAR_LIMIT_NM = 1.0e6
 LINEAR_SPEED_NM_PER_S = 20_000.0
 WOBBLE_DEG = 0.05
 DRIFT_PER_STEP_C = 150.0
+CREEP_DEG_PER_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class Goniometer:
         self.config = config
         self._paths = {axis: _Path(((t_ns, 0.0),)) for axis in AXES}
         self._slipped_deg = 0.0
+        self._creeps_from_ns: int | None = None
         phase, direction, height = rng.uniform(0.0, 2.0 * math.pi, 3)
         self._y_phase = float(phase)
         self._drift_direction = (math.cos(direction), math.sin(direction))
@@ -136,7 +138,20 @@ class Goniometer:
 
     def encoder(self, t_ns: int, axis: str = TILT) -> float:
         """What the encoder of an axis stands at, in the unit of its name."""
-        return self._paths[axis].at(t_ns)
+        at = self._paths[axis].at(t_ns)
+        if axis == TILT and self._creeps_from_ns is not None:
+            begin_ns = max(self._creeps_from_ns, self._paths[TILT].knots[-1][0])
+            at += CREEP_DEG_PER_S * max(0, t_ns - begin_ns) * 1e-9
+        return at
+
+    def creep(self, t_ns: int, on: bool) -> None:
+        """Let the stage creep from now on wherever it has arrived, or stand where it is now."""
+        if on == (self._creeps_from_ns is not None):
+            return
+        here = self.encoder(t_ns)
+        self._creeps_from_ns = t_ns if on else None
+        if not on and not self.moving(t_ns):
+            self._paths[TILT] = _Path(((t_ns, here),))
 
     def readback(self, t_ns: int, rng: np.random.Generator) -> dict[str, float]:
         """All axes as the stage reports them, with noise in the tilt."""

@@ -31,8 +31,11 @@ from .world import World
 # More messages than this in a wall second, when time runs faster, would only be noise.
 MAX_MESSAGES_PER_S = 500.0
 FAULTS: frozenset[FaultName] = frozenset(
-    {"hang", "disconnect", "garbage", "short-frame", "slow", "error"}
-)
+    {
+        "hang", "disconnect", "garbage", "short-frame", "slow", "error",
+        "runaway", "stuck", "sensor-off", "implausible", "freeze", "silent",
+    }
+)  # fmt: skip
 _REBIND_S = 5.0  # wall seconds that ZeroMQ may take to let go of a port
 _NO_UNITS: Mapping[str, str] = {}
 
@@ -180,7 +183,7 @@ class _Server:
             t_ns = self._clock.now_ns()
             reading = self._world.heater_reading(t_ns)
             self._number += 1
-            if not self._faults.is_on("hang"):
+            if not (self._faults.is_on("hang") or self._faults.is_on("silent")):
                 await self._publish(wire.encode_heat_sample(self._sample(reading), self._units))
                 if self._busy and not self._world.heater_busy(t_ns):
                     self._busy = False

@@ -25,7 +25,7 @@ from .hosting import address, background, listen
 from .world import World
 
 FAULTS: frozenset[FaultName] = frozenset(
-    {"hang", "disconnect", "garbage", "short-frame", "slow", "error"}
+    {"hang", "disconnect", "garbage", "short-frame", "slow", "error", "drift", "unblank"}
 )
 FUNCTION_MODE = "mag1"
 MAGNIFICATIONS = tuple(

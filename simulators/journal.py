@@ -6,6 +6,8 @@ which is not strictly that of time. Events and their further fields:
 ``heater``       ``action`` ("ramp" or "hold"), ``target_c``, ``ramp_s``, ``setpoint_c``
 ``temperature``  ``temperature_c`` (true), ``setpoint_c``; at each published sample, and every
                  millisecond of the quarter second after a heater command
+``drive``        ``on``: whether a source-measure unit drives a current, told when that changes
+``fault``        ``name``, ``on``: something behind the wires goes wrong, or is in order again
 ``beam``         ``blanked``, ``current_pa``, ``field_nm``
 ``stage``        ``action`` ("start" or "arrived"), ``tilt_deg`` (true), ``target_deg``
 ``exposure``     ``index``, ``start_ns``, ``end_ns``, ``shape``, ``tilt_deg`` and

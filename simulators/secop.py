@@ -27,8 +27,11 @@ from .hosting import address, background, listen
 from .world import World
 
 FAULTS: frozenset[FaultName] = frozenset(
-    {"hang", "disconnect", "garbage", "short-frame", "slow", "error"}
-)
+    {
+        "hang", "disconnect", "garbage", "short-frame", "slow", "error",
+        "runaway", "stuck", "sensor-off",
+    }
+)  # fmt: skip
 DEFAULT_MODULE = "heater"
 START_RAMP_PER_MIN = 600.0
 MAX_RAMP_PER_MIN = 60_000.0

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ..protocols.faults import Fault, FaultName
+from ..protocols.faults import PHYSICAL, Fault, FaultName
 from ..protocols.loading import BadInput
 from ..protocols.process import SimulatorConfig
 from ..protocols.rig import (
@@ -250,7 +250,7 @@ async def running(config: SimulatorConfig, fill_frames: int = 0) -> AsyncIterato
                 continue
             key = (wire, entry.endpoint)
             if key not in opened:
-                switches = WireFaults(wire.faults, rig.simulator.seed)
+                switches = WireFaults(wire.faults, rig.simulator.seed, _disturb(world, clock, wire))
                 site = Site(world, clock, switches, fill_frames)
                 opened[key] = await stack.enter_async_context(wire.open(site, entry)), switches
             found, faults[role] = opened[key]
@@ -260,6 +260,16 @@ async def running(config: SimulatorConfig, fill_frames: int = 0) -> AsyncIterato
         simulation = Simulation(devices, world, clock, faults)
         await stack.enter_async_context(background(*simulation.schedule(config.faults)))
         yield simulation
+
+
+def _disturb(
+    world: World, clock: ExperimentClock, wire: Wire
+) -> Callable[[frozenset[FaultName]], None] | None:
+    """What passes the faults behind a wire on to the world."""
+    behind = frozenset(wire.faults & PHYSICAL.keys())
+    if not behind:
+        return None
+    return lambda on: world.disturb(clock.now_ns(), behind, on & behind)
 
 
 def _check_fault(rig: Rig, fault: Fault) -> None:

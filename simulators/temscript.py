@@ -26,8 +26,11 @@ from .world import World
 
 SIMULATED_VERSION = "2.1.0"
 FAULTS: frozenset[FaultName] = frozenset(
-    {"hang", "disconnect", "garbage", "short-frame", "wrong-length", "slow", "error"}
-)
+    {
+        "hang", "disconnect", "garbage", "short-frame", "wrong-length", "slow", "error",
+        "drift", "unblank", "valves", "vacuum",
+    }
+)  # fmt: skip
 _MISSING_BYTES = 64  # that wrong-length announces and does not send
 
 
@@ -98,7 +101,8 @@ class _Server:
             wire.INTENSITY: lambda: column(now()).intensity,
             wire.STEM_MAGNIFICATION: lambda: column(now()).magnification,
             "screen_current": self._screen_current_a,
-            "column_valves_open": lambda: True,
+            wire.COLUMN_VALVES_OPEN: lambda: column(now()).valves_open,
+            wire.VACUUM: self._vacuum,
             "stem_available": lambda: True,
             "instrument_mode": lambda: "STEM",
         }
@@ -208,6 +212,15 @@ class _Server:
         if not self._world.stage_moving(self._clock.now_ns()):
             return wire.READY
         return "GOING" if self._method == "GO" else "MOVING"
+
+    def _vacuum(self) -> dict[str, Any]:
+        column = self._world.column(self._clock.now_ns())
+        return {
+            "status": wire.VACUUM_READY if column.vacuum_ok else "BUSY",
+            "column_valves_open": column.valves_open,
+            "pvp_running": not column.vacuum_ok,
+            "gauges(Pa)": {},
+        }
 
     def _screen_current_a(self) -> float:
         column = self._world.column(self._clock.now_ns())

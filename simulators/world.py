@@ -7,6 +7,7 @@ already past acts now. All methods may be called from several threads.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -16,9 +17,17 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ..protocols.faults import FaultName
 from ..protocols.rig import CuSintering, SimulatorRig
 from ..protocols.units import fluence_e_per_nm2
-from .chip import Chip, HeaterReading
+from .chip import (
+    ALL_IT_CAN_C_PER_S,
+    AMBIENT_C,
+    RUNAWAY_C_PER_S,
+    Chip,
+    HeaterReading,
+    resistance_ohm,
+)
 from .column import Column, Dose
 from .goniometer import Goniometer
 from .journal import Journal
@@ -27,6 +36,13 @@ from .replay import Recording
 from .sintering import Sintering, Truth
 
 _DENSE_NS = 250_000_000
+# How fast the power of a controller out of order rises, by fault, as the temperature it would hold.
+ASTRAY: dict[FaultName, float] = {
+    "runaway": RUNAWAY_C_PER_S,
+    "stuck": 0.0,
+    "sensor-off": ALL_IT_CAN_C_PER_S,
+}
+SENSOR_FALLS_S = 1.0
 _FRAME_STREAM, _STAGE_STREAM, _NOISE_STREAM = 1, 2, 3
 
 
@@ -98,6 +114,10 @@ class World:
         self._exposures = 0
         self._dense_until_ns = self._dense_from_ns = t_ns
         self._arrival_ns: int | None = None
+        self._wrong: frozenset[FaultName] = frozenset()
+        self._sensor_off_ns: int | None = None
+        self._frozen: HeaterReading | None = None
+        self._undriven = True
 
     def advance_to(self, t_ns: int) -> int:
         """Let time pass up to a moment; returns the present, which may be later."""
@@ -131,7 +151,10 @@ class World:
         A current of 0 leaves the chip unheated; `heat_to` gives it back to the controller.
         """
         with self._lock:
-            self.advance_to(t_ns)
+            now_ns = self.advance_to(t_ns)
+            if (current_a == 0.0) != self._undriven:
+                self._undriven = current_a == 0.0
+                self.journal.write(now_ns, "drive", on=not self._undriven)
             self._chip.drive(current_a, limit_v)
 
     def heater_resistance(self, t_ns: int) -> float:
@@ -142,6 +165,54 @@ class World:
             if self.journal.active:
                 self._journal_temperature(now_ns)
             return resistance
+
+    def disturb(self, t_ns: int, of: frozenset[FaultName], on: frozenset[FaultName]) -> None:
+        """Let go wrong what is told, and be in order what else one wire is in charge of.
+
+        Parameters
+        ----------
+        t_ns : int
+            Now.
+        of, on : frozenset of str
+            Faults that are decided upon, and those of them that are to be; see `FAULTS`.
+        """
+        with self._lock:
+            now_ns = self.advance_to(t_ns)
+            for name in sorted(of):
+                if (name in on) != (name in self._wrong):
+                    self._wrong ^= frozenset[FaultName]({name})
+                    self._goes_wrong(now_ns, name, name in on)
+                    self.journal.write(now_ns, "fault", name=name, on=name in on)
+
+    def _goes_wrong(self, t_ns: int, name: FaultName, on: bool) -> None:
+        if name in ASTRAY:
+            if on:
+                self._chip.go_astray(ASTRAY[name])
+            elif not self._wrong & ASTRAY.keys():
+                self._chip.come_back()
+            self._sensor_off_ns = t_ns if "sensor-off" in self._wrong else None
+        elif name == "drift":
+            self._stage.creep(t_ns, on)
+        elif name == "unblank" and on:
+            self.set_blanked(t_ns, False)
+        elif name == "valves":
+            self._column.valves_open = not on
+        elif name == "vacuum":
+            self._column.vacuum_ok = not on
+        elif name == "freeze":
+            self._frozen = self._chip.reading(self._noise) if on else None
+
+    def _as_read(self, reading: HeaterReading) -> HeaterReading:
+        """What is read where the electronics are out of order."""
+        if self._frozen is not None:
+            return replace(self._frozen, t_ns=reading.t_ns)
+        if self._sensor_off_ns is not None:
+            fallen = math.exp(-(reading.t_ns - self._sensor_off_ns) * 1e-9 / SENSOR_FALLS_S)
+            read_c = AMBIENT_C + (reading.temperature_c - AMBIENT_C) * fallen
+            reading = replace(reading, temperature_c=read_c, resistance_ohm=resistance_ohm(read_c))
+        if "implausible" in self._wrong:
+            reading = replace(reading, resistance_ohm=1.5 * reading.resistance_ohm)
+        return reading
 
     def age_heater(self, t_ns: int, factor: float) -> None:
         """Let the heater's resistance drift to so many times what its calibration says."""
@@ -166,6 +237,8 @@ class World:
         with self._lock:
             now_ns = self.advance_to(t_ns)
             reading = self._chip.reading(self._noise)
+            if self._wrong:
+                reading = self._as_read(reading)
             if self.journal.active:
                 self._journal_temperature(now_ns)
             return reading

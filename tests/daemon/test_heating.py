@@ -1,6 +1,7 @@
 """The heater's readings: interpolation, crossings and settling from a scripted sequence."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Callable
 
 import pytest
@@ -108,6 +109,42 @@ async def test_waiting_ends_when_the_heater_is_lost() -> None:
             asyncio.get_running_loop().call_later(0.05, setattr, heater, "silent", True)
             with pytest.raises(DeviceLost, match="waiting for the temperature to go above 300"):
                 await watch.crossing(300.0, True, clock.now_ns())
+
+    await follow(watch, act)
+
+
+async def test_nothing_is_collected_around_the_commands_of_a_hold() -> None:
+    clock = ExperimentClock(speed=4.0)
+    heater = ScriptedHeater(clock, rise_s=0.2, fall_s=0.4)
+    watch = HeaterWatch(heater, clock)
+    collected_ns: list[int] = []
+
+    def note(phase: str, _info: dict[str, int]) -> None:
+        if phase == "start":
+            collected_ns.append(clock.now_ns())
+
+    async def litter() -> None:
+        while True:
+            for _ in range(500):
+                ring: list[object] = []
+                ring.append(ring)
+            await asyncio.sleep(0.002)
+
+    async def act() -> None:
+        plan = HoldPlan(index=1, standby_c=200, target_c=350, requested_s=6.0)
+        littering = asyncio.create_task(litter())
+        gc.callbacks.append(note)
+        try:
+            timing = await HoldTimer(watch).hold(plan)
+        finally:
+            gc.callbacks.remove(note)
+            littering.cancel()
+            await asyncio.gather(littering, return_exceptions=True)
+        up_ns, crossed_up_ns = timing.commanded_up_ns, timing.crossed_up_ns
+        down_ns, crossed_down_ns = timing.commanded_down_ns, timing.crossed_down_ns
+        assert not [t for t in collected_ns if up_ns < t < crossed_up_ns]
+        assert not [t for t in collected_ns if down_ns - 1000 * MS < t < crossed_down_ns]
+        assert [t for t in collected_ns if crossed_up_ns < t < down_ns], "none all the time"
 
     await follow(watch, act)
 

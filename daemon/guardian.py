@@ -1,0 +1,196 @@
+"""The guardian: a process that makes beam and heater safe when the daemon cannot any more.
+
+``python -m pyrotome.daemon.guardian``, started by the daemon, reads a `GuardianConfig` and then
+heartbeats from standard input. When that ends without an orderly end the daemon has died; when
+nothing comes for the rig's ``guardian.timeout`` it stands still, and is killed first, so that it
+cannot wake up and heat again. Then the beam is blanked and the heater brought to its safe level,
+each over a connection of its own, again and again until it has confirmed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from ..drivers.base import Beam, Heater
+from ..drivers.registry import make_device
+from ..protocols.process import GuardianConfig, announce, fail
+from .devices import SAFING_STEP_TIMEOUT_S, heater_timeout_s
+
+EXIT_ENDED, EXIT_ACTED, EXIT_UNCONFIRMED, EXIT_NOT_STARTED = 0, 10, 11, 12
+GIVE_UP_S = 60.0
+FIRST_RETRY_S, LONGEST_RETRY_S = 0.05, 2.0
+_STEP_S = 0.1
+# A wait that took longer than this was the computer's pause, and the daemon's as well.
+_LONGEST_STEP_S = 0.2
+
+
+class Daemon:
+    """What is heard of the daemon on standard input."""
+
+    def __init__(self) -> None:
+        self.pid = os.getppid()
+        self.journal: str | None = None
+        self._raw = bytearray()
+        self._orderly = False
+
+    def line(self) -> bytes:
+        """The next line, or nothing if standard input ends before."""
+        while b"\n" not in self._raw:
+            raw = os.read(0, 65_536)
+            if not raw:
+                return b""
+            self._raw += raw
+        line, _, self._raw = self._raw.partition(b"\n")
+        return bytes(line)
+
+    def watch(self, timeout_s: float) -> str | None:
+        """Wait until something is wrong, and say what; None when the end is orderly."""
+        silent_s = 0.0
+        while silent_s <= timeout_s:
+            self._take_in()
+            began_s = time.monotonic()
+            if select.select([0], [], [], _STEP_S)[0]:
+                silent_s = 0.0
+                raw = os.read(0, 65_536)
+                if not raw:
+                    return None if self._orderly else "the daemon died"
+                self._raw += raw
+            else:
+                silent_s += min(time.monotonic() - began_s, _LONGEST_STEP_S)
+        return f"no heartbeat of the daemon for {timeout_s:g} s"
+
+    def _take_in(self) -> None:
+        *lines, rest = bytes(self._raw).split(b"\n")
+        self._raw[:] = rest
+        for line in filter(None, lines):
+            with contextlib.suppress(ValueError):
+                told: Any = json.loads(line)
+                if "journal" in told:
+                    self.journal = told["journal"]
+                self._orderly = self._orderly or bool(told.get("end"))
+
+    def kill(self) -> None:
+        """Kill it, if it is still there, and wait until it is gone."""
+        if os.getppid() != self.pid:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+        end = time.monotonic() + 5.0
+        while os.getppid() == self.pid and time.monotonic() < end:
+            time.sleep(0.005)
+
+
+def say(text: str) -> None:
+    """Tell whoever reads standard error, if there still is somebody."""
+    with contextlib.suppress(OSError):
+        os.write(2, f"guardian: {text}\n".encode())
+
+
+async def confirmed(
+    what: str, act: Callable[[], Awaitable[object]], timeout_s: float, give_up_s: float
+) -> bool:
+    """Do something again and again until it has confirmed, or there is no time left."""
+    retry_s = FIRST_RETRY_S
+    end = time.monotonic() + give_up_s
+    while True:
+        try:
+            async with asyncio.timeout(timeout_s):
+                await act()
+        except Exception as error:
+            say(f"NOT {what}: {str(error) or 'not confirmed in time'}")
+        else:
+            return True
+        if time.monotonic() + retry_s > end:
+            return False
+        await asyncio.sleep(retry_s)
+        retry_s = min(2.0 * retry_s, LONGEST_RETRY_S)
+
+
+async def make_safe(beam: Beam, heater: Heater) -> dict[str, int | None]:
+    """Blank the beam and bring the heater to its safe level, both at once.
+
+    Returns
+    -------
+    dict
+        Moments on the experiment clock; None for what did not confirm.
+    """
+    clock = heater.clock
+
+    async def one(what: str, act: Callable[[], Awaitable[object]], timeout_s: float) -> int | None:
+        give_up_s = GIVE_UP_S + timeout_s - SAFING_STEP_TIMEOUT_S
+        if not await confirmed(what, act, timeout_s, give_up_s):
+            return None
+        say(what)
+        return clock.now_ns()
+
+    began_ns = clock.now_ns()
+    blanked_ns, safe_ns = await asyncio.gather(
+        one("beam blanked", beam.make_safe, SAFING_STEP_TIMEOUT_S),
+        one("heater at its safe level", heater.make_safe, heater_timeout_s(heater)),
+    )
+    sent_ns = heater.safe_sent_ns or (None if safe_ns is None else began_ns)
+    await asyncio.gather(beam.disconnect(), heater.disconnect(), return_exceptions=True)
+    return {
+        "beam_blanked_ns": blanked_ns,
+        "heater_commanded_ns": sent_ns,
+        "heater_safe_ns": safe_ns,
+    }
+
+
+def note(journal: str | None, what: dict[str, Any]) -> None:
+    """Add a line to the journal of the run under way, and see that it is on the disk."""
+    if journal is None:
+        return
+    try:
+        with Path(journal).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(what) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        say(f"the journal {journal} cannot be written: {error.strerror}")
+
+
+def main() -> int:
+    """Run the process; returns its exit code."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    daemon = Daemon()
+    first = daemon.line()
+    if not first:
+        return EXIT_ENDED
+    try:
+        config = GuardianConfig.model_validate_json(first)
+        clock = config.clock.clock()
+        beam = make_device(config.rig, "beam", clock)
+        heater = make_device(config.rig, "heater", clock)
+    except ValueError as error:
+        fail(str(error))
+        return EXIT_NOT_STARTED
+    announce()
+    reason = daemon.watch(config.rig.guardian.timeout_s)
+    if reason is None:
+        return EXIT_ENDED
+    noticed_ns = clock.now_ns()
+    if config.kill:
+        daemon.kill()
+    say(f"{reason}; blanking the beam, heater to its safe level")
+    done = asyncio.run(make_safe(beam, heater))
+    note(daemon.journal, {"kind": "guardian", "t_ns": noticed_ns, "reason": reason, **done})
+    if None in done.values():
+        say("beam or heater NOT confirmed safe: look at them now")
+        return EXIT_UNCONFIRMED
+    return EXIT_ACTED
+
+
+if __name__ == "__main__":
+    sys.exit(main())
