@@ -9,7 +9,7 @@ import os
 import sys
 import traceback
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -23,14 +23,20 @@ from ..protocols.control import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
     BadRequest,
+    Request,
     Simple,
     Submit,
+    TakeLease,
 )
 from ..protocols.faults import FAULTS, parse_fault
-from ..protocols.loading import BadInput, read_text
+from ..protocols.loading import BadInput, load_model, read_text
 from ..protocols.recipe import Recipe, load_recipe
 from ..protocols.rig import ROLES, Rig, Streams, load_rig, simulated_rig
 from .children import ChildFailed
+from .key_commands import keys
+
+if TYPE_CHECKING:
+    from .interrupted import Interrupted
 
 app = typer.Typer(
     name="pyrotome",
@@ -40,6 +46,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
+
+app.add_typer(keys)
 
 RecipeArgument = Annotated[
     Path, typer.Argument(metavar="RECIPE", help="The experiment, a YAML file.")
@@ -51,6 +59,12 @@ RigOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 ControlOption = Annotated[
     str, typer.Option("--endpoint", metavar="E", help="Control endpoint of the daemon.")
+]
+KeyOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--key", metavar="FILE", envvar="PYROTOME_KEY", help="Your key, for a daemon that asks."
+    ),
 ]
 _CONTROL = Streams().control
 _MONITOR = Streams().monitor
@@ -90,17 +104,29 @@ def _refuse_existing(path: Path | None) -> None:
         raise BadInput(str(path), "exists already; nothing is overwritten, name another file")
 
 
-@app.command(epilog="Example: `pyrotome run examples/quickstart.yaml -o demo.nxs`")
+@app.command(
+    epilog="Examples: `pyrotome run examples/quickstart.yaml -o demo.nxs`, "
+    "`pyrotome run --resume demo.nxs`"
+)
 def run(
-    recipe: RecipeArgument,
+    recipe: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RECIPE", help="The experiment, a YAML file; with --resume a run file."
+        ),
+    ],
     rig: RigOption = None,
     output: Annotated[
         Path | None,
         typer.Option("-o", "--output", metavar="FILE", help="Run file; never overwritten."),
     ] = None,
     speed: Annotated[
-        float, typer.Option(metavar="X", help="Run simulated time this much faster.")
-    ] = 1.0,
+        float | None,
+        typer.Option(metavar="X", help="Run simulated time this much faster; else 1."),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run of a file that is not complete.")
+    ] = False,
     simulator_log: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Let the simulated world write its own log there."),
@@ -113,26 +139,79 @@ def run(
         ),
     ] = None,
 ) -> None:
-    """Run one experiment from start to end in the foreground."""
+    """Run one experiment from start to end in the foreground.
+
+    A run that was killed, aborted or failed goes on with --resume: it takes the frames that are
+    missing, holds what is left of its holds, and charges to the dose what came before.
+    """
     from .experiment import new_output
     from .foreground import run_foreground
+    from .interrupted import check_fit, is_run_file
     from .plan import make_plan
 
-    if not (math.isfinite(speed) and 0 < speed <= 1000):
+    if speed is not None and not (math.isfinite(speed) and 0 < speed <= 1000):
         raise BadInput("--speed", f"{speed:g} is not between 0 and 1000")
-    recipe_model, recipe_text = load_recipe(recipe)
-    rig_model, rig_text = _rig_of(rig, recipe_model)
-    plan = make_plan(recipe_model, rig_model, str(recipe))
     faults = [parse_fault(text, "--simulator-fault") for text in simulator_fault or ()]
-    target = new_output(output, recipe_model.title)
     _refuse_existing(simulator_log)
+    interrupted = _interrupted(recipe, output) if resume else None
+    if interrupted is not None:
+        name, recipe_text = str(interrupted.path), interrupted.manifest.recipe_text
+        recipe_model = load_model(Recipe, recipe_text, f"the recipe in {name}")
+        rig_model, rig_text = _rig_of_run(rig, interrupted)
+    else:
+        if is_run_file(recipe):
+            raise BadInput(str(recipe), "is a run file, not a recipe; to go on with it, --resume")
+        name, (recipe_model, recipe_text) = str(recipe), load_recipe(recipe)
+        rig_model, rig_text = _rig_of(rig, recipe_model)
+    plan = make_plan(recipe_model, rig_model, name)
+    if interrupted is not None:
+        check_fit(interrupted, rig_model, plan)
+        target = interrupted.path
+        if speed is None and rig_model.simulator is not None:
+            speed = interrupted.manifest.speed
+    else:
+        target = new_output(output, recipe_model.title)
+    texts, rig_file = (recipe_text, rig_text), str(rig.absolute()) if rig is not None else None
     code = asyncio.run(
         run_foreground(
-            plan, (recipe_text, rig_text), rig_model, target, speed, simulator_log, rig is None,
-            faults,
+            plan, texts, rig_model, target, 1.0 if speed is None else speed, simulator_log,
+            rig is None, rig_file, interrupted, faults,
         )
     )  # fmt: skip
     raise typer.Exit(code)
+
+
+def _interrupted(target: Path, output: Path | None) -> Interrupted:
+    """The run that is to go on, named by its file or by its recipe and file."""
+    from .interrupted import is_run_file, read_interrupted, same_recipe
+
+    if not target.exists():
+        raise BadInput(str(target), "no such file; name the file of the interrupted run")
+    if is_run_file(target):
+        if output is not None:
+            raise BadInput("-o", f"a run goes on in its own file, {target}")
+        return read_interrupted(target)
+    text = read_text(target)
+    if output is None:
+        raise BadInput(
+            str(target), "is no run file; name that of the interrupted run, or add it with -o"
+        )
+    if not is_run_file(output):
+        raise BadInput(str(output), "is no run file" if output.exists() else "no such file")
+    interrupted = read_interrupted(output)
+    same_recipe(interrupted, text, str(target))
+    return interrupted
+
+
+def _rig_of_run(path: Path | None, interrupted: Interrupted) -> tuple[Rig, str]:
+    """The rig named, or that in the file of an interrupted run."""
+    from .interrupted import rig_of_run
+
+    if path is not None:
+        return _rig_of(path)
+    rig, text = rig_of_run(interrupted)
+    check_drivers(rig)
+    return rig, text
 
 
 @app.command(epilog="Example: `pyrotome check examples/cu_sintering.yaml`")
@@ -166,16 +245,26 @@ def serve(
     raise typer.Exit(asyncio.run(serve_until_stopped(rig_model, rig_text, speed)))
 
 
-def _ask(endpoint: str, request: Simple | Submit, timeout_s: float = 5.0) -> dict[str, Any]:
-    from .control import NoDaemon, ask
+def _ask(
+    endpoint: str, key: Path | None, request: Request, timeout_s: float = 5.0
+) -> dict[str, Any]:
+    from .asking import NoDaemon, ask, read_key
 
     try:
-        reply = ask(endpoint, request, timeout_s)
+        reply = ask(endpoint, request, timeout_s, read_key(key))
     except NoDaemon as error:
         _fail(str(error), EXIT_DEVICE)
     if not reply.ok:
         _fail(reply.error or "refused", reply.code or EXIT_FAILED)
     return reply.data
+
+
+def _control(
+    endpoint: str, key: Path | None, request: Request, timeout_s: float = 5.0
+) -> dict[str, Any]:
+    """Ask for what needs the control lease; it is taken or renewed where nobody else has it."""
+    token = _ask(endpoint, key, TakeLease(verb="lease"))["token"]
+    return _ask(endpoint, key, request.model_copy(update={"token": token}), timeout_s)
 
 
 @app.command(epilog="Example: `pyrotome submit examples/quickstart.yaml`")
@@ -186,6 +275,7 @@ def submit(
         typer.Option("-o", "--output", metavar="FILE", help="Run file, on the daemon's machine."),
     ] = None,
     endpoint: ControlOption = _CONTROL,
+    key: KeyOption = None,
 ) -> None:
     """Let a served daemon run a recipe."""
     text = read_text(recipe)
@@ -195,7 +285,7 @@ def submit(
         name=str(recipe),
         output=str(output.absolute()) if output is not None else None,
     )
-    data = _ask(endpoint, request)
+    data = _control(endpoint, key, request)
     _out().print(
         f"run {data['run']} started: {data['frames']} frames into {data['file']}",
         soft_wrap=True, highlight=False,
@@ -203,11 +293,13 @@ def submit(
 
 
 @app.command(epilog="Example: `pyrotome status --json`")
-def status(as_json: JsonOption = False, endpoint: ControlOption = _CONTROL) -> None:
+def status(
+    as_json: JsonOption = False, endpoint: ControlOption = _CONTROL, key: KeyOption = None
+) -> None:
     """Say what a daemon is doing."""
     from .progress import status_lines
 
-    data = _ask(endpoint, Simple(verb="status"))
+    data = _ask(endpoint, key, Simple(verb="status"))
     if as_json:
         _print_json(data)
         return
@@ -216,39 +308,64 @@ def status(as_json: JsonOption = False, endpoint: ControlOption = _CONTROL) -> N
 
 
 @app.command(epilog="Example: `pyrotome pause --endpoint tcp://127.0.0.1:5570`")
-def pause(endpoint: ControlOption = _CONTROL) -> None:
+def pause(endpoint: ControlOption = _CONTROL, key: KeyOption = None) -> None:
     """Finish the exposure or hold under way, then wait at standby."""
-    _ask(endpoint, Simple(verb="pause"))
+    _control(endpoint, key, Simple(verb="pause"))
     _out().print("pausing: the exposure or hold under way is finished first")
 
 
 @app.command(epilog="Example: `pyrotome resume`")
-def resume(endpoint: ControlOption = _CONTROL) -> None:
+def resume(endpoint: ControlOption = _CONTROL, key: KeyOption = None) -> None:
     """Go on after a pause."""
-    _ask(endpoint, Simple(verb="resume"))
+    _control(endpoint, key, Simple(verb="resume"))
     _out().print("resumed")
 
 
 @app.command(epilog="Example: `pyrotome abort`")
-def abort(endpoint: ControlOption = _CONTROL) -> None:
+def abort(endpoint: ControlOption = _CONTROL, key: KeyOption = None) -> None:
     """End the experiment safely: beam blanked, heater at its safe level, file closed."""
-    _ask(endpoint, Simple(verb="abort"), timeout_s=180.0)
+    _control(endpoint, key, Simple(verb="abort"), timeout_s=180.0)
     _out().print("aborted: beam blanked, heater at its safe level, file closed")
 
 
 @app.command(epilog="Example: `pyrotome safe`")
-def safe(endpoint: ControlOption = _CONTROL) -> None:
+def safe(endpoint: ControlOption = _CONTROL, key: KeyOption = None) -> None:
     """Emergency stop: beam blanked and heater at its safe level, whatever is going on."""
-    _ask(endpoint, Simple(verb="safe"), timeout_s=180.0)
+    _ask(endpoint, key, Simple(verb="safe"), timeout_s=180.0)
     _out().print("safe: beam blanked, heater at its safe level")
 
 
 @app.command(epilog="Example: `pyrotome clear`")
-def clear(endpoint: ControlOption = _CONTROL) -> None:
+def clear(endpoint: ControlOption = _CONTROL, key: KeyOption = None) -> None:
     """Take back a panic, after looking at beam and heater: both must confirm that they are safe."""
-    data = _ask(endpoint, Simple(verb="clear"), timeout_s=180.0)
+    data = _ask(endpoint, key, Simple(verb="clear"), timeout_s=180.0)
     for step in data["steps"]:
         _out().print(step["action"] if step["confirmed"] else f"NOT {step['action']}")
+
+
+@app.command(epilog="Examples: `pyrotome lease`, `pyrotome lease --release`")
+def lease(
+    take_over: Annotated[
+        bool, typer.Option("--take-over", help="Take it from whoever holds it; admins may.")
+    ] = False,
+    release: Annotated[bool, typer.Option("--release", help="Give it back.")] = False,
+    endpoint: ControlOption = _CONTROL,
+    key: KeyOption = None,
+) -> None:
+    """Take control, or renew it, before somebody else does.
+
+    Commands that control take it by themselves where nobody else has it; it runs out by itself.
+    """
+    if take_over and release:
+        raise BadInput("--release", "give the lease back, or take it over, not both")
+    if release:
+        _ask(endpoint, key, Simple(verb="release"))
+        _out().print("released: anybody may take control")
+        return
+    data = _ask(endpoint, key, TakeLease(verb="lease", take_over=take_over))
+    _out().print(
+        f"'{data['holder']}' has control for {data['seconds']:g} s unless renewed", highlight=False
+    )
 
 
 @app.command(epilog="Example: `pyrotome watch --endpoint tcp://127.0.0.1:5571 --json`")
@@ -260,11 +377,13 @@ def watch(
     seconds: Annotated[
         float | None, typer.Option(metavar="S", help="Stop after so many seconds.")
     ] = None,
+    key: KeyOption = None,
 ) -> None:
     """Watch a running experiment from anywhere."""
+    from .asking import read_key
     from .watching import watch_endpoint
 
-    watch_endpoint(endpoint, as_json, seconds, _out(), _err())
+    watch_endpoint(endpoint, as_json, seconds, _out(), _err(), read_key(key))
 
 
 @app.command(

@@ -1,13 +1,12 @@
-"""The control socket (ROUTER) of the daemon, and the client that the command line uses."""
+"""The control socket (ROUTER) of the daemon: who may ask what, how often, and in which order."""
 
 from __future__ import annotations
 
 import asyncio
-import uuid
-from collections.abc import Awaitable, Callable
-from dataclasses import asdict
+import time
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import zmq
 
@@ -18,21 +17,63 @@ from ..protocols.control import (
     EXIT_FAILED,
     MAX_REQUEST_BYTES,
     BadRequest,
+    Latest,
     Reply,
-    Simple,
+    Request,
     Submit,
+    TakeLease,
     encode,
-    parse_reply,
     parse_request,
 )
 from ..protocols.loading import BadInput, load_model
 from ..protocols.recipe import Recipe
+from .admission import (
+    BURST_ALL,
+    BURST_EACH,
+    RATE_ALL,
+    RATE_EACH,
+    SAFE_ALL,
+    SAFE_BURST_ALL,
+    SAFE_BURST_EACH,
+    SAFE_EACH,
+    Memory,
+    Rates,
+    Replayed,
+)
+from .devices import SafingStep
 from .experiment import new_output
+from .keys import Person
+from .lease import LeaseRefused
 from .plan import make_plan
 from .publisher import bind
 from .service import Busy, Daemon
+from .zap import descriptor, metadata
 
-Handler = Callable[[Simple | Submit], Awaitable[dict[str, Any]]]
+READING = {"status", "latest"}
+# Requests and replies that wait for one connection; further ones wait with the client, or are lost.
+_MOST_WAITING_IN, _MOST_WAITING_OUT = 4, 32
+# Answers under way at a time, those to `safe` not counted.
+MOST_ANSWERS = 32
+# Taken in at a time, of which `safe` is answered first.
+_BATCH = 32
+# No request but a recipe is longer; what is longer is not read before its turn.
+_SMALL_BYTES = 2_000
+_LOOK_S = 0.025
+
+
+class Denied(Exception):
+    """Somebody who may not do this, or not now."""
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """One message, and by whom."""
+
+    route: list[bytes]
+    raw: memoryview
+    name: str
+    connection: int
+    address: str
 
 
 class ControlServer:
@@ -54,41 +95,143 @@ class ControlServer:
         self, daemon: Daemon, endpoint: str, fall_back: bool = False, accept_submit: bool = True
     ) -> None:
         self._daemon, self._accept_submit = daemon, accept_submit
-        self._socket = daemon.context.socket(zmq.ROUTER)
+        self._gate = daemon.gate
+        self._socket = daemon.gate.context.socket(zmq.ROUTER)
         self._socket.set(zmq.MAXMSGSIZE, MAX_REQUEST_BYTES)
+        self._socket.set(zmq.RCVHWM, _MOST_WAITING_IN)
+        self._socket.set(zmq.SNDHWM, _MOST_WAITING_OUT)
         self._socket.set(zmq.LINGER, 500)
-        self.endpoint = bind(self._socket, endpoint, "streams.control", fall_back)
+        self._connections = self._gate.protect(self._socket, "control")
+        try:
+            self.endpoint = bind(self._socket, endpoint, "streams.control", fall_back)
+        except BadInput:
+            self._connections.close()
+            raise
+        self._rates = Rates(RATE_EACH, BURST_EACH, RATE_ALL, BURST_ALL)
+        self._safe_rates = Rates(SAFE_EACH, SAFE_BURST_EACH, SAFE_ALL, SAFE_BURST_ALL)
+        self._memory = Memory()
+        self._safing: asyncio.Task[list[SafingStep]] | None = None
         self._answers: set[asyncio.Task[None]] = set()
-        self._task = asyncio.create_task(self._serve(), name="control")
+        self._under_way = 0
+        self._tasks = [
+            asyncio.create_task(self._serve(), name="control"),
+            asyncio.create_task(self._look_after(), name="control connections"),
+        ]
 
     async def _serve(self) -> None:
         while True:
-            envelope = await self._socket.recv_multipart()
-            answer = asyncio.create_task(self._answer(envelope), name="control answer")
-            self._answers.add(answer)
-            answer.add_done_callback(self._answers.discard)
+            batch = [self._asked(await self._socket.recv_multipart(copy=False))]
+            while len(batch) < _BATCH and cast(int, self._socket.get(zmq.EVENTS)) & zmq.POLLIN:
+                batch.append(self._asked(await self._socket.recv_multipart(copy=False)))
+            small = [asked for asked in batch if len(asked.raw) <= _SMALL_BYTES]
+            read = [(asked, self._read(asked)) for asked in small]
+            safe = [
+                pair for pair in read if isinstance(pair[1], Request) and pair[1].verb == "safe"
+            ]
+            rest = [pair for pair in read if pair not in safe]
+            rest += [(asked, None) for asked in batch if len(asked.raw) > _SMALL_BYTES]
+            for asked, request in [*safe, *rest]:
+                await self._begin(asked, request)
+            # So that others have their turn, however fast requests come.
+            await asyncio.sleep(0)
 
-    async def _answer(self, envelope: list[bytes]) -> None:
+    async def _look_after(self) -> None:
+        while True:
+            now_s = time.monotonic()
+            done = self._connections.take_events(now_s)
+            self._connections.cut_stalled(now_s)
+            await asyncio.sleep(0 if not done else _LOOK_S)
+
+    # --- one request ----------------------------------------------------------------------------
+
+    def _asked(self, frames: list[zmq.Frame]) -> _Asked:
         # A REQ client puts an empty part between its identity and the body, a DEALER may not.
-        *route, raw = envelope
-        try:
-            request = parse_request(raw)
-        except BadRequest as error:
-            reply = Reply(ok=False, code=EXIT_BAD_INPUT, error=f"not a request: {error}")
-        else:
-            reply = await self._carry_out(request)
-        await self._socket.send_multipart([*route, encode(reply)])
+        *route, raw = frames
+        name, source = metadata(raw, "User-Id"), descriptor(raw)
+        self._connections.take_events(time.monotonic())
+        connection = self._connections.heard(source, time.monotonic(), name)
+        address = connection.address if connection is not None else metadata(raw, "Peer-Address")
+        return _Asked([frame.bytes for frame in route[:2]], raw.buffer, name, source, address)
 
-    async def _carry_out(self, request: Simple | Submit) -> Reply:
+    def _read(self, asked: _Asked) -> Request | Reply:
+        """The request, or what is answered to what is none."""
+        try:
+            return parse_request(asked.raw)
+        except BadRequest as error:
+            return Reply(ok=False, code=EXIT_BAD_INPUT, error=f"not a request: {error}")
+
+    async def _begin(self, asked: _Asked, request: Request | Reply | None) -> None:
+        """Let a request in or refuse it, in no time."""
+        who = asked.name or asked.connection
+        safe = isinstance(request, Request) and request.verb == "safe"
+        rates = self._safe_rates if safe else self._rates
+        number = request.id if request is not None else ""
+        if not rates.take(who, time.monotonic()):
+            self._turned_away(asked, "too many requests")
+            await self._refuse(asked, number, "too many requests: wait a moment")
+            return
+        if request is None:
+            request = self._read(asked)
+        if isinstance(request, Reply):
+            await self._send(asked, request)
+            return
+        if not safe and self._under_way >= MOST_ANSWERS:
+            await self._refuse(asked, request.id, "busy: too many requests are under way")
+            return
+        try:
+            person = self._admitted(asked, request)
+        except (Denied, LeaseRefused, Replayed) as error:
+            self._turned_away(asked, f"{request.verb}: {error}")
+            await self._refuse(asked, request.id, str(error))
+            return
+        self._under_way += not safe
+        answer = asyncio.create_task(self._answer(asked, request, person), name="control answer")
+        self._answers.add(answer)
+        answer.add_done_callback(self._answered if not safe else self._answers.discard)
+
+    def _answered(self, answer: asyncio.Task[None]) -> None:
+        self._under_way -= 1
+        self._answers.discard(answer)
+
+    def _admitted(self, asked: _Asked, request: Request) -> Person:
+        """Who asks, if they may."""
+        person = self._gate.person(asked.name)
+        if person is None:
+            raise Denied(f"the key of '{asked.name}' was revoked")
+        keyed, verb = self._gate.keyed, request.verb
+        strict = keyed and verb != "safe"
+        self._memory.admit(person.name, request.id, request.sent_ns, time.time_ns(), strict)
+        if verb in READING:
+            return person
+        if person.role == "observer":
+            raise Denied(f"'{person.name}' is an observer, who may watch and ask for the status")
+        if isinstance(request, TakeLease) and request.take_over and person.role != "admin":
+            raise Denied(f"'{person.name}' is an {person.role}; an admin can take the lease over")
+        if verb not in ("safe", "lease", "release") and (keyed or request.token is not None):
+            self._gate.lease.check(person.name, request.token, time.monotonic())
+        return person
+
+    def _turned_away(self, asked: _Asked, why: str) -> None:
+        name = f"'{asked.name}'" if asked.name else "somebody"
+        self._gate.turned_away(f"{name} at {asked.address} on control", why)
+
+    async def _refuse(self, asked: _Asked, number: str, why: str) -> None:
+        await self._send(asked, Reply(id=number, ok=False, code=EXIT_BAD_INPUT, error=why))
+
+    async def _send(self, asked: _Asked, reply: Reply) -> None:
+        # Never waits: a ROUTER drops what a client does not take.
+        await self._socket.send_multipart([*asked.route, encode(reply)])
+
+    async def _answer(self, asked: _Asked, request: Request, person: Person) -> None:
+        await self._send(asked, await self._carry_out(request, person))
+
+    async def _carry_out(self, request: Request, person: Person) -> Reply:
         def refused(code: int, error: BaseException) -> Reply:
             return Reply(id=request.id, ok=False, code=code, error=str(error))
 
         try:
-            if isinstance(request, Submit):
-                data = self._submit(request)
-            else:
-                data = await self._simple(request)
-        except (BadInput, Busy) as error:
+            data = await self._do(request, person)
+        except (BadInput, Busy, LeaseRefused) as error:
             return refused(EXIT_BAD_INPUT, error)
         except DeviceError as error:
             return refused(EXIT_DEVICE, error)
@@ -96,8 +239,14 @@ class ControlServer:
             return Reply(id=request.id, ok=False, code=EXIT_FAILED, error=f"unexpected: {error!r}")
         return Reply(id=request.id, ok=True, data=data)
 
-    async def _simple(self, request: Simple) -> dict[str, Any]:
+    async def _do(self, request: Request, person: Person) -> dict[str, Any]:
         daemon = self._daemon
+        if isinstance(request, Submit):
+            return self._submit(request)
+        if isinstance(request, TakeLease):
+            return self._lease(request, person)
+        if isinstance(request, Latest):
+            return {"headers": daemon.publisher.latest(request.topics)}
         match request.verb:
             case "status":
                 return daemon.status()
@@ -109,10 +258,33 @@ class ControlServer:
                 outcome = await daemon.abort()
                 return {"status": outcome.status, "reason": outcome.reason}
             case "safe":
-                return {"steps": [asdict(step) for step in await daemon.safe()]}
+                return {"steps": [asdict(step) for step in await self._safe()]}
             case "clear":
                 return {"steps": [asdict(step) for step in await daemon.clear()]}
+            case "release":
+                self._gate.lease.release(person.name, request.token, time.monotonic())
         return daemon.status()
+
+    async def _safe(self) -> list[SafingStep]:
+        """Make everything safe; however many ask, once at a time."""
+        if self._safing is None or self._safing.done():
+            self._safing = asyncio.create_task(self._daemon.safe(), name="safe")
+        return await asyncio.shield(self._safing)
+
+    def _lease(self, request: TakeLease, person: Person) -> dict[str, Any]:
+        grant = self._gate.lease.take(person.name, time.monotonic(), request.take_over)
+        if grant.taken_from is not None:
+            self._gate.tell(
+                "warning", "lease",
+                f"'{person.name}' took the control lease over from '{grant.taken_from}'",
+                who=person.name,
+            )  # fmt: skip
+        return {
+            "token": grant.token,
+            "seconds": grant.seconds,
+            "holder": person.name,
+            "renewed": grant.renewed,
+        }
 
     def _submit(self, request: Submit) -> dict[str, Any]:
         if not self._accept_submit:
@@ -130,48 +302,16 @@ class ControlServer:
 
     async def close(self) -> None:
         """Answer what is being answered, then stop listening."""
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._answers:
             await asyncio.wait(self._answers, timeout=2.0)
         for answer in self._answers:
             answer.cancel()
         await asyncio.gather(*self._answers, return_exceptions=True)
+        if self._safing is not None:
+            self._safing.cancel()
+            await asyncio.gather(self._safing, return_exceptions=True)
+        self._connections.close()
         self._socket.close()
-
-
-class NoDaemon(Exception):
-    """Nobody answered on the control endpoint."""
-
-
-def ask(endpoint: str, request: Simple | Submit, timeout_s: float = 10.0) -> Reply:
-    """Send one request and wait for its answer.
-
-    Raises
-    ------
-    BadInput
-        If the endpoint is no ZeroMQ address.
-    NoDaemon
-        If no answer comes in time.
-    """
-    request = request.model_copy(update={"id": uuid.uuid4().hex})
-    with zmq.Context() as context, context.socket(zmq.REQ) as socket:
-        socket.set(zmq.LINGER, 0)
-        try:
-            socket.connect(endpoint)
-        except zmq.ZMQError as error:
-            raise BadInput(
-                endpoint,
-                f"is no ZeroMQ address ({zmq.strerror(error.errno or 0)}); "
-                "write it as tcp://127.0.0.1:5570",
-            ) from None
-        socket.send(encode(request))
-        if not socket.poll(int(timeout_s * 1000)):
-            raise NoDaemon(
-                f"no daemon answered on {endpoint} within {timeout_s:g} s; "
-                "start one with `pyrotome serve --rig RIG`, or name another --endpoint"
-            )
-        reply = parse_reply(socket.recv())
-    if reply.id not in ("", request.id):
-        raise NoDaemon(f"{endpoint} answered another request; is that a pyrotome daemon?")
-    return reply

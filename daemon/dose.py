@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 # Two sums of the same frames may differ in the last bits; a limit is not broken by that.
-_ROUNDING = 1 + 1e-9
+ROUNDING = 1 + 1e-9
 
 
 class DoseExceeded(Exception):
@@ -37,6 +38,11 @@ class DoseLedger:
         self.limit, self.series_limit = limit, series_limit
         self._accounts: dict[str, Account] = {}
 
+    def restore(self, charged: Mapping[str, float]) -> None:
+        """Begin with what stacks of frames have cost before the run was interrupted."""
+        for name, dose in charged.items():
+            self._accounts[name] = Account(name, None, charged=dose)
+
     @property
     def charged(self) -> float:
         """What the specimen has received."""
@@ -61,16 +67,15 @@ class DoseLedger:
         """
         if dose < 0:
             raise ValueError(f"a dose cannot be negative, got {dose}")
-        account = self._accounts.get(name) or Account(
-            name, self.series_limit if is_series else None
-        )
+        account = self._accounts.get(name) or Account(name, None)
+        account.limit = self.series_limit if is_series else None
         wanted = account.charged + account.reserved + dose
-        if account.limit is not None and wanted > account.limit * _ROUNDING:
+        if account.limit is not None and wanted > account.limit * ROUNDING:
             raise DoseExceeded(
                 f"{name} would take {wanted:.4g} e/nm^2, its limit is {account.limit:.4g} e/nm^2"
             )
         total = self.committed + dose
-        if self.limit is not None and total > self.limit * _ROUNDING:
+        if self.limit is not None and total > self.limit * ROUNDING:
             raise DoseExceeded(
                 f"{name} would bring the specimen to {total:.5g} e/nm^2, "
                 f"the budget is {self.limit:.5g} e/nm^2"

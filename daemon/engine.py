@@ -8,12 +8,16 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 from ..drivers.base import FrameData, StagePosition
+from ..protocols.journal import Begun, Decision, Ended, Moment, MomentName, Pause
 from ..protocols.timebase import ExperimentClock
 from .devices import Devices
 from .dose import DoseLedger
 from .exposing import Stack, frames_per_trigger
-from .heating import PROGRESS_TIMEOUT_S, HeaterWatch, HoldTimer
-from .plan import Decide, HeatTo, HoldAt, Operation, Plan, RampTo, TakeStack
+from .heating import PROGRESS_TIMEOUT_S, HeaterWatch, HoldTimer, HoldTiming
+from .journal import NoNotes, Notes
+from .plan import Decide, HeatTo, HoldAt, HoldPlan, Operation, Plan, RampTo, TakeStack
+from .remains import ALL, Rest
+from .resuming import ResumePoint
 from .states import State, StateMachine
 from .steering import Steering
 
@@ -85,6 +89,7 @@ class Engine:
         self.machine, self.clock, self.out = machine, clock, out
         self.holds = HoldTimer(watch)
         self.steering = Steering(out.event)
+        self.journal: Notes = NoNotes()
         self.operation: Operation | None = None
         self.operation_index = 0
         self.operation_started_ns = clock.now_ns()
@@ -123,15 +128,18 @@ class Engine:
 
     async def _checkpoint(self) -> None:
         """Where a pause takes effect: nothing is exposed, the chip is not being driven."""
+        await self.journal.caught_up()
         if not self._pause:
             return
         await self._look_at_stage()
         self.machine.to(State.PAUSED)
         self.out.event("info", "engine", "paused at standby")
+        self.journal.note(Pause(paused=True))
         await self._go_on.wait()
         self._stood = None
         self.machine.to(State.RUNNING)
         self.out.event("info", "engine", "resumed")
+        self.journal.note(Pause(paused=False))
 
     def remaining_s(self) -> float:
         """Estimated experiment time to the end of the plan."""
@@ -143,8 +151,8 @@ class Engine:
 
     # --- operations --------------------------------------------------------------------------
 
-    async def run(self) -> None:
-        """Carry out every operation of the plan.
+    async def run(self, point: ResumePoint | None = None) -> None:
+        """Carry out every operation of the plan, or those that an interrupted run has left.
 
         Raises
         ------
@@ -153,21 +161,47 @@ class Engine:
         DoseExceeded, ExperimentFailed
             If the experiment must not or cannot go on.
         """
-        steps = len(self.plan.operations)
-        index = 0
-        while index < steps:
-            operation = self.plan.operations[index]
+        index, rest = 0, dict[int, Rest]()
+        if point is not None:
+            index, rest = point.index, dict(point.rest)
+            await self._take_up(point)
+        while index < len(self.plan.operations):
             await self._checkpoint()
+            left = rest.pop(index, ALL)
+            self._begin(index, left)
+            following = await self._carry_out(index, left)
+            self.journal.note(Ended(index=index, next=following))
+            self.journal.save()
+            index = following
+        self.operation, self.operation_index = None, len(self.plan.operations)
+
+    def _begin(self, index: int, rest: Rest) -> None:
+        operation, done_s = self.plan.operations[index], rest.done_s
+        if isinstance(operation, TakeStack) and rest.places is not None:
+            done = 1 - len(rest.places) / operation.stack.frames
+            done_s = done * self.plan.durations_s[index]
+        self.operation, self.operation_index = operation, index
+        self.operation_started_ns = self.clock.now_ns() - int(done_s * 1e9)
+        steps = len(self.plan.operations)
+        self.out.event("info", "engine", operation.label, step=index + 1, steps=steps)
+        self.journal.note(Begun(index=index))
+
+    async def _take_up(self, point: ResumePoint) -> None:
+        """Bring the specimen to where it was, and take again what was lost there."""
+        for held in point.untold:
+            self._tell_hold(held.hold, held.timing, held.achieved_s)
+        if point.start_c is not None:
+            self.out.event("info", "engine", f"back to {point.start_c:g} °C")
+            latest = self.watch.latest
+            hotter = latest is not None and latest.temperature_c > point.start_c
+            await self._go_to(point.start_c, None if hotter else point.rate_c_per_s)
+        for index, places in point.retakes:
+            operation = self.plan.operations[index]
+            assert isinstance(operation, TakeStack)
             self.operation, self.operation_index = operation, index
-            self.operation_started_ns = self.clock.now_ns()
-            self.out.event("info", "engine", operation.label, step=index + 1, steps=steps)
-            index += 1
-            if isinstance(operation, Decide):
-                if not await self.steering.go_on(operation):
-                    index += operation.skip
-            else:
-                await self._carry_out(operation)
-        self.operation, self.operation_index = None, steps
+            label = f"{operation.stack.name}: {len(places)} frames again"
+            self.out.event("info", "engine", label)
+            await self._take(operation, Rest(places=places))
 
     @property
     def takes_frames(self) -> bool:
@@ -182,42 +216,69 @@ class Engine:
         """Number of the operation under way from 1; 0 before the first."""
         return self.operation_index + (self.operation is not None)
 
-    def _carry_out(self, operation: HeatTo | HoldAt | TakeStack | RampTo) -> Awaitable[None]:
-        match operation:
-            case HeatTo():
-                return self._heat(operation)
-            case HoldAt():
-                return self._hold(operation)
-            case TakeStack():
-                return self._take(operation)
-            case RampTo():
-                return self._ramp(operation)
+    async def _carry_out(self, index: int, rest: Rest) -> int:
+        """Do what is left of an operation; returns the index of the one that follows."""
+        following = index + 1
+        match self.plan.operations[index]:
+            case HeatTo() as heat:
+                await self._heat(heat, rest)
+            case HoldAt() as hold:
+                await self._hold(hold, rest)
+            case TakeStack() as stack:
+                await self._take(stack, rest)
+            case RampTo() as ramp:
+                await self._ramp(ramp, rest)
+            case Decide() as decision:
+                goes_on = rest.goes_on
+                if goes_on is None:
+                    goes_on = await self.steering.go_on(decision)
+                    self.journal.note(Decision(index=index, goes_on=goes_on))
+                following += 0 if goes_on else decision.skip
+        return following
 
-    async def _heat(self, heat: HeatTo) -> None:
+    def _moment(self, what: MomentName, at_ns: int) -> None:
+        self.journal.note(Moment(what=what, at_ns=at_ns))
+
+    async def _heat(self, heat: HeatTo, rest: Rest) -> None:
+        await self._go_to(heat.to_c, heat.rate_c_per_s)
+        reached_ns = self.clock.now_ns()
+        self._moment("reached", reached_ns)
+        await self.clock.sleep_until_ns(reached_ns + int((heat.hold_s - rest.done_s) * 1e9))
+
+    async def _go_to(self, to_c: float, rate_c_per_s: float | None) -> None:
+        """Heat or cool to a temperature, at a rate if one is given, and wait until it is there."""
         travel_s = 0.0
         heater = self.devices.heater
-        if heat.rate_c_per_s is None:
-            self._commanded_ns = await heater.set_temperature(heat.to_c)
+        if rate_c_per_s is None:
+            self._commanded_ns = await heater.set_temperature(to_c)
             limit = heater.rig.limits.rate_c_per_s
         else:
-            limit = heat.rate_c_per_s
+            limit = rate_c_per_s
         latest = self.watch.latest
         if limit is not None and latest is not None:
-            travel_s = abs(heat.to_c - latest.temperature_c) / limit
-        if heat.rate_c_per_s is not None:
-            self._commanded_ns = await heater.start_ramp(heat.to_c, travel_s)
-        await self.watch.settled(heat.to_c, self._commanded_ns, travel_s + PROGRESS_TIMEOUT_S)
-        if heat.hold_s:
-            await self.clock.sleep_until_ns(self.clock.now_ns() + int(heat.hold_s * 1e9))
+            travel_s = abs(to_c - latest.temperature_c) / limit
+        if rate_c_per_s is not None:
+            self._commanded_ns = await heater.start_ramp(to_c, travel_s)
+        await self.watch.settled(to_c, self._commanded_ns, travel_s + PROGRESS_TIMEOUT_S)
 
-    async def _hold(self, operation: HoldAt) -> None:
+    async def _hold(self, operation: HoldAt, rest: Rest) -> None:
         plan = operation.hold
-        timing = await self.holds.hold(plan)
-        self._commanded_ns = timing.commanded_down_ns
+        timing, achieved_s = rest.over, rest.done_s
+        if timing is None:
+            left_s = plan.requested_s - rest.done_s
+            left = plan.model_copy(update={"requested_s": left_s})
+            timing = await self.holds.hold(left, self._moment)
+            achieved_s += timing.achieved_s
+            self._commanded_ns = timing.commanded_down_ns
+            timing = rest.since_its_rise(timing)
+        self._tell_hold(plan, timing, achieved_s)
+        await self.watch.settled(plan.standby_c, self._commanded_ns)
+
+    def _tell_hold(self, plan: HoldPlan, timing: HoldTiming, achieved_s: float) -> None:
         self.out.event(
             "info",
             "engine",
-            f"hold {plan.index}: {timing.achieved_s:.3f} s at {plan.target_c:g} degC "
+            f"hold {plan.index}: {achieved_s:.3f} s at {plan.target_c:g} degC "
             f"(asked {plan.requested_s:g} s)",
             hold={
                 "index": plan.index,
@@ -227,14 +288,15 @@ class Engine:
                 "crossed_down_ns": timing.crossed_down_ns,
             },
         )
-        await self.watch.settled(plan.standby_c, timing.commanded_down_ns)
 
-    async def _take(self, operation: TakeStack) -> None:
-        stack = operation.stack
+    async def _take(self, operation: TakeStack, rest: Rest) -> None:
+        stack, places = operation.stack, rest.places
+        if places is not None and not places:
+            return
         await self.watch.settled(operation.at_c, self._commanded_ns)
-        exposure_s = self.plan.recipe.beam.exposure_s
-        at_a_time = frames_per_trigger(stack.tilt_deg, exposure_s, self.out.most_at_a_time)
-        async with Stack(self, stack, at_a_time) as frames:
+        exposure_s, most = self.plan.recipe.beam.exposure_s, self.out.most_at_a_time
+        at_a_time = frames_per_trigger(stack.tilt_deg, exposure_s, most, places)
+        async with Stack(self, stack, at_a_time, places) as frames:
             for first, tilt_deg in frames.triggers():
                 await self.between_exposures()
                 await self._checkpoint()
@@ -274,24 +336,26 @@ class Engine:
         which = f"frame {first}" if first == last else f"frames {first} to {last}"
         self.stage_seen(self._stood, found, f"{which} of {stack}")
 
-    async def _ramp(self, ramp: RampTo) -> None:
-        heater = self.devices.heater
-        if ramp.stack is None:
-            self._commanded_ns = await heater.start_ramp(ramp.to_c, ramp.duration_s)
+    async def _ramp(self, ramp: RampTo, rest: Rest) -> None:
+        duration_s = ramp.duration_s - rest.done_s
+        if ramp.stack is None or rest.places == ():
+            await self._start_ramp(ramp.to_c, duration_s)
         else:
             assert ramp.frame_every_s is not None
-            async with Stack(self, ramp.stack) as frames:
+            async with Stack(self, ramp.stack, places=rest.places) as frames:
                 await self._tilt(ramp.stack.tilt_deg[0])
-                self._commanded_ns = await heater.start_ramp(ramp.to_c, ramp.duration_s)
-                for index in range(ramp.stack.frames):
-                    due_ns = self._commanded_ns + int(index * ramp.frame_every_s * 1e9)
+                await self._start_ramp(ramp.to_c, duration_s)
+                for position, place in enumerate(frames.places):
+                    due_s = place * ramp.frame_every_s - rest.done_s
                     await self.between_exposures()
-                    await self.clock.sleep_until_ns(due_ns)
-                    await frames.expose(index)
-                    self._was_exposed(ramp.stack.name, index, index)
+                    await self.clock.sleep_until_ns(self._commanded_ns + int(due_s * 1e9))
+                    await frames.expose(position)
+                    self._was_exposed(ramp.stack.name, place, place)
                     if time.monotonic() - self._looked_s > _STAGE_LOOK_S:
                         await self._look_at_stage()
                 await self._look_at_stage()
-        await self.watch.settled(
-            ramp.to_c, self._commanded_ns, ramp.duration_s + PROGRESS_TIMEOUT_S
-        )
+        await self.watch.settled(ramp.to_c, self._commanded_ns, duration_s + PROGRESS_TIMEOUT_S)
+
+    async def _start_ramp(self, to_c: float, duration_s: float) -> None:
+        self._commanded_ns = await self.devices.heater.start_ramp(to_c, duration_s)
+        self._moment("ramp", self._commanded_ns)

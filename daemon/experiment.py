@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from .. import __version__
 from ..drivers.base import DeviceError, FrameData
 from ..protocols.bitshuffle import ENCODING, Chunk
+from ..protocols.journal import MadeSafe, Necks, RunLine
 from ..protocols.link import ANALYSIS, RECORDER
 from ..protocols.loading import BadInput
 from ..protocols.manifest import RunManifest
@@ -28,10 +29,14 @@ from .clock import ClockPair, keep_record
 from .devices import Devices, SafingStep
 from .dose import DoseExceeded, DoseLedger
 from .engine import Engine, ExperimentFailed
-from .heating import HeaterWatch
+from .heating import PROGRESS_TIMEOUT_S, HeaterWatch
+from .interrupted import Interrupted
+from .journal import NoNotes, RunJournal, journal_path
 from .outlet import Consumer, Outlet
 from .plan import Plan
 from .publisher import Publisher
+from .remains import Now
+from .resuming import ResumePoint
 from .states import State, StateMachine
 from .views import FrameViews
 
@@ -87,6 +92,10 @@ class Experiment:
         The one clock.
     simulated : bool
         Whether no real hardware is behind the devices.
+    rig_file : str or None
+        Where the rig was read.
+    interrupted : Interrupted or None
+        The run that goes on, whose file is `output`; None for a new one.
     """
 
     def __init__(
@@ -103,6 +112,8 @@ class Experiment:
         clock: ExperimentClock,
         simulated: bool,
         context: zmq.asyncio.Context,
+        rig_file: str | None = None,
+        interrupted: Interrupted | None = None,
     ) -> None:
         self.plan, self.rig, self.output = plan, rig, output
         self.devices, self.watch = devices, watch
@@ -110,12 +121,14 @@ class Experiment:
         self._publisher, self._context = publisher, context
         self._detector = rig.detector.driver
         started_ns = clock.now_ns()
-        self.run_id = f"{iso_utc(started_ns)[:19].replace(':', '')}-{secrets.token_hex(3)}"
+        self._interrupted = interrupted
+        self._point: ResumePoint | None = None
+        self._journal: RunJournal | None = None
         limits = plan.recipe.limits
         self.ledger = DoseLedger(limits.dose_e_per_nm2, limits.dose_per_series_e_per_nm2)
         self.engine = Engine(plan, devices, watch, self.ledger, machine, clock, self)
         self.manifest = RunManifest(
-            run=self.run_id,
+            run=f"{iso_utc(started_ns)[:19].replace(':', '')}-{secrets.token_hex(3)}",
             title=plan.recipe.title,
             software=f"pyrotome {__version__}",
             started_ns=started_ns,
@@ -124,6 +137,7 @@ class Experiment:
             recipe_text=texts[0],
             rig_text=texts[1],
             rig_name=rig.name,
+            rig_file=rig_file,
             sample=plan.recipe.sample,
             beam=plan.recipe.beam,
             detector=self._detector,
@@ -136,6 +150,11 @@ class Experiment:
             telemetry={**devices.channels(), "daemon": DAEMON_CHANNELS},
             analysis=tuple(plan.recipe.analysis),
         )
+        if interrupted is not None:
+            self.manifest = interrupted.manifest
+            self.engine.frames_done = interrupted.frames
+            self.ledger.restore(interrupted.history.charged)
+        self.run_id = self.manifest.run
         self._outlet: Outlet | None = None
         self._children: dict[str, Child] = {}
         self._stop: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
@@ -219,6 +238,7 @@ class Experiment:
             ratio = body.get("parameters", {}).get("neck_ratio_median")
             known = ratio if isinstance(ratio, int | float) else None
             self.engine.steering.note(str(body.get("series")), known)
+            self.engine.journal.note(Necks(series=str(body.get("series")), ratio=known))
         sent = self._publisher.publish(message.topic, "result", body, message.payload)
         if body.get("record", True):
             self.record(sent)
@@ -253,7 +273,7 @@ class Experiment:
     def status(self) -> dict[str, Any]:
         """What a person wants to know, as JSON."""
         engine, latest = self.engine, self.watch.latest
-        position = engine.position
+        position, interrupted = engine.position, self._interrupted
         outlet = self._outlet
         analysis = outlet.consumers.get(ANALYSIS) if outlet is not None else None
         recorder = outlet.consumers.get(RECORDER) if outlet is not None else None
@@ -276,8 +296,19 @@ class Experiment:
             "dose_limit_e_per_nm2": self.plan.recipe.limits.dose_e_per_nm2,
             "eta_s": round(engine.remaining_s(), 1),
             "waiting_for_credit": engine.waiting_for_credit,
+            "resumed": 0 if interrupted is None else interrupted.history.resumed + 1,
             "analysis": _state_of(analysis),
             "recorder": _state_of(recorder),
+        }
+
+    def losses(self) -> dict[str, dict[str, int]]:
+        """What each consumer of frames has gone without, counted since the run began."""
+        outlet = self._outlet
+        analysis = outlet.consumers.get(ANALYSIS) if outlet is not None else None
+        return {
+            "recorder": {"frames": self.engine.frames_lost},
+            "analysis": {"headers_only": analysis.headers_only if analysis is not None else 0},
+            "views": {"not_shown": self._views.not_shown},
         }
 
     # --- the run --------------------------------------------------------------------------------
@@ -298,7 +329,7 @@ class Experiment:
             if outcome is None:
                 clock_record = asyncio.create_task(keep_record(self.clock, self._record_clock))
                 self.machine.to(State.RUNNING)
-                outcome = await self._guarded(self.engine.run())
+                outcome = await self._guarded(self.engine.run(self._point))
             if outcome is None:
                 self.machine.to(State.FINISHING)
                 outcome = await self._guarded(self._rest_devices())
@@ -314,6 +345,7 @@ class Experiment:
                     outcome = stopped if stopped.status == "failed" else outcome
             self.closing = True
             outcome = await self.close_file(outcome)
+            await self._close_journal(remove=outcome.status == "complete")
             self.outcome = outcome
             if self.machine.state in (State.FINISHING, State.SAFING):
                 self.machine.to(State.IDLE if self.safe_confirmed else State.PANICKED)
@@ -354,10 +386,86 @@ class Experiment:
                         f"an angle of {angle:g} deg is beyond what the stage itself allows, "
                         f"{low:g} to {high:g} deg",
                     )
-        await self.open()
+        # Before anything else: a beam that was left on is charged up to here.
         await self.devices.beam.blank()
+        if self._interrupted is not None:
+            self._point = await self._where_to_go_on(self._interrupted)
+        await self.open()
+        self._open_journal()
+        if self._interrupted is not None and self._point is not None:
+            await self._take_up(self._interrupted, self._point)
         self.on_prepared()
         await self.devices.beam.prepare(self.plan.recipe.beam)
+
+    async def _where_to_go_on(self, interrupted: Interrupted) -> ResumePoint:
+        if self.devices.detector.dtype != self.manifest.frame_dtype:
+            raise BadInput(
+                str(self.output),
+                f"has frames of {self.manifest.frame_dtype}, the detector now sends "
+                f"{self.devices.detector.dtype}",
+            )
+        now_ns, limits = self.clock.now_ns(), self.rig.heater.limits
+        deadline_ns = now_ns + int(PROGRESS_TIMEOUT_S * 1e9)
+        sample = await self.watch.next_sample(now_ns, "its first reading", deadline_ns)
+        return interrupted.point(
+            self.plan,
+            Now(sample.t_ns, sample.temperature_c, limits.tolerance_c, limits.rate_c_per_s),
+        )
+
+    def _open_journal(self) -> None:
+        resumed = self._point
+        try:
+            journal = RunJournal(
+                self.output,
+                self.clock,
+                lambda level, text: self.event(level, "journal", text),
+                resumed is not None,
+            )
+        except OSError as error:
+            raise ExperimentFailed(
+                f"{journal_path(self.output)} cannot be written: {error.strerror}; without it "
+                "the run could not be resumed"
+            ) from None
+        self._journal = self.engine.journal = journal
+        if resumed is None:
+            journal.note(RunLine(run=self.run_id))
+            return
+        if resumed.cut_off is not None:
+            journal.note(resumed.cut_off)
+        journal.note(RunLine(run=self.run_id, resumed=resumed.resumed, carried=resumed.carried))
+
+    async def _close_journal(self, remove: bool) -> None:
+        journal, self._journal = self._journal, None
+        self.engine.journal = NoNotes()
+        if journal is not None:
+            await journal.close(remove)
+
+    async def _take_up(self, interrupted: Interrupted, point: ResumePoint) -> None:
+        """Tell everyone how the run goes on, and the analysis what there is already."""
+        engine, gap = self.engine, point.interruption
+        self.ledger.restore(point.charged)
+        engine.steering.restore(point.necks)
+        engine.operation_index = point.index
+        engine.frames_lost = sum(map(len, point.missing.values()))
+        operations = self.plan.operations
+        rest = operations[point.index].label if point.index < len(operations) else "the end"
+        self.event(
+            "warning",
+            "engine",
+            f"resumed after {(gap.until_ns - gap.from_ns) * 1e-9:.1f} s ({gap.reason}); "
+            f"{interrupted.frames} of {self.plan.frames} frames are there, goes on with {rest}",
+            resumed=point.resumed,
+            interruption=gap.model_dump(),
+        )
+        for problem in (*interrupted.problems, *point.problems):
+            self.event("warning", "engine", problem)
+        outlet = self._outlet
+        if outlet is None or ANALYSIS not in outlet.consumers:
+            return
+        for number, message in enumerate(interrupted.headers(point)):
+            outlet.send_recorded(ANALYSIS, message)
+            if number % 1000 == 0:
+                await asyncio.sleep(0)
 
     async def open(self) -> None:
         """Start recorder and analysis and wait until both can take frames.
@@ -373,7 +481,12 @@ class Experiment:
         starts: dict[str, tuple[str, BaseModel]] = {
             RECORDER: (
                 "pyrotome.daemon.recorder",
-                RecorderConfig(link=link, file=str(self.output), manifest=self.manifest),
+                RecorderConfig(
+                    link=link,
+                    file=str(self.output),
+                    manifest=self.manifest,
+                    resumed=self._point.interruption if self._point is not None else None,
+                ),
             )
         }
         if self.manifest.analysis:
@@ -434,6 +547,14 @@ class Experiment:
             else f"NOT {step.action}: {step.problem}",
             took_s=step.took_s,
         )
+        if step.confirmed:
+            now_ns = self.clock.now_ns()
+            # From the command on the specimen cools; that the beam is off is known only now.
+            commanded_ns = now_ns - int(step.took_s * self.clock.speed * 1e9)
+            if step.action.startswith("beam"):
+                self.engine.journal.note(MadeSafe(beam_blanked_ns=now_ns))
+            elif step.action.startswith("heater"):
+                self.engine.journal.note(MadeSafe(heater_safe_ns=commanded_ns))
 
     async def _analysis_catches_up(self) -> None:
         outlet = self._outlet
@@ -497,6 +618,7 @@ class Experiment:
         """End the processes and the link; harmless after a run."""
         await asyncio.gather(*(child.stop() for child in self._children.values()))
         self._children.clear()
+        await self._close_journal(remove=False)
         if self._outlet is not None:
             await self._outlet.close()
             self._outlet = None
@@ -529,12 +651,18 @@ def new_output(path: Path | None, title: str, folder: Callable[[], Path] = Path.
         stem = "".join(c if c.isalnum() else "_" for c in title.lower()).strip("_")[:60] or "run"
         path = folder() / f"{stem}.nxs"
         number = 1
-        while path.exists():
+        while path.exists() or journal_path(path).exists():
             number += 1
             path = folder() / f"{stem}-{number}.nxs"
     path = path.absolute()
     if path.exists():
         raise BadInput(str(path), "exists already; nothing is overwritten, name another file")
+    if journal_path(path).exists():
+        raise BadInput(
+            str(journal_path(path)),
+            "exists already: the journal of an interrupted run whose file is gone; move it away, "
+            "or name another file",
+        )
     if not path.parent.is_dir():
         raise BadInput(str(path), "its folder does not exist; make it first")
     return path

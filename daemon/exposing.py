@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..drivers.base import DetectorFrame, DeviceLost
+from ..protocols.journal import Exposed, Trigger
 from ..protocols.manifest import StackPlan
 
 if TYPE_CHECKING:
@@ -26,7 +27,12 @@ _LOST_IN_A_ROW = 3
 BURST_S = 0.25
 
 
-def frames_per_trigger(tilt_deg: tuple[float, ...], exposure_s: float, most: int) -> int:
+def frames_per_trigger(
+    tilt_deg: tuple[float, ...],
+    exposure_s: float,
+    most: int,
+    places: Sequence[int] | None = None,
+) -> int:
     """How many frames one trigger may start in a stack.
 
     Parameters
@@ -37,21 +43,25 @@ def frames_per_trigger(tilt_deg: tuple[float, ...], exposure_s: float, most: int
         Of one frame; several must fit into `BURST_S`.
     most : int
         Not more than these.
+    places : sequence of int, optional
+        Frames to be taken, where not all are; a trigger's follow each other.
 
     Returns
     -------
     int
         A divisor of the number of frames at every angle, 1 at least.
     """
-    runs = (len(list(group)) for _, group in itertools.groupby(tilt_deg))
-    together = math.gcd(*runs)
+    taken = range(len(tilt_deg)) if places is None else places
+    # Of places that follow each other, position and place differ by the same.
+    alike = ((tilt_deg[place], place - position) for position, place in enumerate(taken))
+    together = math.gcd(*(len(list(group)) for _, group in itertools.groupby(alike)))
     largest = max(1, min(most, int(BURST_S / exposure_s)))
     return max(n for n in range(1, min(largest, together) + 1) if together % n == 0)
 
 
 @dataclass(frozen=True)
 class _Trigger:
-    """What its frames share: place of the first, when that began, and the fluence before it."""
+    """What its frames share: position of the first, when that began, and the fluence before it."""
 
     first: int
     start_ns: int
@@ -69,11 +79,20 @@ class Stack:
         What to expose.
     at_a_time : int
         Frames that each trigger starts.
+    places : sequence of int, optional
+        Which frames of the stack to expose, in order; all if absent. A position is one in these.
     """
 
-    def __init__(self, engine: Engine, stack: StackPlan, at_a_time: int = 1) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        stack: StackPlan,
+        at_a_time: int = 1,
+        places: Sequence[int] | None = None,
+    ) -> None:
         self.engine, self.stack, self.at_a_time = engine, stack, at_a_time
-        # Place in the stack of the frame that the detector numbers 1.
+        self.places = range(stack.frames) if places is None else places
+        # Position of the frame that the detector numbers 1.
         self._base = 0
         self._period_ns = 0
         self._lost_in_a_row = 0
@@ -82,16 +101,16 @@ class Stack:
         engine, stack = self.engine, self.stack
         # Armed first: only then are the pauses known, and with them the dose.
         await self._arm(0)
-        triggers = stack.frames // self.at_a_time
+        triggers = len(self.places) // self.at_a_time
         dose = triggers * self._dose_of(self.at_a_time)
         engine.ledger.reserve(stack.name, dose, stack.kind == "series")
         return self
 
     async def _arm(self, base: int) -> None:
-        """Prepare the frames of the stack from one on."""
+        """Prepare the frames from a position on."""
         beam = self.engine.plan.recipe.beam
         await self.engine.devices.detector.arm(
-            max(self.at_a_time, self.stack.frames - base),
+            max(self.at_a_time, len(self.places) - base),
             beam.exposure_s,
             beam.frame,
             self.at_a_time,
@@ -114,9 +133,9 @@ class Stack:
             await self.engine.devices.detector.disarm()
 
     def triggers(self) -> Iterator[tuple[int, float]]:
-        """First frame and angle of every trigger."""
-        for first in range(0, self.stack.frames, self.at_a_time):
-            yield first, self.stack.tilt_deg[first]
+        """First position and angle of every trigger."""
+        for first in range(0, len(self.places), self.at_a_time):
+            yield first, self.stack.tilt_deg[self.places[first]]
 
     async def expose(self, first: int) -> None:
         """Expose the frames of one trigger and send them on.
@@ -124,7 +143,7 @@ class Stack:
         Parameters
         ----------
         first : int
-            Place of the first of them in the stack.
+            Position of the first of them.
 
         Raises
         ------
@@ -134,7 +153,15 @@ class Stack:
         engine, beam = self.engine, self.engine.plan.recipe.beam
         devices, clock, count = engine.devices, engine.clock, self.at_a_time
         exposure_ns = int(beam.exposure_s * 1e9)
+        dose = self._dose_of(count)
         await self._wait_for_credit()
+        engine.journal.note(
+            Trigger(
+                stack=self.stack.name, first=self.places[first], count=count, dose_e_per_nm2=dose
+            )
+        )
+        # Nothing is exposed of which a later day would not know.
+        await engine.journal.caught_up()
         reading: asyncio.Task[DeviceLost | None] | None = None
         try:
             try:
@@ -150,13 +177,14 @@ class Stack:
                     answered_ns + (count - 1) * self._period_ns + exposure_ns
                 )
             finally:
-                # Even when cancelled: the specimen is not left under the beam.
                 try:
+                    # Even when cancelled: the specimen is not left under the beam.
                     blanked_ns = await asyncio.shield(devices.beam.blank())
+                    engine.journal.note(Exposed(stack=self.stack.name))
                 finally:
                     engine.exposing = False
-                if reading is not None:
-                    engine.ledger.charge(self.stack.name, self._dose_of(count))
+                    # Also where nothing came of it: how far it got, nobody knows.
+                    engine.ledger.charge(self.stack.name, dose)
             blanked = {"blanked": 1.0, "current_pa": beam.current_pa}
             engine.out.telemetry("beam", blanked, blanked_ns)
             assert reading is not None
@@ -197,7 +225,7 @@ class Stack:
             index = self._base + frame.number - 1
             if index < due:
                 again = f"the detector sent its frame {frame.number} again; not recorded"
-                self._warn(f"frame {due}: {again}")
+                self._warn(f"frame {self.places[due]}: {again}")
                 continue
             told = f"the detector numbers the next one {frame.number}"
             self._lose(range(due, min(index, end)), trigger, told)
@@ -207,31 +235,31 @@ class Stack:
             due = index + 1
         return None
 
-    def _lose(self, places: range, trigger: _Trigger, why: str) -> None:
+    def _lose(self, positions: range, trigger: _Trigger, why: str) -> None:
         """Tell that frames will never come."""
-        if not places:
+        if not positions:
             return
-        one = len(places) == 1
-        which = f"frame {places[0]} is" if one else f"frames {places[0]} to {places[-1]} are"
+        first, last = self.places[positions[0]], self.places[positions[-1]]
+        which = f"frame {first} is" if first == last else f"frames {first} to {last} are"
         self._warn(f"{which} lost: {why}")
-        for index in places:
-            self._send(index, trigger, None)
+        for position in positions:
+            self._send(position, trigger, None)
 
     def _warn(self, problem: str) -> None:
         self.engine.out.event("warning", "engine", f"{self.stack.name} {problem}")
 
-    def _send(self, index: int, trigger: _Trigger, frame: DetectorFrame | None) -> None:
+    def _send(self, position: int, trigger: _Trigger, frame: DetectorFrame | None) -> None:
         """Stamp a frame, or the notice that it is lost, and send it to everyone."""
         engine, beam = self.engine, self.engine.plan.recipe.beam
         exposure_ns = int(beam.exposure_s * 1e9)
-        before = index - trigger.first
+        index, before = self.places[position], position - trigger.first
         start_ns = trigger.start_ns + before * self._period_ns
         middle_ns = start_ns + exposure_ns // 2
-        position = engine.position
+        stage = engine.position
         header: dict[str, Any] = {
             "series": self.stack.name,
             "index": index,
-            "tilt_deg": position.tilt_deg if position else 0.0,
+            "tilt_deg": stage.tilt_deg if stage else 0.0,
             "nominal_tilt_deg": self.stack.tilt_deg[index],
             "exposure_s": beam.exposure_s,
             "temperature_c": round(engine.watch.temperature_at(middle_ns), 4),
@@ -255,6 +283,6 @@ class Stack:
         self._lost_in_a_row += 1
         if self._lost_in_a_row >= _LOST_IN_A_ROW:
             raise lost
-        if base < self.stack.frames:
+        if base < len(self.places):
             await self.engine.devices.detector.connect()
             await self._arm(base)

@@ -20,6 +20,8 @@ from .children import ChildFailed
 from .control import ControlServer
 from .describe import describe_file
 from .experiment import Experiment, Outcome
+from .interrupted import Interrupted
+from .journal import journal_path
 from .plan import Plan
 from .progress import ProgressView
 from .service import exit_code, running_daemon, start_simulators
@@ -53,6 +55,8 @@ async def run_foreground(
     speed: float,
     simulator_log: Path | None,
     fall_back_ports: bool,
+    rig_file: str | None = None,
+    resumed: Interrupted | None = None,
     faults: Sequence[Fault] = (),
 ) -> int:
     """Run one experiment with live progress and a summary.
@@ -69,6 +73,10 @@ async def run_foreground(
         Where the simulated world writes its own log.
     fall_back_ports : bool
         Take free ports where the usual ones are in use.
+    rig_file : str or None
+        Where the rig was read.
+    resumed : Interrupted or None
+        The run that goes on in `output`.
     faults : sequence of Fault
         What is to go wrong with the simulated microscope.
 
@@ -100,7 +108,15 @@ async def run_foreground(
         with _on_signals(interrupt):
             console.print(_starting(rig), highlight=False)
             async with running_daemon(
-                rig, texts[1], speed, simulator_log, fall_back_ports, faults, expendable=True
+                rig,
+                texts[1],
+                speed,
+                simulator_log,
+                fall_back_ports,
+                rig_file,
+                resumed.last_ns + 1 if resumed is not None else 0,
+                faults,
+                expendable=True,
             ) as daemon:
                 control = ControlServer(
                     daemon, rig.streams.control, fall_back_ports, accept_submit=False
@@ -114,7 +130,7 @@ async def run_foreground(
                     with ProgressView(console, speed) as view:
                         daemon.on_status = view.show
                         daemon.on_event = view.event
-                        experiment = daemon.start(plan, texts[0], output)
+                        experiment = daemon.start(plan, texts[0], output, resumed)
                         outcome = await daemon.wait()
                         daemon.on_status = daemon.on_event = None
                 finally:
@@ -135,6 +151,9 @@ def _summary(outcome: Outcome, output: Path, console: Console) -> None:
     console.print(f"[{style}]{outcome.status}[/{style}]", outcome.reason, highlight=False)
     if output.exists():
         console.print(f"{output}", highlight=False, soft_wrap=True)
+    if journal_path(output).exists():
+        text = f"[dim]go on with[/dim] pyrotome run --resume {output}"
+        console.print(text, highlight=False, soft_wrap=True)
 
 
 async def _until_signal() -> None:

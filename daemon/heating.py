@@ -6,6 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from ..drivers.base import GRACE_S, DeviceLost, Heater, HeaterSample
 from ..protocols.manifest import HoldPlan
@@ -18,6 +19,8 @@ _KEPT = 4096
 PROGRESS_TIMEOUT_S = 60.0
 # Wall seconds before the end of a hold from which on nothing is collected.
 _QUIET_S = 0.5
+
+HoldMoment = Literal["commanded_up", "crossed_up", "commanded_down", "crossed_down"]
 
 
 @dataclass(frozen=True)
@@ -224,8 +227,17 @@ class HoldTimer:
         self.watch = watch
         self._fall_s: float | None = None
 
-    async def hold(self, plan: HoldPlan) -> HoldTiming:
+    async def hold(
+        self, plan: HoldPlan, told: Callable[[HoldMoment, int], None] | None = None
+    ) -> HoldTiming:
         """Standby to processing, the time asked for, and back to standby.
+
+        Parameters
+        ----------
+        plan : HoldPlan
+            What to do.
+        told : callable
+            Takes each moment of the hold as soon as it is known.
 
         Raises
         ------
@@ -233,11 +245,14 @@ class HoldTimer:
             From the heater; the caller brings it to safety.
         """
         heater, clock = self.watch.heater, self.watch.clock
+        tell: Callable[[HoldMoment, int], None] = told or (lambda _what, _at_ns: None)
         midpoint_c = 0.5 * (plan.standby_c + plan.target_c)
         with collector_away():
             asked_ns = clock.now_ns()
             up_ns = await heater.set_temperature(plan.target_c)
+            tell("commanded_up", up_ns)
             crossed_up_ns = await self.watch.crossing(midpoint_c, True, up_ns)
+        tell("crossed_up", crossed_up_ns)
         fall_s = self._fall_s if self._fall_s is not None else (crossed_up_ns - asked_ns) * 1e-9
         due_ns = crossed_up_ns + int((plan.requested_s - fall_s) * 1e9)
         await clock.sleep_until_ns(due_ns - int(_QUIET_S * clock.speed * 1e9))
@@ -245,7 +260,9 @@ class HoldTimer:
             await clock.sleep_until_ns(due_ns)
             asked_ns = clock.now_ns()
             down_ns = await heater.set_temperature(plan.standby_c)
+            tell("commanded_down", down_ns)
             crossed_down_ns = await self.watch.crossing(midpoint_c, False, down_ns)
+        tell("crossed_down", crossed_down_ns)
         self._learn((crossed_down_ns - asked_ns) * 1e-9)
         return HoldTiming(up_ns, crossed_up_ns, down_ns, crossed_down_ns)
 

@@ -31,6 +31,7 @@ class Consumer:
     credit: int = 0
     granted: int = 0
     sent: int = 0
+    headers_only: int = 0
     heard_s: float = 0.0
     sent_s: deque[float] = field(default_factory=deque[float])
     ended: bool = False
@@ -145,6 +146,7 @@ class Outlet:
             else:
                 header = {**message.header, "in_file": True}
                 self._send_to(consumer, Message(message.topic, header).parts())
+                consumer.headers_only += 1
             consumer.sent += 1
             consumer.sent_s.append(time.monotonic())
 
@@ -153,6 +155,14 @@ class Outlet:
         consumer = self.consumers.get(name)
         if consumer is not None and consumer.receives:
             self._send_to(consumer, message.parts())
+
+    def send_recorded(self, name: str, message: Message) -> None:
+        """Tell a consumer of a frame that is in the file, or lost, since before it was started."""
+        consumer = self.consumers.get(name)
+        if consumer is not None and consumer.receives:
+            self._send_to(consumer, message.parts())
+            consumer.sent += 1
+            consumer.sent_s.append(time.monotonic())
 
     def end(self, name: str, body: dict[str, Any]) -> None:
         """Tell a consumer that nothing more will come; it answers with `done`."""

@@ -51,7 +51,7 @@ def status_lines(status: dict[str, Any], speed: float = 1.0) -> list[tuple[str, 
         ("temperature", _value(status.get("temperature_c"), "{:.1f} °C")),
     ]
     if frames is None:
-        return lines
+        return lines + _notes(status)
     lost = status.get("frames_lost") or 0
     step = status.get("step") or ("preparing" if not status["step_index"] else "all taken")
     limit = status.get("dose_limit_e_per_nm2")
@@ -70,6 +70,33 @@ def status_lines(status: dict[str, Any], speed: float = 1.0) -> list[tuple[str, 
         if pending:
             text += f", {pending}"
         lines.append(("analysis", text if analysis.get("alive") else "died"))
+    return lines + _notes(status)
+
+
+# What is said of each loss; frames lost stand with the frames, readings skipped are no loss to
+# anyone who looks here.
+_LOSSES = {
+    ("analysis", "headers_only"): "frames read from the file by the analysis",
+    ("views", "not_shown"): "frames not shown",
+    ("monitor", "held_back"): "large messages not sent to monitors",
+    ("monitor", "cut"): "monitors cut",
+}
+
+
+def _notes(status: dict[str, Any]) -> list[tuple[str, str]]:
+    """Who has control, and what was lost on the way to whom, where there is something to say."""
+    lines: list[tuple[str, str]] = []
+    lease = status.get("lease")
+    if lease:
+        lines.append(("control", f"{lease['holder']}, for {lease['left_s']:.0f} s"))
+    losses = status.get("losses") or {}
+    lost = [
+        f"{count} {text}"
+        for (consumer, kind), text in _LOSSES.items()
+        if (count := (losses.get(consumer) or {}).get(kind))
+    ]
+    if lost:
+        lines.append(("left out", "; ".join(lost)))
     return lines
 
 

@@ -1,11 +1,20 @@
 """The monitor: a PUB socket that anyone may watch and that may drop, never waiting for anyone.
 
-It is an XPUB, which is a PUB that tells who subscribes to what.
+It is an XPUB, which is a PUB that tells who subscribes to what. Subscribing to ``last/PREFIX``
+brings the last message of every topic that begins with PREFIX, once, as ``last/TOPIC``.
+
+What a subscriber that does not read can cost is bounded: `HIGH_WATER_MARK` messages of less than
+`LARGE_BYTES` each (13 MB), and, for all subscribers together, `HELD_BYTES` of larger ones or one
+of them, whichever is more. While those are held, further large messages go to nobody; whoever has
+not caught up for `SLOW_S` is cut then, and whoever has taken nothing for ten seconds is cut anyway
+(`connections.STALLED_S`). It may come back, and sees in `seq` what it has missed.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -16,10 +25,28 @@ from numpy.typing import NDArray
 from ..protocols.loading import BadInput
 from ..protocols.messages import Message
 from ..protocols.timebase import ExperimentClock
+from .admission import TokenBucket
+from .connections import Connections
+from .lastvalues import LAST, LastValues, payload_bytes
+from .zap import descriptor, metadata
 
 # Messages kept for one slow subscriber before it loses some.
 HIGH_WATER_MARK = 200
+# Parts from this size on travel without being copied, and are counted until they are gone.
+LARGE_BYTES = 65_536
+HELD_BYTES = 256_000_000
+SLOW_S = 2.0
 PREVIEW_SIDE = 256
+# A subscription is a byte and the beginning of a topic.
+MAX_SUBSCRIPTION_BYTES = 1000
+# Of one subscriber: different subscriptions, and changes of them in a second.
+MOST_SUBSCRIPTIONS, MOST_CHANGES = 200, 2000
+# Subscriptions taken in at a time.
+_AT_ONCE = 100
+_LOOK_S = 0.025
+_SWEEP_S = 0.5
+# Answers to those who come late: so many a second.
+_LATE_RATE, _LATE_BURST = 20.0, 40.0
 
 
 class Publisher:
@@ -28,13 +55,15 @@ class Publisher:
     Parameters
     ----------
     context : zmq.Context
-        The daemon's context.
+        Of the public sockets.
     endpoint : str
         Where to bind; port 0 or ``*`` chooses one, see `endpoint` afterwards.
     clock : ExperimentClock
         Time of messages that do not bring their own.
     fall_back : bool
         Take any free port when the one asked for is in use.
+    protect : callable, optional
+        Makes the socket safe before it is bound (`Gate.protect`); by default anyone may connect.
 
     Raises
     ------
@@ -48,14 +77,30 @@ class Publisher:
         endpoint: str,
         clock: ExperimentClock,
         fall_back: bool = False,
+        protect: Callable[[zmq.Socket[Any]], Connections] | None = None,
     ) -> None:
         self._socket: zmq.Socket[bytes] = zmq.Socket(context, zmq.XPUB)
         self._socket.set(zmq.SNDHWM, HIGH_WATER_MARK)
         self._socket.set(zmq.LINGER, 500)
-        self.endpoint = bind(self._socket, endpoint, "streams.monitor", fall_back)
+        # Every subscription is told, also to what somebody else has subscribed to already.
+        self._socket.set(zmq.XPUB_VERBOSE, 1)
+        self._socket.set(zmq.MAXMSGSIZE, MAX_SUBSCRIPTION_BYTES)
+        self.connections = (protect or _unprotected)(self._socket)
+        self.connections.on_gone = self._gone
+        try:
+            self.endpoint = bind(self._socket, endpoint, "streams.monitor", fall_back)
+        except BadInput:
+            self.connections.close()
+            raise
         self._clock = clock
         self._seq: dict[str, int] = {}
-        self._prefixes: set[str] = set()
+        self._prefixes: dict[bytes, int] = {}
+        self._untaken: deque[zmq.Frame] = deque()
+        self._late: dict[bytes, None] = {}
+        self._late_rate = TokenBucket(_LATE_RATE, _LATE_BURST)
+        self._values = LastValues()
+        self._held: list[tuple[zmq.MessageTracker, int]] = []
+        self.held_back = 0
         self.run: str | None = None
         self.last: dict[str, Message] = {}
         self.on_event: Callable[[dict[str, Any]], None] | None = None
@@ -96,25 +141,145 @@ class Publisher:
         return Message(topic, header, payload)
 
     def send(self, message: Message) -> None:
-        """Send a message to whoever watches its topic."""
+        """Send a message to whoever watches its topic.
+
+        A large one goes to nobody while too much is held for those who do not read.
+        """
         if not message.payload:
             self.last[message.topic] = message
-        self._socket.send_multipart(message.parts(), flags=zmq.NOBLOCK, copy=False)
+        self._values.note(message)
+        self._send(message)
+
+    def _send(self, message: Message) -> None:
+        topic, header, *payload = message.parts()
+        parts: list[Any] = [topic, header]
+        large = [part for part in payload if memoryview(part).nbytes >= LARGE_BYTES]
+        if large:
+            size = payload_bytes(message)
+            held = self.held_bytes()
+            if held and held + size > HELD_BYTES:
+                self.held_back += 1
+                return
+        for part in payload:
+            frame = zmq.Frame(part, track=True, copy=False, copy_threshold=LARGE_BYTES)
+            if frame.tracker is not None and memoryview(part).nbytes >= LARGE_BYTES:
+                self._held.append((frame.tracker, memoryview(part).nbytes))
+            parts.append(frame)
+        self._socket.send_multipart(parts, flags=zmq.NOBLOCK, copy=False)
+
+    def held_bytes(self) -> int:
+        """Bytes of large messages that some subscriber has not taken yet."""
+        self._held = [(tracker, size) for tracker, size in self._held if not tracker.done]
+        return sum(size for _, size in self._held)
+
+    # --- who watches ----------------------------------------------------------------------------
 
     def watched(self, topic: str) -> bool:
         """Whether anyone has subscribed to a topic."""
-        while cast(int, self._socket.get(zmq.EVENTS)) & zmq.POLLIN:
-            change = self._socket.recv(zmq.NOBLOCK)
-            prefix = change[1:].decode(errors="replace")
-            if change[:1] == b"\x01":
-                self._prefixes.add(prefix)
-            else:
-                self._prefixes.discard(prefix)
-        return any(topic.startswith(prefix) for prefix in self._prefixes)
+        self.take_subscriptions()
+        raw = topic.encode()
+        return any(raw.startswith(prefix) for prefix in self._prefixes)
+
+    def take_subscriptions(self, most: int = _AT_ONCE) -> bool:
+        """Take in who has come, gone, subscribed; answer who comes late. Whether that was all."""
+        now_s = time.monotonic()
+        done = False
+        for _ in range(most):
+            if not self._untaken:
+                try:
+                    self._untaken.append(self._socket.recv(zmq.NOBLOCK, copy=False))
+                except zmq.Again:
+                    done = True
+                    break
+            # What happened to connections before it was said comes first.
+            if not self.connections.take_events(now_s):
+                break
+            self._take_subscription(self._untaken.popleft(), now_s)
+        if not self.connections.take_events(now_s):
+            done = False
+        self._answer_late(now_s)
+        return done
+
+    def _take_subscription(self, frame: zmq.Frame, now_s: float) -> None:
+        change = frame.bytes
+        kind, prefix = change[:1], change[1:]
+        source = descriptor(frame)
+        connection = None
+        if source >= 0:
+            connection = self.connections.heard(source, now_s, metadata(frame, "User-Id"))
+        if connection is None or kind not in (b"\x00", b"\x01"):
+            return
+        connection.said += 1
+        if kind == b"\x00":
+            if prefix in connection.prefixes:
+                connection.prefixes.discard(prefix)
+                self._less(prefix)
+            return
+        if prefix not in connection.prefixes:
+            connection.prefixes.add(prefix)
+            self._prefixes[prefix] = self._prefixes.get(prefix, 0) + 1
+        if len(connection.prefixes) > MOST_SUBSCRIPTIONS:
+            self.connections.cut(connection, f"more than {MOST_SUBSCRIPTIONS} subscriptions")
+        elif connection.said > MOST_CHANGES * _SWEEP_S:
+            self.connections.cut(connection, "it changes its subscriptions all the time")
+        elif prefix.startswith(LAST.encode()):
+            self._late[prefix] = None
+
+    def _less(self, prefix: bytes) -> None:
+        left = self._prefixes.get(prefix, 0) - 1
+        if left > 0:
+            self._prefixes[prefix] = left
+        else:
+            self._prefixes.pop(prefix, None)
+
+    def _gone(self, connection: Any) -> None:
+        for prefix in connection.prefixes:
+            self._less(prefix)
+        connection.prefixes.clear()
+
+    def _answer_late(self, now_s: float) -> None:
+        """Send the last messages to those who have asked for them."""
+        while self._late and self._late_rate.take(now_s):
+            prefix = next(iter(self._late))
+            del self._late[prefix]
+            for message in self._values.matching(prefix[len(LAST) :].decode(errors="replace")):
+                self._send(message)
+
+    def latest(self, topics: list[str]) -> dict[str, dict[str, Any]]:
+        """Headers of the last messages of topics that begin so."""
+        found: dict[str, dict[str, Any]] = {}
+        for prefix in topics:
+            for message in self._values.matching(prefix):
+                found[message.topic.removeprefix(LAST)] = message.header
+        return found
+
+    async def look_after(self) -> None:
+        """Take subscriptions in promptly and cut who does not read; until cancelled."""
+        swept_s = 0.0
+        while True:
+            done = self.take_subscriptions()
+            now_s = time.monotonic()
+            if now_s - swept_s > _SWEEP_S:
+                swept_s = now_s
+                for connection in self.connections.all():
+                    connection.said = 0
+                self.connections.cut_stalled(now_s)
+                if self.held_bytes() > HELD_BYTES / 2:
+                    self.connections.cut_slowest(now_s, SLOW_S)
+            await asyncio.sleep(0 if not done else _LOOK_S)
+
+    def losses(self) -> dict[str, int]:
+        """What monitors have missed, as far as it is known here."""
+        return {"held_back": self.held_back, "cut": self.connections.cut_count}
 
     def close(self) -> None:
         """Close the socket; what subscribers have not taken within half a second is lost."""
+        self.connections.close()
         self._socket.close()
+
+
+def _unprotected(socket: zmq.Socket[Any]) -> Connections:
+    return Connections(socket, lambda _address, _why: None)
 
 
 def bind(socket: zmq.Socket[Any], endpoint: str, what: str, fall_back: bool) -> str:
@@ -125,6 +290,8 @@ def bind(socket: zmq.Socket[Any], endpoint: str, what: str, fall_back: bool) -> 
     BadInput
         If that is impossible, saying what could be done.
     """
+    if "[" in endpoint:
+        socket.set(zmq.IPV6, 1)
     try:
         socket.bind(endpoint)
     except zmq.ZMQError as error:

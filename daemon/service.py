@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -30,9 +31,12 @@ from ..protocols.timebase import ExperimentClock
 from .children import Child, ChildFailed
 from .devices import Devices, SafingStep
 from .experiment import Experiment, Outcome
+from .gate import Gate
 from .guarding import Guardian
 from .heating import HeaterWatch
-from .mqtt import report_to_broker
+from .interrupted import Interrupted
+from .journal import journal_path
+from .mqtt import MqttReport
 from .plan import Plan
 from .publisher import Publisher
 from .quiet import start_frozen
@@ -63,11 +67,19 @@ class Daemon:
         rig_text: str,
         clock: ExperimentClock,
         context: zmq.asyncio.Context,
+        public: zmq.asyncio.Context,
         fall_back_ports: bool,
+        rig_file: str | None = None,
     ) -> None:
+        self.rig_file = rig_file
         self.rig, self.rig_text, self.clock, self.context = rig, rig_text, clock, context
         self.machine = StateMachine(self._state_changed)
-        self.publisher = Publisher(context, rig.streams.monitor, clock, fall_back=fall_back_ports)
+        self.gate = Gate(rig, public, self._event)
+        self.publisher = Publisher(
+            public, rig.streams.monitor, clock, fall_back_ports,
+            lambda socket: self.gate.protect(socket, "the monitor"),
+        )  # fmt: skip
+        self.broker = MqttReport(rig.mqtt, self.publisher) if rig.mqtt is not None else None
         self.devices = Devices.of(rig, clock)
         self.watch = HeaterWatch(self.devices.heater, clock)
         self.identities: dict[str, str] = {}
@@ -90,6 +102,7 @@ class Daemon:
 
     async def connect(self) -> None:
         """Connect every device; raises DeviceError if one does not answer."""
+        self.gate.open()
         identities = await self.devices.connect()
         self.identities = {role: str(identity) for role, identity in identities.items()}
 
@@ -239,6 +252,7 @@ class Daemon:
             self._lag_s = max(self._lag_s, now - asked - _LAG_INTERVAL_S)
             if now - last_state >= STATE_INTERVAL_S:
                 last_state = now
+                self.gate.look(now)
                 self._publish_state()
             if now - last_lag >= 1.0:
                 last_lag = now
@@ -276,13 +290,22 @@ class Daemon:
             "last_run": self.last_outcome.status if self.last_outcome is not None else None,
             "alarms": [str(trip) for trip in self.watchdog.supervisor.persisting],
             "guardian": self.guardian is not None and self.guardian.watching,
+            "lease": self.gate.lease.state(time.monotonic()),
+            "subscribers": len(self.publisher.connections),
+            "losses": {
+                "monitor": self.publisher.losses(),
+                "mqtt": {"skipped": self.broker.skipped if self.broker is not None else 0},
+            },
         }
         if experiment is not None:
             status |= experiment.status()
+            status["losses"] |= experiment.losses()
         return status
 
-    def start(self, plan: Plan, recipe_text: str, output: Path) -> Experiment:
-        """Start an experiment as a task of its own.
+    def start(
+        self, plan: Plan, recipe_text: str, output: Path, interrupted: Interrupted | None = None
+    ) -> Experiment:
+        """Start an experiment, or go on with one that was interrupted, as a task of its own.
 
         Raises
         ------
@@ -302,21 +325,24 @@ class Daemon:
                 raise Busy(f"supervisor: {trip.rule}: {trip.message}, and that is not over")
         if self.guardian is not None and not self.guardian.watching:
             raise Busy("no guardian watches; another one is being started")
-        experiment = self.experiment_for(plan, recipe_text, output)
+        experiment = self.experiment_for(plan, recipe_text, output, interrupted)
         self.experiment = experiment
         self.watchdog.run_begins(experiment.engine, plan.recipe.limits.temperature_c)
         experiment.on_prepared = self.watchdog.beam_is_ours
         if self.guardian is not None:
-            self.guardian.journal(output.with_name(output.name + ".journal"))
+            self.guardian.journal(journal_path(output))
         self._run = asyncio.create_task(self._run_one(experiment), name="experiment")
         return experiment
 
-    def experiment_for(self, plan: Plan, recipe_text: str, output: Path) -> Experiment:
+    def experiment_for(
+        self, plan: Plan, recipe_text: str, output: Path, interrupted: Interrupted | None = None
+    ) -> Experiment:
         """An experiment with this daemon's devices and streams, not started."""
         simulated = self.rig.simulator is not None
         return Experiment(
             plan, self.rig, (recipe_text, self.rig_text), output, self.devices, self.identities,
             self.watch, self.publisher, self.machine, self.clock, simulated, self.context,
+            self.rig_file, interrupted,
         )  # fmt: skip
 
     async def _run_one(self, experiment: Experiment) -> Outcome:
@@ -405,6 +431,7 @@ class Daemon:
         if self._safing is not None:
             await asyncio.gather(self._safing, return_exceptions=True)
         await self.devices.disconnect()
+        await self.gate.close()
         self.publisher.close()
 
 
@@ -478,6 +505,8 @@ async def running_daemon(
     speed: float = 1.0,
     simulator_log: Path | None = None,
     fall_back_ports: bool = False,
+    rig_file: str | None = None,
+    not_before_ns: int = 0,
     simulator_faults: Sequence[Fault] = (),
     expendable: bool = False,
 ) -> AsyncIterator[Daemon]:
@@ -485,6 +514,9 @@ async def running_daemon(
 
     All of it ends afterwards. `expendable` is for a process that is nothing but the daemon: the
     guardian kills it when its event loop stands still.
+
+    Its clock begins at `not_before_ns`, if the system's is behind that: simulated time may have
+    run ahead, and a file that is gone on with must not run backwards.
 
     Raises
     ------
@@ -502,10 +534,12 @@ async def running_daemon(
         )
     if simulator_faults and rig.simulator is None:
         raise BadInput(f"rig '{rig.name}'", "--simulator-fault: nothing is simulated, it is real")
-    clock = ExperimentClock(speed)
+    clock = ExperimentClock(speed, max(time.time_ns(), not_before_ns))
     simulators: Child | None = None
     guardian: Guardian | None = None
     context = zmq.asyncio.Context()
+    # Whoever comes from outside is served by a thread of their own.
+    public = zmq.asyncio.Context()
     daemon: Daemon | None = None
     tasks: list[asyncio.Task[None]] = []
     try:
@@ -522,16 +556,15 @@ async def running_daemon(
         if simulators is not None:
             rig = await begin_simulators(simulators, rig, clock, simulator_log, simulator_faults)
         await guardian.begin(rig, clock)
-        daemon = Daemon(rig, rig_text, clock, context, fall_back_ports)
+        daemon = Daemon(rig, rig_text, clock, context, public, fall_back_ports, rig_file)
         daemon.guardian, daemon.simulators = guardian, simulators
         await daemon.connect()
         tasks.append(asyncio.create_task(daemon.follow_heater(), name="follow heater"))
         tasks.append(asyncio.create_task(daemon.tick(), name="tick"))
         tasks.append(asyncio.create_task(daemon.watchdog.watch(), name="watchdog"))
-        if rig.mqtt is not None:
-            tasks.append(
-                asyncio.create_task(report_to_broker(rig.mqtt, daemon.publisher), name="mqtt")
-            )
+        tasks.append(asyncio.create_task(daemon.publisher.look_after(), name="monitor"))
+        if daemon.broker is not None:
+            tasks.append(asyncio.create_task(daemon.broker.report(), name="mqtt"))
         with start_frozen():
             yield daemon
     finally:
@@ -545,3 +578,4 @@ async def running_daemon(
         if simulators is not None:
             await simulators.stop()
         context.destroy(linger=500)
+        public.destroy(linger=500)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 from .plan import Decide
@@ -34,6 +35,10 @@ class Steering:
         """Take in the median r_n / r_p of a series; None if nothing could be measured."""
         self._neck_ratio[series] = neck_ratio
         self._news.set()
+
+    def restore(self, neck_ratio: Mapping[str, float | None]) -> None:
+        """Begin with what was measured before the run was interrupted."""
+        self._neck_ratio.update(neck_ratio)
 
     async def go_on(self, decision: Decide) -> bool:
         """Whether the cycle goes on; waits for the measurement, but not longer than agreed."""

@@ -43,6 +43,7 @@ class FrameViews:
         self._publisher, self._preview_topic, self._problem = publisher, preview_topic, problem
         self._waiting: deque[tuple[Message, FrameData | None, bool]] = deque()
         self._work: asyncio.Task[None] | None = None
+        self.not_shown = 0
 
     def show(self, message: Message, data: FrameData | None) -> None:
         """Show a frame that was stamped; None for the notice of a lost one."""
@@ -52,7 +53,10 @@ class FrameViews:
         if wanted and sent:
             self._publisher.send(message)
         preview = data is not None and self._publisher.watched(self._preview_topic)
-        if not (preview or (wanted and not sent)) or len(self._waiting) >= MOST_WAITING:
+        if not (preview or (wanted and not sent)):
+            return
+        if len(self._waiting) >= MOST_WAITING:
+            self.not_shown += 1
             return
         self._waiting.append((message, data, sent))
         if self._work is None:

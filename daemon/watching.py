@@ -9,8 +9,10 @@ import time
 import zmq
 from rich.console import Console
 
-from ..protocols.loading import BadInput
-from ..protocols.messages import BadMessage, parse
+from ..protocols.messages import BadMessage, Message, parse
+from .asking import Caller
+from .keys import ClientKey
+from .lastvalues import LAST
 from .progress import ProgressView
 
 _TOPICS = ("state", "event", "telemetry/", "preview/", "result/")
@@ -18,70 +20,75 @@ _SILENCE_S = 5.0
 
 
 def watch_endpoint(
-    endpoint: str, as_json: bool, seconds: float | None, out: Console, err: Console
+    endpoint: str,
+    as_json: bool,
+    seconds: float | None,
+    out: Console,
+    err: Console,
+    key: ClientKey | None = None,
 ) -> None:
     """Show what a monitor endpoint publishes until interrupted, or for so many seconds.
 
-    With `as_json`, each message's header becomes one line, with its topic; pixels are left out.
+    The last message of every topic comes first. With `as_json`, each message's header becomes one
+    line, with its topic, and ``"last": true`` where it was there before; pixels are left out.
 
     Raises
     ------
     BadInput
-        If the endpoint is no ZeroMQ address.
+        If the endpoint is no ZeroMQ address, or the daemon refuses the key.
     """
-    with zmq.Context() as context, context.socket(zmq.SUB) as socket:
-        socket.set(zmq.LINGER, 0)
+    with zmq.Context() as context:
+        caller = Caller(context, zmq.SUB, endpoint, key)
         try:
-            socket.connect(endpoint)
-        except zmq.ZMQError as error:
-            raise BadInput(
-                endpoint,
-                f"is no ZeroMQ address ({zmq.strerror(error.errno or 0)}); "
-                "write it as tcp://127.0.0.1:5571",
-            ) from None
-        for topic in _TOPICS:
-            socket.subscribe(topic.encode())
-        with ProgressView(out, 1.0) as view:
-            _follow(socket, endpoint, view, as_json, seconds, err)
+            for topic in _TOPICS:
+                caller.socket.subscribe(topic.encode())
+            for topic in _TOPICS:
+                caller.socket.subscribe((LAST + topic).encode())
+            with ProgressView(out, 1.0) as view:
+                _follow(caller, view, as_json, seconds, err)
+        finally:
+            caller.close()
 
 
 def _follow(
-    socket: zmq.Socket[bytes],
-    endpoint: str,
-    view: ProgressView,
-    as_json: bool,
-    seconds: float | None,
-    err: Console,
+    caller: Caller, view: ProgressView, as_json: bool, seconds: float | None, err: Console
 ) -> None:
+    endpoint = caller.endpoint
     end = time.monotonic() + seconds if seconds is not None else None
     seen: dict[str, int] = {}
     heard = time.monotonic()
     told = False
     while end is None or time.monotonic() < end:
-        if not socket.poll(200):
+        if not caller.poll(0.2):
             if not told and time.monotonic() - heard > _SILENCE_S:
                 told = True
-                err.print(f"nothing heard from {endpoint} yet; still listening", highlight=False)
+                text = f"nothing heard from {endpoint} yet{caller.hint}; still listening"
+                err.print(text, highlight=False, soft_wrap=True)
             continue
         heard, told = time.monotonic(), False
         try:
-            message = parse(socket.recv_multipart())
+            message = parse(caller.socket.recv_multipart())
         except BadMessage as error:
             err.print(f"{endpoint}: {error}", highlight=False)
             continue
-        header = message.header
+        late = message.topic.startswith(LAST)
+        topic, header = message.topic.removeprefix(LAST), message.header
         seq = int(header.get("seq", 0))
-        before = seen.get(message.topic)
+        before = seen.get(topic)
+        if late and before is not None:
+            continue  # asked for by somebody else, or overtaken
         if before is not None and before + 1 < seq:
-            err.print(
-                f"{message.topic}: {seq - before - 1} messages lost on the way here",
-                highlight=False,
-            )
-        seen[message.topic] = seq
-        if as_json:
-            sys.stdout.write(json.dumps({"topic": message.topic, **header}) + "\n")
-            sys.stdout.flush()
-        elif message.topic == "state":
-            view.show(header)
-        elif message.topic == "event":
-            view.event(header)
+            err.print(f"{topic}: {seq - before - 1} messages lost on the way here", highlight=False)
+        seen[topic] = seq
+        _show(Message(topic, header), late, view, as_json)
+
+
+def _show(message: Message, late: bool, view: ProgressView, as_json: bool) -> None:
+    if as_json:
+        line = {"topic": message.topic, **message.header, **({"last": True} if late else {})}
+        sys.stdout.write(json.dumps(line) + "\n")
+        sys.stdout.flush()
+    elif message.topic == "state":
+        view.show(message.header)
+    elif message.topic == "event":
+        view.event(message.header)

@@ -25,7 +25,6 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field, ValidationError, model_validator
-from scipy.interpolate import PchipInterpolator
 
 from .loading import BadInput, Strict
 from .units import ZERO_CELSIUS_K
@@ -45,6 +44,9 @@ class _Curve:
     """Monotone interpolation of a table, and its inverse by bisection within the interval."""
 
     def __init__(self, x: tuple[float, ...], y: tuple[float, ...]) -> None:
+        # Only where it is needed: it takes longer to load than all the rest of the daemon.
+        from scipy.interpolate import PchipInterpolator
+
         self.x, self.y = list(x), list(y)
         cubic = PchipInterpolator(np.array(x), np.array(y))
         # Highest power first, one row per interval.

@@ -2,7 +2,10 @@
 
 Request ``{"id": "...", "verb": "pause", ...}``; reply ``{"id": "...", "ok": true, "data": {}}``
 or ``{"id": "...", "ok": false, "code": 2, "error": "..."}`` with the command line's exit codes.
-Any REQ or DEALER socket can speak this.
+Any REQ or DEALER socket can speak this. A request that has an `id` is carried out once. Where keys
+are demanded (CURVE), `id` and `sent_ns` (UTC nanoseconds, within 30 s of the daemon's clock) are
+needed, and what controls the experiment carries the `token` that ``lease`` has returned; ``safe``
+needs neither token nor time.
 """
 
 from __future__ import annotations
@@ -22,12 +25,33 @@ EXIT_DONE, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_DEVICE, EXIT_INTERRUPTED = 0, 1, 2,
 class _Request(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     id: str = Field(default="", max_length=100)
+    sent_ns: int | None = Field(default=None, ge=0)
+    token: str | None = Field(default=None, max_length=100)
 
 
 class Simple(_Request):
     """A verb without arguments."""
 
-    verb: Literal["status", "pause", "resume", "abort", "safe", "clear"]
+    verb: Literal["status", "pause", "resume", "abort", "safe", "clear", "release"]
+
+
+class TakeLease(_Request):
+    """Take the control lease, or renew it; the answer holds token and seconds.
+
+    With `take_over`, which admins may, it is taken from whoever has it.
+    """
+
+    verb: Literal["lease"]
+    take_over: bool = False
+
+
+class Latest(_Request):
+    """Headers of the last messages of every topic that begins with one of `topics`."""
+
+    verb: Literal["latest"]
+    topics: Annotated[
+        list[Annotated[str, Field(max_length=200)]], Field(min_length=1, max_length=50)
+    ]
 
 
 class Submit(_Request):
@@ -39,8 +63,8 @@ class Submit(_Request):
     output: str | None = Field(default=None, max_length=1000)
 
 
-Request = Annotated[Simple | Submit, Field(discriminator="verb")]
-_REQUEST: TypeAdapter[Simple | Submit] = TypeAdapter(Request)
+Request = Simple | Submit | TakeLease | Latest
+_REQUEST: TypeAdapter[Request] = TypeAdapter(Annotated[Request, Field(discriminator="verb")])
 
 
 class BadRequest(ValueError):
@@ -57,7 +81,7 @@ class Reply(BaseModel):
     data: dict[str, Any] = Field(default_factory=dict)
 
 
-def parse_request(raw: bytes) -> Simple | Submit:
+def parse_request(raw: bytes | memoryview) -> Request:
     """Decode a request.
 
     Raises
@@ -68,7 +92,7 @@ def parse_request(raw: bytes) -> Simple | Submit:
     if len(raw) > MAX_REQUEST_BYTES:
         raise BadRequest(f"request of {len(raw)} bytes; at most {MAX_REQUEST_BYTES}")
     try:
-        return _REQUEST.validate_json(raw)
+        return _REQUEST.validate_json(bytes(raw))
     except ValidationError as error:
         first = error.errors()[0]
         path = ".".join(str(p) for p in first["loc"])
@@ -83,6 +107,7 @@ def parse_reply(raw: bytes) -> Reply:
         raise BadRequest(f"unreadable reply: {error.errors()[0]['msg']}") from None
 
 
-def encode(message: Simple | Submit | Reply) -> bytes:
+def encode(message: Request | Reply) -> bytes:
     """Bytes of a request or a reply."""
-    return json.dumps(message.model_dump(), separators=(",", ":")).encode()
+    body = message.model_dump(exclude_none=not isinstance(message, Reply))
+    return json.dumps(body, separators=(",", ":")).encode()

@@ -52,7 +52,7 @@ class RunManifest(Strict):
     """Everything that is fixed when a run starts.
 
     `telemetry` maps device to channel to unit. `before` gives for each stack how many holds
-    precede it.
+    precede it. `rig_file` is where the rig was written, for paths in it.
     """
 
     run: str
@@ -64,6 +64,7 @@ class RunManifest(Strict):
     recipe_text: str
     rig_text: str
     rig_name: str
+    rig_file: str | None = None
     sample: Sample
     beam: BeamSettings
     detector: str

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ipaddress
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from .loading import Strict, load_model, read_text
+from .loading import BadInput, Misplaced, Model, Strict, load_model, read_text
 from .supervision import GuardianRig, SupervisorRig
 from .units import (
     AngleDeg,
@@ -107,14 +109,63 @@ class Streams(Strict):
     monitor: str = "tcp://127.0.0.1:5571"
     control: str = "tcp://127.0.0.1:5570"
 
+    @staticmethod
+    def is_local(endpoint: str) -> bool:
+        """Whether only programs on this machine reach what is bound to an endpoint."""
+        scheme, _, rest = endpoint.partition("://")
+        if scheme in ("ipc", "inproc"):
+            return True
+        host = rest.rpartition(":")[0].strip("[]")
+        try:
+            return ipaddress.ip_address(host).is_loopback
+        except ValueError:
+            return False
+
+
+class Security(Strict):
+    """Keys that whoever connects to the daemon must have.
+
+    `keys` is a folder made by ``pyrotome keys``, taken from the rig file's folder. `lease_s` is how
+    long one operator keeps control without renewing it.
+    """
+
+    keys: str = Field(min_length=1, max_length=1000)
+    lease_s: DurationS = Field(default=60.0, alias="lease", ge=1, le=86_400)
+
+
+class MqttTls(Strict):
+    """TLS to the broker; files are taken from the rig file's folder."""
+
+    ca_file: str = Field(min_length=1, max_length=1000)
+    cert_file: str | None = Field(default=None, min_length=1, max_length=1000)
+    key_file: str | None = Field(default=None, min_length=1, max_length=1000)
+
+    @model_validator(mode="after")
+    def _together(self) -> MqttTls:
+        if (self.cert_file is None) != (self.key_file is None):
+            raise ValueError("cert_file and key_file belong together: name both or neither")
+        return self
+
 
 class Mqtt(Strict):
-    """Broker for telemetry; topics are ``<topic>/<device>/<channel>``."""
+    """Broker for telemetry; topics are ``<topic>/<device>/<channel>``.
+
+    The password is the first line of `password_file`, which nobody else may read.
+    """
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=1, le=65535)] = 1883
     topic: str = Field(default="pyrotome", pattern=r"^[^#+]+$", max_length=200)
     interval_s: DurationS = Field(default=0.5, alias="interval", gt=0)
+    tls: MqttTls | None = None
+    username: str | None = Field(default=None, min_length=1, max_length=200)
+    password_file: str | None = Field(default=None, min_length=1, max_length=1000)
+
+    @model_validator(mode="after")
+    def _named(self) -> Mqtt:
+        if self.password_file is not None and self.username is None:
+            raise ValueError("a password_file needs a username")
+        return self
 
 
 class CuSintering(Strict):
@@ -183,10 +234,24 @@ class Rig(Strict):
     beam: BeamRig
     detector: DetectorRig
     streams: Streams = Streams()
+    security: Security | None = None
     mqtt: Mqtt | None = None
     simulator: SimulatorRig | None = None
     supervisor: SupervisorRig = SupervisorRig()
     guardian: GuardianRig = GuardianRig()
+
+    @model_validator(mode="after")
+    def _guarded(self) -> Rig:
+        for name in ("monitor", "control"):
+            endpoint: str = getattr(self.streams, name)
+            if self.security is None and not Streams.is_local(endpoint):
+                raise Misplaced(
+                    f"'{endpoint}' can be reached from other machines, which needs keys: make some "
+                    "with `pyrotome keys init FOLDER` and name them, security: {keys: FOLDER}; or "
+                    "listen on 127.0.0.1",
+                    "streams", name,
+                )  # fmt: skip
+        return self
 
     def device(self, role: Role) -> HeaterRig | StageRig | BeamRig | DetectorRig:
         """The entry of one role."""
@@ -228,15 +293,44 @@ def load_rig(path: Path) -> tuple[Rig, str]:
         If the file cannot be read or is no valid rig.
     """
     text = read_text(path)
-    rig = load_model(Rig, text, str(path))
-    folder = path.resolve().parent
+    return rig_of_text(text, str(path), path.resolve().parent), text
+
+
+def rig_of_text(text: str, name: str, folder: Path | None) -> Rig:
+    """Rig of a YAML text.
+
+    Parameters
+    ----------
+    text : str
+        The YAML.
+    name : str
+        File name for messages.
+    folder : Path or None
+        From where paths in it are taken; None if that is not known.
+
+    Raises
+    ------
+    BadInput
+        If it is no valid rig, or has relative paths and there is no folder.
+    """
+    rig = load_model(Rig, text, name)
+
+    def found(path: str, where: str) -> str:
+        if folder is None and not Path(path).is_absolute():
+            raise BadInput(
+                f"{name}: {where}",
+                f"{path} is taken from the rig file's folder, which is not there any more; "
+                "name the rig file with --rig",
+            )
+        return str((folder or Path()) / path)
+
     changes: dict[str, Any] = {}
     for role in ROLES:
         entry = rig.device(role)
         files = {
-            name: str(folder / value)
-            for name, value in entry.options.items()
-            if name.endswith("_file") and isinstance(value, str)
+            key: found(value, f"{role}.options.{key}")
+            for key, value in entry.options.items()
+            if key.endswith("_file") and isinstance(value, str)
         }
         options = {**entry.options, **files}
         changes[role] = entry.model_copy(update={"options": options})
@@ -244,9 +338,27 @@ def load_rig(path: Path) -> tuple[Rig, str]:
     if simulator is not None and isinstance(simulator.specimen, Replay):
         specimen = simulator.specimen.model_copy(
             update={
-                "stack": str(folder / simulator.specimen.stack),
-                "tilts": str(folder / simulator.specimen.tilts),
+                key: found(getattr(simulator.specimen, key), f"simulator.specimen.{key}")
+                for key in ("stack", "tilts")
             }
         )
         changes["simulator"] = simulator.model_copy(update={"specimen": specimen})
-    return rig.model_copy(update=changes), text
+    if rig.security is not None:
+        keys = found(rig.security.keys, "security.keys")
+        changes["security"] = rig.security.model_copy(update={"keys": keys})
+    if rig.mqtt is not None:
+        mqtt = _with_files(rig.mqtt, "mqtt", found)
+        if mqtt.tls is not None:
+            mqtt = mqtt.model_copy(update={"tls": _with_files(mqtt.tls, "mqtt.tls", found)})
+        changes["mqtt"] = mqtt
+    return rig.model_copy(update=changes)
+
+
+def _with_files(model: Model, where: str, found: Callable[[str, str], str]) -> Model:
+    """A copy in which every ``..._file`` is a path that has been found."""
+    files = {
+        name: found(value, f"{where}.{name}")
+        for name in type(model).model_fields
+        if name.endswith("_file") and isinstance(value := getattr(model, name), str)
+    }
+    return model.model_copy(update=files)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from pyrotome.daemon.dose import DoseLedger
 from pyrotome.daemon.exposing import BURST_S, Stack, frames_per_trigger
+from pyrotome.daemon.journal import NoNotes
 from pyrotome.drivers.base import (
     Beam,
     Detector,
@@ -105,6 +106,7 @@ class Bench:
     """A stack of `frames` frames, exposed with a scripted detector."""
 
     most_at_a_time = 1000
+    journal = NoNotes()
 
     def __init__(self, frames: int, at_a_time: int, script: Iterable[list[int]]) -> None:
         clock = ExperimentClock(speed=1000)

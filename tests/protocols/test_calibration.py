@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import scipy.interpolate  # noqa: F401  else loaded at first use, within hypothesis' deadline
 from hypothesis import assume, given
 from hypothesis import strategies as st
 

@@ -1,0 +1,328 @@
+"""Who is connected to a public socket, how many there may be, and who is cut.
+
+libzmq accepts whoever comes, spins when descriptors run out, and tells on a monitor socket what
+happened to which descriptor. From that we know every connection, and cut those too many by
+shutting them down: at most `MOST_SILENT` that have not said a word yet (the oldest goes first), at
+most `MOST_HEARD` that have (who was silent longest goes first). The listening socket stays open
+all the time, so that whoever comes has a place for long enough to ask for something.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import resource
+import socket as sockets
+import struct
+import termios
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import zmq
+
+MOST_SILENT = 64
+MOST_HEARD = 256
+# A handshake takes milliseconds; whoever has not finished by then is cut by libzmq.
+HANDSHAKE_S = 2.0
+# Whoever has said nothing after that is cut by us.
+SILENT_S = 30.0
+# A peer is asked for a sign of life so often, and given up after so much silence.
+HEARTBEAT_S, HEARTBEAT_TIMEOUT_S = 5.0, 20.0
+# What a subscriber has not taken for so long, it will not take: it is cut.
+STALLED_S = 10.0
+# Events dealt with in one go, so that a storm of them does not hold up the loop.
+EVENTS_AT_ONCE = 50
+# So long nobody is let in when descriptors have run out and none can be freed.
+_PAUSE_S = 1.0
+_MOST_DESCRIPTORS = 65_536
+# Offset of tcpi_bytes_acked in Linux' struct tcp_info.
+_TCPI_BYTES_ACKED = 120
+
+_PROBLEMS: dict[int, str] = {
+    zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH: "it came without a key",
+    zmq.PROTOCOL_ERROR_ZMTP_CRYPTOGRAPHIC: "it does not know this daemon's public key",
+    zmq.PROTOCOL_ERROR_ZMTP_KEY_EXCHANGE: "it does not know this daemon's public key",
+}
+
+Ends = tuple[object, object]
+
+
+@dataclass
+class Connection:
+    """One peer, by the descriptor of its connection.
+
+    Attributes
+    ----------
+    address : str
+        Host and port.
+    name : str
+        Whose key it has; empty without keys.
+    prefixes : set of bytes
+        What it subscribes to.
+    behind_since_s : float or None
+        Since when it has not taken all that was sent to it.
+    """
+
+    fd: int
+    address: str
+    ends: Ends
+    since_s: float
+    name: str = ""
+    prefixes: set[bytes] = field(default_factory=set[bytes])
+    said: int = 0
+    behind_since_s: float | None = None
+    moved_s: float = 0.0
+    progress: tuple[int, int] = (0, 0)
+
+
+class Connections:
+    """Keeps account of the connections to one socket, and bounds their number.
+
+    Parameters
+    ----------
+    socket : zmq.Socket
+        Bound afterwards.
+    refused : callable
+        Told of address and reason, of each connection that failed or was cut.
+    """
+
+    def __init__(
+        self,
+        socket: zmq.Socket[Any],
+        refused: Callable[[str, str], None],
+        most_silent: int = MOST_SILENT,
+        most_heard: int = MOST_HEARD,
+    ) -> None:
+        self._socket, self._refused = socket, refused
+        self._most_silent, self._most_heard = most_silent, most_heard
+        socket.set(zmq.HANDSHAKE_IVL, int(HANDSHAKE_S * 1000))
+        socket.set(zmq.HEARTBEAT_IVL, int(HEARTBEAT_S * 1000))
+        socket.set(zmq.HEARTBEAT_TIMEOUT, int(HEARTBEAT_TIMEOUT_S * 1000))
+        where = f"inproc://connections-{id(self)}"
+        socket.monitor(where, zmq.EVENT_ALL)
+        self._events: zmq.Socket[bytes] = zmq.Socket(socket.context, zmq.PAIR)
+        self._events.set(zmq.LINGER, 0)
+        self._events.connect(where)
+        self._failure = ""
+        self._silent: OrderedDict[int, Connection] = OrderedDict()
+        self._heard: OrderedDict[int, Connection] = OrderedDict()
+        self._endpoint = ""
+        self._closed_until_s: float | None = None
+        self.on_gone: Callable[[Connection], None] | None = None
+        self.cut_count = 0
+        self.failed_count = 0
+
+    def __len__(self) -> int:
+        return len(self._heard)
+
+    def all(self) -> list[Connection]:
+        """Every connection that has said something."""
+        return list(self._heard.values())
+
+    def heard(self, fd: int, now_s: float, name: str = "") -> Connection | None:
+        """A message came from there; None if it is gone already."""
+        connection = self._heard.get(fd)
+        if connection is not None:
+            self._heard.move_to_end(fd)
+            return connection
+        connection = self._silent.pop(fd, None)
+        if connection is not None:
+            connection.name, connection.moved_s = name, now_s
+            self._heard[fd] = connection
+            if len(self._heard) > self._most_heard:
+                self.cut(
+                    next(iter(self._heard.values())),
+                    f"more than {self._most_heard} connections, and it was silent for the longest",
+                )
+        return connection
+
+    # --- what libzmq tells ----------------------------------------------------------------------
+
+    def take_events(self, now_s: float, most: int = EVENTS_AT_ONCE) -> bool:
+        """Take in what has happened; whether that was all of it."""
+        for _ in range(most):
+            try:
+                event, *_rest = self._events.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return True
+            number, value = struct.unpack("=HI", event)
+            self._take_event(number, value, now_s)
+        return False
+
+    def _take_event(self, number: int, value: int, now_s: float) -> None:
+        if number == zmq.EVENT_ACCEPTED:
+            self._accepted(value, now_s)
+        elif number == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
+            self._failure = _PROBLEMS.get(value, f"it does not speak ZMTP (0x{value:x})")
+        elif number == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
+            late = value in (errno.EAGAIN, errno.ETIMEDOUT)
+            self._failure = (
+                f"it did not finish its handshake within {HANDSHAKE_S:g} s"
+                if late
+                else f"it left in the middle of the handshake ({os.strerror(value)})"
+            )
+        elif number == zmq.EVENT_DISCONNECTED:
+            self._disconnected(value)
+        elif number == zmq.EVENT_LISTENING and not self._endpoint:
+            self._endpoint = cast(bytes, self._socket.get(zmq.LAST_ENDPOINT)).decode().rstrip("\0")
+        elif number == zmq.EVENT_ACCEPT_FAILED:
+            self._out_of_descriptors(now_s)
+
+    def _accepted(self, fd: int, now_s: float) -> None:
+        # A descriptor that comes again was closed in between, whatever became of the news of it.
+        if fd in self._heard or fd in self._silent:
+            self._disconnected(fd)
+        ends = _ends(fd)
+        self._silent[fd] = Connection(fd, _address(ends), ends, now_s)
+        if len(self._silent) > self._most_silent:
+            self.cut(
+                next(iter(self._silent.values())),
+                f"more than {self._most_silent} connections that say nothing, and it is the oldest",
+            )
+
+    def _disconnected(self, fd: int) -> None:
+        # One thread of libzmq serves the socket: why it failed comes just before that it did.
+        failure, self._failure = self._failure, ""
+        connection = self._silent.pop(fd, None) or self._heard.pop(fd, None)
+        if connection is None:
+            return
+        if failure:
+            self.failed_count += 1
+            self._refused(connection.address, failure)
+        if self.on_gone is not None:
+            self.on_gone(connection)
+
+    def _out_of_descriptors(self, now_s: float) -> None:
+        """Make room; where there is none to be made, stop listening instead of spinning."""
+        if self._closed_until_s is not None:
+            return
+        if self._silent:
+            for connection in list(self._silent.values()):
+                self.cut(connection, "no file descriptor is left")
+            return
+        self._refused("everyone", "no file descriptor is left, nobody is let in for a second")
+        with contextlib.suppress(zmq.ZMQError):
+            self._socket.unbind(self._endpoint)
+            self._closed_until_s = now_s + _PAUSE_S
+
+    # --- who is cut -----------------------------------------------------------------------------
+
+    def cut(self, connection: Connection, why: str) -> None:
+        """Shut a connection down; libzmq then drops it and all that waited for it."""
+        self._silent.pop(connection.fd, None)
+        if self._heard.pop(connection.fd, None) is not None:
+            self.cut_count += 1
+        else:
+            self.failed_count += 1
+        with contextlib.suppress(OSError), sockets.socket(fileno=os.dup(connection.fd)) as held:
+            # The descriptor may be somebody else's by now: a heater's, say.
+            if _ends_of(held) == connection.ends:
+                held.shutdown(sockets.SHUT_RDWR)
+        self._refused(connection.address, why)
+        if self.on_gone is not None:
+            self.on_gone(connection)
+
+    def sweep(self, now_s: float) -> None:
+        """Cut who says nothing; let everyone in again after a pause. To be called now and then."""
+        while self._silent:
+            oldest = next(iter(self._silent.values()))
+            if now_s - oldest.since_s < SILENT_S:
+                break
+            self.cut(oldest, f"it said nothing for {SILENT_S:g} s")
+        if self._closed_until_s is not None and now_s >= self._closed_until_s:
+            try:
+                self._socket.bind(self._endpoint)
+                self._closed_until_s = None
+            except zmq.ZMQError:
+                self._closed_until_s = now_s + _PAUSE_S
+
+    def cut_stalled(self, now_s: float) -> None:
+        """Look at what each peer has taken, and cut whoever has taken nothing for `STALLED_S`."""
+        for connection in self.all():
+            waiting, taken = _outgoing(connection.fd)
+            if waiting == 0:
+                connection.behind_since_s = None
+            elif connection.behind_since_s is None:
+                connection.behind_since_s = connection.moved_s = now_s
+            if (waiting, taken) != connection.progress:
+                connection.progress, connection.moved_s = (waiting, taken), now_s
+            if waiting and now_s - connection.moved_s > STALLED_S:
+                self.cut(connection, f"it has taken nothing for {STALLED_S:g} s")
+
+    def cut_slowest(self, now_s: float, after_s: float) -> bool:
+        """Cut who has been behind for the longest, if for so long; whether there was one."""
+        behind = [(c.behind_since_s, c) for c in self.all() if c.behind_since_s is not None]
+        if not behind:
+            return False
+        since_s, slowest = min(behind, key=lambda pair: pair[0])
+        if now_s - since_s < after_s:
+            return False
+        self.cut(slowest, "it is too slow for what it subscribes to")
+        return True
+
+    def close(self) -> None:
+        """Listen to no more events; to be called before the socket is closed."""
+        if not self._socket.closed:
+            self._socket.disable_monitor()
+        self._events.close()
+
+
+def raise_descriptor_limit() -> int:
+    """Let this process have as many descriptors as it may; returns how many that are."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _MOST_DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+            return most
+    return soft
+
+
+def _ends_of(held: sockets.socket) -> Ends:
+    return held.getsockname(), held.getpeername()
+
+
+def _ends(fd: int) -> Ends:
+    """Addresses of both ends of a connection; Nones if it is gone already."""
+    try:
+        held = sockets.socket(fileno=fd)
+    except OSError:
+        return None, None
+    try:
+        return _ends_of(held)
+    except OSError:
+        return None, None
+    finally:
+        held.detach()
+
+
+def _address(ends: Ends) -> str:
+    match ends[1]:
+        case (str(host), int(port), *_):
+            return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        case None:
+            return "somebody who has left"
+        case _:
+            return "a local socket"
+
+
+def _outgoing(fd: int) -> tuple[int, int]:
+    """Bytes that a peer has not taken yet, and bytes that it has taken (TCP alone tells)."""
+    waiting = bytearray(4)
+    try:
+        fcntl.ioctl(fd, termios.TIOCOUTQ, waiting)
+        held = sockets.socket(fileno=fd)
+    except OSError:
+        return 0, 0
+    try:
+        told = held.getsockopt(sockets.IPPROTO_TCP, sockets.TCP_INFO, 256)
+        (taken,) = struct.unpack_from("=Q", told, _TCPI_BYTES_ACKED)
+    except (OSError, struct.error):
+        taken = 0
+    finally:
+        held.detach()
+    return struct.unpack("=i", waiting)[0], taken

@@ -1,0 +1,248 @@
+"""An interrupted run as it lies on the disk: its file, its journal, the rig that it needs."""
+
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportMissingTypeStubs=false
+# h5py carries no types.
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from ..protocols import layout
+from ..protocols.loading import BadInput
+from ..protocols.manifest import RunManifest
+from ..protocols.messages import Message
+from ..protocols.rig import Rig, rig_of_text
+from .history import History
+from .journal import journal_path, read_journal
+from .plan import Plan
+from .recovery import recover
+from .remains import Now, Recorded
+from .resuming import ResumePoint, resume_point
+
+_HDF5 = b"\x89HDF\r\n\x1a\n"
+# What a person is told, where the file has no reason.
+_KILLED = "the processes of the run ended without a word"
+
+
+@dataclass(frozen=True)
+class Interrupted:
+    """What is known of a run that is to go on.
+
+    Attributes
+    ----------
+    path : Path
+        Its file.
+    manifest : RunManifest
+        Of the file.
+    reason : str
+        Why it ended.
+    history : History
+        From its journal.
+    recorded : Recorded
+        From its file.
+    tilt_deg : mapping
+        Angle that was read back for each frame of each stack.
+    problems : tuple of str
+        What a person should know of the journal.
+    """
+
+    path: Path
+    manifest: RunManifest
+    reason: str
+    history: History
+    recorded: Recorded
+    tilt_deg: Mapping[str, NDArray[np.float64]]
+    problems: tuple[str, ...] = ()
+
+    @property
+    def last_ns(self) -> int:
+        """The latest moment that anything speaks of."""
+        return max(self.recorded.last_ns, self.history.last_ns)
+
+    @property
+    def frames(self) -> int:
+        """Frames that are recorded."""
+        return sum(int(there.sum()) for there in self.recorded.there.values())
+
+    def point(self, plan: Plan, now: Now) -> ResumePoint:
+        """Where the run goes on; see `resume_point`."""
+        return resume_point(plan, self.history, self.recorded, now, self.reason)
+
+    def headers(self, point: ResumePoint) -> Iterator[Message]:
+        """Frame messages for an analysis that starts anew: what is recorded, what never comes."""
+        topic = f"frame/{self.manifest.detector}"
+        for stack in self.manifest.stacks:
+            common: dict[str, Any] = {"type": "frame", "run": self.manifest.run}
+            common["series"] = stack.name
+            tilts = self.tilt_deg[stack.name]
+            for index in np.flatnonzero(self.recorded.there[stack.name]).tolist():
+                tilt = float(tilts[index])
+                known = {"tilt_deg": tilt} if np.isfinite(tilt) else {}
+                yield Message(topic, {**common, **known, "index": index, "in_file": True})
+            for index in point.missing.get(stack.name, ()):
+                yield Message(topic, {**common, "index": index, "lost": True})
+
+
+def is_run_file(path: Path) -> bool:
+    """Whether a file begins like HDF5, readable or not."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(_HDF5)) == _HDF5
+    except OSError:
+        return False
+
+
+def read_interrupted(path: Path) -> Interrupted:
+    """Recover the file of an interrupted run, and read what resuming needs.
+
+    Raises
+    ------
+    BadInput
+        If there is no such run, it is complete, or it still goes on.
+    """
+    path = path.absolute()
+    if not path.exists():
+        raise BadInput(str(path), "no such file; name the file of the interrupted run")
+    found = recover(path)
+    if found.status == "complete":
+        raise BadInput(str(path), "complete already, nothing to resume")
+    try:
+        with h5py.File(path, "r") as opened:
+            file: Any = opened
+            reason = _text(file, layout.REASON) or _KILLED
+            heater_ns, heater_c = _heater(file)
+            known = f"{layout.HOLDS}/crossed_down_ns"
+            held = np.flatnonzero(file[known][...] >= 0) if known in file else np.empty(0, int)
+            begun = any(
+                np.isfinite(file[layout.column_path(stack.name, "t_ns")][...]).any()
+                for stack in found.manifest.stacks
+            )
+            tilt_deg = {
+                stack.name: file[layout.column_path(stack.name, "tilt_deg")][...]
+                for stack in found.manifest.stacks
+            }
+    except (OSError, KeyError, RuntimeError) as error:
+        raise BadInput(str(path), f"is damaged, and cannot be gone on with: {error}") from error
+    entries, damaged = [], list[str]()
+    try:
+        entries, damaged = read_journal(path)
+    except FileNotFoundError:
+        if begun or held.size:
+            raise BadInput(
+                str(journal_path(path)),
+                "no such file: without it nobody knows what the specimen has received, "
+                "so the run cannot go on",
+            ) from None
+    except OSError as error:
+        raise BadInput(str(journal_path(path)), f"cannot be read: {error.strerror}") from None
+    history = History.of(entries)
+    if entries and history.run != found.manifest.run:
+        raise BadInput(
+            str(journal_path(path)), f"belongs to run {history.run}, not to {found.manifest.run}"
+        )
+    holds = found.manifest.holds
+    recorded = Recorded(
+        there={name: keys == layout.RECORDED for name, keys in found.image_keys.items()},
+        heater_ns=heater_ns,
+        heater_c=heater_c,
+        holds=frozenset(holds[row].index for row in held.tolist() if row < len(holds)),
+        last_ns=found.last_ns,
+    )
+    problems = tuple(f"{journal_path(path).name}: {text}; skipped" for text in damaged)
+    return Interrupted(path, found.manifest, reason, history, recorded, tilt_deg, problems)
+
+
+def _heater(file: Any) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """The heater's log as moments and degC."""
+    device = f"{layout.TELEMETRY}/{layout.HEATER}"
+    nothing = np.empty(0, np.int64), np.empty(0)
+    if device not in file:
+        return nothing
+    units = {name: str(log["value"].attrs.get("units", "")) for name, log in file[device].items()}
+    channel = layout.temperature_channel(units)
+    if channel is None:
+        return nothing
+    log = file[f"{device}/{channel}"]
+    time_s, value = log["time"][...], log["value"][...]
+    count = min(len(time_s), len(value))
+    good = np.isfinite(time_s[:count]) & np.isfinite(value[:count])
+    t_ns = int(log["time"].attrs["start_ns"]) + np.rint(time_s[:count][good] * 1e9).astype(np.int64)
+    order = np.argsort(t_ns, kind="stable")
+    return t_ns[order], value[:count][good][order]
+
+
+def _text(file: Any, path: str) -> str:
+    return bytes(file[path][()]).rstrip(b"\0").decode(errors="replace") if path in file else ""
+
+
+def rig_of_run(interrupted: Interrupted) -> tuple[Rig, str]:
+    """The rig as the file of a run has it.
+
+    Raises
+    ------
+    BadInput
+        If it names files that cannot be found from there.
+    """
+    manifest = interrupted.manifest
+    folder = Path(manifest.rig_file).parent if manifest.rig_file is not None else None
+    name = f"the rig in {interrupted.path.name}"
+    rig = rig_of_text(manifest.rig_text, name, folder if folder and folder.is_dir() else None)
+    return rig, manifest.rig_text
+
+
+def same_recipe(interrupted: Interrupted, text: str, name: str) -> None:
+    """Make sure that a recipe is the one of an interrupted run.
+
+    Raises
+    ------
+    BadInput
+        If not, naming the first line that differs.
+    """
+    there, here = interrupted.manifest.recipe_text.splitlines(), text.splitlines()
+    if there == here:
+        return
+    matcher = difflib.SequenceMatcher(None, there, here, autojunk=False)
+    _, a, _, b, _ = next(step for step in matcher.get_opcodes() if step[0] != "equal")
+    was = f"there stands '{there[a].strip()}'" if a < len(there) else "which ends before"
+    raise BadInput(
+        f"{name}:{b + 1}",
+        f"differs from the recipe in {interrupted.path}, {was}. A run goes on with the recipe "
+        f"that it began with: `pyrotome run --resume {interrupted.path}`",
+    )
+
+
+def check_fit(interrupted: Interrupted, rig: Rig, plan: Plan) -> None:
+    """Make sure that a run can go on with a rig.
+
+    Raises
+    ------
+    BadInput
+        If the rig is another one, or the plan that it gives is not that of the file.
+    """
+    manifest = interrupted.manifest
+    pairs = {
+        "name": (rig.name, manifest.rig_name),
+        "detector": (rig.detector.driver, manifest.detector),
+        "detector.value_offset": (rig.detector.value_offset, manifest.value_offset),
+        "simulator": (rig.simulator is not None, manifest.simulated),
+    }
+    for what, (here, there) in pairs.items():
+        if here != there:
+            raise BadInput(
+                f"rig '{rig.name}': {what}", f"is {here!r}; {interrupted.path} began with {there!r}"
+            )
+    if (plan.stacks, plan.holds) != (manifest.stacks, manifest.holds):
+        raise BadInput(
+            str(interrupted.path),
+            "its recipe now gives other frames or holds than it began with: it was made by "
+            f"{manifest.software}, resume it with that",
+        )
