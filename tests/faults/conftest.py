@@ -97,6 +97,14 @@ def microscope(
 
 
 @pytest.fixture
+def own_microscope(microscopes: ModuleType, tmp_path: Path) -> Iterator[Any]:
+    """A simulated microscope for one row, which may be killed."""
+    microscope = microscopes.Microscope(tmp_path)
+    yield microscope
+    microscope.close()
+
+
+@pytest.fixture
 def well(microscope: Any) -> Iterator[Any]:
     """The shared microscope, without faults and with its log counted from here."""
     if not microscope.alive:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gc
 import json
 import resource
@@ -23,8 +24,9 @@ import psutil
 import pytest
 import zmq
 
+from pyrotome.daemon.clock import read_pair
 from pyrotome.daemon.control import ControlServer
-from pyrotome.protocols.layout import CLOCK
+from pyrotome.protocols.layout import CLOCK, HOLDS
 
 RECORDER, ANALYSIS = "pyrotome.daemon.recorder", "pyrotome.analysis.worker"
 WITH_ANALYSIS = {"analysis": [{"reconstruct": {"method": "sirt", "iterations": 1, "binning": 2}}]}
@@ -90,7 +92,8 @@ async def test_disk_full(bench: Any) -> None:
 @pytest.mark.fault(
     broken="the output folder vanishes", must="heater cold, one clear message", within_s=40
 )
-async def test_output_folder_vanishes(bench: Any) -> None:
+async def test_output_folder_vanishes(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pyrotome.daemon.experiment.CLOSING_TIMEOUT_S", 3.0)
     folder = bench.folder / "runs"
     folder.mkdir()
     bench.folder = folder
@@ -119,7 +122,10 @@ async def test_analysis_killed(bench: Any) -> None:
 @pytest.mark.fault(
     broken="the analysis hangs", must="it is given up, the run completes", within_s=60
 )
-async def test_analysis_hung(bench: Any) -> None:
+async def test_analysis_hung(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pyrotome.daemon.experiment.SILENT_ANALYSIS_S", 3.0)
+    monkeypatch.setattr("pyrotome.daemon.children.STOP_TIMEOUT_S", 1.0)
+
     async def strike(_: Any) -> None:
         child(ANALYSIS).suspend()
 
@@ -150,7 +156,9 @@ async def test_analysis_slow(bench: Any) -> None:
     broken="the microscope's servers are killed", must="run stopped, exit 3, file closed",
     within_s=60,
 )  # fmt: skip
-async def test_simulators_killed(bench: Any) -> None:
+async def test_simulators_killed(bench: Any, own_microscope: Any) -> None:
+    bench.microscope = own_microscope
+
     async def strike(_: Any) -> None:
         await asyncio.to_thread(bench.microscope.kill)
 
@@ -286,8 +294,14 @@ async def test_utc_steps(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     real = time.time_ns
     monkeypatch.setattr("pyrotome.daemon.clock.INTERVAL_S", 0.2)
 
+    def stepped() -> int:
+        return real() + 3_600_000_000_000
+
     async def strike(_: Any) -> None:
-        monkeypatch.setattr(time, "time_ns", lambda: real() + 3_600_000_000_000)
+        monkeypatch.setattr(time, "time_ns", stepped)
+        monkeypatch.setattr(
+            "pyrotome.daemon.clock.read_pair", functools.partial(read_pair, utc_ns=stepped)
+        )
 
     ended = await bench.run(strike, at="hold")
     monkeypatch.undo()
@@ -333,29 +347,31 @@ async def test_blocked_loop(bench: Any) -> None:
     broken="much garbage, and a hold", must="none is collected in the hold's moments", within_s=40
 )
 async def test_garbage(bench: Any) -> None:
-    collected: list[float] = []
-    window: list[float] = []
+    collected_ns: list[int] = []
 
     def note(phase: str, _: dict[str, int]) -> None:
         if phase == "start" and threading.current_thread() is threading.main_thread():
-            collected.append(time.time())
+            collected_ns.append(time.time_ns())
 
     async def strike(_: Any) -> None:
         gc.callbacks.append(note)
-        window.append(time.time())
-        for _ in range(40):
+        end = time.monotonic() + 1.0
+        while time.monotonic() < end:
             # Cycles, which only the collector can free.
             for _ in range(200):
                 cycle: list[Any] = []
                 cycle.append(cycle)
             await asyncio.sleep(0.005)
-        window.append(time.time())
 
     try:
         ended = await bench.run(strike, at="hold")
     finally:
         gc.callbacks.remove(note)
     ended.complete()
-    inside = [moment for moment in collected if window[0] < moment < window[1]]
-    assert inside == []
+    assert collected_ns, "nothing was ever collected"
+    with h5py.File(ended.file) as file:
+        down_ns = int(file[f"{HOLDS}/commanded_down_ns"][0])
+        crossed_ns = int(file[f"{HOLDS}/crossed_down_ns"][0])
+    # The clock of the experiment is UTC's at its start, and monotonic from there on.
+    assert not [at for at in collected_ns if down_ns - 20_000_000 < at < crossed_ns]
     assert gc.isenabled()

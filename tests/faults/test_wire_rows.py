@@ -112,7 +112,7 @@ ROWS = (
     # Heater
     Row(
         "heater:error", "the heater refuses to heat", STOPS, 45,
-        status="failed", code=3, says="heater (dens-impulse)", confirmed=False, clears=2.0,
+        status="failed", code=3, says="heater (dens-impulse)", clears=2.0,
     ),
     Row(
         "heater:disconnectx1", "the heater hangs up in a hold", STOPS, 45, at="hold",
@@ -123,7 +123,10 @@ ROWS = (
         status="failed", code=3, says="heater (dens-impulse)", clears=6.0,
     ),
     Row("heater:slow=50 ms", "the heater answers late", "the hold is right", 40),
-    Row("heater:garbagex3", "noise on the heater's wire", "nothing but safe", 45),
+    Row(
+        "heater:garbagex3", "noise on the heater's wire", STOPS, 45,
+        status="failed", code=3, says="what Impulse would not",
+    ),
 )  # fmt: skip
 
 
