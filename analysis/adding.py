@@ -15,6 +15,7 @@ import h5py
 from numpy.typing import NDArray
 
 from ..protocols import layout, nexus_tree
+from ..protocols.editing import edited
 from ..protocols.manifest import StackPlan
 from ..protocols.pipeline import ResultPlan
 
@@ -94,6 +95,8 @@ def add_results(
 ) -> None:
     """Write the results of one stack into a run file, beside those that are there.
 
+    A kill leaves the file without them, or with all of them.
+
     Parameters
     ----------
     path : Path
@@ -120,8 +123,7 @@ def add_results(
     if shutil.disk_usage(path.parent).free < needed:
         raise OSError(f"{path}: {needed >> 20} MiB are needed on its disk for the results")
     lines = "\n".join(notes)
-    with h5py.File(path, "r+", libver=nexus_tree.LIBVER) as opened:
-        file: Any = opened
+    with edited(path, appending=True) as file:
         for node in layout.processes(software, plan):
             nexus_tree.add_node(file, node)
         for result in plan.results:

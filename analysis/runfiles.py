@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,14 +19,14 @@ import hdf5plugin  # pyright: ignore[reportUnusedImport]  # noqa: F401 - registe
 import numpy as np
 from numpy.typing import NDArray
 
-from ..protocols import holds, layout
+from ..protocols import holds, layout, superblock
+from ..protocols.editing import redo_path
 from ..protocols.loading import BadInput
+from ..protocols.locking import is_written
 from ..protocols.manifest import StackKind
 
 Floats = NDArray[np.float64]
 
-# Bits of the superblock's consistency flags: open for writing, open for SWMR writing.
-_WRITING = 0b101
 _KINDS: tuple[StackKind, ...] = ("series", "reference", "ramp")
 
 
@@ -300,7 +301,7 @@ def check_at_rest(path: Path) -> None:
     """
     try:
         with path.open("rb") as raw:
-            superblock = raw.read(12)
+            head = raw.read(superblock.SIZE)
     except FileNotFoundError:
         raise BadInput(str(path), "no such file") from None
     except IsADirectoryError:
@@ -309,9 +310,14 @@ def check_at_rest(path: Path) -> None:
         raise BadInput(str(path), f"cannot be read: {error.strerror}") from None
     if not h5py.is_hdf5(path):
         raise BadInput(str(path), "is not an HDF5 file, so it is no run file")
-    if len(superblock) == 12 and superblock[8] >= 3 and superblock[11] & _WRITING:
+    left_open = redo_path(path).exists()
+    with suppress(superblock.BadSuperblock):
+        left_open = left_open or superblock.parse(head).left_open
+    if left_open and is_written(path):
+        raise BadInput(str(path), "is still being written; come back when the run has ended")
+    if left_open:
         raise BadInput(
             str(path),
-            "is still being written (or its run was killed and the file never closed); "
-            "come back when the run has ended",
+            f"is still being written, or was left open by a killed program: if no run is under "
+            f"way, run `pyrotome recover {path}`",
         )

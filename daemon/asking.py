@@ -21,6 +21,10 @@ _FAILED = (
 )
 
 
+# A daemon that is stormed may hang up now and then; one that does it so often will do so for ever.
+_HOPELESS_FAILURES = 30
+
+
 class NoDaemon(Exception):
     """Nobody answered on the endpoint."""
 
@@ -114,14 +118,22 @@ class Caller:
                 if self._key is None
                 else "the daemon takes no keys; leave --key and PYROTOME_KEY out",
             )
+        # Who hangs up before the other has read why is not told the reason.
         self._failures += 1
+        if self._failures >= _HOPELESS_FAILURES:
+            raise BadInput(self.endpoint, self.hint.removeprefix("; "))
 
     @property
     def hint(self) -> str:
         """What may be wrong if somebody is there and no connection comes about."""
-        if not self._failures or self._key is None:
+        if not self._failures:
             return ""
-        return "; somebody listens there, but this key is not for that daemon"
+        if self._key is None:
+            return (
+                "; who listens there hangs up: a daemon that demands a key? Name it with "
+                "--key FILE, or in PYROTOME_KEY"
+            )
+        return "; who listens there hangs up: this key is not for that daemon"
 
     def close(self) -> None:
         """Close the connection."""

@@ -441,6 +441,31 @@ def inspect(
         _out().print(describe_file(file))
 
 
+@app.command(epilog="Example: `pyrotome recover killed.nxs`")
+def recover(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A run file.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Make the file of a killed run readable and say what it holds.
+
+    A healthy file is not touched. What is done can be interrupted and repeated at any moment.
+    """
+    from .describe import describe_file
+    from .recovery import recover as recover_file
+
+    found = recover_file(file)
+    done, lost = list(found.done), list(found.lost)
+    if as_json:
+        recovered = {"repaired": found.repaired, "done": done, "lost": lost}
+        _print_json({**found.report, "recovered": recovered})
+        return
+    for line in done or ["there is nothing to do"]:
+        _out().print(f"{file}: {line}", soft_wrap=True, highlight=False, markup=False)
+    for line in lost:
+        _err().print(f"{file}: lost: {line}", soft_wrap=True, highlight=False, markup=False)
+    _out().print(describe_file(file))
+
+
 def _analysis(module: str, *arguments: object) -> NoReturn:
     """Become a command of the analysis: streams, Ctrl-C and the exit code are then its own."""
     command = [sys.executable, "-P", "-m", f"pyrotome.analysis.{module}"]

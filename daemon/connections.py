@@ -24,8 +24,10 @@ from typing import Any, cast
 
 import zmq
 
-MOST_SILENT = 64
+MOST_SILENT = 512
 MOST_HEARD = 256
+# Connections that wait to be accepted; beyond that (or the kernel's bound) they try again later.
+BACKLOG = 4096
 # A handshake takes milliseconds; whoever has not finished by then is cut by libzmq.
 HANDSHAKE_S = 2.0
 # Whoever has said nothing after that is cut by us.
@@ -99,6 +101,7 @@ class Connections:
     ) -> None:
         self._socket, self._refused = socket, refused
         self._most_silent, self._most_heard = most_silent, most_heard
+        socket.set(zmq.BACKLOG, BACKLOG)
         socket.set(zmq.HANDSHAKE_IVL, int(HANDSHAKE_S * 1000))
         socket.set(zmq.HEARTBEAT_IVL, int(HEARTBEAT_S * 1000))
         socket.set(zmq.HEARTBEAT_TIMEOUT, int(HEARTBEAT_TIMEOUT_S * 1000))

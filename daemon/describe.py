@@ -11,7 +11,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from .inspect import SeriesFigures, inspect_closely
+from ..protocols.timebase import iso_utc
+from .inspect import SeriesFigures, inspect_closely, is_left_open
 
 _MOST_GAPS = 8  # that are shown by their angles
 
@@ -34,7 +35,11 @@ def describe_file(path: Path) -> RenderableType:
     BadInput
         If the file is missing, cannot be read, or is none of ours.
     """
-    return describe(*inspect_closely(path))
+    described = describe(*inspect_closely(path))
+    if not is_left_open(path):
+        return described
+    hint = f"was left open by a killed program; run `pyrotome recover {path}`"
+    return Group(described, Text(hint, style="yellow"))
 
 
 def describe(report: dict[str, Any], figures: Sequence[SeriesFigures] = ()) -> RenderableType:
@@ -53,6 +58,7 @@ def describe(report: dict[str, Any], figures: Sequence[SeriesFigures] = ()) -> R
         A heading with the totals, and tables of the holds, the series and their results.
     """
     parts: list[RenderableType] = [_heading(report)]
+    parts += [_gap_in_time(interruption) for interruption in report["interruptions"]]
     if report["holds"]:
         table = _table("Holds", ("#", "target", "asked", "achieved", "median", "max"))
         for hold in report["holds"]:
@@ -91,6 +97,14 @@ def describe(report: dict[str, Any], figures: Sequence[SeriesFigures] = ()) -> R
     if missing := len(report["series"]) - len(begun):
         parts.append(Text(f"{missing} planned tilt series not begun", style="dim"))
     return Group(*parts)
+
+
+def _gap_in_time(interruption: dict[str, Any]) -> Text:
+    begun_ns, ended_ns = interruption["from_ns"], interruption["until_ns"]
+    text = f"interrupted {iso_utc(begun_ns)}, went on after {(ended_ns - begun_ns) * 1e-9:.1f} s"
+    if interruption["hot_s"]:
+        text += f", {interruption['hot_s']:.1f} s of them hot"
+    return Text(text + (f": {interruption['reason']}" if interruption["reason"] else ""), "yellow")
 
 
 def _of(count: int, planned: int | None) -> str:

@@ -176,6 +176,7 @@ async def serve_until_stopped(rig: Rig, rig_text: str, speed: float) -> int:
                 f"{daemon.publisher.endpoint}; Ctrl-C stops it",
                 highlight=False, soft_wrap=True,
             )  # fmt: skip
+            daemon.on_event = ProgressView(console, speed).event
             await _until_signal()
             if daemon.experiment is not None:
                 await daemon.abort("the daemon was stopped")

@@ -16,13 +16,13 @@ import zmq.asyncio
 
 from ..protocols.rig import Rig
 from .admission import TokenBucket
-from .connections import Connections, raise_descriptor_limit
+from .connections import MOST_HEARD, MOST_SILENT, Connections, raise_descriptor_limit
 from .keys import LOCAL, KeyRing, Pair, Person, load_server
 from .lease import DEFAULT_S, Lease
 from .zap import DOMAIN, ZapHandler
 
 # Events about those turned away: so many at once, so many a second; the rest is counted.
-EVENTS_AT_ONCE, EVENTS_PER_S = 5.0, 1.0
+EVENTS_AT_ONCE, EVENTS_PER_S = 5.0, 2.0
 
 Tell = Callable[..., None]
 
@@ -53,7 +53,7 @@ class Gate:
         self._ring: KeyRing | None = None
         self._zap: ZapHandler | None = None
         self.guarded: list[Connections] = []
-        raise_descriptor_limit()
+        self._descriptors = raise_descriptor_limit()
         security = rig.security
         self.lease = Lease(security.lease_s if security is not None else DEFAULT_S)
         if security is not None:
@@ -89,7 +89,10 @@ class Gate:
             socket.set(zmq.CURVE_PUBLICKEY, self._pair.public)
             socket.set(zmq.CURVE_SECRETKEY, self._pair.secret)
             socket.set(zmq.ZAP_DOMAIN, DOMAIN)
-        connections = Connections(socket, self.refused_on(what))
+        share = self._descriptors // 8
+        connections = Connections(
+            socket, self.refused_on(what), min(MOST_SILENT, share), min(MOST_HEARD, share)
+        )
         self.guarded.append(connections)
         return connections
 

@@ -131,4 +131,5 @@ HOLD_MOMENTS: tuple[MomentName, ...] = (
 
 
 def first_of(known: int | None, otherwise: int) -> int:
+    """The earlier moment, if there is one: of two rises of a hold the first counts."""
     return otherwise if known is None else known

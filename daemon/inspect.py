@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,24 @@ import hdf5plugin  # pyright: ignore[reportUnusedImport]  # noqa: F401 - registe
 import numpy as np
 from numpy.typing import NDArray
 
-from ..protocols import layout
-from ..protocols.holds import Hold, hold_total_s, holds_of
+from ..protocols import layout, superblock
+from ..protocols.editing import redo_path
+from ..protocols.holds import Hold, hold_total_s, holds_of, interruptions_of
 from ..protocols.loading import BadInput
+from ..protocols.locking import is_written
 from ..protocols.pipeline import NECK_COLUMNS
 
 Floats = NDArray[np.float64]
+
+
+def is_left_open(path: Path) -> bool:
+    """Whether a file was being written by a program that is no more, or an edit was cut short."""
+    try:
+        with path.open("rb") as raw:
+            block = superblock.parse(raw.read(superblock.SIZE))
+    except (OSError, superblock.BadSuperblock):
+        return False
+    return redo_path(path).exists() or (block.left_open and not is_written(path))
 
 
 def inspect_file(path: Path) -> dict[str, Any]:
@@ -44,7 +56,7 @@ def inspect_file(path: Path) -> dict[str, Any]:
         If the file is missing, cannot be read, or is none of ours.
     """
     with _reading(path) as file:
-        return _report(file, _stacks(file))
+        return report_of(file)
 
 
 def inspect_closely(path: Path) -> tuple[dict[str, Any], list[SeriesFigures]]:
@@ -73,6 +85,11 @@ def inspect_closely(path: Path) -> tuple[dict[str, Any], list[SeriesFigures]]:
         return _report(file, stacks), figures
 
 
+def report_of(file: Any) -> dict[str, Any]:
+    """Report what an open run file holds, as :func:`inspect_file`."""
+    return _report(file, _stacks(file))
+
+
 @contextmanager
 def _reading(path: Path) -> Iterator[Any]:
     file = _open(path)
@@ -87,7 +104,7 @@ def _reading(path: Path) -> Iterator[Any]:
 def _open(path: Path) -> Any:
     try:
         with path.open("rb") as raw:
-            superblock = raw.read(12)
+            head = raw.read(superblock.SIZE)
     except FileNotFoundError:
         raise BadInput(str(path), "no such file") from None
     except IsADirectoryError:
@@ -98,10 +115,16 @@ def _open(path: Path) -> Any:
         raise BadInput(str(path), "is not an HDF5 file, so it is no run file")
     # The mark of a SWMR writer. A file opens as SWMR only where there is (or was) one: HDF5 would
     # otherwise read a damaged spot again and again, for minutes, in the hope that it gets better.
-    growing = len(superblock) == 12 and superblock[8] >= 3 and bool(superblock[11] & 4)
+    growing = False
+    with suppress(superblock.BadSuperblock):
+        growing = bool(superblock.parse(head).flags & superblock.OPEN_FOR_SWMR)
     try:
         file: Any = h5py.File(path, "r", swmr=growing)
     except OSError as error:
+        if is_left_open(path):
+            raise BadInput(
+                str(path), f"was left open by a killed program; run `pyrotome recover {path}`"
+            ) from None
         raise BadInput(str(path), f"HDF5 cannot open it: {error}") from None
     if layout.STATUS not in file or f"{layout.ENTRY}/title" not in file:
         file.close()
@@ -130,6 +153,10 @@ def _report(file: Any, stacks: Sequence[_Stack]) -> dict[str, Any]:
         "events": len(_values(file, f"{layout.EVENTS}/time")),
         "holds": [_hold_report(hold) for hold in holds],
         "series": [stack.report(holds) for stack in stacks if stack.is_series],
+        "interruptions": [
+            interruption.model_dump(include={"from_ns", "until_ns", "hot_s", "reason"})
+            for interruption in interruptions_of(file)
+        ],
     }
 
 

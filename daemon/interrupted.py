@@ -113,6 +113,9 @@ def read_interrupted(path: Path) -> Interrupted:
     if not path.exists():
         raise BadInput(str(path), "no such file; name the file of the interrupted run")
     found = recover(path)
+    manifest = found.manifest
+    if manifest is None:
+        raise BadInput(str(path), "holds imported frames, not a run that could go on")
     if found.status == "complete":
         raise BadInput(str(path), "complete already, nothing to resume")
     try:
@@ -124,11 +127,11 @@ def read_interrupted(path: Path) -> Interrupted:
             held = np.flatnonzero(file[known][...] >= 0) if known in file else np.empty(0, int)
             begun = any(
                 np.isfinite(file[layout.column_path(stack.name, "t_ns")][...]).any()
-                for stack in found.manifest.stacks
+                for stack in manifest.stacks
             )
             tilt_deg = {
                 stack.name: file[layout.column_path(stack.name, "tilt_deg")][...]
-                for stack in found.manifest.stacks
+                for stack in manifest.stacks
             }
     except (OSError, KeyError, RuntimeError) as error:
         raise BadInput(str(path), f"is damaged, and cannot be gone on with: {error}") from error
@@ -145,11 +148,11 @@ def read_interrupted(path: Path) -> Interrupted:
     except OSError as error:
         raise BadInput(str(journal_path(path)), f"cannot be read: {error.strerror}") from None
     history = History.of(entries)
-    if entries and history.run != found.manifest.run:
+    if entries and history.run != manifest.run:
         raise BadInput(
-            str(journal_path(path)), f"belongs to run {history.run}, not to {found.manifest.run}"
+            str(journal_path(path)), f"belongs to run {history.run}, not to {manifest.run}"
         )
-    holds = found.manifest.holds
+    holds = manifest.holds
     recorded = Recorded(
         there={name: keys == layout.RECORDED for name, keys in found.image_keys.items()},
         heater_ns=heater_ns,
@@ -157,8 +160,11 @@ def read_interrupted(path: Path) -> Interrupted:
         holds=frozenset(holds[row].index for row in held.tolist() if row < len(holds)),
         last_ns=found.last_ns,
     )
-    problems = tuple(f"{journal_path(path).name}: {text}; skipped" for text in damaged)
-    return Interrupted(path, found.manifest, reason, history, recorded, tilt_deg, problems)
+    problems = (
+        *(f"{path.name}: {text}" for text in (*found.done, *found.lost)),
+        *(f"{journal_path(path).name}: {text}; skipped" for text in damaged),
+    )
+    return Interrupted(path, manifest, reason, history, recorded, tilt_deg, problems)
 
 
 def _heater(file: Any) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

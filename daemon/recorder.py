@@ -12,8 +12,8 @@ Credit: every ``frame/...`` message costs one, lost frames included, and gives i
 the file (or was refused). In all it grants `CREDIT_BYTES` of raw frames, at least 4 and at most
 1000. Telemetry, events and results cost nothing and are written within `FLUSH_S`. While the disk
 takes nothing, everything stays in memory, no credit goes back, and the write is tried again every
-second; ``problem`` in the message ``status`` says why. The run ends with the topic ``end``, or with the parent's death: then the file is closed
-with the status ``interrupted``.
+second; ``problem`` in the message ``status`` says why. The run ends with the topic ``end``, or with
+the parent's death: then the file is closed with the status ``interrupted``.
 """
 
 from __future__ import annotations

@@ -112,7 +112,9 @@ def resume_point(
     heated = done_s > 0 or (
         history.begun and (isinstance(operations[index], HeatTo) or bool(history.moments))
     )
-    frames = FramesLeft(plan, history, recorded, {} if rest is ALL else {index: rest})
+    frames = FramesLeft(
+        plan, history, recorded, {} if rest is ALL or index == len(operations) else {index: rest}
+    )
     if index < len(operations):
         frames.under_way(index, done_s, now.tolerance_c)
     frames.taken(index, heated)

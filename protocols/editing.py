@@ -140,6 +140,10 @@ class Overlay(io.RawIOBase):
             data[low - offset : high - offset] = page[low - start : high - start]
         return bytes(data)
 
+    def at_most(self, offset: int, count: int) -> bytes:
+        """Bytes as they would stand in the file, fewer at its end."""
+        return self.at(offset, max(0, min(count, self._size - offset)))
+
     def write(self, data: Any) -> int:
         """Take in what is to stand in the file."""
         view = memoryview(data).cast("B")

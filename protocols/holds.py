@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import layout
+from .manifest import Interruption
 
 Floats = NDArray[np.float64]
 
@@ -43,14 +44,30 @@ class Hold:
     figures: HoldFigures | None
 
 
+@dataclass(frozen=True)
+class Hole:
+    """A time without record, in seconds as the log counts them.
+
+    `hot_s` is how long of it the specimen was at processing temperature.
+    """
+
+    from_s: float
+    until_s: float
+    hot_s: float
+
+
 def measure_hold(
     time_s: Floats,
     temperature_c: Floats,
     midpoint_c: float,
     up_from_s: float = -np.inf,
     down_from_s: float = -np.inf,
+    holes: Sequence[Hole] = (),
 ) -> HoldFigures | None:
     """Measure a hold between the crossings of the midpoint, interpolated between samples.
+
+    Where the run was interrupted within it, only what was recorded above the midpoint counts, and
+    `hot_s` of what was not; no line is drawn across a hole.
 
     Parameters
     ----------
@@ -60,6 +77,8 @@ def measure_hold(
         Midpoint between standby and processing temperature.
     up_from_s, down_from_s : float
         Where to begin to look for the upward and for the downward crossing.
+    holes : sequence of Hole
+        Interruptions of the run.
 
     Returns
     -------
@@ -77,16 +96,76 @@ def measure_hold(
     if not downs.size:
         return None
     down = int(downs[0])
-    up_s = _crossing(time_s, temperature_c, midpoint_c, up)
-    down_s = _crossing(time_s, temperature_c, midpoint_c, down)
-    within = temperature_c[up + 1 : down + 1]
-    return HoldFigures(down_s - up_s, float(np.median(within)), float(np.max(within)), up_s, down_s)
+    across = _across(time_s, holes)
+    begin_s = min(up_from_s, time_s[up + 1]) if np.isfinite(up_from_s) else time_s[up]
+    within_holes = [h for h in holes if h.until_s > begin_s and h.from_s < time_s[down + 1]]
+    if not within_holes:
+        up_s = _crossing(time_s, temperature_c, midpoint_c, up)
+        down_s = _crossing(time_s, temperature_c, midpoint_c, down)
+        within = temperature_c[up + 1 : down + 1]
+        hot = float(np.median(within)), float(np.max(within))
+        return HoldFigures(down_s - up_s, *hot, up_s, down_s)
+    # Crossings within a hole are known by the samples before and after it alone.
+    up_s = time_s[up + 1] if across[up] else _crossing(time_s, temperature_c, midpoint_c, up)
+    down_s = time_s[down] if across[down] else _crossing(time_s, temperature_c, midpoint_c, down)
+    recorded_s = _time_above(time_s, temperature_c, midpoint_c, across, up, down)
+    within = temperature_c[up + 1 : down + 1][above[up + 1 : down + 1]]
+    return HoldFigures(
+        recorded_s + sum(hole.hot_s for hole in within_holes),
+        float(np.median(within)), float(np.max(within)), float(up_s), float(down_s),
+    )  # fmt: skip
+
+
+def _across(time_s: Floats, holes: Sequence[Hole]) -> NDArray[np.bool_]:
+    """Which steps from one sample to the next lead across a hole."""
+    across = np.zeros(max(0, len(time_s) - 1), bool)
+    for hole in holes:
+        # The step to the first sample after the hole, from the last one that is not after it.
+        step = int(np.searchsorted(time_s, hole.until_s, "left")) - 1
+        if 0 <= step < len(across):
+            across[step] = True
+    return across
+
+
+def _time_above(
+    time_s: Floats,
+    temperature_c: Floats,
+    level_c: float,
+    across: NDArray[np.bool_],
+    first: int,
+    last: int,
+) -> float:
+    """Time above a level in the steps from `first` to `last`, holes left out."""
+    part = slice(first, last + 2)
+    step_s = np.diff(time_s[part])
+    before, after = temperature_c[part][:-1] - level_c, temperature_c[part][1:] - level_c
+    high, low = np.maximum(before, after), np.minimum(before, after)
+    crossing = (high >= 0) & (low < 0)
+    share = np.where(low >= 0, 1.0, 0.0)
+    share[crossing] = high[crossing] / (high[crossing] - low[crossing])
+    share[across[first : last + 1]] = 0.0
+    return float((share * step_s).sum())
 
 
 def _crossing(time_s: Floats, temperature_c: Floats, level_c: float, index: int) -> float:
     before, after = temperature_c[index], temperature_c[index + 1]
     part = (level_c - before) / (after - before)
     return float(time_s[index] + part * (time_s[index + 1] - time_s[index]))
+
+
+def interruptions_of(file: Any) -> list[Interruption]:
+    """Times in which nobody ran the experiment, in order; empty for most runs."""
+    names = ("from_ns", "until_ns", "hot_s", "reason")
+    columns = [_values(file, f"{layout.INTERRUPTIONS}/{name}") for name in names]
+    return [
+        Interruption(
+            from_ns=int(begun),
+            until_ns=int(ended),
+            hot_s=float(hot),
+            reason=bytes(why).decode("utf-8", "replace"),
+        )
+        for begun, ended, hot, why in zip(*columns, strict=False)
+    ]
 
 
 def holds_of(file: Any) -> list[Hold]:
@@ -111,6 +190,10 @@ def holds_of(file: Any) -> list[Hold]:
     ]
     time_s, temperature_c, start_ns = _heater(file)
     any_commanded = bool(len(index)) and bool((commands[0] >= 0).any())
+    holes = [
+        Hole((i.from_ns - start_ns) * 1e-9, (i.until_ns - start_ns) * 1e-9, i.hot_s)
+        for i in interruptions_of(file)
+    ]
     cursor_s = -np.inf
     holds: list[Hold] = []
     for row in range(len(index)):
@@ -122,7 +205,7 @@ def holds_of(file: Any) -> list[Hold]:
         if commanded:
             midpoint_c = (standby[row] + target[row]) / 2
             from_s = max(up_s, cursor_s)
-            figures = measure_hold(time_s, temperature_c, midpoint_c, from_s, down_s)
+            figures = measure_hold(time_s, temperature_c, midpoint_c, from_s, down_s, holes)
         if figures is not None:
             cursor_s = figures.down_s
         asked = int(index[row]), float(target[row]), float(requested[row])

@@ -20,7 +20,7 @@ import hdf5plugin
 import numpy as np
 
 from . import layout
-from .editing import LIBVER, edited, redo_path
+from .editing import LIBVER, PAGE_BYTES, edited, redo_path
 from .manifest import RunManifest
 
 _LOG_CHUNK_BYTES = 32_768
@@ -80,7 +80,7 @@ def create_file(path: Path, nodes: Iterable[layout.Node]) -> Any:
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
     clear_unfinished(path)
     new = path.with_name(f".{path.name}.{os.getpid()}{_NEW}")
-    file = h5py.File(new, "x", libver=LIBVER)
+    file: Any = h5py.File(new, "x", libver=LIBVER, fs_strategy="page", fs_page_size=PAGE_BYTES)
     try:
         for node in nodes:
             add_node(file, node)
@@ -103,7 +103,7 @@ def _give_name(new: Path, path: Path) -> None:
         if error.errno not in _NO_LINKS:
             raise
         with path.open("xb"):  # nobody else can take the name now
-            os.replace(new, path)
+            new.replace(path)
     else:
         new.unlink()
 
@@ -179,25 +179,33 @@ def finalise(path: Path) -> None:
         tidy(file)
 
 
-def tidy(file: Any) -> None:
+def tidy(file: Any) -> bool:
     """Remove from an open run file what stayed empty, since readers stumble over empty arrays.
 
     That is the date of a result that never came, the end time of a run that never ended, and
     logs without a single entry.
+
+    Returns
+    -------
+    bool
+        Whether there was something to remove.
     """
-    for stack in file.values():
-        for name in [n for n in stack if n.startswith("process_")]:
-            process = stack[name]
-            if "date" in process and not process["date"][()]:
-                del process["date"]
+    empty: list[str] = []
+    for name, stack in file.items():
+        for process in [n for n in stack if n.startswith("process_")]:
+            date = f"/{name}/{process}/date"
+            if date in file and not file[date][()]:
+                empty.append(date)
     if layout.END_TIME in file and not file[layout.END_TIME][()]:
-        del file[layout.END_TIME]
-    for device in file[layout.TELEMETRY].values():
-        for channel in [c for c in device if _is_empty(device[c])]:
-            del device[channel]
-    for path_inside in (layout.DOSE, layout.EVENTS, layout.CLOCK):
-        if path_inside in file and _is_empty(file[path_inside]):
-            del file[path_inside]
+        empty.append(layout.END_TIME)
+    if layout.TELEMETRY in file:
+        for device, channels in file[layout.TELEMETRY].items():
+            empty += [layout.telemetry_path(device, c) for c in channels if _is_empty(channels[c])]
+    logs = (layout.DOSE, layout.EVENTS, layout.CLOCK)
+    empty += [path for path in logs if path in file and _is_empty(file[path])]
+    for path in empty:
+        del file[path]
+    return bool(empty)
 
 
 def _is_empty(log: Any) -> bool:

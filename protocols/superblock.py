@@ -68,9 +68,8 @@ class Superblock:
 
     def pack(self) -> bytes:
         """The bytes as they stand in the file, with their checksum."""
-        body = _FORM.pack(
-            SIGNATURE, self.version, 8, 8, self.flags, self.base, self.extension, self.end, self.root
-        )  # fmt: skip
+        addresses = self.base, self.extension, self.end, self.root
+        body = _FORM.pack(SIGNATURE, self.version, 8, 8, self.flags, *addresses)
         return body + lookup3(body).to_bytes(4, "little")
 
 

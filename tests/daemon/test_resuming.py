@@ -8,6 +8,7 @@ what it truly receives.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import selectors
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, field
@@ -40,13 +41,21 @@ from pyrotome.drivers.base import (
 )
 from pyrotome.protocols.journal import (
     Begun,
+    Carried,
+    Decision,
     Ended,
     Entry,
+    Exposed,
     MadeSafe,
+    Moment,
+    Necks,
     Noted,
     RunLine,
+    Trigger,
+    lines_of,
+    parse_journal,
 )
-from pyrotome.protocols.loading import load_model
+from pyrotome.protocols.loading import BadInput, load_model
 from pyrotome.protocols.recipe import Recipe
 from pyrotome.protocols.rig import simulated_rig
 from pyrotome.protocols.timebase import ExperimentClock
@@ -84,6 +93,8 @@ def plan_of(**changes: Any) -> Plan:
 
 
 PLAN = plan_of()
+# What the necks of a steered cycle are, by series; they grow by less than 1 % after the third.
+NECKS = {"series_001": 0.40, "series_002": 0.42, "series_003": 0.421}
 DOSE = PLAN.recipe.beam.dose_per_frame_e_per_nm2
 
 
@@ -379,6 +390,16 @@ class Session:
 
         if data is not None:
             self.write(write)
+        self.analyse(stack, {index})
+
+    def analyse(self, stack: str, more: set[int]) -> None:
+        """What an analysis tells when a series is complete."""
+        there = set(np.flatnonzero(self.disk.there[stack]).tolist()) | more
+        self.seen = getattr(self, "seen", {})
+        self.seen.setdefault(stack, set()).update(there)
+        if stack in NECKS and len(self.seen[stack]) == len(self.disk.there[stack]):
+            self.engine.steering.note(stack, NECKS[stack])
+            self.note(Necks(series=stack, ratio=NECKS[stack]))
 
     def telemetry(self, *_: Any) -> None: ...
 
@@ -407,6 +428,9 @@ class Session:
                 self.note(self.point.cut_off)
             line = RunLine(run="r", resumed=self.point.resumed, carried=self.point.carried)
             self.note(line)
+            self.engine.steering.restore(self.point.necks)
+            for stack in self.disk.there:
+                self.analyse(stack, set(self.point.missing.get(stack, ())))
         else:
             self.note(RunLine(run="r"))
         self.engine.machine.to(State.RUNNING)
@@ -428,8 +452,8 @@ class Session:
         """The chip stays as it was until a guardian comes; without one it cools at once."""
         assert self.kill is not None
         if self.kill.guarded_s is not None:
-            blanked_ns = self.clock.now_ns()
             await asyncio.sleep(self.kill.guarded_s)
+            blanked_ns = self.clock.now_ns()
             safe_ns = await self.chip.set_temperature(SAFE_C)
             line = MadeSafe(kind="guardian", beam_blanked_ns=blanked_ns, heater_safe_ns=safe_ns)
             self.disk.journal.append(Noted(safe_ns, line))
@@ -477,7 +501,9 @@ class Story:
         begun = [n.entry.index for n in self.disk.journal if isinstance(n.entry, Begun)]
         assert begun == sorted(begun)
         assert set(begun) == set(range(len(self.plan.operations)))
+        # Nobody saw the last of a chip that nobody guarded; a guardian may come after the end.
         blind_s = sum(k.tail_s + SAMPLE_S for k in self.kills if k.guarded_s is None)
+        late_s = max((k.guarded_s or 0.0 for k in self.kills), default=0.0)
         for index, operation in enumerate(self.plan.operations):
             if isinstance(operation, HoldAt):
                 hold = operation.hold
@@ -485,12 +511,14 @@ class Story:
                 level_c = 0.5 * (hold.standby_c + hold.target_c)
                 true_s = self.specimen.hot_s(level_c, min(spans), self._end(index))
                 assert true_s >= hold.requested_s - 0.05
-                assert true_s <= hold.requested_s + 0.05 + blind_s
+                assert true_s <= hold.requested_s + 0.05 + blind_s + late_s
                 assert self.disk.holds[hold.index]["crossed_down_ns"] > 0
         assert self.charged == sorted(self.charged)
         true_dose = self.specimen.exposed * DOSE
         assert self.charged[-1] >= true_dose * (1 - 1e-9)
-        assert self.charged[-1] <= true_dose + DOSE * 6 * len(self.kills) + 1e-9
+        on_s = sum((k.guarded_s or 0.0) + k.after_s for k in self.kills)
+        unseen = DOSE * (6 * len(self.kills) + on_s / self.plan.recipe.beam.exposure_s)
+        assert self.charged[-1] <= true_dose + unseen + 1e-9
 
     def _span(self, index: int) -> list[tuple[int, Entry]]:
         return [
@@ -542,3 +570,211 @@ def test_interrupted_again_and_again_it_still_does_what_was_asked_and_no_more(
     kills: list[Kill],
 ) -> None:
     Story(PLAN, kills).check()
+
+
+def lines_with(plan: Plan, wanted: Callable[[Entry], bool]) -> list[int]:
+    """Which lines of an uninterrupted run's journal have an entry of some kind."""
+    return [n for n, noted in enumerate(Story(plan, []).disk.journal) if wanted(noted.entry)]
+
+
+def test_a_trigger_that_was_cut_off_is_charged_until_the_guardian_blanked_the_beam() -> None:
+    line = lines_with(PLAN, lambda e: isinstance(e, Trigger) and e.stack == "series_001")[1]
+    story = Story(PLAN, [Kill(line, after_s=0.02, guarded_s=0.5)])
+    blanked = next(n.entry for n in story.disk.journal if isinstance(n.entry, MadeSafe))
+    began_ns = story.disk.journal[line].t_ns
+    assert blanked.beam_blanked_ns is not None
+    on_s = (blanked.beam_blanked_ns - began_ns) * 1e-9
+    beam = PLAN.recipe.beam
+    cut_off = max(DOSE, DOSE / beam.exposure_s * on_s)
+    assert story.charged[-1] == pytest.approx(PLAN.dose_e_per_nm2 + cut_off)
+    assert cut_off > 10 * DOSE
+    told = [n.entry for n in story.disk.journal if isinstance(n.entry, Exposed)]
+    assert max(e.dose_e_per_nm2 or 0.0 for e in told) == pytest.approx(cut_off)
+
+
+@pytest.mark.parametrize("spare", [0, 1])
+def test_frames_are_taken_again_only_within_the_dose_budget(spare: int) -> None:
+    limit = (PLAN.frames + spare) * DOSE
+    plan = plan_of(limits={"dose": f"{limit!r} e/nm^2"})
+    line = lines_with(plan, lambda e: isinstance(e, Trigger) and e.stack == "series_001")[1]
+    story = Story(plan, [Kill(line, after_s=0.02)])
+    assert story.charged[-1] == pytest.approx(limit)
+    left_out = {name: places for name, places in story.missing.items() if places}
+    assert left_out == ({} if spare else {"series_001": {1}})
+    for name, there in story.disk.there.items():
+        assert set(np.flatnonzero(~there).tolist()) == left_out.get(name, set())
+
+
+def test_the_budget_of_a_series_counts_what_it_cost_before() -> None:
+    plan = plan_of(limits={"dose_per_series": f"{3 * DOSE!r} e/nm^2"})
+    line = lines_with(plan, lambda e: isinstance(e, Trigger) and e.stack == "series_001")[1]
+    story = Story(plan, [Kill(line, after_s=0.02)])
+    assert story.missing["series_001"] == {1}
+    assert story.last.ledger.of("series_001") == pytest.approx(3 * DOSE)
+    assert story.last.point is not None
+    assert any("the dose budget does not allow" in text for text in story.last.point.problems)
+
+
+def test_what_was_lost_is_taken_again_unless_the_specimen_has_been_heated_since() -> None:
+    begun = next(i for i, op in enumerate(PLAN.operations) if isinstance(op, HoldAt)) + 2
+    lines = lines_with(PLAN, lambda e: isinstance(e, Begun) and e.index == begun)
+    before = Story(PLAN, [Kill(lines[0], tail_s=0.2)])
+    assert before.last.point is not None
+    assert before.last.point.retakes
+    assert all(there.all() for there in before.disk.there.values())
+    # Two lines on, the heater has been told.
+    after = Story(PLAN, [Kill(lines[0] + 1, tail_s=0.2)])
+    assert after.last.point is not None
+    assert not after.last.point.retakes
+    assert after.missing["series_001"]
+    problem = after.last.point.problems[-1]
+    assert problem.startswith("series_001: 2 of 3 frames stay missing (+0°, +20°): ")
+    assert problem.endswith("the specimen has been heated since")
+
+
+def test_a_hold_that_nobody_ended_counts_as_long_as_the_chip_is_found_hot() -> None:
+    story = Story(PLAN, [])
+    cut = next(
+        n for n, noted in enumerate(story.disk.journal)
+        if isinstance(noted.entry, Moment) and noted.entry.what == "crossed_up"
+    )  # fmt: skip
+    entries = story.disk.journal[: cut + 1]
+    t_ns = entries[-1].t_ns
+    recorded = story.disk.recorded()
+    part = recorded.heater_ns <= t_ns + 100_000_000
+    known = Recorded(
+        recorded.there, recorded.heater_ns[part], recorded.heater_c[part], frozenset(), t_ns
+    )
+    hot = resume_point(PLAN, History.of(entries), known, Now(t_ns + 300_000_000, 349.0))
+    cold = resume_point(PLAN, History.of(entries), known, Now(t_ns + 300_000_000, 30.0))
+    index = hot.index
+    assert hot.rest[index].done_s == pytest.approx(0.3, abs=0.03)
+    assert hot.interruption.hot_s == pytest.approx(0.2, abs=0.03)
+    assert cold.rest[index].done_s == pytest.approx(0.1, abs=0.03)
+    assert cold.interruption.hot_s == 0
+    assert "has been hot all the time" in hot.problems[0]
+    assert "counts as hot until the last reading" in cold.problems[0]
+
+
+STEERED = plan_of(
+    steps=[
+        {"heat": {"to": "200 degC", "rate": "300 degC/s"}},
+        {"tilt_series": {"from": "-10 deg", "to": "10 deg", "step": "20 deg"}},
+        {
+            "cycle": {
+                "standby": "200 degC",
+                "processing": "350 degC",
+                "holds": ["0.3 s"],
+                "then": [{"tilt_series": {"from": "-10 deg", "to": "10 deg", "step": "20 deg"}}],
+                "until": {"neck_growth_below": "1 %", "max_holds": 5, "timeout": "100 s"},
+            }
+        },
+        {"heat": {"to": "100 degC"}},
+    ],
+    analysis=[{"reconstruct": {"method": "sirt"}}, {"segment": {}}, {"measure": "necks"}],
+)
+
+
+def decisions(story: Story) -> dict[int, bool]:
+    made = [n.entry for n in story.disk.journal if isinstance(n.entry, Decision)]
+    assert len({entry.index for entry in made}) == len(made), "decided once"
+    return {entry.index: entry.goes_on for entry in made}
+
+
+def test_a_steered_cycle_decides_as_it_would_have_without_an_interruption() -> None:
+    whole = Story(STEERED, [])
+    assert list(decisions(whole).values()) == [True, False]
+    visited = whole.history.visited
+    assert len(visited) < len(STEERED.operations)
+    for line in range(1, len(whole.disk.journal)):
+        story = Story(STEERED, [Kill(line, after_s=0.002)])
+        assert decisions(story) == decisions(whole), line
+        assert story.history.visited == visited, line
+        for index in visited:
+            stack = getattr(STEERED.operations[index], "stack", None)
+            assert stack is None or story.disk.there[stack.name].all(), line
+
+
+def test_charges_never_decrease_as_a_journal_grows_and_any_line_may_be_missing() -> None:
+    journal = Story(PLAN, [Kill(30, after_s=0.1, guarded_s=0.3)]).disk.journal
+    recorded = Story(PLAN, []).disk.recorded()
+    recorded = Recorded(
+        {name: np.zeros_like(keys) for name, keys in recorded.there.items()},
+        recorded.heater_ns, recorded.heater_c, frozenset(), recorded.last_ns,
+    )  # fmt: skip
+    now = Now(journal[-1].t_ns + 10**9, 25.0)
+    before = 0.0
+    for cut in range(1, len(journal) + 1):
+        charged = sum(resume_point(PLAN, History.of(journal[:cut]), recorded, now).charged.values())
+        assert charged >= before - 1e-12
+        before = charged
+    for gone in range(1, len(journal) - 1):
+        point = resume_point(PLAN, History.of(journal[:gone] + journal[gone + 1 :]), recorded, now)
+        assert point.index == len(PLAN.operations)
+
+
+def test_a_journal_of_another_plan_is_refused() -> None:
+    recorded = Disk(PLAN).recorded()
+    for entry in (Begun(index=99), Ended(index=1, next=99)):
+        with pytest.raises(BadInput, match="the plan has"):
+            resume_point(PLAN, History.of([Noted(1, entry)]), recorded, Now(2))
+
+
+entries = st.one_of(
+    st.builds(Begun, index=st.integers(0, 9)),
+    st.builds(Ended, index=st.integers(0, 9), next=st.integers(0, 9)),
+    st.builds(
+        Moment,
+        what=st.sampled_from(["reached", "ramp", "commanded_up", "crossed_up", "commanded_down"]),
+        at_ns=st.integers(0, (1 << 63) - 1),
+    ),
+    st.builds(
+        Trigger,
+        stack=st.sampled_from(["series_001", "reference_001", "nobody"]),
+        first=st.integers(0, 10),
+        count=st.integers(0, 10**7),
+        dose_e_per_nm2=st.floats(0, 1e6),
+    ),
+    st.builds(Exposed, stack=st.just("series_001"), dose_e_per_nm2=st.none() | st.floats(0, 1e6)),
+    st.builds(MadeSafe, beam_blanked_ns=st.integers(0, 10**18), heater_safe_ns=st.just(5)),
+    st.builds(
+        RunLine,
+        run=st.just("r"),
+        resumed=st.integers(0, 3),
+        carried=st.none() | st.builds(Carried, index=st.integers(0, 9), done_s=st.floats(0, 1e9)),
+    ),
+)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(0, (1 << 63) - 1), entries), max_size=30))
+def test_no_journal_makes_it_fail_otherwise_than_by_saying_so(
+    noted: list[tuple[int, Entry]],
+) -> None:
+    history = History.of(itertools.starmap(Noted, noted))
+    with_limits = plan_of(limits={"dose": "1000 e/nm^2", "dose_per_series": "100 e/nm^2"})
+    try:
+        point = resume_point(with_limits, history, Disk(with_limits).recorded(), Now(1 << 62))
+    except BadInput:
+        return
+    assert 0 <= point.index <= len(with_limits.operations)
+    for index, rest in point.rest.items():
+        stack = getattr(with_limits.operations[index], "stack", None)
+        assert rest.done_s >= 0
+        assert rest.places is None or set(rest.places) <= set(range(stack.frames))
+
+
+@given(st.lists(st.floats(0, 100), min_size=2, max_size=30), st.floats(1, 99), st.integers(-1, 3))
+def test_time_above_a_level_is_that_of_lines_between_samples(
+    values: list[float], level_c: float, skipped: int
+) -> None:
+    t_ns = np.arange(len(values), dtype=np.int64) * 10**9
+    first = max(0, skipped)
+    fine = np.interp(np.arange(first, len(values) - 1, 1e-3), np.arange(len(values)), values)
+    found = hot_s(t_ns, np.array(values), level_c, first * 10**9)
+    assert found == pytest.approx(float((fine >= level_c).sum() * 1e-3), abs=0.05)
+
+
+def test_a_journal_written_and_read_says_the_same() -> None:
+    journal = Story(PLAN, [Kill(20, guarded_s=0.2)]).disk.journal
+    assert parse_journal(lines_of(journal)) == (journal, [])
