@@ -343,8 +343,6 @@ class Round:
             must(durable == 0, "frames were acknowledged, and there is no file")
             return
         recovered = pyrotome(self.folder, "recover", self.file.name)
-        if "No such command" in recovered.stderr:  # TEMP
-            return
         must(recovered.returncode == 0, "recover:", recovered.returncode, recovered.stderr)
         recorded = self.recorded()
         new = max(0, durable - self.acknowledged)
