@@ -447,6 +447,8 @@ def play(seed: int, tally: Tally, most_kills: int, keep: bool = False) -> None:
         problem = traceback.format_exc()
     with tally.lock:
         tally.rounds += 1
+        if this is not None:
+            print(f"seed {seed}: {'BROKEN' if problem else 'kept'}: {'; '.join(this.story)}", flush=True)
         if problem:
             story = "; ".join(this.story) if this is not None else "did not begin"
             tally.failures.append((seed, f"{story}\n{problem}"))
