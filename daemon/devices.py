@@ -16,7 +16,7 @@ from .publisher import monotonic_s
 # A safing step that has not confirmed by then counts as failed, and the next one is taken.
 SAFING_STEP_TIMEOUT_S = 10.0
 # Wall seconds that a beam has to confirm before the heater's step is taken as well.
-BEAM_GRACE_S = 0.02
+BEAM_GRACE_S = 0.005
 # Wall seconds between two tries of beam or heater.
 SAFING_RETRY_S = 0.5
 
@@ -161,7 +161,8 @@ async def _take(
         problem = ""
         left_s = started + timeout_s - monotonic_s()
         try:
-            await asyncio.wait_for(act(), left_s)
+            async with asyncio.timeout(left_s):
+                await act()
         except DeviceError as error:
             problem = str(error)
         except TimeoutError:

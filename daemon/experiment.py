@@ -356,6 +356,11 @@ class Experiment:
             if self.machine.state in (State.FINISHING, State.SAFING):
                 self.machine.to(State.IDLE if self.safe_confirmed else State.PANICKED)
             return outcome
+        except BaseException:
+            if not self.closing:
+                # Whatever this is: nobody else will look after the heater.
+                self.safe_confirmed = await self.devices.make_safe(lambda _: None, self._left)
+            raise
         finally:
             if clock_record is not None:
                 clock_record.cancel()

@@ -42,8 +42,9 @@ class Daemon:
         self.pid = os.getppid()
         self.journal: str | None = None
         self._raw = bytearray()
-        self._orderly = False
         self.handed_over = False
+        # Before the first heartbeat nothing has been entrusted to this process.
+        self._orderly = True
 
     def line(self) -> bytes:
         """The next line, or nothing if standard input ends before."""
@@ -65,7 +66,6 @@ class Daemon:
                 silent_s = 0.0
                 raw = os.read(0, 65_536)
                 if not raw:
-                    self._take_in()
                     if self.handed_over:
                         return "the daemon ends, and beam or heater has not confirmed"
                     return None if self._orderly else "the daemon died"
@@ -77,12 +77,13 @@ class Daemon:
     def _take_in(self) -> None:
         *lines, rest = bytes(self._raw).split(b"\n")
         self._raw[:] = rest
-        for line in filter(None, lines):
+        for line in lines:
+            self._orderly = False
             with contextlib.suppress(ValueError):
-                told: Any = json.loads(line)
+                told: Any = json.loads(line or b"{}")
+                self._orderly = bool(told.get("end"))
                 if "journal" in told:
                     self.journal = told["journal"]
-                self._orderly = self._orderly or bool(told.get("end"))
                 self.handed_over = self.handed_over or bool(told.get("unsafe"))
 
     def kill(self) -> None:
