@@ -181,6 +181,10 @@ def run(
     raise typer.Exit(code)
 
 
+def _notice(text: str) -> None:
+    _err().print(text, style="dim", highlight=False, soft_wrap=True)
+
+
 def _interrupted(target: Path, output: Path | None) -> Interrupted:
     """The run that is to go on, named by its file or by its recipe and file."""
     from .interrupted import is_run_file, read_interrupted, same_recipe
@@ -190,7 +194,7 @@ def _interrupted(target: Path, output: Path | None) -> Interrupted:
     if is_run_file(target):
         if output is not None:
             raise BadInput("-o", f"a run goes on in its own file, {target}")
-        return read_interrupted(target)
+        return read_interrupted(target, _notice)
     text = read_text(target)
     if output is None:
         raise BadInput(
@@ -198,7 +202,7 @@ def _interrupted(target: Path, output: Path | None) -> Interrupted:
         )
     if not is_run_file(output):
         raise BadInput(str(output), "is no run file" if output.exists() else "no such file")
-    interrupted = read_interrupted(output)
+    interrupted = read_interrupted(output, _notice)
     same_recipe(interrupted, text, str(target))
     return interrupted
 

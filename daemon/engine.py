@@ -184,6 +184,12 @@ class Engine:
         finally:
             self.waiting_for_credit = False
 
+    def expect(self, index: int) -> None:
+        """Count everything before an operation as done."""
+        self.operation_index = index
+        if index < len(self.plan.operations):
+            self.operation = self.plan.operations[index]
+
     def _begin(self, index: int, rest: Rest) -> None:
         operation, done_s = self.plan.operations[index], rest.done_s
         if isinstance(operation, TakeStack) and rest.places is not None:
@@ -311,7 +317,8 @@ class Engine:
                 await self._checkpoint()
                 await self._tilt(tilt_deg)
                 await frames.expose(first)
-                self._was_exposed(stack.name, first, first + at_a_time - 1)
+                last = first + at_a_time - 1
+                self._was_exposed(stack.name, frames.places[first], frames.places[last])
             await self._look_at_stage()
 
     async def _tilt(self, tilt_deg: float) -> None:

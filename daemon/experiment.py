@@ -456,7 +456,7 @@ class Experiment:
         engine, gap = self.engine, point.interruption
         self.ledger.restore(point.charged)
         engine.steering.restore(point.necks)
-        engine.operation_index = point.index
+        engine.expect(point.index)
         engine.frames_lost = sum(map(len, point.missing.values()))
         operations = self.plan.operations
         rest = operations[point.index].label if point.index < len(operations) else "the end"
@@ -559,13 +559,17 @@ class Experiment:
             took_s=step.took_s,
         )
         if step.confirmed:
-            now_ns = self.clock.now_ns()
-            # From the command on the specimen cools; that the beam is off is known only now.
-            commanded_ns = now_ns - int(step.took_s * self.clock.speed * 1e9)
-            if step.action.startswith("beam"):
-                self.engine.journal.note(MadeSafe(beam_blanked_ns=now_ns))
-            elif step.action.startswith("heater"):
-                self.engine.journal.note(MadeSafe(heater_safe_ns=commanded_ns))
+            self._note_safe(step)
+
+    def _note_safe(self, step: SafingStep) -> None:
+        now_ns = self.clock.now_ns()
+        begun_ns = now_ns - int(step.took_s * self.clock.speed * 1e9)
+        if step.action.startswith("beam"):
+            self.engine.journal.note(MadeSafe(beam_blanked_ns=now_ns))
+        elif step.action.startswith("heater"):
+            sent_ns = max(begun_ns, self.devices.heater.safe_sent_ns or 0)
+            note = MadeSafe(heater_commanded_ns=sent_ns, heater_safe_ns=now_ns)
+            self.engine.journal.note(note)
 
     async def _analysis_catches_up(self) -> None:
         outlet = self._outlet

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from ..protocols.control import EXIT_DONE, EXIT_INTERRUPTED
 from ..protocols.faults import Fault
+from ..protocols.loading import BadInput
 from ..protocols.rig import ROLES, Rig
 from ..protocols.timebase import ExperimentClock
 from .children import ChildFailed
@@ -146,7 +147,10 @@ async def run_foreground(
 
 def _summary(outcome: Outcome, output: Path, console: Console) -> None:
     if output.exists():
-        Console().print(describe_file(output))
+        try:
+            Console().print(describe_file(output))
+        except BadInput as error:  # another program has it open; how the run ended stands
+            console.print(str(error), highlight=False, soft_wrap=True)
     style = "green" if outcome.status == "complete" else "red"
     console.print(f"[{style}]{outcome.status}[/{style}]", outcome.reason, highlight=False)
     if output.exists():

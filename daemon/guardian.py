@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import json
 import os
 import select
@@ -19,7 +20,6 @@ import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 from ..drivers.base import Beam, Heater
@@ -41,6 +41,7 @@ class Daemon:
     def __init__(self) -> None:
         self.pid = os.getppid()
         self.journal: str | None = None
+        self._kept: int | None = None
         self._raw = bytearray()
         self.handed_over = False
         # Before the first heartbeat nothing has been entrusted to this process.
@@ -83,8 +84,18 @@ class Daemon:
                 told: Any = json.loads(line or b"{}")
                 self._orderly = bool(told.get("end"))
                 if "journal" in told:
-                    self.journal = told["journal"]
+                    self._keep(told["journal"])
                 self.handed_over = self.handed_over or bool(told.get("unsafe"))
+
+    def _keep(self, journal: str | None) -> None:
+        """Hold the journal of the run: who takes the run up again waits until it is let go."""
+        self.journal = journal
+        if self._kept is not None:
+            self._kept = os.close(self._kept)
+        if journal is not None:
+            with contextlib.suppress(OSError):
+                self._kept = os.open(journal, os.O_RDONLY | os.O_CLOEXEC)
+                fcntl.flock(self._kept, fcntl.LOCK_SH)
 
     def kill(self) -> None:
         """Kill it, if it is still there, and wait until it is gone."""
@@ -159,10 +170,13 @@ def note(journal: str | None, what: dict[str, Any]) -> None:
     if journal is None:
         return
     try:
-        with Path(journal).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(what) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        # Not created: one that is gone has served.
+        file = os.open(journal, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        try:
+            os.write(file, json.dumps(what).encode() + b"\n")
+            os.fsync(file)
+        finally:
+            os.close(file)
     except OSError as error:
         say(f"the journal {journal} cannot be written: {error.strerror}")
 

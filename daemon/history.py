@@ -47,7 +47,7 @@ class History:
     open: Trigger | None = None
     open_ns: int = 0
     beam_blanked_ns: int | None = None
-    heater_safe_ns: int | None = None
+    heater_off_ns: int | None = None
 
     @classmethod
     def of(cls, entries: Iterable[Noted]) -> History:
@@ -66,7 +66,7 @@ class History:
                 if line.carried is not None:
                     self.index, self.carried = line.carried.index, line.carried
                 self.begun, self.moments, self.open = False, {}, None
-                self.beam_blanked_ns = self.heater_safe_ns = None
+                self.beam_blanked_ns = self.heater_off_ns = None
             case Begun(index=index):
                 self._go_to(index)
                 self.begun, self.begun_ns, self.moments = True, noted.t_ns, {}
@@ -94,7 +94,8 @@ class History:
                 self.necks[series] = ratio
             case MadeSafe() as safe:
                 self.beam_blanked_ns = self.beam_blanked_ns or safe.beam_blanked_ns
-                self.heater_safe_ns = self.heater_safe_ns or safe.heater_safe_ns
+                off_ns = safe.heater_commanded_ns or safe.heater_safe_ns
+                self.heater_off_ns = self.heater_off_ns or off_ns
             case _:
                 pass
 
@@ -131,5 +132,5 @@ HOLD_MOMENTS: tuple[MomentName, ...] = (
 
 
 def first_of(known: int | None, otherwise: int) -> int:
-    """The earlier moment, if there is one: of two rises of a hold the first counts."""
+    """The moment that is known already, else the other one."""
     return otherwise if known is None else known

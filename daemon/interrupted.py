@@ -7,7 +7,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,16 +19,20 @@ from numpy.typing import NDArray
 
 from ..protocols import layout
 from ..protocols.loading import BadInput
+from ..protocols.locking import is_written
 from ..protocols.manifest import RunManifest
 from ..protocols.messages import Message
 from ..protocols.rig import Rig, rig_of_text
 from .history import History
-from .journal import journal_path, read_journal
+from .journal import is_kept, journal_path, read_journal
 from .plan import Plan
 from .recovery import recover
 from .remains import Now, Recorded
 from .resuming import ResumePoint, resume_point
 
+# How long a run that was killed may take to end: after this it counts as going on.
+RECORDER_LEAVES_S = 5.0
+GUARDIAN_LEAVES_S = 120.0
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 # What a person is told, where the file has no reason.
 _KILLED = "the processes of the run ended without a word"
@@ -101,8 +106,15 @@ def is_run_file(path: Path) -> bool:
         return False
 
 
-def read_interrupted(path: Path) -> Interrupted:
+def read_interrupted(path: Path, told: Callable[[str], None] | None = None) -> Interrupted:
     """Recover the file of an interrupted run, and read what resuming needs.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    told : callable
+        Takes what is being waited for: processes of the run that are just ending.
 
     Raises
     ------
@@ -112,6 +124,7 @@ def read_interrupted(path: Path) -> Interrupted:
     path = path.absolute()
     if not path.exists():
         raise BadInput(str(path), "no such file; name the file of the interrupted run")
+    _wait_until_left(path, told)
     found = recover(path)
     manifest = found.manifest
     if manifest is None:
@@ -165,6 +178,22 @@ def read_interrupted(path: Path) -> Interrupted:
         *(f"{journal_path(path).name}: {text}; skipped" for text in damaged),
     )
     return Interrupted(path, manifest, reason, history, recorded, tilt_deg, problems)
+
+
+def _wait_until_left(path: Path, told: Callable[[str], None] | None) -> None:
+    """Wait until recorder and guardian of a run that was just killed have ended."""
+    waits: tuple[tuple[str, Callable[[Path], bool], float], ...] = (
+        ("its recorder", is_written, RECORDER_LEAVES_S),
+        ("its guardian, which makes beam and heater safe", is_kept, GUARDIAN_LEAVES_S),
+    )
+    for who, there, limit_s in waits:
+        end = time.monotonic() + limit_s
+        if there(path) and told is not None:
+            told(f"{path.name}: waiting for {who}")
+        while there(path):
+            if time.monotonic() > end:
+                raise BadInput(str(path), f"its run still goes on: {who} is there")
+            time.sleep(0.05)
 
 
 def _heater(file: Any) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

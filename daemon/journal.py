@@ -8,6 +8,8 @@ the last operation, when the file was last brought to the disk (fsync).
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import fcntl
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +29,16 @@ def journal_path(run_file: Path) -> Path:
 def read_journal(run_file: Path) -> tuple[list[Noted], list[str]]:
     """Entries of a run's journal and what of it cannot be read; raises OSError."""
     return parse_journal(journal_path(run_file).read_bytes())
+
+
+def is_kept(run_file: Path) -> bool:
+    """Whether the guardian of a run is still there, and may yet have something to add."""
+    with contextlib.suppress(OSError), journal_path(run_file).open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 class Notes(Protocol):

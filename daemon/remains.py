@@ -144,27 +144,26 @@ class HeatLeft:
     def _off(self, seen_ns: int) -> int:
         """When the specimen began to cool, as far as is known."""
         history, level_c = self._history, self._level_c()
-        if history.heater_safe_ns is not None:
-            return history.heater_safe_ns
-        log = self._recorded.heater_c
-        hot = {"reached", "crossed_up"} & history.moments.keys() or (
-            isinstance(self._operation, HoldAt) and log.size and log[-1] >= (level_c or math.inf)
+        log, now_c = self._recorded.heater_c, self._now.temperature_c
+        was_hot = bool({"reached", "crossed_up"} & history.moments.keys()) or (
+            isinstance(self._operation, HoldAt)
+            and log.size > 0
+            and log[-1] >= (level_c or math.inf)
         )
-        if level_c is None or not hot or "commanded_down" in history.moments:
-            return seen_ns
-        if self._now.temperature_c is not None and self._now.temperature_c >= level_c:
-            self.problems.append(
-                "the heater was not made safe: the specimen has been hot all the time, which counts"
-            )
+        if level_c is None or not was_hot or "commanded_down" in history.moments:
+            return first_of(history.heater_off_ns, seen_ns)
+        if now_c is not None and now_c >= level_c:
+            self.problems.append("the specimen is hot: it has been so all the time, which counts")
             return self._now.t_ns
-        self.problems.append(
-            "nobody saw how the specimen cooled: it counts as hot until the last reading"
-        )
-        return seen_ns
+        if history.heater_off_ns is None:
+            self.problems.append(
+                "nobody saw how the specimen cooled: it counts as hot until the last reading"
+            )
+        return first_of(history.heater_off_ns, seen_ns)
 
     def _falling_s(self, level_c: float, target_c: float) -> float:
         """Time to cool to the level after the command, where the chip's rate is limited."""
-        confirmed = self._history.heater_safe_ns is not None
+        confirmed = self._history.heater_off_ns is not None
         rate = self._now.rate_c_per_s
         return (target_c - level_c) / rate if confirmed and rate else 0.0
 

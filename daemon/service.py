@@ -344,11 +344,14 @@ class Daemon:
         experiment = self.experiment_for(plan, recipe_text, output, interrupted)
         self.experiment = experiment
         self.watchdog.run_begins(experiment.engine, plan.recipe.limits.temperature_c)
-        experiment.on_prepared = self.watchdog.beam_is_ours
-        if self.guardian is not None:
-            self.guardian.journal(journal_path(output))
+        experiment.on_prepared = lambda: self._prepared(output)
         self._run = asyncio.create_task(self._run_one(experiment), name="experiment")
         return experiment
+
+    def _prepared(self, output: Path) -> None:
+        self.watchdog.beam_is_ours()
+        if self.guardian is not None:
+            self.guardian.journal(journal_path(output))
 
     def experiment_for(
         self, plan: Plan, recipe_text: str, output: Path, interrupted: Interrupted | None = None

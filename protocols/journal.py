@@ -125,10 +125,14 @@ class Pause(Entry):
 
 
 class MadeSafe(Entry):
-    """Beam and heater were made safe, by the daemon itself or by the guardian; absent: not so."""
+    """Beam and heater were made safe, by the daemon itself or by the guardian; absent: not so.
+
+    `heater_commanded_ns` is when the heater was told, `heater_safe_ns` when its readings said so.
+    """
 
     kind: Literal["safed", "guardian"] = "safed"
     beam_blanked_ns: Nanoseconds | None = None
+    heater_commanded_ns: Nanoseconds | None = None
     heater_safe_ns: Nanoseconds | None = None
 
 

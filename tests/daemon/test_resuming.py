@@ -652,7 +652,7 @@ def test_a_hold_that_nobody_ended_counts_as_long_as_the_chip_is_found_hot() -> N
     assert hot.interruption.hot_s == pytest.approx(0.2, abs=0.03)
     assert cold.rest[index].done_s == pytest.approx(0.1, abs=0.03)
     assert cold.interruption.hot_s == 0
-    assert "has been hot all the time" in hot.problems[0]
+    assert "it has been so all the time" in hot.problems[0]
     assert "counts as hot until the last reading" in cold.problems[0]
 
 
