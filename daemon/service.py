@@ -77,12 +77,12 @@ class Daemon:
         self.rig_file = rig_file
         self.rig, self.rig_text, self.clock, self.context = rig, rig_text, clock, context
         self.machine = StateMachine(self._state_changed)
+        self.broker = MqttReport(rig.mqtt) if rig.mqtt is not None else None
         self.gate = Gate(rig, public, self._event)
         self.publisher = Publisher(
             public, rig.streams.monitor, clock, fall_back_ports,
             lambda socket: self.gate.protect(socket, "the monitor"),
         )  # fmt: skip
-        self.broker = MqttReport(rig.mqtt, self.publisher) if rig.mqtt is not None else None
         self.devices = Devices.of(rig, clock)
         self.watch = HeaterWatch(self.devices.heater, clock)
         self.identities: dict[str, str] = {}
@@ -583,7 +583,7 @@ async def running_daemon(
         tasks.append(asyncio.create_task(daemon.watchdog.watch(), name="watchdog"))
         tasks.append(asyncio.create_task(daemon.publisher.look_after(), name="monitor"))
         if daemon.broker is not None:
-            tasks.append(asyncio.create_task(daemon.broker.report(), name="mqtt"))
+            tasks.append(asyncio.create_task(daemon.broker.report(daemon.publisher), name="mqtt"))
         with start_frozen():
             yield daemon
     finally:
