@@ -593,7 +593,7 @@ async def running_daemon(
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         if guardian is not None:
-            await guardian.stop()
+            await guardian.stop(daemon is not None and daemon.machine.state is State.PANICKED)
         if simulators is not None:
             await simulators.stop()
         context.destroy(linger=500)
