@@ -45,6 +45,7 @@ class Caller:
     def __init__(self, context: zmq.Context[Any], endpoint: str, key: ClientKey | None) -> None:
         self.socket = context.socket(zmq.DEALER)
         self.socket.set(zmq.LINGER, 0)
+        self.socket.set(zmq.CONNECT_TIMEOUT, 1000)
         use(self.socket, key)
         self.socket.connect(endpoint)
 
