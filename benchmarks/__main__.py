@@ -11,6 +11,7 @@ for name in (
     "detectors",
     "ingest",
     "regulation",
+    "safe",
     "denoising",
     "recording",
     "rendering",

@@ -88,7 +88,8 @@ class Child:
         try:
             process.stdin.write(dump_config(config).encode())
             await process.stdin.drain()
-            line = await asyncio.wait_for(process.stdout.readline(), START_TIMEOUT_S)
+            async with asyncio.timeout(START_TIMEOUT_S):
+                line = await process.stdout.readline()
             self.ready = json.loads(line or "{}")
         except (TimeoutError, ValueError, ConnectionError) as error:
             await self.stop()

@@ -1,10 +1,11 @@
 """Who is connected to a public socket, how many there may be, and who is cut.
 
 libzmq accepts whoever comes, spins when descriptors run out, and tells on a monitor socket what
-happened to which descriptor. From that we know every connection, and cut those too many by
-shutting them down: at most `MOST_SILENT` that have not said a word yet (the oldest goes first), at
-most `MOST_HEARD` that have (who was silent longest goes first). The listening socket stays open
-all the time, so that whoever comes has a place for long enough to ask for something.
+happened to which descriptor. A thread listens there, for the address of a peer that fails is known
+only for the moment until its descriptor is closed. So we know every connection, and cut those too
+many by shutting them down: at most `MOST_SILENT` that have not said a word yet (the oldest goes
+first), at most `MOST_HEARD` that have (who was silent longest goes first). The listening socket
+stays open all the time, so that whoever comes has a place for long enough to ask for something.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ import resource
 import socket as sockets
 import struct
 import termios
-from collections import OrderedDict
+import threading
+import time
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -50,6 +53,9 @@ _PROBLEMS: dict[int, str] = {
     zmq.PROTOCOL_ERROR_ZMTP_KEY_EXCHANGE: "it does not know this daemon's public key",
 }
 
+# Events that wait to be dealt with.
+_MOST_NEWS = 500
+
 Ends = tuple[object, object]
 
 
@@ -81,6 +87,74 @@ class Connection:
     progress: tuple[int, int] = (0, 0)
 
 
+@dataclass(frozen=True)
+class _Event:
+    """What happened to a connection; `why` if it did not come about."""
+
+    kind: int
+    fd: int
+    ends: Ends
+    why: str = ""
+
+
+class _News:
+    """Listens to a socket's monitor in a thread, and keeps what it tells until it is asked for."""
+
+    def __init__(self, socket: zmq.Socket[Any]) -> None:
+        self._socket = socket
+        where = f"inproc://connections-{id(self)}"
+        socket.monitor(where, zmq.EVENT_ALL)
+        self._events: zmq.Socket[bytes] = zmq.Socket(socket.context, zmq.PAIR)
+        self._events.set(zmq.LINGER, 0)
+        self._events.connect(where)
+        self._told: deque[_Event] = deque()
+        self._closing = False
+        self._thread = threading.Thread(target=self._listen, name="connections", daemon=True)
+        self._thread.start()
+
+    def next(self) -> _Event | None:
+        """What happened next; None if nothing did."""
+        return self._told.popleft() if self._told else None
+
+    def _listen(self) -> None:
+        ends: dict[int, Ends] = {}
+        why = ""
+        while True:
+            event, *_rest = self._events.recv_multipart()
+            kind, value = struct.unpack("=HI", event)
+            if kind == zmq.EVENT_ACCEPTED:
+                ends[value] = ends_of(value)
+                self._told.append(_Event(kind, value, ends[value]))
+            elif kind == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
+                why = _PROBLEMS.get(value, f"it does not speak ZMTP (0x{value:x})")
+            elif kind == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
+                late = value in (errno.EAGAIN, errno.ETIMEDOUT)
+                why = (
+                    f"it did not finish its handshake within {HANDSHAKE_S:g} s"
+                    if late
+                    else f"it left in the middle of the handshake ({os.strerror(value)})"
+                )
+            elif kind == zmq.EVENT_DISCONNECTED:
+                # One thread of libzmq serves the socket: why it failed comes just before this.
+                self._told.append(_Event(kind, value, ends.pop(value, (None, None)), why))
+                why = ""
+            elif kind == zmq.EVENT_ACCEPT_FAILED:
+                self._told.append(_Event(kind, -1, (None, None)))
+            elif kind == zmq.EVENT_MONITOR_STOPPED:
+                break
+            # libzmq waits for us in turn, so that a storm is taken in no faster than dealt with.
+            while len(self._told) > _MOST_NEWS and not self._closing:
+                time.sleep(0.001)
+        self._events.close()
+
+    def close(self) -> None:
+        """End the thread."""
+        self._closing = True
+        if not self._socket.closed:
+            self._socket.disable_monitor()
+            self._thread.join()
+
+
 class Connections:
     """Keeps account of the connections to one socket, and bounds their number.
 
@@ -105,12 +179,7 @@ class Connections:
         socket.set(zmq.HANDSHAKE_IVL, int(HANDSHAKE_S * 1000))
         socket.set(zmq.HEARTBEAT_IVL, int(HEARTBEAT_S * 1000))
         socket.set(zmq.HEARTBEAT_TIMEOUT, int(HEARTBEAT_TIMEOUT_S * 1000))
-        where = f"inproc://connections-{id(self)}"
-        socket.monitor(where, zmq.EVENT_ALL)
-        self._events: zmq.Socket[bytes] = zmq.Socket(socket.context, zmq.PAIR)
-        self._events.set(zmq.LINGER, 0)
-        self._events.connect(where)
-        self._failure = ""
+        self._news = _News(socket)
         self._silent: OrderedDict[int, Connection] = OrderedDict()
         self._heard: OrderedDict[int, Connection] = OrderedDict()
         self._endpoint = ""
@@ -132,70 +201,69 @@ class Connections:
         if connection is not None:
             self._heard.move_to_end(fd)
             return connection
-        connection = self._silent.pop(fd, None)
-        if connection is not None:
-            connection.name, connection.moved_s = name, now_s
-            self._heard[fd] = connection
-            if len(self._heard) > self._most_heard:
-                self.cut(
-                    next(iter(self._heard.values())),
-                    f"more than {self._most_heard} connections, and it was silent for the longest",
-                )
+        if fd not in self._silent:
+            # The message was faster than the news of the connection.
+            ends = ends_of(fd)
+            if _port(ends[0]) is None or _port(ends[0]) != self._port():
+                return None
+            self._accepted(fd, ends, now_s)
+        connection = self._silent.pop(fd)
+        connection.name, connection.moved_s = name, now_s
+        self._heard[fd] = connection
+        if len(self._heard) > self._most_heard:
+            self.cut(
+                next(iter(self._heard.values())),
+                f"more than {self._most_heard} connections, and it was silent for the longest",
+            )
         return connection
+
+    def _port(self) -> object:
+        if not self._endpoint:
+            self._endpoint = cast(bytes, self._socket.get(zmq.LAST_ENDPOINT)).decode().rstrip("\0")
+        scheme, _, rest = self._endpoint.partition("://")
+        return int(rest.rpartition(":")[2]) if scheme == "tcp" else rest
 
     # --- what libzmq tells ----------------------------------------------------------------------
 
     def take_events(self, now_s: float, most: int = EVENTS_AT_ONCE) -> bool:
         """Take in what has happened; whether that was all of it."""
         for _ in range(most):
-            try:
-                event, *_rest = self._events.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
+            news = self._news.next()
+            if news is None:
                 return True
-            number, value = struct.unpack("=HI", event)
-            self._take_event(number, value, now_s)
+            if news.kind == zmq.EVENT_ACCEPTED:
+                self._accepted(news.fd, news.ends, now_s)
+            elif news.kind == zmq.EVENT_DISCONNECTED:
+                self._disconnected(news)
+            else:
+                self._out_of_descriptors(now_s)
         return False
 
-    def _take_event(self, number: int, value: int, now_s: float) -> None:
-        if number == zmq.EVENT_ACCEPTED:
-            self._accepted(value, now_s)
-        elif number == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
-            self._failure = _PROBLEMS.get(value, f"it does not speak ZMTP (0x{value:x})")
-        elif number == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
-            late = value in (errno.EAGAIN, errno.ETIMEDOUT)
-            self._failure = (
-                f"it did not finish its handshake within {HANDSHAKE_S:g} s"
-                if late
-                else f"it left in the middle of the handshake ({os.strerror(value)})"
-            )
-        elif number == zmq.EVENT_DISCONNECTED:
-            self._disconnected(value)
-        elif number == zmq.EVENT_LISTENING and not self._endpoint:
-            self._endpoint = cast(bytes, self._socket.get(zmq.LAST_ENDPOINT)).decode().rstrip("\0")
-        elif number == zmq.EVENT_ACCEPT_FAILED:
-            self._out_of_descriptors(now_s)
-
-    def _accepted(self, fd: int, now_s: float) -> None:
-        # A descriptor that comes again was closed in between, whatever became of the news of it.
-        if fd in self._heard or fd in self._silent:
-            self._disconnected(fd)
-        ends = _ends(fd)
-        self._silent[fd] = Connection(fd, _address(ends), ends, now_s)
+    def _accepted(self, fd: int, ends: Ends, now_s: float) -> None:
+        known = self._heard.get(fd) or self._silent.get(fd)
+        if known is not None:
+            if known.ends == ends:
+                return
+            # The descriptor is somebody else's now; the news of it is still to come.
+            self._forget(known)
+        self._silent[fd] = Connection(fd, address_of(ends), ends, now_s)
         if len(self._silent) > self._most_silent:
             self.cut(
                 next(iter(self._silent.values())),
                 f"more than {self._most_silent} connections that say nothing, and it is the oldest",
             )
 
-    def _disconnected(self, fd: int) -> None:
-        # One thread of libzmq serves the socket: why it failed comes just before that it did.
-        failure, self._failure = self._failure, ""
-        connection = self._silent.pop(fd, None) or self._heard.pop(fd, None)
-        if connection is None:
-            return
-        if failure:
+    def _disconnected(self, news: _Event) -> None:
+        if news.why:
             self.failed_count += 1
-            self._refused(connection.address, failure)
+            self._refused(address_of(news.ends), news.why)
+        connection = self._heard.get(news.fd) or self._silent.get(news.fd)
+        if connection is not None and connection.ends == news.ends:
+            self._forget(connection)
+
+    def _forget(self, connection: Connection) -> None:
+        self._silent.pop(connection.fd, None)
+        self._heard.pop(connection.fd, None)
         if self.on_gone is not None:
             self.on_gone(connection)
 
@@ -208,6 +276,7 @@ class Connections:
                 self.cut(connection, "no file descriptor is left")
             return
         self._refused("everyone", "no file descriptor is left, nobody is let in for a second")
+        self._port()
         with contextlib.suppress(zmq.ZMQError):
             self._socket.unbind(self._endpoint)
             self._closed_until_s = now_s + _PAUSE_S
@@ -216,18 +285,16 @@ class Connections:
 
     def cut(self, connection: Connection, why: str) -> None:
         """Shut a connection down; libzmq then drops it and all that waited for it."""
-        self._silent.pop(connection.fd, None)
-        if self._heard.pop(connection.fd, None) is not None:
+        if connection.fd in self._heard:
             self.cut_count += 1
         else:
             self.failed_count += 1
         with contextlib.suppress(OSError), sockets.socket(fileno=os.dup(connection.fd)) as held:
             # The descriptor may be somebody else's by now: a heater's, say.
-            if _ends_of(held) == connection.ends:
+            if (held.getsockname(), held.getpeername()) == connection.ends:
                 held.shutdown(sockets.SHUT_RDWR)
+        self._forget(connection)
         self._refused(connection.address, why)
-        if self.on_gone is not None:
-            self.on_gone(connection)
 
     def sweep(self, now_s: float) -> None:
         """Cut who says nothing; let everyone in again after a pause. To be called now and then."""
@@ -269,9 +336,7 @@ class Connections:
 
     def close(self) -> None:
         """Listen to no more events; to be called before the socket is closed."""
-        if not self._socket.closed:
-            self._socket.disable_monitor()
-        self._events.close()
+        self._news.close()
 
 
 def raise_descriptor_limit() -> int:
@@ -285,32 +350,38 @@ def raise_descriptor_limit() -> int:
     return soft
 
 
-def _ends_of(held: sockets.socket) -> Ends:
-    return held.getsockname(), held.getpeername()
-
-
-def _ends(fd: int) -> Ends:
+def ends_of(fd: int) -> Ends:
     """Addresses of both ends of a connection; Nones if it is gone already."""
     try:
         held = sockets.socket(fileno=fd)
     except OSError:
         return None, None
     try:
-        return _ends_of(held)
+        return held.getsockname(), held.getpeername()
     except OSError:
         return None, None
     finally:
         held.detach()
 
 
-def _address(ends: Ends) -> str:
+def address_of(ends: Ends) -> str:
+    """Whom a connection leads to, for people."""
     match ends[1]:
         case (str(host), int(port), *_):
             return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         case None:
-            return "somebody who has left"
+            return "an address that was gone before it could be read"
         case _:
             return "a local socket"
+
+
+def _port(end: object) -> object:
+    """Port of an address, or path of a local one."""
+    match end:
+        case (str(), int(port), *_):
+            return port
+        case _:
+            return end
 
 
 def _outgoing(fd: int) -> tuple[int, int]:

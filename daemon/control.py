@@ -106,6 +106,7 @@ class ControlServer:
             self.endpoint = bind(self._socket, endpoint, "streams.control", fall_back)
         except BadInput:
             self._connections.close()
+            self._socket.close(linger=0)
             raise
         self._rates = Rates(RATE_EACH, BURST_EACH, RATE_ALL, BURST_ALL)
         self._safe_rates = Rates(SAFE_EACH, SAFE_BURST_EACH, SAFE_ALL, SAFE_BURST_ALL)

@@ -16,7 +16,7 @@ from .publisher import monotonic_s
 # A safing step that has not confirmed by then counts as failed, and the next one is taken.
 SAFING_STEP_TIMEOUT_S = 10.0
 # Wall seconds that a beam has to confirm before the heater's step is taken as well.
-BEAM_GRACE_S = 0.02
+BEAM_GRACE_S = 0.005
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,8 @@ async def _take(action: str, act: Callable[[], Awaitable[object]], timeout_s: fl
     started = monotonic_s()
     problem = ""
     try:
-        await asyncio.wait_for(act(), timeout_s)
+        async with asyncio.timeout(timeout_s):
+            await act()
     except DeviceError as error:
         problem = str(error)
     except TimeoutError:

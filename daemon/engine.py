@@ -167,6 +167,7 @@ class Engine:
             await self._take_up(point)
         while index < len(self.plan.operations):
             await self._checkpoint()
+            await self.room()
             left = rest.pop(index, ALL)
             self._begin(index, left)
             following = await self._carry_out(index, left)
@@ -174,6 +175,14 @@ class Engine:
             self.journal.save()
             index = following
         self.operation, self.operation_index = None, len(self.plan.operations)
+
+    async def room(self, frames: int = 1) -> None:
+        """Wait until so many frames can be recorded; nothing is exposed meanwhile."""
+        self.waiting_for_credit = True
+        try:
+            await self.out.credit(frames)
+        finally:
+            self.waiting_for_credit = False
 
     def expect(self, index: int) -> None:
         """Count everything before an operation as done."""

@@ -122,7 +122,8 @@ class _Patient:
         self._open_superblock()
         with self._opened("r") as file:
             self._check_is_run(file)
-            indexed = [_address(item) for _, item in _walk(file) if _is_large(item)]
+            walked = _walk(file) if self._was_open else ()
+            indexed = [_address(item) for _, item in walked if _is_large(item)]
         self._mend_indices(indexed)
         with self._opened("r") as file:
             self._read_all(file)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 import time
 from collections.abc import Callable, Sequence
@@ -48,6 +49,8 @@ DAEMON_CHANNELS = {
 }
 # Wall seconds that a closing recorder is given before the run is called failed.
 CLOSING_TIMEOUT_S = 120.0
+# For a run that ends early, while the recorder says that the disk takes nothing.
+FULL_DISK_TIMEOUT_S = 10.0
 # Wall seconds in which work that was stopped should be over.
 LEAVING_TIMEOUT_S = 20.0
 # An analysis that works says so twice a second; one silent for this long is given up at the end.
@@ -181,8 +184,10 @@ class Experiment:
         outlet = self._outlet
         if outlet is None or not (waiting := outlet.waiting_for(frames)):
             return
-        self.event("warning", "engine", f"waiting at standby for {', '.join(waiting)}")
+        why = "; ".join(f"{name}: {what}" for name, what in waiting.items())
+        self.event("warning", "engine", f"waiting at standby for {why}", waiting_for=waiting)
         await outlet.credit(frames)
+        self.event("info", "engine", f"no longer waiting for {', '.join(waiting)}")
 
     def frame(self, header: dict[str, Any], data: FrameData | None, t_ns: int) -> None:
         """Send a frame, or the notice of a lost one, to everyone.
@@ -296,6 +301,7 @@ class Experiment:
             "dose_limit_e_per_nm2": self.plan.recipe.limits.dose_e_per_nm2,
             "eta_s": round(engine.remaining_s(), 1),
             "waiting_for_credit": engine.waiting_for_credit,
+            "waiting_for": outlet.waiting_for() or None if outlet is not None else None,
             "resumed": 0 if interrupted is None else interrupted.history.resumed + 1,
             "analysis": _state_of(analysis),
             "recorder": _state_of(recorder),
@@ -350,6 +356,11 @@ class Experiment:
             if self.machine.state in (State.FINISHING, State.SAFING):
                 self.machine.to(State.IDLE if self.safe_confirmed else State.PANICKED)
             return outcome
+        except BaseException:
+            if not self.closing:
+                # Whatever this is: nobody else will look after the heater.
+                self.safe_confirmed = await self.devices.make_safe(lambda _: None, self._left)
+            raise
         finally:
             if clock_record is not None:
                 clock_record.cancel()
@@ -610,13 +621,37 @@ class Experiment:
                 "dose_e_per_nm2": self.ledger.charged,
             },
         )
-        try:
-            await asyncio.wait_for(recorder.done.wait(), CLOSING_TIMEOUT_S)
-        except TimeoutError:
-            return Outcome("failed", "the recorder did not close the file in time")
+        if not await self._closed(recorder, patient=outcome.status == "complete"):
+            why = recorder.problem or "the recorder did not answer in time"
+            return Outcome("failed", f"the file was not closed: {why}. {outcome.reason}".strip())
         if not recorder.alive:
             return Outcome("failed", "the recorder died while closing the file")
         return outcome
+
+    async def _closed(self, recorder: Consumer, *, patient: bool) -> bool:
+        """Wait until the file is closed; false if that is given up.
+
+        The frames of a whole run are worth waiting for until there is room, or somebody stops it:
+        beam and heater are safe. A run that ends early must not wait for a disk.
+        """
+        limit_s, told = CLOSING_TIMEOUT_S, False
+        begun_s = time.monotonic()
+        while not recorder.done.is_set():
+            if recorder.problem is None:
+                limit_s = CLOSING_TIMEOUT_S
+            elif patient and not self._stop.done():
+                begun_s = time.monotonic()
+            else:
+                limit_s = FULL_DISK_TIMEOUT_S
+            if recorder.problem is not None and not told:
+                told = True
+                text = f"waiting for the recorder to close the file: {recorder.problem}"
+                self.event("warning", "engine", text)
+            if time.monotonic() - begun_s > limit_s:
+                return False
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(recorder.done.wait(), 0.5)
+        return True
 
     async def close(self) -> None:
         """End the processes and the link; harmless after a run."""

@@ -154,7 +154,7 @@ class Stack:
         devices, clock, count = engine.devices, engine.clock, self.at_a_time
         exposure_ns = int(beam.exposure_s * 1e9)
         dose = self._dose_of(count)
-        await self._wait_for_credit()
+        await engine.room(self.at_a_time)
         engine.journal.note(
             Trigger(
                 stack=self.stack.name, first=self.places[first], count=count, dose_e_per_nm2=dose
@@ -197,14 +197,6 @@ class Stack:
             self._lost_in_a_row = 0
         else:
             await self._begin_anew(first + count, lost)
-
-    async def _wait_for_credit(self) -> None:
-        engine = self.engine
-        engine.waiting_for_credit = True
-        try:
-            await engine.out.credit(self.at_a_time)
-        finally:
-            engine.waiting_for_credit = False
 
     async def _receive(self, trigger: _Trigger) -> DeviceLost | None:
         """Take the frames of one trigger as they come and send them on.

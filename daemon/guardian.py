@@ -42,7 +42,8 @@ class Daemon:
         self.journal: str | None = None
         self._kept: int | None = None
         self._raw = bytearray()
-        self._orderly = False
+        # Before the first heartbeat nothing has been entrusted to this process.
+        self._orderly = True
 
     def line(self) -> bytes:
         """The next line, or nothing if standard input ends before."""
@@ -73,12 +74,13 @@ class Daemon:
     def _take_in(self) -> None:
         *lines, rest = bytes(self._raw).split(b"\n")
         self._raw[:] = rest
-        for line in filter(None, lines):
+        for line in lines:
+            self._orderly = False
             with contextlib.suppress(ValueError):
-                told: Any = json.loads(line)
+                told: Any = json.loads(line or b"{}")
+                self._orderly = bool(told.get("end"))
                 if "journal" in told:
                     self._keep(told["journal"])
-                self._orderly = self._orderly or bool(told.get("end"))
 
     def _keep(self, journal: str | None) -> None:
         """Hold the journal of the run: who takes the run up again waits until it is let go."""

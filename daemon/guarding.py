@@ -88,6 +88,11 @@ class Guardian:
             self.beat()
             await asyncio.sleep(BEAT_S)
 
+    @property
+    def process(self) -> asyncio.subprocess.Process | None:
+        """The one at work."""
+        return None if self._child is None else self._child.process
+
     def beat(self) -> None:
         """Say that the event loop goes round."""
         self._write("\n")

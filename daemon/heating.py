@@ -117,7 +117,9 @@ class HeaterWatch:
             self._waiters.add(waiter)
             patience_s = self.clock.wall_s((deadline_ns - self.clock.now_ns()) * 1e-9) + GRACE_S
             try:
-                await asyncio.wait_for(waiter, max(patience_s, 0.01))
+                # Not wait_for: it forgets a cancellation that comes together with a reading.
+                async with asyncio.timeout(max(patience_s, 0.01)):
+                    await waiter
             except TimeoutError:
                 raise DeviceLost(
                     self.heater.name, f"readings, waiting for {what}", "none came in time"

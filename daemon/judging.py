@@ -94,6 +94,8 @@ class Finding:
         Whether there is nothing to wait for.
     since_ns : int or None
         Moment from which on it counts, where that is later than when it was first found.
+    unit : str or None
+        Of value and bound, where it is another than the rule's.
     """
 
     value: float
@@ -101,6 +103,7 @@ class Finding:
     text: str
     at_once: bool = False
     since_ns: int | None = None
+    unit: str | None = None
 
 
 @dataclass(frozen=True)
@@ -220,7 +223,7 @@ class Implausible(Judge):
     """Resistance, power and temperature that cannot belong to one chip."""
 
     LEARN_EVERY_NS = 100_000_000
-    QUIET_C = 2.0
+    QUIET_C = 1.0
     BEYOND = 0.15  # of the way beyond what was learned is granted
 
     def __init__(self, terms: Terms, course: Course) -> None:
@@ -230,8 +233,8 @@ class Implausible(Judge):
     def forget(self) -> None:
         """Begin to learn anew."""
         self._resistance, self._power = Relation(), Relation()
-        self._before_c = math.nan
-        self._learned_ns = 0
+        self._mark_c = math.nan
+        self._mark_ns = 0
         self._too_much: tuple[int, float] | None = None
 
     def judge(self, seen: Observation) -> Finding | None:
@@ -240,7 +243,6 @@ class Implausible(Judge):
         sample = seen.sample
         read_c = sample.temperature_c
         resistance, power_w = (sample.values.get(k) for k in ("resistance_ohm", "power_w"))
-        before_c, self._before_c = self._before_c, read_c
         found = self._cannot_be(read_c, resistance, power_w)
         if found is not None:
             return found
@@ -250,12 +252,13 @@ class Implausible(Judge):
         found = self._heats_something_else(sample.t_ns, read_c, power_w)
         if found is not None:
             return found
-        quiet = abs(read_c - before_c) < self.QUIET_C and self._too_much is None
-        if quiet and sample.t_ns - self._learned_ns >= self.LEARN_EVERY_NS:
-            self._learned_ns = sample.t_ns
-            if resistance is not None:
+        if sample.t_ns - self._mark_ns >= self.LEARN_EVERY_NS:
+            # What changes fast may have been measured at different moments.
+            quiet = abs(read_c - self._mark_c) < self.QUIET_C and self._too_much is None
+            self._mark_ns, self._mark_c = sample.t_ns, read_c
+            if quiet and resistance is not None:
                 self._resistance.learn(read_c, resistance)
-            if power_w is not None:
+            if quiet and power_w is not None:
                 self._power.learn(read_c, power_w)
         return None
 
@@ -263,12 +266,13 @@ class Implausible(Judge):
         self, read_c: float, resistance: float | None, power_w: float | None
     ) -> Finding | None:
         if not ABSOLUTE_ZERO_C <= read_c <= HOTTEST_C:
-            return Finding(read_c, HOTTEST_C, f"a temperature of {read_c:g} degC", at_once=True)
+            text = f"a temperature of {read_c:g} degC"
+            return Finding(read_c, HOTTEST_C, text, at_once=True, unit="degC")
         if resistance is not None and not 0.0 < resistance < OPEN_CIRCUIT_OHM:
             text = f"a resistance of {resistance:g} ohm: the circuit is open or shorted"
-            return Finding(resistance, OPEN_CIRCUIT_OHM, text)
+            return Finding(resistance, OPEN_CIRCUIT_OHM, text, unit="ohm")
         if power_w is not None and not -NEGATIVE_POWER_W <= power_w < math.inf:
-            return Finding(power_w, -NEGATIVE_POWER_W, f"a power of {power_w:g} W")
+            return Finding(power_w, -NEGATIVE_POWER_W, f"a power of {power_w:g} W", unit="W")
         return None
 
     def _resistance_does_not_fit(self, read_c: float, resistance: float | None) -> Finding | None:
@@ -294,9 +298,12 @@ class Implausible(Judge):
         self, t_ns: int, read_c: float, power_w: float | None
     ) -> Finding | None:
         relation = self._power
-        if power_w is None or not relation.armed:
+        if power_w is None or not relation.largest > NEGATIVE_POWER_W:
             return None
-        expected, _ = relation.expected(read_c)
+        # Less was enough for more: that can be told from one temperature already.
+        expected = relation.expected(read_c)[0] if relation.armed else relation.above(read_c)
+        if expected is None:
+            return None
         largest = POWER_FACTOR * max(0.0, expected) + 0.1 * relation.largest
         if power_w <= largest:
             self._too_much = None
@@ -310,6 +317,7 @@ class Implausible(Judge):
             largest,
             f"{power_w:.3g} W do not heat it beyond {read_c:.1f} degC, where {expected:.3g} W were "
             "enough before: has the sensor fallen off?",
+            unit="W",
         )
 
 
@@ -373,21 +381,25 @@ class Rate(Judge):
         if passed_s < RATE_WINDOW_S:
             return None
         course, rate = self.course, self.terms.limits.rate_c_per_s
-        found = abs(sample.temperature_c - then_c) / passed_s
-        bound = math.inf
-        text = ""
+        read_c = sample.temperature_c
         if rate is not None:
+            found = abs(read_c - then_c) / passed_s
             bound = RATE_FACTOR * rate + RATE_EXTRA_C_PER_S + course.decay_c_per_s
-            text = f"where the rig allows {rate:g} K/s"
+            if found > bound:
+                text = f"heater changes by {found:.0f} K/s, the rig allows {rate:g} K/s"
+                return Finding(found, bound, text)
         settled = then_ns >= course.moved_ns + int(SETTLING_S * 1e9)
         arrived_c = self.terms.bound * RATE_WINDOW_S + course.excess_c
-        if settled and abs(then_c - setpoint_c) <= arrived_c:
-            still = self.terms.bound + course.decay_c_per_s
-            if still < bound:
-                bound, text = still, f"while the setpoint stands still at {setpoint_c:g} degC"
+        if not settled or abs(then_c - setpoint_c) > arrived_c:
+            return None
+        # Only what leads away: an excess that goes back to the setpoint may do so at any speed.
+        above, before = read_c - setpoint_c, then_c - setpoint_c
+        away_c = abs(above) if above * before < 0 else abs(above) - abs(before)
+        found, bound = away_c / passed_s, self.terms.bound + course.decay_c_per_s
         if not found > bound:
             return None
-        return Finding(found, bound, f"heater changes by {found:.0f} K/s {text}")
+        text = f"heater changes by {found:.0f} K/s while the setpoint stands still at "
+        return Finding(found, bound, f"{text}{setpoint_c:g} degC")
 
 
 class Progress(Judge):
@@ -423,6 +435,8 @@ class Progress(Judge):
             allowed_c,
             f"heater reads {sample.temperature_c:.1f} degC at a setpoint of "
             f"{sample.setpoint_c:.1f} degC and does not come nearer",
+            # On its own way from the setpoint it would be far by the time that a delay is over.
+            at_once=-came_c > bound_c,
             since_ns=self._since[0],
         )
 

@@ -41,8 +41,6 @@ class MqttReport:
     ----------
     rig : Mqtt
         The broker, and how it is reached.
-    publisher : Publisher
-        Whose last messages are sent.
 
     Raises
     ------
@@ -50,34 +48,34 @@ class MqttReport:
         If certificates or password cannot be read, or others can read a secret.
     """
 
-    def __init__(self, rig: Mqtt, publisher: Publisher) -> None:
-        self._rig, self._publisher = rig, publisher
+    def __init__(self, rig: Mqtt) -> None:
+        self._rig = rig
         self._tls = _tls_context(rig.tls) if rig.tls is not None else None
         file = rig.password_file
         self._password = read_secret(Path(file)) if file is not None else None
         self._sent: dict[str, int] = {}
         self.skipped = 0
 
-    async def report(self) -> None:
-        """Send values at an interval, until cancelled.
+    async def report(self, publisher: Publisher) -> None:
+        """Send the last messages of a publisher at an interval, until cancelled.
 
         A broker that is absent, hangs or goes away is tried again for ever; nobody waits for it.
         """
         rig, complained = self._rig, False
         while True:
             try:
-                await self._connected()
+                await self._connected(publisher)
             except (aiomqtt.MqttError, OSError, ValueError) as error:
                 if not complained:
                     complained = True
                     text = f"broker {rig.host}:{rig.port}: {error}; trying again"
                     body = {"level": "warning", "source": "mqtt", "message": text}
-                    self._publisher.publish("event", "event", body)
+                    publisher.publish("event", "event", body)
                 await asyncio.sleep(_RECONNECT_S)
             else:
                 complained = False
 
-    async def _connected(self) -> None:
+    async def _connected(self, publisher: Publisher) -> None:
         rig, status = self._rig, f"{self._rig.topic}/status"
         async with aiomqtt.Client(
             rig.host,
@@ -94,16 +92,16 @@ class MqttReport:
             await client.publish(status, "online", qos=1, retain=True)
             try:
                 while True:
-                    await self._send_new(client)
+                    await self._send_new(client, publisher)
                     await asyncio.sleep(rig.interval_s)
             finally:
                 with contextlib.suppress(aiomqtt.MqttError, TimeoutError):
                     async with asyncio.timeout(_GOODBYE_S):
                         await client.publish(status, "offline", qos=1, retain=True)
 
-    async def _send_new(self, client: aiomqtt.Client) -> None:
+    async def _send_new(self, client: aiomqtt.Client, publisher: Publisher) -> None:
         rig = self._rig
-        for topic, message in list(self._publisher.last.items()):
+        for topic, message in list(publisher.last.items()):
             kind, _, device = topic.partition("/")
             seq = int(message.header["seq"])
             before = self._sent.get(topic)

@@ -51,6 +51,12 @@ class Consumer:
         """Frames sent and not yet reported as dealt with."""
         return len(self.sent_s)
 
+    @property
+    def problem(self) -> str | None:
+        """Why it cannot deal with anything now, in its own words."""
+        problem = self.status.get("problem")
+        return problem if isinstance(problem, str) else None
+
     def staleness_s(self, now_s: float) -> float:
         """Wall seconds since the oldest frame was sent that is not yet dealt with."""
         return now_s - self.sent_s[0] if self.sent_s else 0.0
@@ -119,11 +125,11 @@ class Outlet:
         granted = [c.granted for c in self.consumers.values() if c.essential and c.alive]
         return max(1, min(granted, default=1) // 2)
 
-    def waiting_for(self, frames: int = 1) -> list[str]:
-        """Essential living consumers that have less credit left than so many frames."""
-        return [
-            c.name for c in self.consumers.values() if c.essential and c.alive and c.credit < frames
-        ]
+    def waiting_for(self, frames: int = 1) -> dict[str, str]:
+        """Essential living consumers that have less credit left, or a problem, and what it is."""
+        essential = [c for c in self.consumers.values() if c.essential and c.alive]
+        waiting = {c.name: c.problem or "" for c in essential if c.credit < frames or c.problem}
+        return {name: why or "it has not yet dealt with what came" for name, why in waiting.items()}
 
     async def credit(self, frames: int = 1) -> None:
         """Wait until every essential living consumer can take so many more frames."""

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -90,12 +89,11 @@ class Publisher:
         try:
             self.endpoint = bind(self._socket, endpoint, "streams.monitor", fall_back)
         except BadInput:
-            self.connections.close()
+            self.close()
             raise
         self._clock = clock
         self._seq: dict[str, int] = {}
         self._prefixes: dict[bytes, int] = {}
-        self._untaken: deque[zmq.Frame] = deque()
         self._late: dict[bytes, None] = {}
         self._late_rate = TokenBucket(_LATE_RATE, _LATE_BURST)
         self._values = LastValues()
@@ -183,19 +181,14 @@ class Publisher:
     def take_subscriptions(self, most: int = _AT_ONCE) -> bool:
         """Take in who has come, gone, subscribed; answer who comes late. Whether that was all."""
         now_s = time.monotonic()
-        done = False
+        done = self.connections.take_events(now_s)
         for _ in range(most):
-            if not self._untaken:
-                try:
-                    self._untaken.append(self._socket.recv(zmq.NOBLOCK, copy=False))
-                except zmq.Again:
-                    done = True
-                    break
-            # What happened to connections before it was said comes first.
-            if not self.connections.take_events(now_s):
+            try:
+                frame = self._socket.recv(zmq.NOBLOCK, copy=False)
+            except zmq.Again:
                 break
-            self._take_subscription(self._untaken.popleft(), now_s)
-        if not self.connections.take_events(now_s):
+            self._take_subscription(frame, now_s)
+        else:
             done = False
         self._answer_late(now_s)
         return done
@@ -296,7 +289,6 @@ def bind(socket: zmq.Socket[Any], endpoint: str, what: str, fall_back: bool) -> 
         socket.bind(endpoint)
     except zmq.ZMQError as error:
         if not (fall_back and error.errno == zmq.EADDRINUSE):
-            socket.close(linger=0)
             raise BadInput(
                 f"rig: {what}",
                 f"cannot listen on {endpoint}: {zmq.strerror(error.errno or 0)}. Name another "

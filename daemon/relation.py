@@ -42,7 +42,7 @@ class Relation:
     def armed(self) -> bool:
         """Whether enough was seen, over enough of a range, to tell right from wrong."""
         at_c = self._at_c
-        return len(at_c) >= self.ENOUGH and at_c[-1] - at_c[0] >= self.SPREAD_C
+        return bool(at_c) and at_c[-1] - at_c[0] >= self.SPREAD_C
 
     @property
     def slope(self) -> float:
@@ -51,8 +51,13 @@ class Relation:
 
     @property
     def largest(self) -> float:
-        """The largest value learned; only when armed."""
-        return max(self._values)
+        """The largest value learned; 0 before the first."""
+        return max(self._values, default=0.0)
+
+    def above(self, temperature_c: float) -> float | None:
+        """Value at the nearest higher temperature that was learned, if there is one."""
+        place = bisect_left(self._at_c, temperature_c)
+        return self._values[place] if place < len(self._values) else None
 
     def expected(self, temperature_c: float) -> tuple[float, float]:
         """Value at a temperature, and by how many K it lies beyond what was learned."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -44,6 +45,8 @@ from .states import State, StateMachine
 from .supervisor import Trip
 from .watchdog import Watchdog
 
+_log = logging.getLogger(__name__)
+
 STATE_INTERVAL_S = 0.25
 _LAG_INTERVAL_S = 0.05
 # Lateness of the event loop that is worth an event.
@@ -74,12 +77,12 @@ class Daemon:
         self.rig_file = rig_file
         self.rig, self.rig_text, self.clock, self.context = rig, rig_text, clock, context
         self.machine = StateMachine(self._state_changed)
+        self.broker = MqttReport(rig.mqtt) if rig.mqtt is not None else None
         self.gate = Gate(rig, public, self._event)
         self.publisher = Publisher(
             public, rig.streams.monitor, clock, fall_back_ports,
             lambda socket: self.gate.protect(socket, "the monitor"),
         )  # fmt: skip
-        self.broker = MqttReport(rig.mqtt, self.publisher) if rig.mqtt is not None else None
         self.devices = Devices.of(rig, clock)
         self.watch = HeaterWatch(self.devices.heater, clock)
         self.identities: dict[str, str] = {}
@@ -229,7 +232,12 @@ class Daemon:
 
     def _event_published(self, header: dict[str, Any]) -> None:
         if self.on_event is not None:
-            self.on_event(header)
+            try:
+                self.on_event(header)
+            except Exception as error:
+                # A terminal that is gone must not keep the heater from safety.
+                self.on_event = None
+                _log.warning("events are shown no more: %r", error)
 
     def _state_changed(self, old: State, new: State) -> None:
         self._event("info", "state", f"{old} -> {new}", state=str(new))
@@ -239,7 +247,11 @@ class Daemon:
         status = self.status()
         self.publisher.publish("state", "state", status)
         if self.on_status is not None:
-            self.on_status(status)
+            try:
+                self.on_status(status)
+            except Exception as error:
+                self.on_status = None
+                _log.warning("the state is shown no more: %r", error)
 
     async def tick(self) -> None:
         """Publish state, and measure how late the event loop wakes up; until cancelled."""
@@ -319,7 +331,11 @@ class Daemon:
                 "`pyrotome clear`"
             )
         if self.experiment is not None or self.machine.state is not State.IDLE:
-            raise Busy("an experiment is under way; wait for it or abort it")
+            raise Busy(
+                "an experiment is under way; wait for it or abort it"
+                if self.experiment is not None
+                else "everything is being made safe; try again"
+            )
         for trip in self.watchdog.supervisor.persisting:
             if trip.action != "warn":
                 raise Busy(f"supervisor: {trip.rule}: {trip.message}, and that is not over")
@@ -567,7 +583,7 @@ async def running_daemon(
         tasks.append(asyncio.create_task(daemon.watchdog.watch(), name="watchdog"))
         tasks.append(asyncio.create_task(daemon.publisher.look_after(), name="monitor"))
         if daemon.broker is not None:
-            tasks.append(asyncio.create_task(daemon.broker.report(), name="mqtt"))
+            tasks.append(asyncio.create_task(daemon.broker.report(daemon.publisher), name="mqtt"))
         with start_frozen():
             yield daemon
     finally:

@@ -77,10 +77,10 @@ RULES: Mapping[str, Rule] = {
         "away from the setpoint and not on the way to it", Progress, 15.0, "K", 10.0, "safe"
     ),
     "unblanked": Rule("the beam is on outside an exposure", Unblanked, 0.0, "", 0.5, "safe"),
-    "moving": Rule("the stage moves during an exposure", Moving, 0.1, "deg", 0.0, "pause"),
+    "moving": Rule("the stage moves during an exposure", Moving, 0.05, "deg", 0.0, "pause"),
     "vacuum": Rule(
         "column valves closed while frames are taken, or the vacuum not ready",
-        Vacuum, 0.0, "", 0.5, "pause",
+        Vacuum, 0.0, "", 0.0, "pause",
     ),
 }  # fmt: skip
 
@@ -160,8 +160,8 @@ class _Watched:
         if not found.at_once and now_ns - since_ns < self.delay_ns:
             return None
         self.tripped = Trip(
-            self.name, self.action, found.value, found.bound, self.unit, since_ns, now_ns,
-            found.text,
+            self.name, self.action, found.value, found.bound,
+            self.unit if found.unit is None else found.unit, since_ns, now_ns, found.text,
         )  # fmt: skip
         return self.tripped
 

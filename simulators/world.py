@@ -116,6 +116,7 @@ class World:
         self._arrival_ns: int | None = None
         self._wrong: frozenset[FaultName] = frozenset()
         self._sensor_off_ns: int | None = None
+        self._sensor_off_c = AMBIENT_C
         self._frozen: HeaterReading | None = None
         self._undriven = True
 
@@ -191,6 +192,7 @@ class World:
             elif not self._wrong & ASTRAY.keys():
                 self._chip.come_back()
             self._sensor_off_ns = t_ns if "sensor-off" in self._wrong else None
+            self._sensor_off_c = self._chip.temperature_c
         elif name == "drift":
             self._stage.creep(t_ns, on)
         elif name == "unblank" and on:
@@ -208,7 +210,8 @@ class World:
             return replace(self._frozen, t_ns=reading.t_ns)
         if self._sensor_off_ns is not None:
             fallen = math.exp(-(reading.t_ns - self._sensor_off_ns) * 1e-9 / SENSOR_FALLS_S)
-            read_c = AMBIENT_C + (reading.temperature_c - AMBIENT_C) * fallen
+            read_c = AMBIENT_C + (self._sensor_off_c - AMBIENT_C) * fallen
+            read_c += reading.temperature_c - self._chip.temperature_c  # the noise
             reading = replace(reading, temperature_c=read_c, resistance_ohm=resistance_ohm(read_c))
         if "implausible" in self._wrong:
             reading = replace(reading, resistance_ohm=1.5 * reading.resistance_ohm)

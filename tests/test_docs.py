@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer.core
 import typer.main
 import yaml
 from pydantic import BaseModel
@@ -105,7 +106,10 @@ def test_the_commands_exist_and_their_files_are_there(page):
                 continue
             program, name, *arguments = shlex.split(text[2:])
             assert program == "pyrotome"
-            known = {option for p in commands[name].params for option in p.opts}
+            command = commands[name]
+            if isinstance(command, typer.core.TyperGroup):
+                command = command.commands[arguments.pop(0)]
+            known = {option for p in command.params for option in p.opts}
             for word, after in pairwise([*arguments, ""]):
                 if word.startswith("-"):
                     assert word in known, line

@@ -121,7 +121,6 @@ class Bench:
         self.watch = SimpleNamespace(temperature_at=lambda _: 200.0)
         self.position = StagePosition(0, 1.5)
         self.frames_done = self.frames_lost = 0
-        self.waiting_for_credit = False
         self.out = self
         self.sent: list[tuple[int, int | None]] = []
         self.headers: list[dict[str, Any]] = []
@@ -130,7 +129,7 @@ class Bench:
                          tilt_deg=(0.0,) * frames)  # fmt: skip
         self.stack = Stack(self, plan, at_a_time)  # type: ignore[arg-type]
 
-    async def credit(self, frames: int = 1) -> None:
+    async def room(self, frames: int = 1) -> None:
         assert frames == self.stack.at_a_time
 
     def frame(self, header: dict[str, Any], data: Any, t_ns: int) -> None:

@@ -98,7 +98,7 @@ class Leases(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from(NAMES))
     def releases(self, name: str) -> None:
-        mine = self.held and self.holder is not None and self.holder[0] == name
+        mine = not self.held or (self.holder is not None and self.holder[0] == name)
         try:
             self.lease.release(name, None, self.now_s)
         except LeaseRefused:

@@ -57,7 +57,7 @@ async def test_frames_wait_for_credit_and_telemetry_does_not(harness: Harness) -
     await asyncio.wait_for(waiting, 2)
     for index in range(2):
         outlet.send(Message("frame/d", {"index": index}, (b"\x01\x02",)), frame=True)
-    assert outlet.waiting_for() == ["recorder"]
+    assert list(outlet.waiting_for()) == ["recorder"]
     waiting = asyncio.create_task(outlet.credit())
     outlet.send(Message("telemetry/heater", {"values": {}}))
     received = [await asyncio.wait_for(socket.recv_multipart(), 2) for _ in range(3)]

@@ -373,8 +373,8 @@ def test_nothing_outlives_a_daemon_that_is_killed(cli: Any) -> None:
     running = cli.start("run", cli.short_recipe(), "--rig", cli.rig(), "-o", "run.nxs")
     running.wait_for("reference_001")
     children = list(running.children().values())
-    assert len(children) == 3
+    assert len(children) == 4
     running.process.kill()
     gone, alive = psutil.wait_procs(children, timeout=15)
-    assert len(gone) == 3, alive
+    assert len(gone) == 4, alive
     assert cli.inspect("run.nxs")["status"] == "interrupted"

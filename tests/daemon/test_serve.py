@@ -135,3 +135,24 @@ def test_simulate_prints_every_endpoint(cli: Any) -> None:
     for role in ("heater", "stage", "beam", "detector"):
         assert role in text
     assert ":0\n" not in text
+
+
+def test_a_panic_is_a_persons_to_clear(cli: Any) -> None:
+    served = cli.start("serve", "--rig", cli.rig())
+    served.wait_for("serving")
+    refused = cli("clear", "--endpoint", served.control)
+    assert refused.returncode == 2
+    assert "nothing to clear: the daemon is idle" in refused.stderr
+    served.children()["pyrotome.simulators"].kill()
+    lost = cli("safe", "--endpoint", served.control)
+    assert lost.returncode == 3
+    assert status(cli, served)["state"] == "panicked"
+    for verb, code in (("submit", 2), ("clear", 3)):
+        arguments = [cli.short_recipe()] if verb == "submit" else []
+        done = cli(verb, *arguments, "--endpoint", served.control)
+        assert done.returncode == code, done.stderr
+        assert "Traceback" not in done.stderr
+    assert "panicked" in cli("submit", cli.short_recipe(), "--endpoint", served.control).stderr
+    assert status(cli, served)["state"] == "panicked"
+    served.interrupt()
+    assert served.wait(60) == 0, served.text()

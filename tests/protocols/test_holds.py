@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyrotome.protocols import layout
-from pyrotome.protocols.holds import hold_total_s, holds_of, measure_hold
+from pyrotome.protocols.holds import Hole, hold_total_s, holds_of, measure_hold
 
 
 @given(
@@ -101,3 +101,108 @@ def test_a_hold_without_an_end_makes_the_time_unknown() -> None:
         values[-1] = 350.0
         file[f"{log}/value"][...] = values
         assert hold_total_s(file, "series_001", holds_of(file)) is None
+
+
+def segments(pieces: list[tuple[float, float, float, float]]) -> tuple[np.ndarray, np.ndarray]:
+    """Samples of 100 a second of straight pieces (from s, to s, level before, level after)."""
+    times = [np.arange(a, b, 0.01) for a, b, _, _ in pieces]
+    levels = [np.interp(t, (a, b), (c, d)) for t, (a, b, c, d) in zip(times, pieces, strict=True)]
+    return np.concatenate(times), np.concatenate(levels)
+
+
+# Recorded: standby, a rise at 10 s, hot until the kill at 13 s; again from 20 s on.
+BEFORE = [(0.0, 10.0, 200.0, 200.0), (10.0, 10.1, 200.0, 350.0), (10.1, 13.0, 350.0, 350.0)]
+
+
+def test_a_hold_that_the_guardian_cut_short_goes_on() -> None:
+    """Hot for 0.5 s unseen, cold when the run goes on, then the rest of 2 s."""
+    after = [(20.0, 22.0, 200.0, 200.0), (22.0, 22.1, 200.0, 350.0), (22.1, 24.0, 350.0, 350.0),
+             (24.0, 24.1, 350.0, 200.0), (24.1, 30.0, 200.0, 200.0)]  # fmt: skip
+    time_s, level_c = segments(BEFORE + after)
+    holes = [Hole(13.0, 20.0, 0.5)]
+    found = measure_hold(time_s, level_c, 275.0, 10.0, 23.9, holes)
+    assert found is not None
+    assert found.achieved_s == pytest.approx(2.95 + 0.5 + 2.0, abs=0.03)
+    assert (found.up_s, found.down_s) == pytest.approx((10.05, 24.05), abs=0.02)
+    assert found.median_c == pytest.approx(350.0)
+    naive = measure_hold(time_s, level_c, 275.0, 10.0, 23.9)
+    assert naive is not None
+    assert naive.achieved_s == pytest.approx(14.0, abs=0.02), "what not to do"
+
+
+def test_a_hold_that_stayed_hot_unseen_goes_on() -> None:
+    after = [(20.0, 21.0, 350.0, 350.0), (21.0, 21.1, 350.0, 200.0), (21.1, 30.0, 200.0, 200.0)]
+    time_s, level_c = segments(BEFORE + after)
+    found = measure_hold(time_s, level_c, 275.0, 10.0, 20.9, [Hole(13.0, 20.0, 7.0)])
+    assert found is not None
+    assert found.achieved_s == pytest.approx(2.95 + 7.0 + 1.05, abs=0.03)
+
+
+def test_a_hold_that_ended_unseen() -> None:
+    """Its end was commanded before the kill, or is known from the interruption alone."""
+    time_s, level_c = segments([*BEFORE, (20.0, 30.0, 200.0, 200.0)])
+    for down_from_s in (12.99, 13.2, -np.inf):
+        found = measure_hold(time_s, level_c, 275.0, 10.0, down_from_s, [Hole(13.0, 20.0, 0.4)])
+        assert found is not None
+        assert found.achieved_s == pytest.approx(2.95 + 0.4, abs=0.03)
+        assert found.max_c == pytest.approx(350.0)
+
+
+def test_a_hold_that_began_unseen() -> None:
+    before = [(0.0, 10.0, 200.0, 200.0)]
+    after = [(20.0, 21.0, 350.0, 350.0), (21.0, 21.1, 350.0, 200.0), (21.1, 30.0, 200.0, 200.0)]
+    time_s, level_c = segments(before + after)
+    found = measure_hold(time_s, level_c, 275.0, 9.99, 20.9, [Hole(10.0, 20.0, 9.0)])
+    assert found is not None
+    assert found.achieved_s == pytest.approx(9.0 + 1.05, abs=0.03)
+
+
+@given(
+    up_s=st.floats(2, 10),
+    hold_s=st.floats(0.5, 20),
+    noise=st.integers(0, 1000),
+    elsewhere=st.sampled_from(["before", "after", "none"]),
+)
+def test_an_interruption_elsewhere_changes_no_hold(
+    up_s: float, hold_s: float, noise: int, elsewhere: str
+) -> None:
+    corners = [0.0, up_s, up_s + 0.1, up_s + 0.1 + hold_s, up_s + 0.2 + hold_s, up_s + hold_s + 9]
+    t = np.arange(int(corners[-1] / 0.01)) * 0.01
+    levels = [200.0, 200.0, 350.0, 350.0, 200.0, 200.0]
+    level_c = np.interp(t, corners, levels) + np.random.default_rng(noise).normal(0, 0.5, t.size)
+    places = {"before": (0.5, 1.5), "after": (corners[-2] + 2, corners[-2] + 4)}
+    holes = [Hole(*place, hot_s=0.3) for name, place in places.items() if name == elsewhere]
+    there = np.ones(t.size, bool)
+    for hole in holes:
+        there &= (t <= hole.from_s) | (t >= hole.until_s)
+    args = (275.0, up_s, up_s + hold_s)
+    assert measure_hold(t[there], level_c[there], *args, holes) == measure_hold(t, level_c, *args)
+
+
+@given(
+    data=st.data(),
+    cuts=st.lists(st.tuples(st.floats(0, 1), st.floats(0.5, 4), st.booleans()), max_size=4),
+)
+def test_time_above_adds_up_over_any_number_of_interruptions(
+    data: st.DataObject, cuts: list[tuple[float, float, bool]]
+) -> None:
+    """Recorded time in pieces, each hot to its end; what is unseen counts by `hot_s` alone."""
+    pieces, holes, at_s, hot_s = [(0.0, 5.0, 200.0, 200.0), (5.0, 5.1, 200.0, 350.0)], [], 5.1, 0.05
+    for share, gap_s, cooled in cuts:
+        length_s = round(0.5 + share, 2)
+        pieces.append((at_s, at_s + length_s, 350.0, 350.0))
+        at_s, hot_s = at_s + length_s, hot_s + length_s
+        unseen_s = round(data.draw(st.floats(0, gap_s)), 2)
+        holes.append(Hole(at_s, at_s + gap_s, unseen_s))
+        at_s, hot_s = at_s + gap_s, hot_s + unseen_s
+        if cooled:
+            pieces += [(at_s, at_s + 1, 200.0, 200.0), (at_s + 1, at_s + 1.1, 200.0, 350.0)]
+            at_s, hot_s = at_s + 1.1, hot_s + 0.05
+    pieces += [(at_s, at_s + 1, 350.0, 350.0), (at_s + 1, at_s + 1.1, 350.0, 200.0)]
+    pieces.append((at_s + 1.1, at_s + 5, 200.0, 200.0))
+    time_s, level_c = segments(pieces)
+    found = measure_hold(time_s, level_c, 275.0, 4.9, at_s + 0.99, holes)
+    assert found is not None
+    # A sample is missing at each end of a piece.
+    assert found.achieved_s == pytest.approx(hot_s + 1.05, abs=0.05 + 0.03 * len(cuts))
+    assert found.max_c <= 350.0
