@@ -160,7 +160,7 @@ def run(
         rig_model, rig_text = _rig_of_run(rig, interrupted)
     else:
         if is_run_file(recipe):
-            raise BadInput(str(recipe), "is a run file, not a recipe; to go on with it, --resume")
+            raise BadInput(str(recipe), "is not text but a run file; to go on with it, --resume")
         name, (recipe_model, recipe_text) = str(recipe), load_recipe(recipe)
         rig_model, rig_text = _rig_of(rig, recipe_model)
     plan = make_plan(recipe_model, rig_model, name)
