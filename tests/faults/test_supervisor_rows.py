@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -92,9 +93,13 @@ def site(commands: Any, tmp_path: Path) -> Callable[..., Any]:
 
     @asynccontextmanager
     async def start(
-        speed: float = 1.0, heater: dict[str, Any] | None = None, **supervisor: Any
+        speed: float = 1.0,
+        heater: dict[str, Any] | None = None,
+        guardian: dict[str, Any] | None = None,
+        **supervisor: Any,
     ) -> AsyncIterator[Site]:
         body = {**commands.RIG, "simulator": SIMULATOR, "supervisor": supervisor}
+        body["guardian"] = guardian or {}
         options = {**commands.RIG["heater"]["options"], **(heater or {}).get("options", {})}
         body["heater"] = {**commands.RIG["heater"], **(heater or {}), "options": options}
         rig = load_model(Rig, yaml.safe_dump(body), "rig")
@@ -380,3 +385,22 @@ async def test_killed_guardian(site: Any, reaction: Any) -> None:
             lambda: [e for e in here.events if e["message"] == "another guardian watches"]
         )
         assert not here.world("heater"), "it has not touched anything"
+
+
+@pytest.mark.fault(
+    broken="the event loop of a program that holds a daemon stands still",
+    must="the guardian makes safe, the run fails when the loop wakes up", within_s=5.0,
+)  # fmt: skip
+async def test_blocked_event_loop(site: Any, reaction: Any) -> None:
+    async with site(guardian={"timeout": "0.5 s"}) as here:
+        here.begin([{"heat": {"to": "200 degC", "hold": "1 h"}}])
+        await here.hotter_than(190.0)
+        reaction.begins()
+        while here.world("heater")[-1]["target_c"] != 25.0:
+            time.sleep(0.02)  # noqa: ASYNC251 (this is what is wrong)
+            assert reaction.left_s > 0
+        reaction.ends()
+        outcome = await here.daemon.wait()
+        assert outcome.status == "failed"
+        assert "the event loop stood still" in outcome.reason
+        await here.until(lambda: here.daemon.guardian.watching)
