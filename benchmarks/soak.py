@@ -248,7 +248,9 @@ def run(folder: Path, hours: float, speed: float, sample_every_s: float, mqtt: b
             over.set()
             if listener is not None:
                 listener.join()
-    return Soaked(code, time.monotonic() - began_s, seen, memory, (folder / "errors.txt").read_text())
+    return Soaked(
+        code, time.monotonic() - began_s, seen, memory, (folder / "errors.txt").read_text()
+    )
 
 
 def report(soaked: Soaked, file: Path, speed: float) -> bool:

@@ -26,6 +26,7 @@ from ..drivers.base import Beam, Heater
 from ..drivers.registry import make_device
 from ..protocols.process import GuardianConfig, announce, fail
 from .devices import SAFING_STEP_TIMEOUT_S, heater_timeout_s
+from .terminal import Terminal
 
 EXIT_ENDED, EXIT_ACTED, EXIT_UNCONFIRMED, EXIT_NOT_STARTED = 0, 10, 11, 12
 GIVE_UP_S = 60.0
@@ -108,24 +109,29 @@ class Daemon:
             time.sleep(0.005)
 
 
+_errors = Terminal(2)
+
+
 def say(text: str) -> None:
-    """Tell whoever reads standard error, if there still is somebody."""
-    with contextlib.suppress(OSError):
-        os.write(2, f"guardian: {text}\n".encode())
+    """Tell whoever reads standard error, if there still is somebody who does."""
+    _errors.write(f"guardian: {text}\n")
 
 
 async def confirmed(
     what: str, act: Callable[[], Awaitable[object]], timeout_s: float, give_up_s: float
 ) -> bool:
     """Do something again and again until it has confirmed, or there is no time left."""
-    retry_s = FIRST_RETRY_S
+    retry_s, said = FIRST_RETRY_S, ""
     end = time.monotonic() + give_up_s
     while True:
         try:
             async with asyncio.timeout(timeout_s):
                 await act()
         except Exception as error:
-            say(f"NOT {what}: {str(error) or 'not confirmed in time'}")
+            problem = str(error) or "not confirmed in time"
+            if problem != said:
+                said = problem
+                say(f"NOT {what}: {problem}")
         else:
             return True
         if time.monotonic() + retry_s > end:
@@ -218,4 +224,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    _errors.settle()
+    sys.exit(code)

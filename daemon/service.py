@@ -30,6 +30,7 @@ from ..protocols.process import ClockConfig, SimulatorConfig
 from ..protocols.rig import Rig, Role
 from ..protocols.timebase import ExperimentClock
 from .children import Child, ChildFailed
+from .claiming import claimed
 from .devices import Devices, SafingStep
 from .experiment import Experiment, Outcome
 from .gate import Gate
@@ -568,7 +569,9 @@ async def running_daemon(
     public = zmq.asyncio.Context()
     daemon: Daemon | None = None
     tasks: list[asyncio.Task[None]] = []
+    claims = contextlib.ExitStack()
     try:
+        claims.enter_context(claimed(rig))
         if rig.simulator is not None:
             simulators = await Child.spawn("simulators", "pyrotome.simulators")
         guardian = Guardian(
@@ -605,5 +608,6 @@ async def running_daemon(
             await guardian.stop(daemon is not None and daemon.machine.state is State.PANICKED)
         if simulators is not None:
             await simulators.stop()
+        claims.close()
         context.destroy(linger=500)
         public.destroy(linger=500)

@@ -47,7 +47,7 @@ RIG: dict[str, Any] = {
         "endpoint": "tcp://127.0.0.1:0",
         "options": {"data_endpoint": "tcp://127.0.0.1:0"},
     },
-    # On a busy computer a daemon may be late for a while; its death is noticed at once all the same.
+    # On a busy computer a daemon may be late; its death is noticed at once all the same.
     "guardian": {"timeout": "20 s"},
     "streams": {"monitor": "tcp://127.0.0.1:*", "control": "tcp://127.0.0.1:*"},
     "simulator": {

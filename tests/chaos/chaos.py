@@ -448,7 +448,10 @@ def play(seed: int, tally: Tally, most_kills: int, keep: bool = False) -> None:
     with tally.lock:
         tally.rounds += 1
         if this is not None:
-            print(f"seed {seed}: {'BROKEN' if problem else 'kept'}: {'; '.join(this.story)}", flush=True)
+            print(
+                f"seed {seed}: {'BROKEN' if problem else 'kept'}: {'; '.join(this.story)}",
+                flush=True,
+            )
         if problem:
             story = "; ".join(this.story) if this is not None else "did not begin"
             tally.failures.append((seed, f"{story}\n{problem}"))
@@ -489,7 +492,8 @@ def report(tally: Tally, wall_s: float) -> str:
         f"{tally.resumes} of them resumed",
         f"frames acknowledged    {tally.acknowledged}, lost {tally.lost}; "
         f"{tally.compared} comparisons of pixels",
-        f"heater cold after      {cold:.2f} s at worst ({len(tally.to_cold_s)} deaths of the daemon)",
+        f"heater cold after      {cold:.2f} s at worst "
+        f"({len(tally.to_cold_s)} deaths of the daemon)",
         f"beam blanked after     {dark:.2f} s at worst",
         f"wall time              {wall_s:.0f} s",
         f"broken promises        {len(tally.failures)}",

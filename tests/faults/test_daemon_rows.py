@@ -57,9 +57,7 @@ async def test_recorder_killed(bench: Any) -> None:
     assert ended.found["status"] == "running"
 
 
-@pytest.mark.fault(
-    broken="the recorder hangs for 2 s", must="everything is recorded", within_s=40
-)
+@pytest.mark.fault(broken="the recorder hangs for 2 s", must="everything is recorded", within_s=40)
 async def test_recorder_hung(bench: Any) -> None:
     async def strike(_: Any) -> None:
         recorder = child(RECORDER)

@@ -148,27 +148,32 @@ def test_daemon_frozen(run: Any) -> None:
 
 
 @pytest.mark.fault(
-    broken="the guardian is killed", must="it is said, another one watches, the run completes",
+    broken="the guardian is killed", must="it is said, another one watches, the run goes on",
     within_s=60,
 )  # fmt: skip
 def test_guardian_killed(run: Any) -> None:
-    process = run.start(hold_s=4.0)
+    process = run.start()
     run.until_hot()
     run.reaction.begins()
     guardian = [p for p in run.relatives if "pyrotome.daemon.guardian" in p.cmdline()]
     assert len(guardian) == 1
     guardian[0].kill()
-    run.ended(0)
-    assert process.returncode == 0
+    while "another guardian watches" not in run.text:
+        assert process.poll() is None, run.text
+        assert run.reaction.left_s > 0, run.text
+        time.sleep(0.05)
+    assert run.microscope.log().setpoint_c == 350
+    process.send_signal(signal.SIGINT)
+    run.ended(130)
     assert "the guardian died" in run.text
-    assert "another guardian watches" in run.text
 
 
 @pytest.mark.fault(
     broken="the daemon and its guardian are killed together",
     must="no process is left, the file recovers; nobody can cool the heater", within_s=60,
 )  # fmt: skip
-def test_daemon_and_guardian_killed(run: Any) -> None:
+def test_daemon_and_guardian_killed(run: Any, own_microscope: Any) -> None:
+    run.microscope = own_microscope
     process = run.start()
     run.until_hot()
     run.reaction.begins()
@@ -182,9 +187,7 @@ def test_daemon_and_guardian_killed(run: Any) -> None:
     run.reaction.ends()
     run.recovered()
     # The honest limit: two processes that die together leave nobody who could.
-    assert run.microscope.log().setpoint_c == 350
-    run.microscope.kill()
-    run.microscope.start()
+    assert own_microscope.log().setpoint_c == 350
 
 
 @pytest.mark.fault(broken="Ctrl-C twice", must="heater cold, exit 130, file closed", within_s=60)
@@ -213,14 +216,37 @@ def test_sigterm(run: Any) -> None:
 def test_terminal_dies(run: Any) -> None:
     terminal, line = pty.openpty()
     try:
-        run.start(stdin=line, stdout=line, stderr=line, start_new_session=True,
-                  preexec_fn=_take_terminal)  # fmt: skip
+        run.start(
+            stdin=line, stdout=line, stderr=line, start_new_session=True, preexec_fn=_take_terminal
+        )
         os.close(line)
         run.until_hot()
         run.reaction.begins()
     finally:
         os.close(terminal)
     run.ended(130)
+    run.recovered()
+
+
+@pytest.mark.fault(
+    broken="the terminal stands still (Ctrl-S)", must="the run completes", within_s=120
+)
+def test_terminal_stands_still(run: Any) -> None:
+    terminal, line = pty.openpty()
+    try:
+        fill = os.dup(line)
+        os.set_blocking(fill, False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(fill, b"x" * 100)
+        os.set_blocking(fill, True)
+        os.close(fill)
+        run.reaction.begins()
+        run.start(hold_s=1.0, stdin=line, stdout=subprocess.DEVNULL, stderr=line)
+        os.close(line)
+        run.ended(0)
+    finally:
+        os.close(terminal)
     run.recovered()
 
 
@@ -247,7 +273,7 @@ def _close_streams() -> None:
 
 
 @pytest.mark.fault(
-    broken="the output exists", must="exit 2, the file as it was, nothing heated", within_s=30
+    broken="the output exists", must="exit 2, the file as it was, nothing heated", within_s=60
 )
 def test_output_exists(run: Any) -> None:
     file = run.folder / "run.nxs"
@@ -262,7 +288,7 @@ def test_output_exists(run: Any) -> None:
 
 @pytest.mark.fault(
     broken="the control port is in use", must="exit 2, the port is named, nothing heated",
-    within_s=30,
+    within_s=60,
 )  # fmt: skip
 def test_port_in_use(run: Any) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -285,14 +311,15 @@ def test_port_in_use(run: Any) -> None:
     within_s=90,
 )  # fmt: skip
 def test_two_daemons(run: Any, tmp_path_factory: pytest.TempPathFactory) -> None:
-    process = run.start(hold_s=8.0)
+    process = run.start(hold_s=20.0)
     run.until_hot()
     run.reaction.begins()
     second = Run(run.microscope, tmp_path_factory.mktemp("second"), run.reaction)
     try:
         other = second.start(hold_s=0.5)
         code = other.wait(60)
-        assert code in (2, 3), second.text
+        assert code == 3, second.text
+        assert "another pyrotome daemon" in second.text
         assert "Traceback" not in second.text
         assert process.poll() is None, run.text
         assert run.microscope.log().setpoint_c == 350
