@@ -96,7 +96,8 @@ class Run:
             assert series["frames"] == len(asked)
             assert series["temperature_mean_c"] == pytest.approx(standby_c, abs=3)
         for hold, asked_s in zip(found["holds"], (2.0, 1.0), strict=True):
-            assert hold["achieved_s"] == pytest.approx(asked_s, abs=0.15)
+            # Longer only by what a busy computer is late.
+            assert asked_s - 0.1 <= hold["achieved_s"] <= asked_s + 0.5
         assert found["dose_e_per_nm2"] >= FRAMES * PER_FRAME * (1 - 1e-9)
         with h5py.File(self.cli.folder / "run.nxs") as file:
             time_s = file["entry/telemetry/heater/temperature_c/time"][()]
@@ -140,6 +141,8 @@ def kill(running: Any, module: str = "") -> None:
         running.children()[module].kill()
 
 
+# Six starts of everything, on whatever computer.
+@pytest.mark.timeout(600)
 def test_a_daemon_killed_again_and_again_takes_its_whole_schedule(cli: Any) -> None:
     run = Run(cli)
     running = run.start()
@@ -154,8 +157,10 @@ def test_a_daemon_killed_again_and_again_takes_its_whole_schedule(cli: Any) -> N
         line["t_ns"] for line in journal(cli.folder)
         if line["kind"] == "ended" and line["index"] == HEAT
     )  # fmt: skip
-    # What was held before the kill was not held again.
-    assert (ended - reached[1]["at_ns"]) * 1e-9 == pytest.approx(1.3, abs=0.4)
+    carried = next(line["carried"] for line in journal(cli.folder) if line.get("resumed") == 1)
+    held_s = (ended - reached[1]["at_ns"]) * 1e-9
+    assert carried["done_s"] > 0.5, "what was held before the kill"
+    assert held_s == pytest.approx(2.0 - carried["done_s"], abs=0.5), "is not held again"
     kill(running)  # in the reference
     running = run.start()
     run.until(running, lambda lines: moment(lines, "crossed_up"))
@@ -175,6 +180,7 @@ def test_a_daemon_killed_again_and_again_takes_its_whole_schedule(cli: Any) -> N
     assert found["dose_e_per_nm2"] <= run.true_dose() * 1.02 + triggers
 
 
+@pytest.mark.timeout(600)
 def test_any_process_may_die_and_ctrl_c_is_no_end(cli: Any) -> None:
     run = Run(cli, [{"reconstruct": {"method": "sirt", "iterations": 3, "binning": 2}}])
     running = run.start()
