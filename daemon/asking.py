@@ -60,6 +60,8 @@ class Caller:
         self.endpoint, self._key = endpoint, key
         self.socket: zmq.Socket[bytes] = zmq.Socket(context, kind)
         self.socket.set(zmq.LINGER, 0)
+        # The kernel tries ever more seldom where nobody answers: an emergency stop must not wait.
+        self.socket.set(zmq.CONNECT_TIMEOUT, 1000)
         if "[" in endpoint:
             self.socket.set(zmq.IPV6, 1)
         if key is not None:

@@ -3,9 +3,10 @@
 libzmq accepts whoever comes, spins when descriptors run out, and tells on a monitor socket what
 happened to which descriptor. A thread listens there, for the address of a peer that fails is known
 only for the moment until its descriptor is closed. So we know every connection, and cut those too
-many by shutting them down: at most `MOST_SILENT` that have not said a word yet (the oldest goes
-first), at most `MOST_HEARD` that have (who was silent longest goes first). The listening socket
-stays open all the time, so that whoever comes has a place for long enough to ask for something.
+many by shutting them down: at most `MOST_SILENT` that have not said a word yet, at most
+half as many more of which the greeting at least has come, at most `MOST_HEARD` that have said
+something; the oldest goes first, of the last kind who was silent for the longest. The listening
+socket stays open all the time, so that whoever comes has a place for long enough to be heard.
 """
 
 from __future__ import annotations
@@ -29,8 +30,10 @@ import zmq
 
 MOST_SILENT = 512
 MOST_HEARD = 256
+# ZMTP begins with so many bytes, which a client sends as soon as it is connected.
+SIGNATURE_BYTES = 10
 # Connections that wait to be accepted; beyond that (or the kernel's bound) they try again later.
-BACKLOG = 4096
+BACKLOG = 1024
 # A handshake takes milliseconds; whoever has not finished by then is cut by libzmq.
 HANDSHAKE_S = 2.0
 # Whoever has said nothing after that is cut by us.
@@ -44,8 +47,8 @@ EVENTS_AT_ONCE = 50
 # So long nobody is let in when descriptors have run out and none can be freed.
 _PAUSE_S = 1.0
 _MOST_DESCRIPTORS = 65_536
-# Offset of tcpi_bytes_acked in Linux' struct tcp_info.
-_TCPI_BYTES_ACKED = 120
+# Offsets of tcpi_bytes_acked and tcpi_bytes_received in Linux' struct tcp_info.
+_TCPI_BYTES_ACKED, _TCPI_BYTES_RECEIVED = 120, 128
 
 _PROBLEMS: dict[int, str] = {
     zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH: "it came without a key",
@@ -181,6 +184,7 @@ class Connections:
         socket.set(zmq.HEARTBEAT_TIMEOUT, int(HEARTBEAT_TIMEOUT_S * 1000))
         self._news = _News(socket)
         self._silent: OrderedDict[int, Connection] = OrderedDict()
+        self._greeting: OrderedDict[int, Connection] = OrderedDict()
         self._heard: OrderedDict[int, Connection] = OrderedDict()
         self._endpoint = ""
         self._closed_until_s: float | None = None
@@ -201,13 +205,13 @@ class Connections:
         if connection is not None:
             self._heard.move_to_end(fd)
             return connection
-        if fd not in self._silent:
+        if fd not in self._silent and fd not in self._greeting:
             # The message was faster than the news of the connection.
             ends = ends_of(fd)
             if _port(ends[0]) is None or _port(ends[0]) != self._port():
                 return None
             self._accepted(fd, ends, now_s)
-        connection = self._silent.pop(fd)
+        connection = self._silent.pop(fd, None) or self._greeting.pop(fd)
         connection.name, connection.moved_s = name, now_s
         self._heard[fd] = connection
         if len(self._heard) > self._most_heard:
@@ -240,30 +244,48 @@ class Connections:
         return False
 
     def _accepted(self, fd: int, ends: Ends, now_s: float) -> None:
-        known = self._heard.get(fd) or self._silent.get(fd)
+        known = self._find(fd)
         if known is not None:
             if known.ends == ends:
                 return
             # The descriptor is somebody else's now; the news of it is still to come.
             self._forget(known)
+        # Room is made first: who has just come is not the one to go.
+        while len(self._silent) >= self._most_silent:
+            self._make_room()
         self._silent[fd] = Connection(fd, address_of(ends), ends, now_s)
-        if len(self._silent) > self._most_silent:
-            self.cut(
-                next(iter(self._silent.values())),
-                f"more than {self._most_silent} connections that say nothing, and it is the oldest",
+
+    def _make_room(self) -> None:
+        """Cut the oldest connection that says nothing; who has begun to greet is spared for now."""
+        oldest = next(iter(self._silent.values()))
+        if _told(oldest.fd, _TCPI_BYTES_RECEIVED) < SIGNATURE_BYTES:
+            why = (
+                f"more than {self._most_silent} connections that say nothing, and it is the oldest"
             )
+            self.cut(oldest, why)
+            return
+        self._greeting[oldest.fd] = self._silent.pop(oldest.fd)
+        if len(self._greeting) > self._most_silent // 2:
+            self.cut(
+                next(iter(self._greeting.values())),
+                f"more than {self._most_silent // 2} connections that only greet, and it is the "
+                "oldest",
+            )
+
+    def _find(self, fd: int) -> Connection | None:
+        return self._heard.get(fd) or self._greeting.get(fd) or self._silent.get(fd)
 
     def _disconnected(self, news: _Event) -> None:
         if news.why:
             self.failed_count += 1
             self._refused(address_of(news.ends), news.why)
-        connection = self._heard.get(news.fd) or self._silent.get(news.fd)
+        connection = self._find(news.fd)
         if connection is not None and connection.ends == news.ends:
             self._forget(connection)
 
     def _forget(self, connection: Connection) -> None:
-        self._silent.pop(connection.fd, None)
-        self._heard.pop(connection.fd, None)
+        for kind in (self._silent, self._greeting, self._heard):
+            kind.pop(connection.fd, None)
         if self.on_gone is not None:
             self.on_gone(connection)
 
@@ -271,8 +293,8 @@ class Connections:
         """Make room; where there is none to be made, stop listening instead of spinning."""
         if self._closed_until_s is not None:
             return
-        if self._silent:
-            for connection in list(self._silent.values()):
+        if self._silent or self._greeting:
+            for connection in [*self._silent.values(), *self._greeting.values()]:
                 self.cut(connection, "no file descriptor is left")
             return
         self._refused("everyone", "no file descriptor is left, nobody is let in for a second")
@@ -298,11 +320,12 @@ class Connections:
 
     def sweep(self, now_s: float) -> None:
         """Cut who says nothing; let everyone in again after a pause. To be called now and then."""
-        while self._silent:
-            oldest = next(iter(self._silent.values()))
-            if now_s - oldest.since_s < SILENT_S:
-                break
-            self.cut(oldest, f"it said nothing for {SILENT_S:g} s")
+        for kind in (self._silent, self._greeting):
+            while kind:
+                oldest = next(iter(kind.values()))
+                if now_s - oldest.since_s < SILENT_S:
+                    break
+                self.cut(oldest, f"it said nothing for {SILENT_S:g} s")
         if self._closed_until_s is not None and now_s >= self._closed_until_s:
             try:
                 self._socket.bind(self._endpoint)
@@ -384,19 +407,26 @@ def _port(end: object) -> object:
             return end
 
 
+def _told(fd: int, offset: int) -> int:
+    """One of the kernel's counts of a TCP connection; 0 for others."""
+    try:
+        held = sockets.socket(fileno=fd)
+    except OSError:
+        return 0
+    try:
+        told = held.getsockopt(sockets.IPPROTO_TCP, sockets.TCP_INFO, 256)
+        return int(struct.unpack_from("=Q", told, offset)[0])
+    except (OSError, struct.error):
+        return 0
+    finally:
+        held.detach()
+
+
 def _outgoing(fd: int) -> tuple[int, int]:
     """Bytes that a peer has not taken yet, and bytes that it has taken (TCP alone tells)."""
     waiting = bytearray(4)
     try:
         fcntl.ioctl(fd, termios.TIOCOUTQ, waiting)
-        held = sockets.socket(fileno=fd)
     except OSError:
         return 0, 0
-    try:
-        told = held.getsockopt(sockets.IPPROTO_TCP, sockets.TCP_INFO, 256)
-        (taken,) = struct.unpack_from("=Q", told, _TCPI_BYTES_ACKED)
-    except (OSError, struct.error):
-        taken = 0
-    finally:
-        held.detach()
-    return struct.unpack("=i", waiting)[0], taken
+    return struct.unpack("=i", waiting)[0], _told(fd, _TCPI_BYTES_ACKED)

@@ -27,6 +27,7 @@ from ..protocols.control import (
 )
 from ..protocols.loading import BadInput, load_model
 from ..protocols.recipe import Recipe
+from ..protocols.rig import Rig
 from .admission import (
     BURST_ALL,
     BURST_EACH,
@@ -44,7 +45,7 @@ from .devices import SafingStep
 from .experiment import new_output
 from .keys import Person
 from .lease import LeaseRefused
-from .plan import make_plan
+from .plan import Plan, make_plan
 from .publisher import bind
 from .service import Busy, Daemon
 from .zap import descriptor, metadata
@@ -243,7 +244,7 @@ class ControlServer:
     async def _do(self, request: Request, person: Person) -> dict[str, Any]:
         daemon = self._daemon
         if isinstance(request, Submit):
-            return self._submit(request)
+            return await self._submit(request)
         if isinstance(request, TakeLease):
             return self._lease(request, person)
         if isinstance(request, Latest):
@@ -287,12 +288,15 @@ class ControlServer:
             "renewed": grant.renewed,
         }
 
-    def _submit(self, request: Submit) -> dict[str, Any]:
+    async def _submit(self, request: Submit) -> dict[str, Any]:
         if not self._accept_submit:
             raise Busy("this daemon runs one recipe in the foreground; start `pyrotome serve`")
-        recipe = load_model(Recipe, request.recipe, request.name)
-        plan = make_plan(recipe, self._daemon.rig, request.name)
-        output = new_output(Path(request.output) if request.output else None, recipe.title)
+        if self._daemon.experiment is not None:
+            raise Busy("an experiment is under way; wait for it or abort it")
+        # A megabyte of YAML takes seconds, in which heartbeats and holds must go on.
+        plan = await asyncio.to_thread(_planned, request, self._daemon.rig)
+        title = plan.recipe.title
+        output = new_output(Path(request.output) if request.output else None, title)
         experiment = self._daemon.start(plan, request.recipe, output)
         return {
             "run": experiment.run_id,
@@ -316,3 +320,8 @@ class ControlServer:
             await asyncio.gather(self._safing, return_exceptions=True)
         self._connections.close()
         self._socket.close()
+
+
+def _planned(request: Submit, rig: Rig) -> Plan:
+    recipe = load_model(Recipe, request.recipe, request.name)
+    return make_plan(recipe, rig, request.name)

@@ -17,6 +17,8 @@ from .publisher import monotonic_s
 SAFING_STEP_TIMEOUT_S = 10.0
 # Wall seconds that a beam has to confirm before the heater's step is taken as well.
 BEAM_GRACE_S = 0.005
+# Wall seconds between two tries of beam or heater.
+SAFING_RETRY_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,8 @@ class Devices:
         """Blank the beam, heater to its safe level, stage and detector to a stop, in this order.
 
         A step that fails does not keep the next from being taken, and a beam that does not answer
-        keeps the heater waiting for no longer than `BEAM_GRACE_S`.
+        keeps the heater waiting for no longer than `BEAM_GRACE_S`. Beam and heater are asked again
+        and again while there is time: an instrument that refuses once need not do so for ever.
 
         Parameters
         ----------
@@ -107,8 +110,10 @@ class Devices:
         self.safing += 1
         tasks: list[asyncio.Task[SafingStep]] = []
 
-        def begin(action: str, device: Device, timeout_s: float) -> asyncio.Task[SafingStep]:
-            work = _take(action, device.make_safe, timeout_s)
+        def begin(
+            action: str, device: Device, timeout_s: float, retry_s: float = math.inf
+        ) -> asyncio.Task[SafingStep]:
+            work = _take(action, device.make_safe, timeout_s, retry_s)
             tasks.append(asyncio.create_task(work, name=f"safing: {action}"))
             return tasks[-1]
 
@@ -116,9 +121,10 @@ class Devices:
             if self.reconnecting is not None:
                 self.reconnecting.cancel()
                 await asyncio.wait([self.reconnecting])
-            beam = begin("beam blanked", self.beam, SAFING_STEP_TIMEOUT_S)
+            beam = begin("beam blanked", self.beam, SAFING_STEP_TIMEOUT_S, SAFING_RETRY_S)
             await asyncio.wait([beam], timeout=BEAM_GRACE_S)
-            heater = begin("heater at its safe level", self.heater, heater_timeout_s(self.heater))
+            heater_s = heater_timeout_s(self.heater)
+            heater = begin("heater at its safe level", self.heater, heater_s, SAFING_RETRY_S)
             confirmed = True
             for task in (beam, heater):
                 step = await task
@@ -146,16 +152,24 @@ def heater_timeout_s(heater: Heater) -> float:
     return SAFING_STEP_TIMEOUT_S + heater.clock.wall_s(cooling_s)
 
 
-async def _take(action: str, act: Callable[[], Awaitable[object]], timeout_s: float) -> SafingStep:
+async def _take(
+    action: str, act: Callable[[], Awaitable[object]], timeout_s: float, retry_s: float = math.inf
+) -> SafingStep:
+    """Take a step, and again after a while as long as it fails and there is time."""
     started = monotonic_s()
-    problem = ""
-    try:
-        async with asyncio.timeout(timeout_s):
-            await act()
-    except DeviceError as error:
-        problem = str(error)
-    except TimeoutError:
-        problem = f"not confirmed within {timeout_s:g} s"
-    except Exception as error:
-        problem = f"unexpected: {error!r}"
-    return SafingStep(action, not problem, monotonic_s() - started, problem)
+    while True:
+        problem = ""
+        left_s = started + timeout_s - monotonic_s()
+        try:
+            async with asyncio.timeout(left_s):
+                await act()
+        except DeviceError as error:
+            problem = str(error)
+        except TimeoutError:
+            problem = f"not confirmed within {timeout_s:g} s"
+        except Exception as error:
+            problem = f"unexpected: {error!r}"
+        took_s = monotonic_s() - started
+        if not problem or took_s + retry_s >= timeout_s:
+            return SafingStep(action, not problem, took_s, problem)
+        await asyncio.sleep(retry_s)

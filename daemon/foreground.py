@@ -26,6 +26,7 @@ from .journal import journal_path
 from .plan import Plan
 from .progress import ProgressView
 from .service import exit_code, running_daemon, start_simulators
+from .terminal import Terminal
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -91,7 +92,8 @@ async def run_foreground(
     BadInput, DeviceError, ChildFailed
         If the experiment cannot be started.
     """
-    console = Console(stderr=True)
+    terminal = Terminal(2)
+    console = Console(file=terminal)
     this_task = asyncio.current_task()
     assert this_task is not None
     experiment: Experiment | None = None
@@ -140,8 +142,11 @@ async def run_foreground(
         if not interrupted:
             raise
         console.print("interrupted before the experiment had started")
+        terminal.settle()
         return EXIT_INTERRUPTED
+    terminal.settle()
     _summary(outcome, output, console)
+    terminal.settle()
     return exit_code(outcome, interrupted)
 
 
@@ -168,7 +173,7 @@ async def _until_signal() -> None:
 
 async def serve_until_stopped(rig: Rig, rig_text: str, speed: float) -> int:
     """Serve control requests until a signal comes; returns the exit code."""
-    console = Console(stderr=True)
+    console = Console(file=Terminal(2))
     console.print(_starting(rig), highlight=False)
     async with running_daemon(rig, rig_text, speed, expendable=True) as daemon:
         control = ControlServer(daemon, rig.streams.control)

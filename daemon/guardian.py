@@ -1,7 +1,8 @@
 """The guardian: a process that makes beam and heater safe when the daemon cannot any more.
 
 ``python -m pyrotome.daemon.guardian``, started by the daemon, reads a `GuardianConfig` and then
-heartbeats from standard input. When that ends without an orderly end the daemon has died; when
+heartbeats from standard input. When that ends without an orderly end the daemon has died, or
+leaves behind what it could not make safe; when
 nothing comes for the rig's ``guardian.timeout`` it stands still, and is killed first, so that it
 cannot wake up and heat again. Then the beam is blanked and the heater brought to its safe level,
 each over a connection of its own, again and again until it has confirmed.
@@ -25,6 +26,7 @@ from ..drivers.base import Beam, Heater
 from ..drivers.registry import make_device
 from ..protocols.process import GuardianConfig, announce, fail
 from .devices import SAFING_STEP_TIMEOUT_S, heater_timeout_s
+from .terminal import Terminal
 
 EXIT_ENDED, EXIT_ACTED, EXIT_UNCONFIRMED, EXIT_NOT_STARTED = 0, 10, 11, 12
 GIVE_UP_S = 60.0
@@ -42,6 +44,7 @@ class Daemon:
         self.journal: str | None = None
         self._kept: int | None = None
         self._raw = bytearray()
+        self.handed_over = False
         # Before the first heartbeat nothing has been entrusted to this process.
         self._orderly = True
 
@@ -65,6 +68,8 @@ class Daemon:
                 silent_s = 0.0
                 raw = os.read(0, 65_536)
                 if not raw:
+                    if self.handed_over:
+                        return "the daemon ends, and beam or heater has not confirmed"
                     return None if self._orderly else "the daemon died"
                 self._raw += raw
             else:
@@ -81,6 +86,7 @@ class Daemon:
                 self._orderly = bool(told.get("end"))
                 if "journal" in told:
                     self._keep(told["journal"])
+                self.handed_over = self.handed_over or bool(told.get("unsafe"))
 
     def _keep(self, journal: str | None) -> None:
         """Hold the journal of the run: who takes the run up again waits until it is let go."""
@@ -103,24 +109,29 @@ class Daemon:
             time.sleep(0.005)
 
 
+_errors = Terminal(2)
+
+
 def say(text: str) -> None:
-    """Tell whoever reads standard error, if there still is somebody."""
-    with contextlib.suppress(OSError):
-        os.write(2, f"guardian: {text}\n".encode())
+    """Tell whoever reads standard error, if there still is somebody who does."""
+    _errors.write(f"guardian: {text}\n")
 
 
 async def confirmed(
     what: str, act: Callable[[], Awaitable[object]], timeout_s: float, give_up_s: float
 ) -> bool:
     """Do something again and again until it has confirmed, or there is no time left."""
-    retry_s = FIRST_RETRY_S
+    retry_s, said = FIRST_RETRY_S, ""
     end = time.monotonic() + give_up_s
     while True:
         try:
             async with asyncio.timeout(timeout_s):
                 await act()
         except Exception as error:
-            say(f"NOT {what}: {str(error) or 'not confirmed in time'}")
+            problem = str(error) or "not confirmed in time"
+            if problem != said:
+                said = problem
+                say(f"NOT {what}: {problem}")
         else:
             return True
         if time.monotonic() + retry_s > end:
@@ -197,7 +208,11 @@ def main() -> int:
     if reason is None:
         return EXIT_ENDED
     noticed_ns = clock.now_ns()
-    if config.kill:
+    if daemon.handed_over:
+        if os.fork():  # the daemon waits for this process; the other one has time
+            return EXIT_ENDED
+        os.dup2(2, 1)  # a pipe of the daemon's, which waits for its end
+    elif config.kill:
         daemon.kill()
     say(f"{reason}; blanking the beam, heater to its safe level")
     done = asyncio.run(make_safe(beam, heater))
@@ -209,4 +224,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    _errors.settle()
+    sys.exit(code)

@@ -133,14 +133,20 @@ class Guardian:
                 await asyncio.sleep(RETRY_S)
         self._told("warning", "another guardian watches")
 
-    async def stop(self) -> None:
-        """End it in order: it does nothing to the devices."""
+    async def _be_still(self) -> None:
         for task in (self._restarting, self._beating):
             if task is not None:
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
         self._beating = self._restarting = None
-        self._write(json.dumps({"end": True}) + "\n")
+
+    async def stop(self, unsafe: bool = False) -> None:
+        """End it in order: it does nothing to the devices.
+
+        When what they are left in is `unsafe`, it goes on by itself until they are not.
+        """
+        await self._be_still()
+        self._write(json.dumps({"unsafe" if unsafe else "end": True}) + "\n")
         self.watching = False
         child, self._child = self._child, None
         if child is not None:

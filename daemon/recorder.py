@@ -255,15 +255,16 @@ class Recorder:
             action()
         except (OSError, RuntimeError) as error:  # h5py has both for a failed write
             self._retry_at = time.monotonic() + RETRY_S
+            before, self._problem = self._problem, f"{self._file.path} cannot be written: {error}"
             if not self._blocked:
                 self._blocked = True
-                self._problem = f"{self._file.path} cannot be written: {error}"
                 self._report(
                     "error",
                     f"recorder: {self._problem}. Nothing is lost yet: "
                     "frames wait in memory and the schedule with them. Make room on the disk",
                     again=True,
                 )
+            if self._problem != before:
                 self._tell_status()
             return False
         if self._blocked:

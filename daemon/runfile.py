@@ -299,9 +299,8 @@ class RunFile:
 
     def _check_room(self) -> None:
         """Refuse before the disk does: HDF5 does not get over a failed write in good order."""
+        self._lock.probe()
         disk = os.statvfs(self.path.parent)
-        if disk.f_flag & os.ST_RDONLY:
-            raise OSError(errno.EROFS, "the disk has become read-only")
         if disk.f_bavail * disk.f_frsize < self.reserve_bytes:
             raise OSError(
                 errno.ENOSPC, f"less than {self.reserve_bytes >> 20} MiB left on the disk"

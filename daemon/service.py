@@ -30,6 +30,7 @@ from ..protocols.process import ClockConfig, SimulatorConfig
 from ..protocols.rig import Rig, Role
 from ..protocols.timebase import ExperimentClock
 from .children import Child, ChildFailed
+from .claiming import claimed
 from .devices import Devices, SafingStep
 from .experiment import Experiment, Outcome
 from .gate import Gate
@@ -96,6 +97,7 @@ class Daemon:
         self.watchdog = Watchdog(
             rig, self.devices, clock, self._tripped,
             lambda text: self._event("warning", "supervisor", text),
+            lambda text: self._end_safely(f"supervisor: {text}"),
         )  # fmt: skip
         self.guardian: Guardian | None = None
         self.simulators: Child | None = None
@@ -185,6 +187,7 @@ class Daemon:
         idle = self.machine.state is State.IDLE
         if idle:
             self.machine.to(State.SAFING)
+        self.watchdog.beam_is_ours()
         confirmed = False
         try:
             confirmed = await self.devices.make_safe(told)
@@ -196,6 +199,11 @@ class Daemon:
         if not confirmed:
             self._event("error", "safing", "beam or heater not confirmed safe: look at them now")
         return confirmed, steps
+
+    def task_ended(self, task: asyncio.Task[None]) -> None:
+        """One of the tasks that go on as long as the daemon does has ended."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._end_safely(f"unexpected in '{task.get_name()}': {error!r}", error)
 
     def guardian_told(self, level: str, text: str) -> None:
         """Say what became of the guardian."""
@@ -561,7 +569,9 @@ async def running_daemon(
     public = zmq.asyncio.Context()
     daemon: Daemon | None = None
     tasks: list[asyncio.Task[None]] = []
+    claims = contextlib.ExitStack()
     try:
+        claims.enter_context(claimed(rig))
         if rig.simulator is not None:
             simulators = await Child.spawn("simulators", "pyrotome.simulators")
         guardian = Guardian(
@@ -581,6 +591,8 @@ async def running_daemon(
         tasks.append(asyncio.create_task(daemon.follow_heater(), name="follow heater"))
         tasks.append(asyncio.create_task(daemon.tick(), name="tick"))
         tasks.append(asyncio.create_task(daemon.watchdog.watch(), name="watchdog"))
+        for task in tasks:
+            task.add_done_callback(daemon.task_ended)
         tasks.append(asyncio.create_task(daemon.publisher.look_after(), name="monitor"))
         if daemon.broker is not None:
             tasks.append(asyncio.create_task(daemon.broker.report(daemon.publisher), name="mqtt"))
@@ -593,8 +605,9 @@ async def running_daemon(
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         if guardian is not None:
-            await guardian.stop()
+            await guardian.stop(daemon is not None and daemon.machine.state is State.PANICKED)
         if simulators is not None:
             await simulators.stop()
+        claims.close()
         context.destroy(linger=500)
         public.destroy(linger=500)

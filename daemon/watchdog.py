@@ -34,6 +34,8 @@ class Watchdog:
         Called with whatever the supervisor says.
     mute : callable
         Called with a text when the column does not answer for long.
+    failed : callable
+        Called, once, with a text when the supervisor itself goes wrong.
     """
 
     def __init__(
@@ -43,12 +45,15 @@ class Watchdog:
         clock: ExperimentClock,
         tripped: Callable[[Trip], None],
         mute: Callable[[str], None],
+        failed: Callable[[str], None],
     ) -> None:
         self.supervisor = Supervisor(rig)
         self._devices, self._clock = devices, clock
-        self._tripped, self._mute = tripped, mute
+        self._tripped, self._mute, self._failed = tripped, mute, failed
+        self._has_failed = False
         self._engine: Engine | None = None
-        self._beam_is_ours = True
+        # Before pyrotome has blanked it once, the beam is whoever's sits at the microscope.
+        self._beam_is_ours = False
         self._looked_s = time.monotonic()
         self._unanswered = 0
 
@@ -84,7 +89,14 @@ class Watchdog:
         self._see(StageSeen(self._clock.now_ns(), time.monotonic(), before, after, frames))
 
     def _see(self, seen: Observation) -> None:
-        for trip in self.supervisor.see(seen):
+        try:
+            trips = self.supervisor.see(seen)
+        except Exception as error:
+            if not self._has_failed:
+                self._has_failed = True
+                self._failed(f"unexpected in the supervisor: {error!r}")
+            return
+        for trip in trips:
             self._tripped(trip)
 
     async def watch(self) -> None:

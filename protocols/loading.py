@@ -12,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
 MAX_TEXT_BYTES = 1_000_000
+# Nobody reads more, and each takes its time.
+_MOST_PROBLEMS = 30
 
 
 class BadInput(ValueError):
@@ -113,7 +115,10 @@ def load_model(model: type[Model], text: str, name: str, list_is: str = "") -> M
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        problems = [_describe(model, node, name, item) for item in error.errors()]
+        found = error.errors()
+        problems = [_describe(model, node, name, item) for item in found[:_MOST_PROBLEMS]]
+        if len(found) > _MOST_PROBLEMS:
+            problems.append(f"{name}: and {len(found) - _MOST_PROBLEMS} problems more")
         raise BadInput("", "\n".join(dict.fromkeys(problems))) from None
 
 

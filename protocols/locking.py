@@ -53,6 +53,11 @@ class WriterLock:
                 raise Taken(errno.EAGAIN, f"{path} is being written by another program") from None
             # A file system without locks: as good as it can be had there.
 
+    def probe(self) -> None:
+        """Write nothing to the file; raises OSError where the disk has become read-only."""
+        if self._fd >= 0:
+            os.pwrite(self._fd, b"", 0)
+
     def close(self) -> None:
         """Give the lock back."""
         if self._fd >= 0:

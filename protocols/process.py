@@ -7,6 +7,7 @@ to standard output when it is ready, and takes the end of standard input for the
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 import threading
@@ -109,8 +110,12 @@ def read_config(model: type[Model]) -> Model:
 
 def announce(**body: Any) -> None:
     """Tell the parent, in one line, that this process is ready."""
-    sys.stdout.write(json.dumps(body) + "\n")
-    sys.stdout.flush()
+    try:
+        sys.stdout.write(json.dumps(body) + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The parent has died, which standard input tells as well. What is left goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def fail(message: str) -> None:

@@ -21,6 +21,18 @@ ZERO_CELSIUS_K = 273.15
 
 _NUMBER_THEN_UNIT = re.compile(r"^\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(\S.*?)?\s*$")
 
+# Pint evaluates a unit: a tower of powers would take it longer than anyone waits.
+_LONGEST_UNIT = 60
+_EXPONENT = re.compile(r"(?:\*\*|\^)\s*[-+]?\d{1,2}(?![\w.])")
+_TOWER = re.compile(r"(?:\*\*|\^)\s*[-+]?\d+\s*(?:\*\*|\^)")
+_NOT_A_NAME = re.compile(r"(?<!\w)[\d.]|\*\*|\^")
+
+
+def _is_plain(unit: str) -> bool:
+    """Whether a text is made of names, with exponents of one or two digits."""
+    names = _EXPONENT.sub("", re.sub(r"^1\s*/", "", unit))
+    return len(unit) <= _LONGEST_UNIT and not (_TOWER.search(unit) or _NOT_A_NAME.search(names))
+
 
 @cache
 def _registry() -> pint.UnitRegistry[Any]:
@@ -61,10 +73,12 @@ def parse_quantity(value: object, unit: str, example: str) -> float:
         raise ValueError(f"{value!r} has no unit; write it with one, such as '{example}'")
     registry = _registry()
     try:
+        if not _is_plain(unit_text):
+            raise ValueError
         source = registry.Unit(unit_text)
     except Exception as error:
         raise ValueError(
-            f"{unit_text!r} is not a unit known here; write it as in '{example}'"
+            f"{unit_text[:80]!r} is not a unit known here; write it as in '{example}'"
         ) from error
     try:
         result = float(registry.Quantity(number, source).to(unit).magnitude)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -83,6 +84,7 @@ def _module(name: str) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # its dataclasses look there for their annotations
     spec.loader.exec_module(module)
     return module
 
@@ -97,6 +99,12 @@ def foreign() -> ModuleType:
 def commands() -> ModuleType:
     """The module ``commands.py``: the command line, small recipes, a simulated rig."""
     return _module("commands")
+
+
+@pytest.fixture(scope="session")
+def microscopes() -> ModuleType:
+    """The module ``microscope.py``: a simulated microscope that outlives the daemon."""
+    return _module("microscope")
 
 
 @pytest.fixture

@@ -14,8 +14,15 @@ The table of all rows, with the time that each took, stands at the end of pytest
 
 from __future__ import annotations
 
+import functools
+import importlib.util
+import socket
+import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -75,3 +82,60 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(
             f"{shown} of {row['within_s']:>4g} s  {row['broken']}  ->  {row['must']}"
         )
+
+
+@pytest.fixture(scope="session")
+def microscope(
+    microscopes: ModuleType, tmp_path_factory: pytest.TempPathFactory, free_port: int
+) -> Iterator[Any]:
+    """A simulated microscope beside the daemon, shared by rows; its wires are well at first."""
+    # Stage and column on servers of their own: the fault of one is not that of the other.
+    stage = {**microscopes.RIG["stage"], "endpoint": f"http://127.0.0.1:{free_port}"}
+    microscope = microscopes.Microscope(tmp_path_factory.mktemp("microscope"), stage=stage)
+    yield microscope
+    microscope.close()
+
+
+@pytest.fixture
+def own_microscope(microscopes: ModuleType, tmp_path: Path) -> Iterator[Any]:
+    """A simulated microscope for one row, which may be killed."""
+    microscope = microscopes.Microscope(tmp_path)
+    yield microscope
+    microscope.close()
+
+
+@pytest.fixture
+def well(microscope: Any) -> Iterator[Any]:
+    """The shared microscope, without faults and with its log counted from here."""
+    if not microscope.alive:
+        microscope.start()
+    microscope.well()
+    microscope.mark()
+    yield microscope
+    if microscope.alive:
+        microscope.well()
+
+
+@pytest.fixture
+def bench(well: Any, reaction: Reaction, tmp_path: Path) -> Any:
+    """A small experiment on the shared microscope, see ``bench.py``."""
+    return _bench().Bench(well, reaction, tmp_path)
+
+
+@functools.cache
+def _bench() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("bench", Path(__file__).parent / "bench.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["bench"] = module  # its dataclasses look there for their annotations
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
