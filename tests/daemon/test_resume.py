@@ -40,6 +40,8 @@ STEPS: list[dict[str, Any]] = [
     {"heat": {"to": "150 degC"}},
     {"tilt_series": {"from": "-30 deg", "to": "30 deg", "step": "30 deg"}},
 ]
+# A computer that is shared may stand still for longer than the guardian would allow by itself.
+PATIENT: dict[str, Any] = {"guardian": {"timeout": "30 s"}}
 FRAMES = 12 + 5 + 5 + 3
 PER_FRAME = 2e-12 * 10e-6 / (1.602176634e-19 * 16**2)
 # Steps as they are told.
@@ -60,7 +62,7 @@ class Run:
     def __init__(self, cli: Any, analysis: Sequence[dict[str, Any]] = ()) -> None:
         self.cli, self.parts = cli, 0
         recipe = cli.recipe(steps=STEPS, analysis=list(analysis))
-        self.first = ("run", recipe, "--rig", cli.rig())
+        self.first = ("run", recipe, "--rig", cli.rig(**PATIENT))
 
     def start(self) -> Any:
         """Begin, or go on."""
@@ -213,7 +215,7 @@ def test_any_process_may_die_and_ctrl_c_is_no_end(cli: Any) -> None:
 async def test_what_the_disk_refuses_is_waited_for_at_standby(
     cli: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rig, rig_text = load_rig(Path(cli.rig()))
+    rig, rig_text = load_rig(Path(cli.rig(**PATIENT)))
     recipe, recipe_text = load_recipe(Path(cli.recipe(steps=STEPS[:2], analysis=[])))
     file = cli.folder / "run.nxs"
     full = False
@@ -258,7 +260,7 @@ RAMP: list[dict[str, Any]] = [
 
 def test_a_ramp_goes_on_from_where_it_was(cli: Any) -> None:
     recipe = cli.recipe(steps=RAMP, analysis=[])
-    running = cli.start("run", recipe, "--rig", cli.rig(), "-o", "run.nxs")
+    running = cli.start("run", recipe, "--rig", cli.rig(**PATIENT), "-o", "run.nxs")
     end = time.monotonic() + 60
     while exposures(journal(cli.folder), "ramp_001") < 5:
         assert time.monotonic() < end, running.text()
@@ -278,7 +280,9 @@ def interrupted(commands: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A folder with a run that was stopped early, at ten times the speed."""
     cli = commands.Cli(tmp_path_factory.mktemp("interrupted"))
     recipe = cli.recipe(steps=STEPS, analysis=[])
-    running = cli.start("run", recipe, "--rig", cli.rig(), "-o", "run.nxs", "--speed", "10")
+    running = cli.start(
+        "run", recipe, "--rig", cli.rig(**PATIENT), "-o", "run.nxs", "--speed", "10"
+    )
     running.wait_for("step 3 of")
     running.interrupt()
     assert running.wait() == 130
@@ -306,7 +310,7 @@ def test_what_cannot_be_resumed_says_why(interrupted: Any) -> None:
     told = refused(cli, other, "-o", "run.nxs")
     assert "differs from the recipe in" in told
     assert f"{other}:" in told
-    rig = cli.rig(name="another microscope")
+    rig = cli.rig(name="another microscope", **PATIENT)
     assert "is 'another microscope'" in refused(cli, "run.nxs", "--rig", rig)
     text = cli.folder / "text.nxs"
     text.write_text("no HDF5")
