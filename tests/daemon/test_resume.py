@@ -40,6 +40,8 @@ STEPS: list[dict[str, Any]] = [
     {"heat": {"to": "150 degC"}},
     {"tilt_series": {"from": "-30 deg", "to": "30 deg", "step": "30 deg"}},
 ]
+# A computer that is shared may stand still for longer than the guardian would allow by itself.
+PATIENT: dict[str, Any] = {"guardian": {"timeout": "30 s"}}
 FRAMES = 12 + 5 + 5 + 3
 PER_FRAME = 2e-12 * 10e-6 / (1.602176634e-19 * 16**2)
 # Steps as they are told.
@@ -60,7 +62,7 @@ class Run:
     def __init__(self, cli: Any, analysis: Sequence[dict[str, Any]] = ()) -> None:
         self.cli, self.parts = cli, 0
         recipe = cli.recipe(steps=STEPS, analysis=list(analysis))
-        self.first = ("run", recipe, "--rig", cli.rig())
+        self.first = ("run", recipe, "--rig", cli.rig(**PATIENT))
 
     def start(self) -> Any:
         """Begin, or go on."""
@@ -96,7 +98,8 @@ class Run:
             assert series["frames"] == len(asked)
             assert series["temperature_mean_c"] == pytest.approx(standby_c, abs=3)
         for hold, asked_s in zip(found["holds"], (2.0, 1.0), strict=True):
-            assert hold["achieved_s"] == pytest.approx(asked_s, abs=0.15)
+            # Longer only by what a busy computer is late.
+            assert asked_s - 0.1 <= hold["achieved_s"] <= asked_s + 0.5
         assert found["dose_e_per_nm2"] >= FRAMES * PER_FRAME * (1 - 1e-9)
         with h5py.File(self.cli.folder / "run.nxs") as file:
             time_s = file["entry/telemetry/heater/temperature_c/time"][()]
@@ -140,6 +143,8 @@ def kill(running: Any, module: str = "") -> None:
         running.children()[module].kill()
 
 
+# Six starts of everything, on whatever computer.
+@pytest.mark.timeout(600)
 def test_a_daemon_killed_again_and_again_takes_its_whole_schedule(cli: Any) -> None:
     run = Run(cli)
     running = run.start()
@@ -154,8 +159,10 @@ def test_a_daemon_killed_again_and_again_takes_its_whole_schedule(cli: Any) -> N
         line["t_ns"] for line in journal(cli.folder)
         if line["kind"] == "ended" and line["index"] == HEAT
     )  # fmt: skip
-    # What was held before the kill was not held again.
-    assert (ended - reached[1]["at_ns"]) * 1e-9 == pytest.approx(1.3, abs=0.4)
+    carried = next(line["carried"] for line in journal(cli.folder) if line.get("resumed") == 1)
+    held_s = (ended - reached[1]["at_ns"]) * 1e-9
+    assert carried["done_s"] > 0.5, "what was held before the kill"
+    assert held_s == pytest.approx(2.0 - carried["done_s"], abs=0.5), "is not held again"
     kill(running)  # in the reference
     running = run.start()
     run.until(running, lambda lines: moment(lines, "crossed_up"))
@@ -175,6 +182,7 @@ def test_a_daemon_killed_again_and_again_takes_its_whole_schedule(cli: Any) -> N
     assert found["dose_e_per_nm2"] <= run.true_dose() * 1.02 + triggers
 
 
+@pytest.mark.timeout(600)
 def test_any_process_may_die_and_ctrl_c_is_no_end(cli: Any) -> None:
     run = Run(cli, [{"reconstruct": {"method": "sirt", "iterations": 3, "binning": 2}}])
     running = run.start()
@@ -207,7 +215,7 @@ def test_any_process_may_die_and_ctrl_c_is_no_end(cli: Any) -> None:
 async def test_what_the_disk_refuses_is_waited_for_at_standby(
     cli: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rig, rig_text = load_rig(Path(cli.rig()))
+    rig, rig_text = load_rig(Path(cli.rig(**PATIENT)))
     recipe, recipe_text = load_recipe(Path(cli.recipe(steps=STEPS[:2], analysis=[])))
     file = cli.folder / "run.nxs"
     full = False
@@ -252,7 +260,7 @@ RAMP: list[dict[str, Any]] = [
 
 def test_a_ramp_goes_on_from_where_it_was(cli: Any) -> None:
     recipe = cli.recipe(steps=RAMP, analysis=[])
-    running = cli.start("run", recipe, "--rig", cli.rig(), "-o", "run.nxs")
+    running = cli.start("run", recipe, "--rig", cli.rig(**PATIENT), "-o", "run.nxs")
     end = time.monotonic() + 60
     while exposures(journal(cli.folder), "ramp_001") < 5:
         assert time.monotonic() < end, running.text()
@@ -272,7 +280,9 @@ def interrupted(commands: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A folder with a run that was stopped early, at ten times the speed."""
     cli = commands.Cli(tmp_path_factory.mktemp("interrupted"))
     recipe = cli.recipe(steps=STEPS, analysis=[])
-    running = cli.start("run", recipe, "--rig", cli.rig(), "-o", "run.nxs", "--speed", "10")
+    running = cli.start(
+        "run", recipe, "--rig", cli.rig(**PATIENT), "-o", "run.nxs", "--speed", "10"
+    )
     running.wait_for("step 3 of")
     running.interrupt()
     assert running.wait() == 130
@@ -300,7 +310,7 @@ def test_what_cannot_be_resumed_says_why(interrupted: Any) -> None:
     told = refused(cli, other, "-o", "run.nxs")
     assert "differs from the recipe in" in told
     assert f"{other}:" in told
-    rig = cli.rig(name="another microscope")
+    rig = cli.rig(name="another microscope", **PATIENT)
     assert "is 'another microscope'" in refused(cli, "run.nxs", "--rig", rig)
     text = cli.folder / "text.nxs"
     text.write_text("no HDF5")
