@@ -31,9 +31,37 @@ from .terminal import Terminal
 EXIT_ENDED, EXIT_ACTED, EXIT_UNCONFIRMED, EXIT_NOT_STARTED = 0, 10, 11, 12
 GIVE_UP_S = 60.0
 FIRST_RETRY_S, LONGEST_RETRY_S = 0.05, 2.0
+# Timeouts after which a daemon that did not have its turn has to go as well.
+MOST_TIMEOUTS = 5.0
 _STEP_S = 0.1
 # A wait that took longer than this was the computer's pause, and the daemon's as well.
 _LONGEST_STEP_S = 0.2
+
+
+class Turns:
+    """Whether a process had its turn on a processor: one that waits for it does not stand still.
+
+    From Linux's ``/proc``; where there is none, every silence counts in full.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self._folder = Path(f"/proc/{pid}")
+        self._ran_s, self._waited_s, _ = self._read()
+
+    def silent_s(self, passed_s: float) -> float:
+        """How much of the time since the last look the process could have used."""
+        ran_s, waited_s, state = self._read()
+        ran, waited = ran_s - self._ran_s, waited_s - self._waited_s
+        self._ran_s, self._waited_s = ran_s, waited_s
+        return max(0.0, min(passed_s, ran) if state == "R" else passed_s - waited)
+
+    def _read(self) -> tuple[float, float, str]:
+        try:
+            ran_ns, waited_ns, _ = (self._folder / "schedstat").read_text().split()
+            state = (self._folder / "stat").read_text().rpartition(")")[2].split()[0]
+            return int(ran_ns) * 1e-9, int(waited_ns) * 1e-9, state
+        except (OSError, ValueError):
+            return 0.0, 0.0, ""
 
 
 class Daemon:
@@ -60,12 +88,13 @@ class Daemon:
 
     def watch(self, timeout_s: float) -> str | None:
         """Wait until something is wrong, and say what; None when the end is orderly."""
-        silent_s = 0.0
-        while silent_s <= timeout_s:
+        silent_s = wall_s = 0.0
+        turns = Turns(self.pid)
+        while silent_s <= timeout_s and wall_s <= MOST_TIMEOUTS * timeout_s:
             self._take_in()
             began_s = time.monotonic()
             if select.select([0], [], [], _STEP_S)[0]:
-                silent_s = 0.0
+                silent_s = wall_s = 0.0
                 raw = os.read(0, 65_536)
                 if not raw:
                     if self.handed_over:
@@ -73,7 +102,9 @@ class Daemon:
                     return None if self._orderly else "the daemon died"
                 self._raw += raw
             else:
-                silent_s += min(time.monotonic() - began_s, _LONGEST_STEP_S)
+                passed_s = min(time.monotonic() - began_s, _LONGEST_STEP_S)
+                silent_s += turns.silent_s(passed_s)
+                wall_s += passed_s
         return f"no heartbeat of the daemon for {timeout_s:g} s"
 
     def _take_in(self) -> None:
