@@ -120,10 +120,10 @@ YAML_NASTY = (
     b"", b"\0", b"\xff\xfe", b"[" * 2_000, b"{a: " * 1_000, b"- " * 5_000, b"a: " * 5_000,
     _bomb(9, 9), _bomb(30, 9), b"&a [*a]", b"&a {b: *a}", b"<<: &a {<<: *a}", b"? [1, 2]\n: 3",
     b"steps: &s [*s]", b"steps: &s [{cycle: {then: *s}}]", b"9" * 100_000, b"a: " + b"9" * 50_000,
-    b"'" + b"a" * 100_000, b"a: |\n" + b" x\n" * 20_000, 
+    b"'" + b"a" * 100_000, b"a: |\n" + b" x\n" * 20_000,
     b"\n".join(b"a%d: 1" % k for k in range(4_000)),
     b"a: 1\n" * 2, b"!!python/object/apply:os.system ['exit 9']", b"!!binary AAAA",
-    b"2001-99-99", b"a: 2001-99-99", b"a: !!int 'x'", b"a: !!float 'x'", 
+    b"2001-99-99", b"a: 2001-99-99", b"a: !!int 'x'", b"a: !!float 'x'",
     b"a: 1:2:3:4" + b":1" * 500,
     b"title: " + "\u202e".encode() * 400, b"\xf0\x9f\xa6\xa0: 1", b"%TAG ! tag:\n--- !x y",
 )  # fmt: skip
