@@ -93,7 +93,7 @@ async def run_foreground(
         If the experiment cannot be started.
     """
     terminal = Terminal(2)
-    console = Console(file=terminal)
+    console = terminal.console()
     this_task = asyncio.current_task()
     assert this_task is not None
     experiment: Experiment | None = None
@@ -173,7 +173,7 @@ async def _until_signal() -> None:
 
 async def serve_until_stopped(rig: Rig, rig_text: str, speed: float) -> int:
     """Serve control requests until a signal comes; returns the exit code."""
-    console = Console(file=Terminal(2))
+    console = Terminal(2).console()
     console.print(_starting(rig), highlight=False)
     async with running_daemon(rig, rig_text, speed, expendable=True) as daemon:
         control = ControlServer(daemon, rig.streams.control)

@@ -11,6 +11,9 @@ import os
 import queue
 import threading
 import time
+from typing import IO, cast
+
+from rich.console import Console
 
 # What nobody has read: a terminal that takes nothing more loses what comes then.
 MOST_WAITING = 1000
@@ -62,6 +65,10 @@ class Terminal(io.TextIOBase):
     def fileno(self) -> int:
         """The descriptor, of which others ask the size."""
         return self._fd
+
+    def console(self) -> Console:
+        """A console that writes here."""
+        return Console(file=cast(IO[str], self))
 
     def settle(self, timeout_s: float = 0.5) -> None:
         """Wait a little until everything is handed over."""
