@@ -1,11 +1,11 @@
 """The guardian: a process that makes beam and heater safe when the daemon cannot any more.
 
 ``python -m pyrotome.daemon.guardian``, started by the daemon, reads a `GuardianConfig` and then
-heartbeats from standard input. When that ends without an orderly end the daemon has died, or
-leaves behind what it could not make safe; when
-nothing comes for the rig's ``guardian.timeout`` it stands still, and is killed first, so that it
-cannot wake up and heat again. Then the beam is blanked and the heater brought to its safe level,
-each over a connection of its own, again and again until it has confirmed.
+heartbeats from standard input. When that ends without an orderly end the daemon has died, or leaves
+behind what it could not make safe; when nothing comes for the rig's ``guardian.timeout`` it stands
+still, and is killed first, so that it cannot wake up and heat again. Then the beam is blanked and
+the heater brought to its safe level, each over a connection of its own, again and again until it
+has confirmed.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 from ..drivers.base import Beam, Heater
