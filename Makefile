@@ -3,8 +3,9 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN = $(VENV)/bin
 DEMO ?= demo.nxs
+KILLS ?= 100
 
-.PHONY: demo test lint interop bench clean
+.PHONY: demo test trust chaos fuzz lint interop bench clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "pyrotome needs Python 3.11 or newer")'
@@ -20,6 +21,15 @@ demo: $(VENV)/.installed  ## run the quickstart experiment and draw what it reco
 
 test: $(VENV)/.installed  ## run the tests
 	$(BIN)/python -m pytest
+
+trust: $(VENV)/.installed  ## run the tests that break things on purpose: kills, faults, storms, full disks
+	$(BIN)/python -m pytest -m trust
+
+chaos: $(VENV)/.installed  ## kill the processes of running experiments at random moments
+	$(BIN)/python tests/chaos/chaos.py --kills $(KILLS)
+
+fuzz: $(VENV)/.installed  ## a million inputs that are wrong
+	$(BIN)/python tests/fuzz/campaign.py
 
 $(VENV)/.interop: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check '.[interop]'

