@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import faulthandler
 import os
 import signal
 import subprocess
@@ -229,6 +230,7 @@ def _limit(limit_s: float) -> None:
     import resource
 
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    faulthandler.disable()  # it would write past what is silenced below
     signal.setitimer(signal.ITIMER_REAL, limit_s)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     # What HDF5 says of a damaged file is told by the parent.
