@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import os
 import sys
 import threading
 import time
@@ -16,8 +17,8 @@ import psutil
 import pytest
 from hypothesis import settings
 
-# How long an example takes is the computer's business.
-settings.register_profile("untimed", deadline=None)
+# How long an example takes is the computer's business; a clean build tries the same ones each time.
+settings.register_profile("untimed", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("untimed")
 
 ROOT = Path(__file__).resolve().parent.parent
