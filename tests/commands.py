@@ -66,6 +66,8 @@ RIG: dict[str, Any] = {
         "endpoint": "tcp://127.0.0.1:0",
         "options": {"data_endpoint": "tcp://127.0.0.1:0"},
     },
+    # A busy computer may hold a daemon up for seconds; its death is noticed at once all the same.
+    "guardian": {"timeout": "20 s"},
     "streams": {"monitor": "tcp://127.0.0.1:*", "control": "tcp://127.0.0.1:*"},
     "simulator": {
         "specimen": {"kind": "cu-sintering", "particles": 6},
