@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..protocols import layout
+from ..protocols.holds import heater_log
 from ..protocols.loading import BadInput
 from ..protocols.locking import is_written
 from ..protocols.manifest import RunManifest
@@ -135,7 +136,7 @@ def read_interrupted(path: Path, told: Callable[[str], None] | None = None) -> I
         with h5py.File(path, "r") as opened:
             file: Any = opened
             reason = _text(file, layout.REASON) or _KILLED
-            heater_ns, heater_c = _heater(file)
+            heater_s, heater_c, start_ns = heater_log(file)
             known = f"{layout.HOLDS}/crossed_down_ns"
             held = np.flatnonzero(file[known][...] >= 0) if known in file else np.empty(0, int)
             begun = any(
@@ -168,7 +169,7 @@ def read_interrupted(path: Path, told: Callable[[str], None] | None = None) -> I
     holds = manifest.holds
     recorded = Recorded(
         there={name: keys == layout.RECORDED for name, keys in found.image_keys.items()},
-        heater_ns=heater_ns,
+        heater_ns=start_ns + np.rint(heater_s * 1e9).astype(np.int64),
         heater_c=heater_c,
         holds=frozenset(holds[row].index for row in held.tolist() if row < len(holds)),
         last_ns=found.last_ns,
@@ -194,25 +195,6 @@ def _wait_until_left(path: Path, told: Callable[[str], None] | None) -> None:
             if time.monotonic() > end:
                 raise BadInput(str(path), f"its run still goes on: {who} is there")
             time.sleep(0.05)
-
-
-def _heater(file: Any) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """The heater's log as moments and degC."""
-    device = f"{layout.TELEMETRY}/{layout.HEATER}"
-    nothing = np.empty(0, np.int64), np.empty(0)
-    if device not in file:
-        return nothing
-    units = {name: str(log["value"].attrs.get("units", "")) for name, log in file[device].items()}
-    channel = layout.temperature_channel(units)
-    if channel is None:
-        return nothing
-    log = file[f"{device}/{channel}"]
-    time_s, value = log["time"][...], log["value"][...]
-    count = min(len(time_s), len(value))
-    good = np.isfinite(time_s[:count]) & np.isfinite(value[:count])
-    t_ns = int(log["time"].attrs["start_ns"]) + np.rint(time_s[:count][good] * 1e9).astype(np.int64)
-    order = np.argsort(t_ns, kind="stable")
-    return t_ns[order], value[:count][good][order]
 
 
 def _text(file: Any, path: str) -> str:

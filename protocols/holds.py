@@ -188,7 +188,7 @@ def holds_of(file: Any) -> list[Hold]:
     commands = [
         _values(file, f"{layout.HOLDS}/{name}") for name in ("commanded_up_ns", "commanded_down_ns")
     ]
-    time_s, temperature_c, start_ns = _heater(file)
+    time_s, temperature_c, start_ns = heater_log(file)
     any_commanded = bool(len(index)) and bool((commands[0] >= 0).any())
     holes = [
         Hole((i.from_ns - start_ns) * 1e-9, (i.until_ns - start_ns) * 1e-9, i.hot_s)
@@ -244,8 +244,16 @@ def hold_total_s(file: Any, stack: str, holds: Sequence[Hold]) -> float | None:
     return total_s
 
 
-def _heater(file: Any) -> tuple[Floats, Floats, int]:
-    """Time in s, temperature in deg C, and the zero of that time as UTC nanoseconds."""
+def heater_log(file: Any) -> tuple[Floats, Floats, int]:
+    """The heater's log of an open run file, in order of time and without gaps in its numbers.
+
+    Returns
+    -------
+    time_s, temperature_c : ndarray of shape (samples,)
+        Empty where there is none.
+    start_ns : int
+        The zero of that time, in UTC nanoseconds.
+    """
     nothing = np.empty(0), np.empty(0), 0
     device = f"{layout.TELEMETRY}/{layout.HEATER}"
     if device not in file:
