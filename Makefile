@@ -32,11 +32,11 @@ fuzz: $(VENV)/.installed  ## a million inputs that are wrong
 	$(BIN)/python tests/fuzz/campaign.py
 
 $(VENV)/.interop: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check '.[interop]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[interop]'
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $@
 
 interop: $(VENV)/.interop  ## run the tests against programs that are not ours

@@ -13,6 +13,9 @@ import argparse
 import asyncio
 import tempfile
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
@@ -29,7 +32,7 @@ from pyrotome.daemon.service import Daemon, served_by
 from pyrotome.protocols.manifest import HoldPlan
 from pyrotome.protocols.process import ClockConfig, SimulatorConfig
 from pyrotome.protocols.recipe import Recipe
-from pyrotome.protocols.rig import Streams, simulated_rig
+from pyrotome.protocols.rig import Rig, Streams, simulated_rig
 from pyrotome.protocols.timebase import ExperimentClock
 
 SIDE = 1024
@@ -50,9 +53,12 @@ def recipe(frames: int) -> Recipe:
     )  # fmt: skip
 
 
-async def hold_errors_ms(daemon: Daemon, count: int, hold_s: float) -> list[float]:
+async def hold_errors_ms(
+    daemon: Daemon, count: int, hold_s: float, errors: list[float] | None = None
+) -> list[float]:
+    """Errors of so many holds; `errors` has those of a call that was cancelled."""
     timer = HoldTimer(daemon.watch)
-    errors: list[float] = []
+    errors = [] if errors is None else errors
     for index in range(1, count + 1):
         plan = HoldPlan(index=index, standby_c=200, target_c=350, requested_s=hold_s)
         timing = await timer.hold(plan)
@@ -103,7 +109,18 @@ def quantiles(errors: list[float]) -> str:
     )
 
 
-async def run(frames: int, holds: int, hold_s: float, folder: Path) -> None:
+@dataclass
+class Chain:
+    """Everything before the file: instruments in processes of their own, and the daemon here."""
+
+    daemon: Daemon
+    rig: Rig
+    processes: dict[str, int]
+
+
+@asynccontextmanager
+async def connected() -> AsyncIterator[Chain]:
+    """A daemon at a simulated microscope, heater at standby."""
     clock = ExperimentClock()
     rig = simulated_rig().model_copy(
         update={"streams": Streams(monitor="tcp://127.0.0.1:*", control="tcp://127.0.0.1:*")}
@@ -123,6 +140,20 @@ async def run(frames: int, holds: int, hold_s: float, folder: Path) -> None:
         tasks = [asyncio.create_task(daemon.follow_heater()), asyncio.create_task(daemon.tick())]
         await daemon.devices.heater.start_ramp(200.0, 2.0)
         await daemon.watch.settled(200.0, clock.now_ns() + 2_000_000_000)
+        started = {"simulators": simulators, "camera": camera}
+        yield Chain(daemon, rig, {name: child.process.pid for name, child in started.items()})
+    finally:
+        await daemon.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(simulators.stop(), camera.stop())
+        context.destroy(linger=0)
+
+
+async def run(frames: int, holds: int, hold_s: float, folder: Path) -> None:
+    async with connected() as chain:
+        daemon, rig = chain.daemon, chain.rig
         quiet = await hold_errors_ms(daemon, holds, hold_s)
 
         file = folder / "stream.nxs"
@@ -164,13 +195,6 @@ async def run(frames: int, holds: int, hold_s: float, folder: Path) -> None:
             f"({outcome.status}, {found['lost_frames']} lost, "
             f"{time.perf_counter() - start:.1f} s in all)"
         )
-    finally:
-        await daemon.close()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await asyncio.gather(simulators.stop(), camera.stop())
-        context.destroy(linger=0)
 
 
 def main() -> None:

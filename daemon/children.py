@@ -17,11 +17,14 @@ STOP_TIMEOUT_S = 5.0
 
 
 class ChildFailed(Exception):
-    """A process could not start; the message is its own, and so is the exit status."""
+    """A process could not start; the message is its own, and so is the exit status.
 
-    def __init__(self, message: str, status: int | None = None) -> None:
+    It `refused` if it said why; otherwise it died or was silent.
+    """
+
+    def __init__(self, message: str, status: int | None = None, refused: bool = False) -> None:
         super().__init__(message)
-        self.status = status
+        self.status, self.refused = status, refused
 
 
 class Child:
@@ -100,7 +103,8 @@ class Child:
         if not line or "error" in self.ready:
             await self.stop()
             reason = self.ready.get("error", f"exit status {process.returncode}")
-            raise ChildFailed(f"the {self.name} did not start: {reason}", process.returncode)
+            text = f"the {self.name} did not start: {reason}"
+            raise ChildFailed(text, process.returncode, refused="error" in self.ready)
 
     @property
     def input_fileno(self) -> int:

@@ -481,10 +481,12 @@ class Experiment:
     async def open(self) -> None:
         """Start recorder and analysis and wait until both can take frames.
 
+        An analysis that dies while it starts is gone without, as one that dies later is.
+
         Raises
         ------
         ChildFailed
-            If one cannot start.
+            If the recorder cannot start, or the analysis says why it will not.
         """
         outlet = Outlet(self._context, self._on_result, self._on_event)
         self._outlet = outlet
@@ -512,7 +514,16 @@ class Experiment:
             await consumer.hello.wait()
 
     async def _start_child(self, name: str, module: str, config: BaseModel) -> None:
-        child = await Child.start(name, module, config)
+        try:
+            child = await Child.start(name, module, config)
+        except ChildFailed as error:
+            if name == RECORDER or error.refused:
+                raise
+            assert self._outlet is not None
+            self._outlet.lose(name)
+            text = f"{error}; the run goes on without, `pyrotome process` can do its work later"
+            self.event("error", name, text)
+            return
         child.on_death(self._on_death)
         self._children[name] = child
 

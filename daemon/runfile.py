@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from ..protocols import layout
 from ..protocols.bitshuffle import Chunk
-from ..protocols.editing import LIBVER
+from ..protocols.editing import CHUNK_CACHE_BYTES, LIBVER
 from ..protocols.locking import WriterLock
 from ..protocols.manifest import Interruption, RunManifest
 from ..protocols.nexus_tree import create_run_file, finalise
@@ -84,7 +84,7 @@ class RunFile:
         else:
             self._lock = WriterLock(path)
             self.manifest = manifest = reopen(path, manifest, resumed)
-            self._file = h5py.File(path, "r+", libver=LIBVER)
+            self._file = h5py.File(path, "r+", libver=LIBVER, rdcc_nbytes=CHUNK_CACHE_BYTES)
         self.last_ns = manifest.started_ns if resumed is None else resumed.until_ns
         self._epoch_ns = layout.epoch_ns(manifest.started_ns)
         self._stacks = {plan.name: _Stack(self._file, plan.name) for plan in manifest.stacks}

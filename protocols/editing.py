@@ -32,6 +32,9 @@ from . import superblock
 
 # What HDF5 1.10 and later can read, filtered datasets included; SWMR needs it.
 LIBVER = ("v110", "v110")
+# For each dataset that is written: some chunks of a log. By default HDF5 keeps 8 MiB of every
+# column of telemetry, which a day fills.
+CHUNK_CACHE_BYTES = 256 << 10
 LIMIT_BYTES = 256 << 20
 PAGE_BYTES = 4096
 _MAGIC = b"pyrotome redo 1\n"

@@ -20,7 +20,7 @@ import hdf5plugin
 import numpy as np
 
 from . import layout
-from .editing import LIBVER, PAGE_BYTES, edited, redo_path
+from .editing import CHUNK_CACHE_BYTES, LIBVER, PAGE_BYTES, edited, redo_path
 from .manifest import RunManifest
 
 _LOG_CHUNK_BYTES = 32_768
@@ -80,7 +80,14 @@ def create_file(path: Path, nodes: Iterable[layout.Node]) -> Any:
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
     clear_unfinished(path)
     new = path.with_name(f".{path.name}.{os.getpid()}{_NEW}")
-    file: Any = h5py.File(new, "x", libver=LIBVER, fs_strategy="page", fs_page_size=PAGE_BYTES)
+    file: Any = h5py.File(
+        new,
+        "x",
+        libver=LIBVER,
+        rdcc_nbytes=CHUNK_CACHE_BYTES,
+        fs_strategy="page",
+        fs_page_size=PAGE_BYTES,
+    )
     try:
         for node in nodes:
             add_node(file, node)

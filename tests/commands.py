@@ -125,7 +125,8 @@ class Running:
         """Its child processes by module name."""
         found: dict[str, psutil.Process] = {}
         for child in psutil.Process(self.process.pid).children():
-            with contextlib.suppress(psutil.NoSuchProcess):
+            # One between fork and exec has no command line of its own yet.
+            with contextlib.suppress(psutil.NoSuchProcess, IndexError):
                 found[child.cmdline()[2]] = child
         return found
 

@@ -328,6 +328,20 @@ def test_an_analysis_that_dies_does_not_touch_the_acquisition(cli: Any) -> None:
     assert (found["status"], found["frames"], found["lost_frames"]) == ("complete", 5, 0)
 
 
+def test_an_analysis_that_dies_while_it_starts_is_gone_without(cli: Any) -> None:
+    running = cli.start("run", cli.short_recipe(), "--rig", cli.rig(), "-o", "run.nxs")
+    wanted, deadline_s = "pyrotome.analysis.worker", time.monotonic() + 60
+    while wanted not in running.children():
+        assert time.monotonic() < deadline_s, running.text()
+        time.sleep(0.01)
+    running.children()[wanted].kill()
+    assert running.wait() == 0, running.text()
+    assert "the analysis did not start" in running.text()
+    assert "pyrotome process" in running.text()
+    found = cli.inspect("run.nxs")
+    assert (found["status"], found["frames"], found["lost_frames"]) == ("complete", 5, 0)
+
+
 def test_an_analysis_that_hangs_is_waited_for_only_so_long(cli: Any) -> None:
     running = cli.start("run", cli.short_recipe(), "--rig", cli.rig(), "-o", "run.nxs")
     running.wait_for("reference_001")
