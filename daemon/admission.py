@@ -13,6 +13,8 @@ RATE_ALL, BURST_ALL = 200.0, 400.0
 # The share of `safe`, which nothing else can use up.
 SAFE_EACH, SAFE_BURST_EACH = 2.0, 5.0
 SAFE_ALL, SAFE_BURST_ALL = 50.0, 100.0
+# Refusals of one connection before it is cut; a long request counts as one more for each 10 kB.
+REFUSALS, BURST_REFUSALS, REFUSAL_BYTES = 200.0, 2000.0, 10_000
 # Those whose rates are remembered.
 MOST_COUNTED = 1000
 # Enough for every request that the rates let in while one could come again.
@@ -28,15 +30,15 @@ class TokenBucket:
     _left: float = -1.0
     _at_s: float = 0.0
 
-    def take(self, now_s: float) -> bool:
-        """Whether one more may pass now."""
+    def take(self, now_s: float, amount: float = 1.0) -> bool:
+        """Whether one more, or so much, may pass now."""
         if self._left < 0:
             self._left, self._at_s = self.burst, now_s
         self._left = min(self.burst, self._left + max(0.0, now_s - self._at_s) * self.rate)
         self._at_s = now_s
-        if self._left < 1:
+        if self._left < amount:
             return False
-        self._left -= 1
+        self._left -= amount
         return True
 
 

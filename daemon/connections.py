@@ -38,8 +38,8 @@ BACKLOG = 1024
 HANDSHAKE_S = 2.0
 # Whoever has said nothing after that is cut by us.
 SILENT_S = 30.0
-# A peer is asked for a sign of life so often, and given up after so much silence.
-HEARTBEAT_S, HEARTBEAT_TIMEOUT_S = 5.0, 20.0
+# A silent peer's machine is asked for a sign of life after so long, so often, so many times.
+KEEPALIVE_S, KEEPALIVES_EVERY_S, KEEPALIVES = 5, 5, 3
 # What a subscriber has not taken for so long, it will not take: it is cut.
 STALLED_S = 10.0
 # Events dealt with in one go, so that a storm of them does not hold up the loop.
@@ -180,8 +180,14 @@ class Connections:
         self._most_silent, self._most_heard = most_silent, most_heard
         socket.set(zmq.BACKLOG, BACKLOG)
         socket.set(zmq.HANDSHAKE_IVL, int(HANDSHAKE_S * 1000))
-        socket.set(zmq.HEARTBEAT_IVL, int(HEARTBEAT_S * 1000))
-        socket.set(zmq.HEARTBEAT_TIMEOUT, int(HEARTBEAT_TIMEOUT_S * 1000))
+        socket.set(zmq.TCP_KEEPALIVE, 1)
+        socket.set(zmq.TCP_KEEPALIVE_IDLE, KEEPALIVE_S)
+        socket.set(zmq.TCP_KEEPALIVE_INTVL, KEEPALIVES_EVERY_S)
+        socket.set(zmq.TCP_KEEPALIVE_CNT, KEEPALIVES)
+        # libzmq 4.3.5 aborts the process when a peer leaves while what it sent waits for room, and
+        # a ZMTP heartbeat of ours or of theirs comes after that. Without a bound nothing waits;
+        # whoever sends too much is cut instead. And without heartbeats of ours.
+        socket.set(zmq.RCVHWM, 0)
         self._news = _News(socket)
         self._silent: OrderedDict[int, Connection] = OrderedDict()
         self._greeting: OrderedDict[int, Connection] = OrderedDict()
@@ -244,7 +250,7 @@ class Connections:
         return False
 
     def _accepted(self, fd: int, ends: Ends, now_s: float) -> None:
-        known = self._find(fd)
+        known = self.find(fd)
         if known is not None:
             if known.ends == ends:
                 return
@@ -272,14 +278,15 @@ class Connections:
                 "oldest",
             )
 
-    def _find(self, fd: int) -> Connection | None:
+    def find(self, fd: int) -> Connection | None:
+        """The connection of a descriptor."""
         return self._heard.get(fd) or self._greeting.get(fd) or self._silent.get(fd)
 
     def _disconnected(self, news: _Event) -> None:
         if news.why:
             self.failed_count += 1
             self._refused(address_of(news.ends), news.why)
-        connection = self._find(news.fd)
+        connection = self.find(news.fd)
         if connection is not None and connection.ends == news.ends:
             self._forget(connection)
 

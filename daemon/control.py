@@ -31,8 +31,12 @@ from ..protocols.rig import Rig
 from .admission import (
     BURST_ALL,
     BURST_EACH,
+    BURST_REFUSALS,
+    MOST_COUNTED,
     RATE_ALL,
     RATE_EACH,
+    REFUSAL_BYTES,
+    REFUSALS,
     SAFE_ALL,
     SAFE_BURST_ALL,
     SAFE_BURST_EACH,
@@ -40,6 +44,7 @@ from .admission import (
     Memory,
     Rates,
     Replayed,
+    TokenBucket,
 )
 from .devices import SafingStep
 from .experiment import new_output
@@ -51,12 +56,14 @@ from .service import Busy, Daemon
 from .zap import descriptor, metadata
 
 READING = {"status", "latest"}
-# Requests and replies that wait for one connection; further ones wait with the client, or are lost.
-_MOST_WAITING_IN, _MOST_WAITING_OUT = 4, 32
+# Replies that wait for one connection; further ones are lost.
+_MOST_WAITING_OUT = 32
 # Answers under way at a time, those to `safe` not counted.
 MOST_ANSWERS = 32
 # Taken in at a time, of which `safe` is answered first.
 _BATCH = 32
+# What is dropped unread in between, and for how long after a connection was cut.
+_MOST_DROPPED, _DROPPED_S = 1000, 5.0
 # No request but a recipe is longer; what is longer is not read before its turn.
 _SMALL_BYTES = 2_000
 _LOOK_S = 0.025
@@ -99,7 +106,6 @@ class ControlServer:
         self._gate = daemon.gate
         self._socket = daemon.gate.context.socket(zmq.ROUTER)
         self._socket.set(zmq.MAXMSGSIZE, MAX_REQUEST_BYTES)
-        self._socket.set(zmq.RCVHWM, _MOST_WAITING_IN)
         self._socket.set(zmq.SNDHWM, _MOST_WAITING_OUT)
         self._socket.set(zmq.LINGER, 500)
         self._connections = self._gate.protect(self._socket, "control")
@@ -111,6 +117,8 @@ class ControlServer:
             raise
         self._rates = Rates(RATE_EACH, BURST_EACH, RATE_ALL, BURST_ALL)
         self._safe_rates = Rates(SAFE_EACH, SAFE_BURST_EACH, SAFE_ALL, SAFE_BURST_ALL)
+        self._patience: dict[bytes, TokenBucket] = {}
+        self._cut: dict[bytes, float] = {}
         self._memory = Memory()
         self._safing: asyncio.Task[list[SafingStep]] | None = None
         self._answers: set[asyncio.Task[None]] = set()
@@ -122,9 +130,7 @@ class ControlServer:
 
     async def _serve(self) -> None:
         while True:
-            batch = [self._asked(await self._socket.recv_multipart(copy=False))]
-            while len(batch) < _BATCH and cast(int, self._socket.get(zmq.EVENTS)) & zmq.POLLIN:
-                batch.append(self._asked(await self._socket.recv_multipart(copy=False)))
+            batch = await self._take()
             small = [asked for asked in batch if len(asked.raw) <= _SMALL_BYTES]
             read = [(asked, self._read(asked)) for asked in small]
             safe = [
@@ -136,6 +142,22 @@ class ControlServer:
                 await self._begin(asked, request)
             # So that others have their turn, however fast requests come.
             await asyncio.sleep(0)
+
+    async def _take(self) -> list[_Asked]:
+        """What has come, some at a time; what is left of a connection that was cut is dropped."""
+        batch: list[_Asked] = []
+        for number in range(_BATCH + _MOST_DROPPED):
+            if number and not cast(int, self._socket.get(zmq.EVENTS)) & zmq.POLLIN:
+                break
+            frames = await self._socket.recv_multipart(copy=False)
+            if self._cut and (until_s := self._cut.get(frames[0].bytes)) is not None:
+                if time.monotonic() < until_s:
+                    continue
+                del self._cut[frames[0].bytes]
+            batch.append(self._asked(frames))
+            if len(batch) >= _BATCH:
+                break
+        return batch
 
     async def _look_after(self) -> None:
         while True:
@@ -170,7 +192,8 @@ class ControlServer:
         number = request.id if request is not None else ""
         if not rates.take(who, time.monotonic()):
             self._turned_away(asked, "too many requests")
-            await self._refuse(asked, number, "too many requests: wait a moment")
+            if not self._cut_if_deaf(asked):
+                await self._refuse(asked, number, "too many requests: wait a moment")
             return
         if request is None:
             request = self._read(asked)
@@ -190,6 +213,25 @@ class ControlServer:
         answer = asyncio.create_task(self._answer(asked, request, person), name="control answer")
         self._answers.add(answer)
         answer.add_done_callback(self._answered if not safe else self._answers.discard)
+
+    def _cut_if_deaf(self, asked: _Asked) -> bool:
+        """Cut a connection that goes on however often it is refused; whether it was."""
+        now_s, route = time.monotonic(), asked.route[0]
+        patience = self._patience.pop(route, None) or TokenBucket(REFUSALS, BURST_REFUSALS)
+        self._patience[route] = patience
+        if patience.take(now_s, 1.0 + len(asked.raw) / REFUSAL_BYTES):
+            if len(self._patience) > MOST_COUNTED:
+                del self._patience[next(iter(self._patience))]
+            return False
+        del self._patience[route]
+        # What it has sent until now is still to come, and is nobody's any more.
+        self._cut[route] = now_s + _DROPPED_S
+        if len(self._cut) > MOST_COUNTED:
+            del self._cut[next(iter(self._cut))]
+        connection = self._connections.find(asked.connection)
+        if connection is not None:
+            self._connections.cut(connection, "it goes on however often it is refused")
+        return True
 
     def _answered(self, answer: asyncio.Task[None]) -> None:
         self._under_way -= 1

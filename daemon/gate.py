@@ -63,9 +63,9 @@ class Gate:
             self._ring.refresh()
 
     def open(self) -> None:
-        """Answer whose key it is; until then, a socket that demands keys lets nobody in."""
-        if self._ring is not None:
-            self._zap = ZapHandler(self.context, self._known, self.refused_on("a connection"))
+        """Answer whose key it is; until then, nobody is let in."""
+        known = self._known if self._ring is not None else None
+        self._zap = ZapHandler(self.context, known, self.refused_on("a connection"))
 
     @property
     def keyed(self) -> bool:
@@ -88,7 +88,9 @@ class Gate:
             socket.set(zmq.CURVE_SERVER, 1)
             socket.set(zmq.CURVE_PUBLICKEY, self._pair.public)
             socket.set(zmq.CURVE_SECRETKEY, self._pair.secret)
-            socket.set(zmq.ZAP_DOMAIN, DOMAIN)
+        # Without keys, too: libzmq then turns away whoever speaks ZMTP 1 or 2. To these any bytes
+        # belong that do not begin as ZMTP 3 does, and it has aborted on such bytes.
+        socket.set(zmq.ZAP_DOMAIN, DOMAIN)
         share = self._descriptors // 8
         connections = Connections(
             socket, self.refused_on(what), min(MOST_SILENT, share), min(MOST_HEARD, share)

@@ -23,8 +23,8 @@ class ZapHandler:
     ----------
     context : zmq.asyncio.Context
         Whose sockets are protected; there may be one handler.
-    known : callable
-        Name of a public key's owner (Z85), or None.
+    known : callable or None
+        Name of a public key's owner (Z85), or None. If it is None itself, no keys are demanded.
     refused : callable
         Told of address and reason of whoever is not let in.
     """
@@ -32,7 +32,7 @@ class ZapHandler:
     def __init__(
         self,
         context: zmq.asyncio.Context,
-        known: Callable[[bytes], str | None],
+        known: Callable[[bytes], str | None] | None,
         refused: Callable[[str, str], None],
     ) -> None:
         self._known, self._refused = known, refused
@@ -56,6 +56,8 @@ class ZapHandler:
             return reply(b"500", b"not ZAP 1.0")
         address = parts[3].decode(errors="replace")
         mechanism, credentials = parts[5], parts[6:]
+        if self._known is None:
+            return reply(b"200", b"OK")
         if mechanism != b"CURVE" or len(credentials) != 1 or len(credentials[0]) != 32:
             self._refused(address, "it came without a key")
             return reply(b"400", b"a CURVE key is needed")
