@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -153,7 +154,7 @@ async def run_foreground(
 def _summary(outcome: Outcome, output: Path, console: Console) -> None:
     if output.exists():
         try:
-            Console().print(describe_file(output))
+            _print_out(describe_file(output))
         except BadInput as error:  # another program has it open; how the run ended stands
             console.print(str(error), highlight=False, soft_wrap=True)
     style = "green" if outcome.status == "complete" else "red"
@@ -163,6 +164,17 @@ def _summary(outcome: Outcome, output: Path, console: Console) -> None:
     if journal_path(output).exists():
         text = f"[dim]go on with[/dim] pyrotome run --resume {output}"
         console.print(text, highlight=False, soft_wrap=True)
+
+
+def _print_out(text: Any) -> None:
+    """Print on standard output; that nobody is there any more changes nothing about the run."""
+    try:
+        Console().print(text)
+        sys.stdout.flush()
+    except OSError:
+        # What is left in the buffer goes nowhere, or Python would try again when it ends.
+        with Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 async def _until_signal() -> None:

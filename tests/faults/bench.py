@@ -19,6 +19,7 @@ import pytest
 from pyrotome.daemon.experiment import Outcome
 from pyrotome.daemon.inspect import inspect_file
 from pyrotome.daemon.plan import make_plan
+from pyrotome.daemon.recovery import recover
 from pyrotome.daemon.service import Daemon, exit_code, running_daemon
 from pyrotome.protocols.layout import RECORDED
 from pyrotome.protocols.recipe import Recipe
@@ -123,6 +124,8 @@ class Bench:
         log = microscope.log()
         assert log.safe or not microscope.alive, said
         code = exit_code(outcome, interrupted=False)
+        if file.exists():
+            recover(file)  # which leaves alone what needs it not
         found = inspect_file(file) if file.exists() else {}
         if found:
             _read(file, found)

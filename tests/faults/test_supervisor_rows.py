@@ -95,9 +95,11 @@ def site(commands: Any, tmp_path: Path) -> Callable[..., Any]:
     async def start(
         speed: float = 1.0,
         heater: dict[str, Any] | None = None,
+        guardian_timeout: str = "20 s",
         **supervisor: Any,
     ) -> AsyncIterator[Site]:
         body = {**commands.RIG, "simulator": SIMULATOR, "supervisor": supervisor}
+        body["guardian"] = {"timeout": guardian_timeout}
         options = {**commands.RIG["heater"]["options"], **(heater or {}).get("options", {})}
         body["heater"] = {**commands.RIG["heater"], **(heater or {}), "options": options}
         rig = load_model(Rig, yaml.safe_dump(body), "rig")
@@ -390,7 +392,7 @@ async def test_killed_guardian(site: Any, reaction: Any) -> None:
     must="the guardian makes safe, the run fails when the loop wakes up", within_s=15.0,
 )  # fmt: skip
 async def test_blocked_event_loop(site: Any, reaction: Any) -> None:
-    async with site() as here:
+    async with site(guardian_timeout="2 s") as here:
         here.begin([{"heat": {"to": "200 degC", "hold": "1 h"}}])
         await here.hotter_than(190.0)
         reaction.begins()
