@@ -46,7 +46,11 @@ from pyrotome.protocols.layout import RECORDED
 from pyrotome.protocols.recipe import Recipe
 
 VICTIMS = ("daemon", "recorder", "analysis", "simulators")
-MODULES = {"recorder": "pyrotome.daemon.recorder", "analysis": "pyrotome.analysis.worker"}
+MODULES = {
+    "recorder": "pyrotome.daemon.recorder",
+    "analysis": "pyrotome.analysis.worker",
+    "guardian": "pyrotome.daemon.guardian",
+}
 # Wall seconds of an attempt that nobody disturbs, until one has been seen.
 TYPICAL_S = 9.0
 ATTEMPT_TIMEOUT_S = 120.0
@@ -213,10 +217,14 @@ class Attempt:
             time.sleep(0.01)
         return False
 
-    def end(self) -> int:
+    def end(self, microscope_alive: Callable[[], bool]) -> int:
         """Exit code, when all of its processes are gone."""
         self.until(lambda: False, ATTEMPT_TIMEOUT_S - (time.monotonic() - self.began_s))
         must(self.process.poll() is not None, "the run does not end:", self.text[-1500:])
+        guardian = self.pid_of("guardian")
+        if guardian is not None and not microscope_alive():
+            # It would try for another minute to reach a microscope that will not come back.
+            psutil.Process(guardian).kill()
         _, left = psutil.wait_procs(list(self.relatives.values()), timeout=45)
         must(not left, "processes are left:", left)
         return self.process.returncode
@@ -277,7 +285,7 @@ class Round:
         try:
             if self.kills_left:
                 killed = self.kill(attempt)
-            code = attempt.end()
+            code = attempt.end(lambda: self.microscope.alive)
             took_s = time.monotonic() - attempt.began_s
             self.story.append(f"exit {code} after {took_s:.1f} s")
             self.judge(attempt, code, killed)
