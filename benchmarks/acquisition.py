@@ -74,7 +74,7 @@ async def stream(daemon: Daemon, experiment: Experiment, frames: int) -> float:
     await detector.arm(frames, 0.001, (SIDE, SIDE))
     start = time.perf_counter()
     for index in range(frames):
-        await experiment.credit()
+        await experiment.streams.credit()
         t_ns = await detector.trigger()
         frame = await detector.read_frame()
         header = {
@@ -82,7 +82,7 @@ async def stream(daemon: Daemon, experiment: Experiment, frames: int) -> float:
             "exposure_s": 0.001, "dose_e_per_nm2": 0.0, "dose_total_e_per_nm2": 0.0,
             "temperature_c": daemon.watch.temperature_at(t_ns), "frame_number": frame.number,
         }  # fmt: skip
-        experiment.frame(header, frame.data, t_ns)
+        experiment.streams.frame(header, frame.data, t_ns)
     await detector.disarm()
     return start
 

@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import secrets
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import zmq.asyncio
-from pydantic import BaseModel
 
 from .. import __version__
-from ..drivers.base import DeviceError, FrameData
-from ..protocols.bitshuffle import ENCODING, Chunk
+from ..drivers.base import DeviceError
 from ..protocols.journal import MadeSafe, Necks, RunLine
-from ..protocols.link import ANALYSIS, RECORDER
 from ..protocols.loading import BadInput
 from ..protocols.manifest import RunManifest
-from ..protocols.messages import BadMessage, Message, array_of, telemetry_topic
-from ..protocols.process import AnalysisConfig, RecorderConfig
 from ..protocols.rig import Rig
 from ..protocols.timebase import ExperimentClock, iso_utc
-from .children import Child, ChildFailed
+from .children import ChildFailed
 from .clock import ClockPair, keep_record
 from .devices import Devices, SafingStep
 from .dose import DoseExceeded, DoseLedger
@@ -33,13 +26,12 @@ from .engine import Engine, ExperimentFailed
 from .heating import PROGRESS_TIMEOUT_S, HeaterWatch
 from .interrupted import Interrupted
 from .journal import NoNotes, RunJournal, journal_path
-from .outlet import Consumer, Outlet
 from .plan import Plan
 from .publisher import Publisher
 from .remains import Now
 from .resuming import ResumePoint
 from .states import State, StateMachine
-from .views import FrameViews
+from .streams import RunStreams
 
 DAEMON_CHANNELS = {
     "loop_lag_s": "s",
@@ -47,14 +39,8 @@ DAEMON_CHANNELS = {
     "staleness_s": "s",
     "dose_e_per_nm2": "e/nm^2",
 }
-# Wall seconds that a closing recorder is given before the run is called failed.
-CLOSING_TIMEOUT_S = 120.0
-# For a run that ends early, while the recorder says that the disk takes nothing.
-FULL_DISK_TIMEOUT_S = 10.0
 # Wall seconds in which work that was stopped should be over.
 LEAVING_TIMEOUT_S = 20.0
-# An analysis that works says so twice a second; one silent for this long is given up at the end.
-SILENT_ANALYSIS_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -95,6 +81,8 @@ class Experiment:
         The one clock.
     simulated : bool
         Whether no real hardware is behind the devices.
+    context : zmq.asyncio.Context
+        Of the link to recorder and analysis.
     rig_file : str or None
         Where the rig was read.
     interrupted : Interrupted or None
@@ -121,15 +109,24 @@ class Experiment:
         self.plan, self.rig, self.output = plan, rig, output
         self.devices, self.watch = devices, watch
         self.machine, self.clock = machine, clock
-        self._publisher, self._context = publisher, context
-        self._detector = rig.detector.driver
+        self._publisher = publisher
+        self.streams = RunStreams(
+            publisher,
+            context,
+            rig.detector.driver,
+            output,
+            self._on_result,
+            self._on_recorder_death,
+        )
+        # Whoever has something to say of this run says it to everyone.
+        self.event = self.streams.event
         started_ns = clock.now_ns()
         self._interrupted = interrupted
         self._point: ResumePoint | None = None
         self._journal: RunJournal | None = None
         limits = plan.recipe.limits
         self.ledger = DoseLedger(limits.dose_e_per_nm2, limits.dose_per_series_e_per_nm2)
-        self.engine = Engine(plan, devices, watch, self.ledger, machine, clock, self)
+        self.engine = Engine(plan, devices, watch, self.ledger, machine, clock, self.streams)
         self.manifest = RunManifest(
             run=f"{iso_utc(started_ns)[:19].replace(':', '')}-{secrets.token_hex(3)}",
             title=plan.recipe.title,
@@ -143,7 +140,7 @@ class Experiment:
             rig_file=rig_file,
             sample=plan.recipe.sample,
             beam=plan.recipe.beam,
-            detector=self._detector,
+            detector=rig.detector.driver,
             instruments=identities,
             value_offset=rig.detector.value_offset,
             frame_dtype=devices.detector.dtype,
@@ -158,13 +155,8 @@ class Experiment:
             self.engine.frames_done = interrupted.frames
             self.ledger.restore(interrupted.history.charged)
         self.run_id = self.manifest.run
-        self._outlet: Outlet | None = None
-        self._children: dict[str, Child] = {}
         self._stop: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._give_up_analysis = asyncio.Event()
-        self._views = FrameViews(
-            publisher, f"preview/{self._detector}", lambda text: self.event("error", "engine", text)
-        )
         self.outcome: Outcome | None = None
         self.safe_confirmed = True
         # Whether nothing is left to do with the devices.
@@ -172,100 +164,15 @@ class Experiment:
         self.on_prepared: Callable[[], None] = _nothing
         self._leaving: asyncio.Future[Any] | None = None
 
-    # --- what the engine sends (see engine.Outgoing) -------------------------------------------
-
-    @property
-    def most_at_a_time(self) -> int:
-        """Frames for which credit can be had at once."""
-        return self._outlet.most_at_a_time if self._outlet is not None else 1
-
-    async def credit(self, frames: int = 1) -> None:
-        """Wait until the recorder can take so many frames."""
-        outlet = self._outlet
-        if outlet is None or not (waiting := outlet.waiting_for(frames)):
-            return
-        why = "; ".join(f"{name}: {what}" for name, what in waiting.items())
-        self.event("warning", "engine", f"waiting at standby for {why}", waiting_for=waiting)
-        await outlet.credit(frames)
-        self.event("info", "engine", f"no longer waiting for {', '.join(waiting)}")
-
-    def frame(self, header: dict[str, Any], data: FrameData | None, t_ns: int) -> None:
-        """Send a frame, or the notice of a lost one, to everyone.
-
-        Recorder and analysis get the pixels as the detector sent them, monitors get them raw.
-        """
-        topic = f"frame/{self._detector}"
-        if data is None:
-            message = self._publisher.stamp(topic, "frame", {**header, "lost": True}, (), t_ns)
-        elif isinstance(data, Chunk):
-            pixels = {"shape": list(data.shape), "dtype": data.dtype, "encoding": ENCODING}
-            message = self._publisher.stamp(topic, "frame", header | pixels, (data.raw,), t_ns)
-        else:
-            pixels = {"shape": list(data.shape), "dtype": data.dtype.name}
-            message = self._publisher.stamp(topic, "frame", header | pixels, (data,), t_ns)
-        self._all(message, frame=True)
-        self._views.show(message, data)
-
-    def telemetry(self, device: str, values: dict[str, float], t_ns: int) -> None:
-        """Send a reading to monitors and recorder."""
-        body = {"device": device, "values": values}
-        message = self._publisher.publish(telemetry_topic(device), "telemetry", body, t_ns=t_ns)
-        self.record(message)
-
-    def event(self, level: str, source: str, message: str, **more: Any) -> None:
-        """Send an event to everyone."""
-        body = {"level": level, "source": source, "message": message, **more}
-        self._all(self._publisher.publish("event", "event", body))
-
-    def record(self, message: Message) -> None:
-        """Send a message that was published to the recorder."""
-        if self._outlet is not None:
-            self._outlet.send_only(RECORDER, message)
-
-    def _all(self, message: Message, frame: bool = False) -> None:
-        if self._outlet is not None:
-            self._outlet.send(message, frame)
-
-    # --- what comes back from recorder and analysis ---------------------------------------------
-
-    def _on_result(
-        self, source: str, body: dict[str, Any], payload: Sequence[bytes | memoryview]
-    ) -> None:
-        name = str(body.get("name", "unnamed"))
-        message = Message(f"result/{name}", body, tuple(payload))
-        try:
-            if payload:
-                array_of(message)
-        except BadMessage as error:
-            self.event("error", source, f"result {name}: {error}")
-            return
+    def _on_result(self, name: str, body: dict[str, Any]) -> None:
         if name == "necks":
             ratio = body.get("parameters", {}).get("neck_ratio_median")
             known = ratio if isinstance(ratio, int | float) else None
             self.engine.steering.note(str(body.get("series")), known)
             self.engine.journal.note(Necks(series=str(body.get("series")), ratio=known))
-        sent = self._publisher.publish(message.topic, "result", body, message.payload)
-        if body.get("record", True):
-            self.record(sent)
 
-    def _on_event(self, source: str, body: dict[str, Any]) -> None:
-        level = body.get("level")
-        more = {k: v for k, v in body.items() if k not in ("level", "message", "source")}
-        self.event(
-            level if level in ("info", "warning", "error") else "info",
-            source,
-            str(body.get("message", "")),
-            **more,
-        )
-
-    def _on_death(self, name: str, status: int) -> None:
-        outlet = self._outlet
-        if outlet is None or (status == 0 and outlet.consumers[name].ended):
-            return
-        outlet.lose(name)
-        self.event("error", name, f"the {name} died with exit status {status}")
-        if name == RECORDER:
-            self.stop("failed", "the recorder died, nothing more can be recorded")
+    def _on_recorder_death(self) -> None:
+        self.stop("failed", "the recorder died, nothing more can be recorded")
 
     # --- control --------------------------------------------------------------------------------
 
@@ -279,9 +186,6 @@ class Experiment:
         """What a person wants to know, as JSON."""
         engine, latest = self.engine, self.watch.latest
         position, interrupted = engine.position, self._interrupted
-        outlet = self._outlet
-        analysis = outlet.consumers.get(ANALYSIS) if outlet is not None else None
-        recorder = outlet.consumers.get(RECORDER) if outlet is not None else None
         return {
             "run": self.run_id,
             "title": self.plan.recipe.title,
@@ -301,21 +205,13 @@ class Experiment:
             "dose_limit_e_per_nm2": self.plan.recipe.limits.dose_e_per_nm2,
             "eta_s": round(engine.remaining_s(), 1),
             "waiting_for_credit": engine.waiting_for_credit,
-            "waiting_for": outlet.waiting_for() or None if outlet is not None else None,
             "resumed": 0 if interrupted is None else interrupted.history.resumed + 1,
-            "analysis": _state_of(analysis),
-            "recorder": _state_of(recorder),
+            **self.streams.status(),
         }
 
     def losses(self) -> dict[str, dict[str, int]]:
         """What each consumer of frames has gone without, counted since the run began."""
-        outlet = self._outlet
-        analysis = outlet.consumers.get(ANALYSIS) if outlet is not None else None
-        return {
-            "recorder": {"frames": self.engine.frames_lost},
-            "analysis": {"headers_only": analysis.headers_only if analysis is not None else 0},
-            "views": {"not_shown": self._views.not_shown},
-        }
+        return {"recorder": {"frames": self.engine.frames_lost}, **self.streams.losses()}
 
     # --- the run --------------------------------------------------------------------------------
 
@@ -343,7 +239,7 @@ class Experiment:
                 await self._make_safe(outcome)
             else:
                 outcome = Outcome("complete")
-                await self._analysis_catches_up()
+                await self.streams.analysis_catches_up(self._give_up_analysis)
                 if self._stop.done():
                     # Everything is taken; but whoever stops now wants to see it safe.
                     stopped = self._stop.result()
@@ -470,62 +366,27 @@ class Experiment:
         )
         for problem in (*interrupted.problems, *point.problems):
             self.event("warning", "engine", problem)
-        outlet = self._outlet
-        if outlet is None or ANALYSIS not in outlet.consumers:
-            return
-        for number, message in enumerate(interrupted.headers(point)):
-            outlet.send_recorded(ANALYSIS, message)
-            if number % 1000 == 0:
-                await asyncio.sleep(0)
+        await self.streams.tell_recorded(interrupted.headers(point))
 
     async def open(self) -> None:
-        """Start recorder and analysis and wait until both can take frames.
+        """Start recorder and analysis; see `RunStreams.open`."""
+        point = self._point
+        await self.streams.open(self.manifest, point.interruption if point is not None else None)
 
-        An analysis that dies while it starts is gone without, as one that dies later is.
+    async def close_file(self, outcome: Outcome) -> Outcome:
+        """Let the recorder finish the file; the outcome is a failure if it cannot.
 
-        Raises
-        ------
-        ChildFailed
-            If the recorder cannot start, or the analysis says why it will not.
+        The frames of a whole run are worth waiting for until there is room, or somebody stops it:
+        beam and heater are safe. A run that ends early must not wait for a disk.
         """
-        outlet = Outlet(self._context, self._on_result, self._on_event)
-        self._outlet = outlet
-        link = outlet.endpoint
-        starts: dict[str, tuple[str, BaseModel]] = {
-            RECORDER: (
-                "pyrotome.daemon.recorder",
-                RecorderConfig(
-                    link=link,
-                    file=str(self.output),
-                    manifest=self.manifest,
-                    resumed=self._point.interruption if self._point is not None else None,
-                ),
-            )
-        }
-        if self.manifest.analysis:
-            starts[ANALYSIS] = (
-                "pyrotome.analysis.worker",
-                AnalysisConfig(link=link, file=str(self.output), manifest=self.manifest),
-            )
-        for name in starts:
-            outlet.expect(name, essential=name == RECORDER)
-        await asyncio.gather(*(self._start_child(n, *what) for n, what in starts.items()))
-        for consumer in outlet.consumers.values():
-            await consumer.hello.wait()
-
-    async def _start_child(self, name: str, module: str, config: BaseModel) -> None:
-        try:
-            child = await Child.start(name, module, config)
-        except ChildFailed as error:
-            if name == RECORDER or error.refused:
-                raise
-            assert self._outlet is not None
-            self._outlet.lose(name)
-            text = f"{error}; the run goes on without, `pyrotome process` can do its work later"
-            self.event("error", name, text)
-            return
-        child.on_death(self._on_death)
-        self._children[name] = child
+        problem = await self.streams.close_file(
+            outcome.status,
+            outcome.reason,
+            self.clock.now_ns(),
+            self.ledger.charged,
+            patient=lambda: outcome.status == "complete" and not self._stop.done(),
+        )
+        return outcome if problem is None else Outcome("failed", problem)
 
     def _record_clock(self, pair: ClockPair) -> None:
         self.event(
@@ -582,111 +443,13 @@ class Experiment:
             note = MadeSafe(heater_commanded_ns=sent_ns, heater_safe_ns=now_ns)
             self.engine.journal.note(note)
 
-    async def _analysis_catches_up(self) -> None:
-        outlet = self._outlet
-        consumer = outlet.consumers.get(ANALYSIS) if outlet is not None else None
-        if outlet is None or consumer is None or not consumer.alive:
-            return
-        outlet.end(ANALYSIS, {})
-        done = asyncio.create_task(consumer.done.wait())
-        given_up = asyncio.create_task(self._give_up_analysis.wait())
-        consumer.heard_s = time.monotonic()
-        try:
-            while not (done.done() or given_up.done()):
-                await asyncio.wait(
-                    {done, given_up}, timeout=1.0, return_when=asyncio.FIRST_COMPLETED
-                )
-                if time.monotonic() - consumer.heard_s > SILENT_ANALYSIS_S:
-                    self.event(
-                        "error", "analysis", f"has not been heard for {SILENT_ANALYSIS_S:g} s"
-                    )
-                    break
-        finally:
-            for task in (done, given_up):
-                task.cancel()
-            await asyncio.gather(done, given_up, return_exceptions=True)
-        if not consumer.done.is_set():
-            self.event(
-                "warning",
-                "analysis",
-                f"given up {consumer.backlog} frames before it had caught up; "
-                "`pyrotome process` can do the work again from the file",
-            )
-
-    async def close_file(self, outcome: Outcome) -> Outcome:
-        """Let the recorder finish the file; the outcome is a failure if it cannot."""
-        outlet = self._outlet
-        recorder = outlet.consumers.get(RECORDER) if outlet is not None else None
-        if outlet is None or recorder is None or RECORDER not in self._children:
-            return outcome
-        await self._views.close()
-        self.event("info", "engine", f"run {outcome.status}")
-        if not recorder.alive:
-            return outcome
-        outlet.end(
-            RECORDER,
-            {
-                "status": outcome.status,
-                "reason": outcome.reason,
-                "ended_ns": self.clock.now_ns(),
-                "dose_e_per_nm2": self.ledger.charged,
-            },
-        )
-        if not await self._closed(recorder, patient=outcome.status == "complete"):
-            why = recorder.problem or "the recorder did not answer in time"
-            return Outcome("failed", f"the file was not closed: {why}. {outcome.reason}".strip())
-        if not recorder.alive:
-            return Outcome("failed", "the recorder died while closing the file")
-        return outcome
-
-    async def _closed(self, recorder: Consumer, *, patient: bool) -> bool:
-        """Wait until the file is closed; false if that is given up.
-
-        The frames of a whole run are worth waiting for until there is room, or somebody stops it:
-        beam and heater are safe. A run that ends early must not wait for a disk.
-        """
-        limit_s, told = CLOSING_TIMEOUT_S, False
-        begun_s = time.monotonic()
-        while not recorder.done.is_set():
-            if recorder.problem is None:
-                limit_s = CLOSING_TIMEOUT_S
-            elif patient and not self._stop.done():
-                begun_s = time.monotonic()
-            else:
-                limit_s = FULL_DISK_TIMEOUT_S
-            if recorder.problem is not None and not told:
-                told = True
-                text = f"waiting for the recorder to close the file: {recorder.problem}"
-                self.event("warning", "engine", text)
-            if time.monotonic() - begun_s > limit_s:
-                return False
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(recorder.done.wait(), 0.5)
-        return True
-
     async def close(self) -> None:
         """End the processes and the link; harmless after a run."""
-        await asyncio.gather(*(child.stop() for child in self._children.values()))
-        self._children.clear()
+        await self.streams.close()
         await self._close_journal(remove=False)
-        if self._outlet is not None:
-            await self._outlet.close()
-            self._outlet = None
         self._publisher.run = None
         if not self._stop.done():
             self._stop.cancel()
-
-
-def _state_of(consumer: Consumer | None) -> dict[str, Any] | None:
-    """What monitors are told of a consumer; backlog and staleness as seen from here."""
-    if consumer is None:
-        return None
-    return {
-        **consumer.status,
-        "alive": consumer.alive,
-        "backlog": consumer.backlog,
-        "staleness_s": round(consumer.staleness_s(time.monotonic()), 3),
-    }
 
 
 def new_output(path: Path | None, title: str, folder: Callable[[], Path] = Path.cwd) -> Path:

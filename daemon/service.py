@@ -225,7 +225,7 @@ class Daemon:
 
     def _telemetry(self, device: str, values: dict[str, float], t_ns: int) -> None:
         if self.experiment is not None:
-            self.experiment.telemetry(device, values, t_ns)
+            self.experiment.streams.telemetry(device, values, t_ns)
         else:
             self.publisher.publish(
                 f"telemetry/{device}", "telemetry", {"device": device, "values": values}, t_ns=t_ns

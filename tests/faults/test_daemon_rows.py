@@ -112,7 +112,7 @@ async def test_output_folder_vanishes(bench: Any) -> None:
     within_s=40,
 )  # fmt: skip
 async def test_output_folder_deleted(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pyrotome.daemon.experiment.FULL_DISK_TIMEOUT_S", 3.0)
+    monkeypatch.setattr("pyrotome.daemon.streams.FULL_DISK_TIMEOUT_S", 3.0)
     folder = bench.folder / "runs"
     folder.mkdir()
     bench.folder = folder
@@ -146,7 +146,7 @@ async def test_analysis_killed(bench: Any) -> None:
     broken="the analysis hangs", must="it is given up, the run completes", within_s=60
 )
 async def test_analysis_hung(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pyrotome.daemon.experiment.SILENT_ANALYSIS_S", 3.0)
+    monkeypatch.setattr("pyrotome.daemon.streams.SILENT_ANALYSIS_S", 3.0)
     monkeypatch.setattr("pyrotome.daemon.children.STOP_TIMEOUT_S", 1.0)
 
     async def strike(_: Any) -> None:
