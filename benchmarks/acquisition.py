@@ -28,7 +28,8 @@ from pyrotome.daemon.experiment import Experiment, Outcome
 from pyrotome.daemon.heating import HoldTimer
 from pyrotome.daemon.inspect import inspect_file
 from pyrotome.daemon.plan import make_plan
-from pyrotome.daemon.service import Daemon, served_by
+from pyrotome.daemon.service import Daemon
+from pyrotome.daemon.starting import served_by
 from pyrotome.protocols.manifest import HoldPlan
 from pyrotome.protocols.process import ClockConfig, SimulatorConfig
 from pyrotome.protocols.recipe import Recipe
@@ -125,7 +126,7 @@ async def connected() -> AsyncIterator[Chain]:
     rig = simulated_rig().model_copy(
         update={"streams": Streams(monitor="tcp://127.0.0.1:*", control="tcp://127.0.0.1:*")}
     )
-    context = zmq.asyncio.Context()
+    context, public = zmq.asyncio.Context(), zmq.asyncio.Context()
     config = SimulatorConfig(rig=rig, clock=ClockConfig.of(clock))
     # Two processes, as there are two instruments: frames must not delay the heater's own end.
     simulators = await Child.start("simulators", "pyrotome.simulators", config)
@@ -133,7 +134,7 @@ async def connected() -> AsyncIterator[Chain]:
     served = served_by(rig, simulators).model_copy(
         update={"detector": served_by(rig, camera).detector}
     )
-    daemon = Daemon(served, "", clock, context, fall_back_ports=True)
+    daemon = Daemon(served, "", clock, context, public, fall_back_ports=True)
     tasks: list[asyncio.Task[None]] = []
     try:
         await daemon.connect()
@@ -149,6 +150,7 @@ async def connected() -> AsyncIterator[Chain]:
         await asyncio.gather(*tasks, return_exceptions=True)
         await asyncio.gather(simulators.stop(), camera.stop())
         context.destroy(linger=0)
+        public.destroy(linger=0)
 
 
 async def run(frames: int, holds: int, hold_s: float, folder: Path) -> None:

@@ -24,7 +24,8 @@ import zmq.asyncio
 from pyrotome.daemon.children import Child
 from pyrotome.daemon.inspect import inspect_file
 from pyrotome.daemon.plan import make_plan
-from pyrotome.daemon.service import Daemon, served_by
+from pyrotome.daemon.service import Daemon
+from pyrotome.daemon.starting import served_by
 from pyrotome.protocols.process import ClockConfig, SimulatorConfig
 from pyrotome.protocols.recipe import Recipe
 from pyrotome.protocols.rig import Rig, Streams, simulated_rig
@@ -64,10 +65,11 @@ def rig_with(driver: str) -> Rig:
 async def ours(rig: Rig, side: int, frames: int, file: Path) -> tuple[float, dict[str, Any]]:
     """Frames per second between the first and the last, and what the file says of itself."""
     clock = ExperimentClock()
-    context = zmq.asyncio.Context()
+    context, public = zmq.asyncio.Context(), zmq.asyncio.Context()
     config = SimulatorConfig(rig=rig, clock=ClockConfig.of(clock))
     simulators = await Child.start("simulators", "pyrotome.simulators", config, "--fill", str(FILL))
-    daemon = Daemon(served_by(rig, simulators), "", clock, context, fall_back_ports=True)
+    served = served_by(rig, simulators)
+    daemon = Daemon(served, "", clock, context, public, fall_back_ports=True)
     tasks: list[asyncio.Task[None]] = []
     try:
         await daemon.connect()
@@ -91,6 +93,7 @@ async def ours(rig: Rig, side: int, frames: int, file: Path) -> tuple[float, dic
         await asyncio.gather(*tasks, return_exceptions=True)
         await simulators.stop()
         context.destroy(linger=0)
+        public.destroy(linger=0)
 
 
 def bare_loop(source: Path, target: Path, frames: int) -> float:

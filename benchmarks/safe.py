@@ -76,8 +76,8 @@ SERVE = """
 import asyncio, sys
 from pathlib import Path
 import pyrotome.daemon.foreground as foreground
-from pyrotome.daemon import service
-running = service.running_daemon
+from pyrotome.daemon import starting
+running = starting.running_daemon
 foreground.running_daemon = lambda rig, text, speed, **more: running(
     rig, text, speed, Path(sys.argv[2]), **more)
 from pyrotome.protocols.rig import load_rig

@@ -26,7 +26,8 @@ from .interrupted import Interrupted
 from .journal import journal_path
 from .plan import Plan
 from .progress import ProgressView
-from .service import exit_code, running_daemon, start_simulators
+from .service import exit_code
+from .starting import running_daemon, start_simulators
 from .terminal import Terminal
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

@@ -20,7 +20,7 @@ import pytest
 from pyrotome.daemon import journal as journal_module
 from pyrotome.daemon.cli import app
 from pyrotome.daemon.plan import make_plan
-from pyrotome.daemon.service import running_daemon
+from pyrotome.daemon.starting import running_daemon
 from pyrotome.protocols.loading import BadInput
 from pyrotome.protocols.recipe import load_recipe
 from pyrotome.protocols.rig import load_rig

@@ -20,7 +20,8 @@ from pyrotome.daemon.experiment import Outcome
 from pyrotome.daemon.inspect import inspect_file
 from pyrotome.daemon.plan import make_plan
 from pyrotome.daemon.recovery import recover
-from pyrotome.daemon.service import Daemon, exit_code, running_daemon
+from pyrotome.daemon.service import Daemon, exit_code
+from pyrotome.daemon.starting import running_daemon
 from pyrotome.protocols.layout import RECORDED
 from pyrotome.protocols.recipe import Recipe
 from pyrotome.protocols.rig import load_rig

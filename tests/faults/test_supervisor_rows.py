@@ -14,7 +14,8 @@ import pytest
 import yaml
 
 from pyrotome.daemon.plan import make_plan
-from pyrotome.daemon.service import Busy, Daemon, running_daemon
+from pyrotome.daemon.service import Busy, Daemon
+from pyrotome.daemon.starting import running_daemon
 from pyrotome.daemon.states import State
 from pyrotome.protocols.loading import load_model
 from pyrotome.protocols.recipe import Recipe

@@ -20,7 +20,7 @@ import zmq
 import zmq.asyncio
 
 from pyrotome.daemon.control import ControlServer
-from pyrotome.daemon.service import running_daemon
+from pyrotome.daemon.starting import running_daemon
 from pyrotome.protocols.rig import load_rig
 
 HERE = Path(__file__).resolve().parent
