@@ -40,6 +40,9 @@ class Outgoing(Protocol):
     async def credit(self, frames: int = 1) -> None:
         """Wait until so many frames can be taken by everyone who must not miss them."""
 
+    async def keep(self) -> None:
+        """Wait until no death of a process can take away a frame that was sent."""
+
     def frame(self, header: dict[str, Any], data: FrameData | None, t_ns: int) -> None:
         """Send a frame, or the notice that it was lost (no data)."""
 
@@ -168,6 +171,8 @@ class Engine:
         while index < len(self.plan.operations):
             await self._checkpoint()
             await self.room()
+            if not isinstance(self.plan.operations[index], TakeStack):
+                await self._keep()
             left = rest.pop(index, ALL)
             self._begin(index, left)
             following = await self._carry_out(index, left)
@@ -181,6 +186,14 @@ class Engine:
         self.waiting_for_credit = True
         try:
             await self.out.credit(frames)
+        finally:
+            self.waiting_for_credit = False
+
+    async def _keep(self) -> None:
+        """Before the specimen changes: frames of how it is now could not be taken again."""
+        self.waiting_for_credit = True
+        try:
+            await self.out.keep()
         finally:
             self.waiting_for_credit = False
 

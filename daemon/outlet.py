@@ -14,7 +14,7 @@ from typing import Any, cast
 import zmq
 import zmq.asyncio
 
-from ..protocols.link import END_TOPIC, parse_upstream
+from ..protocols.link import END_TOPIC, FLUSH_TOPIC, parse_upstream
 from ..protocols.messages import BadMessage, Message
 
 
@@ -50,6 +50,12 @@ class Consumer:
     def backlog(self) -> int:
         """Frames sent and not yet reported as dealt with."""
         return len(self.sent_s)
+
+    @property
+    def keeps_all(self) -> bool:
+        """Whether no death can take away a frame that was sent to it."""
+        kept = self.status.get("kept")
+        return self.sent == 0 or (type(kept) is int and kept >= self.sent)
 
     @property
     def problem(self) -> str | None:
@@ -125,17 +131,35 @@ class Outlet:
         granted = [c.granted for c in self.consumers.values() if c.essential and c.alive]
         return max(1, min(granted, default=1) // 2)
 
-    def waiting_for(self, frames: int = 1) -> dict[str, str]:
-        """Essential living consumers that have less credit left, or a problem, and what it is."""
+    def waiting_for(self, frames: int = 1, kept: bool = False) -> dict[str, str]:
+        """Essential living consumers that cannot take more, and why.
+
+        Parameters
+        ----------
+        frames : int
+            For how many they must have credit.
+        kept : bool
+            Whether they must also keep for good what they have got.
+        """
         essential = [c for c in self.consumers.values() if c.essential and c.alive]
-        waiting = {c.name: c.problem or "" for c in essential if c.credit < frames or c.problem}
+        waiting = {
+            c.name: c.problem or ""
+            for c in essential
+            if c.credit < frames or c.problem or (kept and not c.keeps_all)
+        }
         return {name: why or "it has not yet dealt with what came" for name, why in waiting.items()}
 
-    async def credit(self, frames: int = 1) -> None:
-        """Wait until every essential living consumer can take so many more frames."""
-        while self.waiting_for(frames):
+    async def credit(self, frames: int = 1, kept: bool = False) -> None:
+        """Wait until there is nobody to be waited for."""
+        while self.waiting_for(frames, kept):
             self._changed.clear()
             await self._changed.wait()
+
+    def ask_to_keep(self) -> None:
+        """Ask essential consumers to keep for good what they have got, without delay."""
+        for consumer in self.consumers.values():
+            if consumer.essential and not consumer.keeps_all:
+                self.send_only(consumer.name, Message(FLUSH_TOPIC, {}))
 
     def send(self, message: Message, frame: bool = False) -> None:
         """Send a message to every living consumer that has said hello; never waits."""

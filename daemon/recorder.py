@@ -6,7 +6,8 @@ existing one: exit code 2), says so, and connects to the link as ``recorder``.
 With `RecorderConfig.resumed` the file is that of an interrupted run and goes on.
 
 A frame is acknowledged by ``durable`` in the message ``status``: so many frames are in the file,
-and killing this or any process cannot take them out. Credit promises nothing of the kind.
+and killing this or any process cannot take them out. Credit promises nothing of the kind. The topic
+``flush`` asks for that without delay.
 
 Credit: every ``frame/...`` message costs one, lost frames included, and gives it back once it is in
 the file (or was refused). In all it grants `CREDIT_BYTES` of raw frames, at least 4 and at most
@@ -97,7 +98,8 @@ class Recorder:
         self._encoder = Bitshuffle()
         self._compressing = ThreadPoolExecutor(1, "compress")
         self._end: Mapping[str, Any] | None = None
-        self._owed = self._dealt = 0
+        self._owed = self._dealt = self._kept = 0
+        self._flush_asked = False
         self._problem: str | None = None
         self._retry_at = self._flush_at = 0.0
         self._blocked = False
@@ -157,6 +159,8 @@ class Recorder:
         elif message.topic == link.END_TOPIC:
             self._end = message.header
             self._file.reserve_bytes = LAST_RESERVE_BYTES
+        elif message.topic == link.FLUSH_TOPIC:
+            self._flush_asked = True
         else:
             try:
                 self._note(kind, name, message)
@@ -201,9 +205,11 @@ class Recorder:
                 return
             if time.monotonic() >= self._flush_at:
                 break
-        if time.monotonic() >= self._flush_at and self._attempt(self._file.flush):
+        asked = self._flush_asked and not self._queue
+        if (asked or time.monotonic() >= self._flush_at) and self._attempt(self._file.flush):
             self._flush_at = time.monotonic() + FLUSH_S
-            self._durable = self._file.frames
+            self._flush_asked = self._flush_asked and not asked
+            self._durable, self._kept = self._file.frames, self._dealt
             self._tell_status()
         if not self._queue:
             self._give_credit()
@@ -213,6 +219,7 @@ class Recorder:
             "backlog": len(self._queue),
             "frames": self._file.frames,
             "durable": self._durable,
+            "kept": self._kept,
             "dealt": self._dealt,
             "lost": self._file.lost,
             "problem": self._problem,

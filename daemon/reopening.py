@@ -33,7 +33,7 @@ def reopen(path: Path, manifest: RunManifest, resumed: Interruption) -> RunManif
     """Prepare the file of an interrupted run for what comes.
 
     Everything that :func:`tidy` removed is there again, the status is ``running``, end time and
-    reason are cleared, and the interruption stands in ``/entry/interruptions``.
+    reason are cleared, and the interruption stands in ``/entry/interruptions``, at its number.
 
     Parameters
     ----------
@@ -79,6 +79,11 @@ def reopen(path: Path, manifest: RunManifest, resumed: Interruption) -> RunManif
             "reason": layout.fit_text(resumed.reason, layout.REASON_BYTES),
         }
         count = min(file[f"{layout.INTERRUPTIONS}/{name}"].shape[0] for name in row)
+        if resumed.number is not None:
+            count = min(count, resumed.number - 1)
+        if count:
+            before_ns = int(file[f"{layout.INTERRUPTIONS}/until_ns"][count - 1])
+            row["from_ns"] = min(max(resumed.from_ns, before_ns), resumed.until_ns)
         for name, value in row.items():
             column = file[f"{layout.INTERRUPTIONS}/{name}"]
             column.resize((count + 1,))

@@ -155,6 +155,7 @@ def resume_point(
             until_ns=now.t_ns,
             hot_s=heat.unrecorded_s(),
             reason=why,
+            number=history.resumed + 1,
         ),
         problems=(*heat.problems, *frames.problems),
     )

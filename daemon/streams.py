@@ -23,6 +23,8 @@ from .outlet import Consumer, Outlet
 from .publisher import Publisher
 from .views import FrameViews
 
+# A wait of the schedule that is told of.
+UNTOLD_WAIT_S = 1.0
 # Wall seconds that a closing recorder is given before the run is called failed.
 CLOSING_TIMEOUT_S = 120.0
 # For a run that ends early, while the recorder says that the disk takes nothing.
@@ -80,12 +82,27 @@ class RunStreams:
 
     async def credit(self, frames: int = 1) -> None:
         """Wait until the recorder can take so many frames."""
+        if self._outlet is not None:
+            await self._wait(self._outlet, frames)
+
+    async def keep(self) -> None:
+        """Wait until no death of a process can take away a frame that was sent."""
         outlet = self._outlet
-        if outlet is None or not (waiting := outlet.waiting_for(frames)):
+        if outlet is None:
+            return
+        outlet.ask_to_keep()
+        # Milliseconds as a rule, which are not worth an event.
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(outlet.credit(0, kept=True), UNTOLD_WAIT_S)
+        await self._wait(outlet, 0, kept=True)
+
+    async def _wait(self, outlet: Outlet, frames: int, kept: bool = False) -> None:
+        waiting = outlet.waiting_for(frames, kept)
+        if not waiting:
             return
         why = "; ".join(f"{name}: {what}" for name, what in waiting.items())
         self.event("warning", "engine", f"waiting at standby for {why}", waiting_for=waiting)
-        await outlet.credit(frames)
+        await outlet.credit(frames, kept)
         self.event("info", "engine", f"no longer waiting for {', '.join(waiting)}")
 
     def frame(self, header: dict[str, Any], data: FrameData | None, t_ns: int) -> None:

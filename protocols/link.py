@@ -1,11 +1,12 @@
 """The lossless link from the daemon to its consumers (recorder, online analysis): credit.
 
-The daemon binds a ROUTER, each consumer connects a DEALER whose identity is its name. Downstream
-go stream messages, and ``end`` when the run is over; upstream go the small messages below,
-``[kind, JSON, payload...]``. A consumer grants credit in frames; the daemon sends one frame per
-credit. When the recorder has none left, the schedule waits; when the analysis has none left, it is
-sent the header alone, marked ``"in_file": true`` and free of charge, and reads the pixels from the
-run file, so that it cannot hold the acquisition up. Telemetry and events need no credit.
+The daemon binds a ROUTER, each consumer connects a DEALER whose identity is its name. Downstream go
+stream messages, ``flush`` before the specimen changes, and ``end`` when the run is over; upstream
+go the small messages below, ``[kind, JSON, payload...]``. A consumer grants credit in frames; the
+daemon sends one frame per credit. When the recorder has none left, the schedule waits; when the
+analysis has none left, it is sent the header alone, marked ``"in_file": true`` and free of charge,
+and reads the pixels from the run file, so that it cannot hold the acquisition up. Telemetry and
+events need no credit.
 """
 
 from __future__ import annotations
@@ -22,10 +23,12 @@ KINDS: tuple[Kind, ...] = ("hello", "credit", "status", "result", "event", "done
 RECORDER = "recorder"
 ANALYSIS = "analysis"
 END_TOPIC = "end"
+FLUSH_TOPIC = "flush"
 
 # hello  {"credit": n}            ready to receive; n frames may come
 # credit {"frames": n}            n more frames may come
-# status {"backlog": n, ...}      what is still to do
+# status {"backlog": n, ...}      what is still to do; "kept": n, of the frames that came, n are
+#                                 dealt with for good. Sent at once in answer to FLUSH_TOPIC
 # result {"name", ...} + arrays   a stream message of type result, to publish and record; with
 #                                 "record": false only to publish
 # event  {"level", "message"}     to be published and recorded as an event

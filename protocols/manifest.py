@@ -39,13 +39,16 @@ class HoldPlan(Strict):
 class Interruption(Strict):
     """A time in which nobody ran the experiment; moments in UTC nanoseconds on its clock.
 
-    `hot_s` is how long of it the specimen was at processing temperature, unrecorded.
+    `hot_s` is how long of it the specimen was at processing temperature, unrecorded. `number`
+    counts the interruptions by the run's journal, from 1: who was killed before the journal knew
+    that the run goes on has ended none, and the record of the next one takes the place of theirs.
     """
 
     from_ns: int
     until_ns: int
     hot_s: float = 0.0
     reason: str = ""
+    number: int | None = None
 
 
 class RunManifest(Strict):

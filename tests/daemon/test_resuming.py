@@ -285,13 +285,15 @@ class Killed(BaseException):
 class Kill:
     """When: after so many lines of the session and a while, and what is lost with it.
 
-    `tail_s` of what came last is not in the file. A guardian is there after `guarded_s`.
+    `tail_s` of what came last is not in the file; before the specimen is heated, all is, where the
+    recorder `keeps` it. A guardian is there after `guarded_s`.
     """
 
     line: int
     after_s: float = 0.0
     tail_s: float = 0.0
     guarded_s: float | None = None
+    keeps: bool = True
 
 
 @dataclass
@@ -375,6 +377,13 @@ class Session:
     # --- what the engine sends ---
 
     async def credit(self, frames: int = 1) -> None: ...
+
+    async def keep(self) -> None:
+        if self.kill is not None and not self.kill.keeps:
+            return
+        for _, write in self.recent:
+            write()
+        self.recent.clear()
 
     def write(self, write: Callable[[], None]) -> None:
         """What is recorded; it is sure to be on the disk only after the longest tail."""
@@ -618,18 +627,21 @@ def test_the_budget_of_a_series_counts_what_it_cost_before() -> None:
 def test_what_was_lost_is_taken_again_unless_the_specimen_has_been_heated_since() -> None:
     begun = next(i for i, op in enumerate(PLAN.operations) if isinstance(op, HoldAt)) + 2
     lines = lines_with(PLAN, lambda e: isinstance(e, Begun) and e.index == begun)
-    before = Story(PLAN, [Kill(lines[0], tail_s=0.2)])
+    before = Story(PLAN, [Kill(lines[0], tail_s=0.2, keeps=False)])
     assert before.last.point is not None
     assert before.last.point.retakes
     assert all(there.all() for there in before.disk.there.values())
     # Two lines on, the heater has been told.
-    after = Story(PLAN, [Kill(lines[0] + 1, tail_s=0.2)])
+    after = Story(PLAN, [Kill(lines[0] + 1, tail_s=0.2, keeps=False)])
     assert after.last.point is not None
     assert not after.last.point.retakes
     assert after.missing["series_001"]
     problem = after.last.point.problems[-1]
     assert problem.startswith("series_001: 2 of 3 frames stay missing (+0°, +20°): ")
     assert problem.endswith("the specimen has been heated since")
+    kept = Story(PLAN, [Kill(lines[0] + 1, tail_s=0.2)])
+    assert not any(kept.missing.values())
+    assert all(there.all() for there in kept.disk.there.values())
 
 
 def test_a_hold_that_nobody_ended_counts_as_long_as_the_chip_is_found_hot() -> None:

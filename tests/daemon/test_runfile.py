@@ -9,6 +9,8 @@ import psutil
 from recording import T0, S, a_manifest
 
 from pyrotome.daemon.runfile import RunFile
+from pyrotome.protocols.holds import interruptions_of
+from pyrotome.protocols.manifest import Interruption
 
 COLUMNS = tuple("abcdefgh")
 
@@ -30,3 +32,18 @@ def test_hours_of_telemetry_stay_on_the_disk_and_not_in_memory(tmp_path: Path) -
     file.close("complete", None, 1.0, "")
     with h5py.File(tmp_path / "run.nxs") as done:
         assert done["entry/telemetry/heater/a/value"][-1] == flushes * rows - 1
+
+
+def test_an_interruption_that_nobody_ended_is_recorded_once(tmp_path: Path) -> None:
+    path, manifest = tmp_path / "run.nxs", a_manifest()
+    RunFile(path, manifest).close("interrupted", None, 0.0, "killed")
+    # The first two were killed before the journal knew that the run goes on.
+    for until_s, number in ((3, 1), (5, 1), (9, 1), (20, 2)):
+        gap = Interruption(
+            from_ns=T0 + S, until_ns=T0 + until_s * S, hot_s=0.5, reason="killed", number=number
+        )
+        RunFile(path, manifest, gap).close("interrupted", None, 0.0, "killed")
+    with h5py.File(path) as file:
+        found = interruptions_of(file)
+    assert [(i.from_ns - T0) // S for i in found] == [1, 9]
+    assert [(i.until_ns - T0) // S for i in found] == [9, 20]

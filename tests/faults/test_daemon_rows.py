@@ -57,6 +57,19 @@ async def test_recorder_killed(bench: Any) -> None:
     assert ended.found["status"] == "interrupted"
 
 
+@pytest.mark.fault(
+    broken="the recorder is killed as the specimen is heated",
+    must="the file has every frame of how it was before", within_s=30,
+)  # fmt: skip
+async def test_recorder_killed_as_the_specimen_changes(bench: Any) -> None:
+    async def strike(_: Any) -> None:
+        child(RECORDER).kill()
+
+    ended = await bench.run(strike, at="hold")
+    assert "the recorder died" in ended.outcome.reason
+    assert [series["frames"] for series in ended.found["series"]] == [3, 0]
+
+
 @pytest.mark.fault(broken="the recorder hangs for 2 s", must="everything is recorded", within_s=40)
 async def test_recorder_hung(bench: Any) -> None:
     async def strike(_: Any) -> None:
