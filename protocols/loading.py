@@ -132,6 +132,17 @@ def _under(key: str, node: yaml.Node | None) -> yaml.Node | None:
 class _UniqueKeyLoader(yaml.SafeLoader):
     """Safe loader that refuses a key written twice instead of keeping the last."""
 
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """As PyYAML does it, which lets several errors through where a tag and a value disagree."""
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, AttributeError, TypeError, LookupError, OverflowError):
+            written, kind = str(node.value), str(node.tag).rpartition(":")[2]
+            text = written if len(written) <= 40 else written[:40] + "..."
+            raise yaml.constructor.ConstructorError(
+                problem=f"{text!r} is no {kind}", problem_mark=node.start_mark
+            ) from None
+
 
 def _mapping_without_repeats(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
     loader.flatten_mapping(node)
