@@ -21,6 +21,8 @@ ZERO_CELSIUS_K = 273.15
 
 _NUMBER_THEN_UNIT = re.compile(r"^\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(\S.*?)?\s*$")
 
+# Beyond that, looking for the end of the number takes longer than anyone waits.
+_LONGEST_TEXT = 200
 # Pint evaluates a unit: a tower of powers would take it longer than anyone waits.
 _LONGEST_UNIT = 60
 _EXPONENT = re.compile(r"(?:\*\*|\^)\s*[-+]?\d{1,2}(?![\w.])")
@@ -65,6 +67,10 @@ def parse_quantity(value: object, unit: str, example: str) -> float:
         raise ValueError(f"expected a number with a unit such as '{example}', got {value!r}")
     if isinstance(value, (int, float)):
         raise ValueError(f"{value!r} has no unit; write it with one, such as '{example}'")
+    if len(value) > _LONGEST_TEXT:
+        raise ValueError(
+            f"expected a number with a unit such as '{example}', got {len(value)} characters"
+        )
     match = _NUMBER_THEN_UNIT.match(value)
     if match is None:
         raise ValueError(f"expected a number with a unit such as '{example}', got {value!r}")
@@ -75,17 +81,15 @@ def parse_quantity(value: object, unit: str, example: str) -> float:
     try:
         if not _is_plain(unit_text):
             raise ValueError
-        source = registry.Unit(unit_text)
-    except Exception as error:
-        raise ValueError(
-            f"{unit_text[:80]!r} is not a unit known here; write it as in '{example}'"
-        ) from error
-    try:
-        result = float(registry.Quantity(number, source).to(unit).magnitude)
+        result = float(registry.Quantity(number, registry.Unit(unit_text)).to(unit).magnitude)
     except pint.DimensionalityError as error:
         raise ValueError(
             f"{value!r} has the wrong dimension ({error.dim1 or 'none'}); "
             f"expected a quantity such as '{example}'"
+        ) from error
+    except Exception as error:  # pint raises what its parsing and converting happen to meet
+        raise ValueError(
+            f"{unit_text[:80]!r} is not a unit known here; write it as in '{example}'"
         ) from error
     if not math.isfinite(result):
         raise ValueError(f"{value!r} is not a finite quantity; write one such as '{example}'")
