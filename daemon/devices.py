@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from ..drivers.base import Beam, Detector, Device, DeviceError, Heater, Identity, Stage
 from ..drivers.registry import make_device
-from ..protocols.rig import ROLES, Rig
+from ..protocols.rig import ROLES, Rig, Role
 from ..protocols.timebase import ExperimentClock
 from .publisher import monotonic_s
 
@@ -23,12 +23,25 @@ SAFING_RETRY_S = 0.5
 
 @dataclass(frozen=True)
 class SafingStep:
-    """One step of safing: what was done, whether it was confirmed, how long it took."""
+    """One step of safing: what was done with which device, whether and when it was confirmed."""
 
+    role: Role
     action: str
     confirmed: bool
     took_s: float
     problem: str = ""
+
+    @property
+    def level(self) -> str:
+        """Level of the event that tells of it."""
+        return "info" if self.confirmed else "error"
+
+    @property
+    def text(self) -> str:
+        """What it was and how long it took, or why it was not confirmed."""
+        if not self.confirmed:
+            return f"NOT {self.action}: {self.problem}"
+        return f"{self.action} in {self.took_s * 1e3:.0f} ms"
 
 
 @dataclass
@@ -111,9 +124,10 @@ class Devices:
         tasks: list[asyncio.Task[SafingStep]] = []
 
         def begin(
-            action: str, device: Device, timeout_s: float, retry_s: float = math.inf
+            role: Role, action: str, timeout_s: float, retry_s: float = math.inf
         ) -> asyncio.Task[SafingStep]:
-            work = _take(action, device.make_safe, timeout_s, retry_s)
+            device: Device = getattr(self, role)
+            work = _take(role, action, device.make_safe, timeout_s, retry_s)
             tasks.append(asyncio.create_task(work, name=f"safing: {action}"))
             return tasks[-1]
 
@@ -121,10 +135,10 @@ class Devices:
             if self.reconnecting is not None:
                 self.reconnecting.cancel()
                 await asyncio.wait([self.reconnecting])
-            beam = begin("beam blanked", self.beam, SAFING_STEP_TIMEOUT_S, SAFING_RETRY_S)
+            beam = begin("beam", "beam blanked", SAFING_STEP_TIMEOUT_S, SAFING_RETRY_S)
             await asyncio.wait([beam], timeout=BEAM_GRACE_S)
             heater_s = heater_timeout_s(self.heater)
-            heater = begin("heater at its safe level", self.heater, heater_s, SAFING_RETRY_S)
+            heater = begin("heater", "heater at its safe level", heater_s, SAFING_RETRY_S)
             confirmed = True
             for task in (beam, heater):
                 step = await task
@@ -132,8 +146,8 @@ class Devices:
                 confirmed = confirmed and step.confirmed
             if before_rest is not None:
                 await before_rest()
-            told(await begin("stage stopped", self.stage, SAFING_STEP_TIMEOUT_S))
-            told(await begin("detector stopped", self.detector, SAFING_STEP_TIMEOUT_S))
+            told(await begin("stage", "stage stopped", SAFING_STEP_TIMEOUT_S))
+            told(await begin("detector", "detector stopped", SAFING_STEP_TIMEOUT_S))
             return confirmed
         finally:
             self.safing -= 1
@@ -153,7 +167,11 @@ def heater_timeout_s(heater: Heater) -> float:
 
 
 async def _take(
-    action: str, act: Callable[[], Awaitable[object]], timeout_s: float, retry_s: float = math.inf
+    role: Role,
+    action: str,
+    act: Callable[[], Awaitable[object]],
+    timeout_s: float,
+    retry_s: float = math.inf,
 ) -> SafingStep:
     """Take a step, and again after a while as long as it fails and there is time."""
     started = monotonic_s()
@@ -171,5 +189,5 @@ async def _take(
             problem = f"unexpected: {error!r}"
         took_s = monotonic_s() - started
         if not problem or took_s + retry_s >= timeout_s:
-            return SafingStep(action, not problem, took_s, problem)
+            return SafingStep(role, action, not problem, took_s, problem)
         await asyncio.sleep(retry_s)

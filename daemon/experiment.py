@@ -422,23 +422,16 @@ class Experiment:
                 leaving.exception()  # whatever it still met is not why the run ends
 
     def _safing_step(self, step: SafingStep) -> None:
-        self.event(
-            "info" if step.confirmed else "error",
-            "safing",
-            f"{step.action} in {step.took_s * 1e3:.0f} ms"
-            if step.confirmed
-            else f"NOT {step.action}: {step.problem}",
-            took_s=step.took_s,
-        )
+        self.event(step.level, "safing", step.text, took_s=step.took_s)
         if step.confirmed:
             self._note_safe(step)
 
     def _note_safe(self, step: SafingStep) -> None:
         now_ns = self.clock.now_ns()
         begun_ns = now_ns - int(step.took_s * self.clock.speed * 1e9)
-        if step.action.startswith("beam"):
+        if step.role == "beam":
             self.engine.journal.note(MadeSafe(beam_blanked_ns=now_ns))
-        elif step.action.startswith("heater"):
+        elif step.role == "heater":
             sent_ns = max(begun_ns, self.devices.heater.safe_sent_ns or 0)
             note = MadeSafe(heater_commanded_ns=sent_ns, heater_safe_ns=now_ns)
             self.engine.journal.note(note)

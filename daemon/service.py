@@ -175,8 +175,7 @@ class Daemon:
 
         def told(step: SafingStep) -> None:
             steps.append(step)
-            text = step.action if step.confirmed else f"NOT {step.action}: {step.problem}"
-            self._event("info" if step.confirmed else "error", "safing", text, took_s=step.took_s)
+            self._event(step.level, "safing", step.text, took_s=step.took_s)
 
         idle = self.machine.state is State.IDLE
         if idle:

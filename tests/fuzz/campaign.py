@@ -62,6 +62,10 @@ def load(name: str, path: Path) -> ModuleType:
     return module
 
 
+# The other modules look here, also where this one is the program.
+sys.modules.setdefault("campaign", sys.modules[__name__])
+
+
 @dataclass
 class Count:
     """What came of one target."""
@@ -281,7 +285,7 @@ def fuzz_wires(count: int) -> list[Count]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=100_000, help="inputs of a usual target")
-    parser.add_argument("--files", type=int, default=3_000, help="damaged run files")
+    parser.add_argument("--files", type=int, default=1_000, help="damaged run files")
     parser.add_argument("--live", type=int, default=20_000, help="requests to a live daemon")
     parser.add_argument("--seed", type=int, default=20261121)
     parser.add_argument(

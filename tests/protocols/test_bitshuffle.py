@@ -107,7 +107,7 @@ def test_a_message_may_carry_a_chunk() -> None:
     assert chunk_of(Message("frame/d", {"shape": [1, 1], "dtype": "uint16"}, (b"ab",))) is None
     for wrong in (
         header | {"encoding": "zip"}, header | {"shape": [64]}, header | {"shape": [64, 49]},
-        header | {"dtype": "S8"}, header | {"shape": "x"},
+        header | {"dtype": "S8"}, header | {"dtype": [6]}, header | {"shape": "x"},
     ):  # fmt: skip
         with pytest.raises(BadMessage):
             array_of(Message("frame/d", wrong, (raw,)))
