@@ -169,6 +169,8 @@ def _summary(outcome: Outcome, output: Path, console: Console) -> None:
 
 def _print_out(text: Any) -> None:
     """Print on standard output; that nobody is there any more changes nothing about the run."""
+    if sys.__stdout__ is None:  # closed from the start
+        return
     try:
         Console().print(text)
         sys.stdout.flush()
