@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 DEMO ?= demo.nxs
 KILLS ?= 100
 
-.PHONY: demo test trust chaos fuzz lint interop bench clean
+.PHONY: demo test trust faults chaos fuzz lint interop bench clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "pyrotome needs Python 3.11 or newer")'
@@ -24,6 +24,9 @@ test: $(VENV)/.installed  ## run the tests
 
 trust: $(VENV)/.installed  ## run the tests that break things on purpose: kills, faults, storms, full disks
 	$(BIN)/python -m pytest -m trust
+
+faults: $(VENV)/.installed  ## of these, the fault catalogue and a short fuzz campaign
+	$(BIN)/python -m pytest -m trust tests/faults tests/fuzz
 
 chaos: $(VENV)/.installed  ## kill the processes of running experiments at random moments
 	$(BIN)/python tests/chaos/chaos.py --kills $(KILLS)

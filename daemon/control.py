@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -58,8 +59,8 @@ from .zap import descriptor, metadata
 READING = {"status", "latest"}
 # Replies that wait for one connection; further ones are lost.
 _MOST_WAITING_OUT = 32
-# Answers under way at a time, those to `safe` not counted.
-MOST_ANSWERS = 32
+# Answers under way at a time, in all and to one; those to `safe` are not counted.
+MOST_ANSWERS, MOST_ANSWERS_EACH = 32, 8
 # Taken in at a time, of which `safe` is answered first.
 _BATCH = 32
 # What is dropped unread in between, and for how long after a connection was cut.
@@ -122,7 +123,7 @@ class ControlServer:
         self._memory = Memory()
         self._safing: asyncio.Task[list[SafingStep]] | None = None
         self._answers: set[asyncio.Task[None]] = set()
-        self._under_way = 0
+        self._under_way: Counter[object] = Counter()
         self._tasks = [
             asyncio.create_task(self._serve(), name="control"),
             asyncio.create_task(self._look_after(), name="control connections"),
@@ -200,7 +201,9 @@ class ControlServer:
         if isinstance(request, Reply):
             await self._send(asked, request)
             return
-        if not safe and self._under_way >= MOST_ANSWERS:
+        if not safe and (
+            self._under_way[who] >= MOST_ANSWERS_EACH or self._under_way.total() >= MOST_ANSWERS
+        ):
             await self._refuse(asked, request.id, "busy: too many requests are under way")
             return
         try:
@@ -209,10 +212,12 @@ class ControlServer:
             self._turned_away(asked, f"{request.verb}: {error}")
             await self._refuse(asked, request.id, str(error))
             return
-        self._under_way += not safe
         answer = asyncio.create_task(self._answer(asked, request, person), name="control answer")
         self._answers.add(answer)
-        answer.add_done_callback(self._answered if not safe else self._answers.discard)
+        answer.add_done_callback(self._answers.discard)
+        if not safe:
+            self._under_way[who] += 1
+            answer.add_done_callback(lambda _: self._answered(who))
 
     def _cut_if_deaf(self, asked: _Asked) -> bool:
         """Cut a connection that goes on however often it is refused; whether it was."""
@@ -233,9 +238,10 @@ class ControlServer:
             self._connections.cut(connection, "it goes on however often it is refused")
         return True
 
-    def _answered(self, answer: asyncio.Task[None]) -> None:
-        self._under_way -= 1
-        self._answers.discard(answer)
+    def _answered(self, who: object) -> None:
+        self._under_way[who] -= 1
+        if not self._under_way[who]:
+            del self._under_way[who]
 
     def _admitted(self, asked: _Asked, request: Request) -> Person:
         """Who asks, if they may."""
