@@ -38,9 +38,13 @@ from pyrotome.protocols.timebase import ExperimentClock
 
 SIDE = 1024
 FILL = 16
+MOST_IN_STACK = 100_000
 
 
 def recipe(frames: int) -> Recipe:
+    """A recipe of so many frames, in as many stacks as it takes."""
+    full, rest = divmod(frames, MOST_IN_STACK)
+    stacks = [MOST_IN_STACK] * full + [rest] * (rest > 0)
     return Recipe.model_validate(
         {
             "title": "Acquisition rate",
@@ -49,7 +53,10 @@ def recipe(frames: int) -> Recipe:
                 "voltage": "300 kV", "current": "2 pA", "dwell": "1 ns",
                 "frame": [SIDE, SIDE], "pixel_size": "1.04 nm",
             },
-            "steps": [{"heat": {"to": "200 degC"}}, {"reference": {"frames": frames}}],
+            "steps": [
+                {"heat": {"to": "200 degC"}},
+                *({"reference": {"frames": count}} for count in stacks),
+            ],
         }
     )  # fmt: skip
 
@@ -71,15 +78,15 @@ async def hold_errors_ms(
 async def stream(daemon: Daemon, experiment: Experiment, frames: int) -> float:
     """Take frames as fast as the chain lets them through; when it began (perf_counter)."""
     detector = daemon.devices.detector
-    stack = experiment.plan.stacks[0]
+    places = ((s.name, k) for s in experiment.plan.stacks for k in range(s.frames))
     await detector.arm(frames, 0.001, (SIDE, SIDE))
     start = time.perf_counter()
-    for index in range(frames):
+    for series, index in places:
         await experiment.streams.credit()
         t_ns = await detector.trigger()
         frame = await detector.read_frame()
         header = {
-            "series": stack.name, "index": index, "tilt_deg": 0.0, "nominal_tilt_deg": 0.0,
+            "series": series, "index": index, "tilt_deg": 0.0, "nominal_tilt_deg": 0.0,
             "exposure_s": 0.001, "dose_e_per_nm2": 0.0, "dose_total_e_per_nm2": 0.0,
             "temperature_c": daemon.watch.temperature_at(t_ns), "frame_number": frame.number,
         }  # fmt: skip

@@ -59,10 +59,11 @@ class Course:
 
     def part(self, begin: float, end: float) -> tuple[float, dict[str, float]]:
         """Frames per second, and CPU milliseconds per frame of each process, in a part of it."""
-        first, last = int(begin * len(self.at_s)), int(end * len(self.at_s)) - 1
+        first = int(begin * len(self.at_s))
+        last = max(first + 1, int(end * len(self.at_s)) - 1)
         frames = self.frames[last] - self.frames[first]
         each = {n: (c[last] - c[first]) * 1e3 / max(1, frames) for n, c in self.cpu_s.items()}
-        return frames / (self.at_s[last] - self.at_s[first]), each
+        return max(1, frames) / (self.at_s[last] - self.at_s[first]), each
 
 
 async def take(chain: Chain, file: Path, frames: int, course: Course | None = None) -> float:
