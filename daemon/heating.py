@@ -6,6 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import median
 from typing import Literal
 
 from ..drivers.base import GRACE_S, DeviceLost, Heater, HeaterSample
@@ -19,6 +20,8 @@ _KEPT = 4096
 PROGRESS_TIMEOUT_S = 60.0
 # Wall seconds before the end of a hold from which on nothing is collected.
 _QUIET_S = 0.5
+# Holds from whose latencies that of the next one is reckoned.
+_FALLS = 9
 
 HoldMoment = Literal["commanded_up", "crossed_up", "commanded_down", "crossed_down"]
 
@@ -221,13 +224,14 @@ class HoldTimer:
     """Carries out holds timed from crossing to crossing of the midpoint temperature.
 
     The command to cool is given early by the time that it takes from there to the midpoint: what
-    the chip takes, and what the driver does until it can send. That latency is learned from the
-    holds themselves; for the first one, the latency of its own rise is the estimate.
+    the chip takes, what the driver does until it can send, and how late a busy event loop wakes up.
+    That latency is learned from the holds themselves, as the median of the latest; for the first
+    one, the latency of its own rise is the estimate.
     """
 
     def __init__(self, watch: HeaterWatch) -> None:
         self.watch = watch
-        self._fall_s: float | None = None
+        self._falls_s: deque[float] = deque(maxlen=_FALLS)
 
     async def hold(
         self, plan: HoldPlan, told: Callable[[HoldMoment, int], None] | None = None
@@ -255,18 +259,15 @@ class HoldTimer:
             tell("commanded_up", up_ns)
             crossed_up_ns = await self.watch.crossing(midpoint_c, True, up_ns)
         tell("crossed_up", crossed_up_ns)
-        fall_s = self._fall_s if self._fall_s is not None else (crossed_up_ns - asked_ns) * 1e-9
-        due_ns = crossed_up_ns + int((plan.requested_s - fall_s) * 1e9)
+        rise_s = (crossed_up_ns - asked_ns) * 1e-9
+        fall_s = median(self._falls_s) if self._falls_s else rise_s
+        due_ns = max(clock.now_ns(), crossed_up_ns + int((plan.requested_s - fall_s) * 1e9))
         await clock.sleep_until_ns(due_ns - int(_QUIET_S * clock.speed * 1e9))
         with collector_away():
             await clock.sleep_until_ns(due_ns)
-            asked_ns = clock.now_ns()
             down_ns = await heater.set_temperature(plan.standby_c)
             tell("commanded_down", down_ns)
             crossed_down_ns = await self.watch.crossing(midpoint_c, False, down_ns)
         tell("crossed_down", crossed_down_ns)
-        self._learn((crossed_down_ns - asked_ns) * 1e-9)
+        self._falls_s.append((crossed_down_ns - due_ns) * 1e-9)
         return HoldTiming(up_ns, crossed_up_ns, down_ns, crossed_down_ns)
-
-    def _learn(self, fall_s: float) -> None:
-        self._fall_s = fall_s if self._fall_s is None else 0.5 * (self._fall_s + fall_s)
