@@ -38,8 +38,8 @@ import yaml
 import zmq
 
 HOLD_S = 300.0
-# Holds of five minutes count as right within this: one per mille as a rule, never two per cent.
-MEDIAN_ERROR_S, WORST_ERROR_S = 0.3, 6.0
+# Holds of five minutes count as right within this: half a per mille as a rule, never one per cent.
+MEDIAN_ERROR_S, WORST_ERROR_S = 0.15, 2.0
 SPEEDS = (30.0, 60.0, 120.0, 240.0, 480.0)
 # A process may grow by so much in a day before it counts as growing.
 GROWTH_MB_PER_DAY = 32.0
