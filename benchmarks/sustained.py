@@ -1,10 +1,10 @@
 """Minutes at the highest rate, from wire to file: python benchmarks/sustained.py.
 
 As `acquisition.py`, but for as long as it takes to see whether something grows: frames of 1024 x
-1024 Poisson counts go through driver, monitor and link into one stack of one file, while the heater
-holds its processing temperature again and again. Printed: the rate beside that of a bare h5py loop
-which writes the same frames with the same compression, before and after, in the same run; for the
-first and the last fifth of the time the rate and each process's CPU per frame; the memory of every
+1024 Poisson counts go through driver, monitor and link into one file, while the heater holds its
+processing temperature again and again. Printed: the rate beside that of a bare h5py loop which
+writes the same frames with the same compression, before and after, in the same run; for the first
+and the last fifth of the time the rate and each process's CPU per frame; the memory of every
 process; the holds' errors.
 """
 
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import sys
 import tempfile
 import time
@@ -141,7 +140,7 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, help="on the disk to write to")
     arguments = parser.parse_args()
     holds = int(arguments.minutes * 22) if arguments.holds is None else arguments.holds
-    with tempfile.TemporaryDirectory(dir=arguments.folder or os.environ.get("TMPDIR")) as name:
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
         return 0 if asyncio.run(run(arguments.minutes, holds, Path(name))) else 1
 
 

@@ -42,6 +42,26 @@ class TokenBucket:
         return True
 
 
+class Buckets:
+    """A bucket for each; of those that are remembered, who has been silent for the longest goes."""
+
+    def __init__(self, rate: float, burst: float) -> None:
+        self._rate, self._burst = rate, burst
+        self._buckets: OrderedDict[object, TokenBucket] = OrderedDict()
+
+    def take(self, who: object, now_s: float, amount: float = 1.0) -> bool:
+        """Whether one more of theirs, or so much, may pass now."""
+        bucket = self._buckets.pop(who, None) or TokenBucket(self._rate, self._burst)
+        self._buckets[who] = bucket
+        while len(self._buckets) > MOST_COUNTED:
+            self._buckets.popitem(last=False)
+        return bucket.take(now_s, amount)
+
+    def forget(self, who: object) -> None:
+        """Begin anew with somebody."""
+        self._buckets.pop(who, None)
+
+
 class Rates:
     """One bucket for each, and one for all of them together.
 
@@ -54,18 +74,13 @@ class Rates:
     """
 
     def __init__(self, each: float, burst_each: float, in_all: float, burst_all: float) -> None:
-        self._each, self._burst_each = each, burst_each
+        self._each = Buckets(each, burst_each)
         self._all = TokenBucket(in_all, burst_all)
-        self._buckets: OrderedDict[object, TokenBucket] = OrderedDict()
 
     def take(self, who: object, now_s: float) -> bool:
         """Whether one more of theirs may pass now."""
-        bucket = self._buckets.pop(who, None) or TokenBucket(self._each, self._burst_each)
-        self._buckets[who] = bucket
-        while len(self._buckets) > MOST_COUNTED:
-            self._buckets.popitem(last=False)
         # Their own comes first: who asks too much uses up nothing of the others' share.
-        return bucket.take(now_s) and self._all.take(now_s)
+        return self._each.take(who, now_s) and self._all.take(now_s)
 
 
 class Replayed(Exception):

@@ -42,10 +42,10 @@ from .admission import (
     SAFE_BURST_ALL,
     SAFE_BURST_EACH,
     SAFE_EACH,
+    Buckets,
     Memory,
     Rates,
     Replayed,
-    TokenBucket,
 )
 from .devices import SafingStep
 from .experiment import new_output
@@ -118,7 +118,7 @@ class ControlServer:
             raise
         self._rates = Rates(RATE_EACH, BURST_EACH, RATE_ALL, BURST_ALL)
         self._safe_rates = Rates(SAFE_EACH, SAFE_BURST_EACH, SAFE_ALL, SAFE_BURST_ALL)
-        self._patience: dict[bytes, TokenBucket] = {}
+        self._patience = Buckets(REFUSALS, BURST_REFUSALS)
         self._cut: dict[bytes, float] = {}
         self._memory = Memory()
         self._safing: asyncio.Task[list[SafingStep]] | None = None
@@ -222,13 +222,9 @@ class ControlServer:
     def _cut_if_deaf(self, asked: _Asked) -> bool:
         """Cut a connection that goes on however often it is refused; whether it was."""
         now_s, route = time.monotonic(), asked.route[0]
-        patience = self._patience.pop(route, None) or TokenBucket(REFUSALS, BURST_REFUSALS)
-        self._patience[route] = patience
-        if patience.take(now_s, 1.0 + len(asked.raw) / REFUSAL_BYTES):
-            if len(self._patience) > MOST_COUNTED:
-                del self._patience[next(iter(self._patience))]
+        if self._patience.take(route, now_s, 1.0 + len(asked.raw) / REFUSAL_BYTES):
             return False
-        del self._patience[route]
+        self._patience.forget(route)
         # What it has sent until now is still to come, and is nobody's any more.
         self._cut[route] = now_s + _DROPPED_S
         if len(self._cut) > MOST_COUNTED:

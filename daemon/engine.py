@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 from ..drivers.base import FrameData, StagePosition
@@ -183,17 +184,19 @@ class Engine:
 
     async def room(self, frames: int = 1) -> None:
         """Wait until so many frames can be recorded; nothing is exposed meanwhile."""
-        self.waiting_for_credit = True
-        try:
+        with self._waiting():
             await self.out.credit(frames)
-        finally:
-            self.waiting_for_credit = False
 
     async def _keep(self) -> None:
         """Before the specimen changes: frames of how it is now could not be taken again."""
+        with self._waiting():
+            await self.out.keep()
+
+    @contextmanager
+    def _waiting(self) -> Iterator[None]:
         self.waiting_for_credit = True
         try:
-            await self.out.keep()
+            yield
         finally:
             self.waiting_for_credit = False
 

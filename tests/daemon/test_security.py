@@ -93,9 +93,9 @@ class Site:
         }  # fmt: skip
         rig = cli.rig(security={"keys": "keys", "lease": f"{LEASE_S} s"})
         self.running = cli.start("serve", "--rig", rig)
-        text = self.running.wait_for("monitor on", 120)
+        self.running.wait_for("monitor on", 120)
         self.control = self.running.endpoint("control on")
-        self.monitor = text.split("monitor on ")[1].split(";")[0].strip()
+        self.monitor = self.running.endpoint("monitor on")
         self.events: list[dict[str, Any]] = []
         self._listener = self.context.socket(zmq.SUB)
         self._listener.set(zmq.LINGER, 0)
@@ -440,7 +440,7 @@ def public(plain: Any, where: str) -> tuple[str, bytes]:
     """Endpoint of a public socket, and what connects to it."""
     if where == "control":
         return plain.control, b"DEALER"
-    return plain.text().split("monitor on ")[1].split(";")[0].strip(), b"SUB"
+    return plain.endpoint("monitor on"), b"SUB"
 
 
 def shaken(endpoint: str, kind: bytes) -> socket.socket:

@@ -82,9 +82,12 @@ class Bench:
         strike: Callable[[Daemon], Awaitable[None]],
         at: str = "frames",
         recipe: dict[str, Any] | None = None,
+        recovered: bool = False,
         **rig_changes: Any,
     ) -> Ended:
         """Let something strike after the second frame (``frames``) or in the hold (``hold``).
+
+        The file must open as it is, unless it is to be `recovered` first.
 
         Returns
         -------
@@ -125,8 +128,8 @@ class Bench:
         log = microscope.log()
         assert log.safe or not microscope.alive, said
         code = exit_code(outcome, interrupted=False)
-        if file.exists():
-            recover(file)  # which leaves alone what needs it not
+        if recovered:
+            recover(file)
         found = inspect_file(file) if file.exists() else {}
         if found:
             _read(file, found)

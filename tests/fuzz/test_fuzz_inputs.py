@@ -45,16 +45,16 @@ def test_live_control(campaign):
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("text", "said"),
     [
-        "9" * 5000 + "*** s",
-        "1dB\ufffdT\x16",
-        "1 s**99**99**99",
-        "2**10**10 s",
-        "1 (9**99)**99 s",
-        "5 " + "s*" * 5000 + "s",
+        ("9" * 5000 + "*** s", r"got 5005 characters"),
+        ("1dB\ufffdT\x16", "not a unit known here"),
+        ("1 s**99**99**99", "not a unit known here"),
+        ("2**10**10 s", "not a unit known here"),
+        ("1 (9**99)**99 s", "not a unit known here"),
+        ("5 " + "s*" * 5000 + "s", r"got 10003 characters"),
     ],
 )
-def test_a_unit_is_no_calculator(campaign, text):
-    with pytest.raises(ValueError, match=r"not a unit known here|got \d+ characters"):
+def test_a_unit_is_no_calculator(campaign, text, said):
+    with pytest.raises(ValueError, match=said):
         campaign.parse_quantity(text, "s", "5 s")
