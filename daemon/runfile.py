@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from ..protocols import layout
 from ..protocols.bitshuffle import Chunk
-from ..protocols.editing import CHUNK_CACHE_BYTES, LIBVER
+from ..protocols.editing import CHUNK_CACHE_BYTES, LIBVER, PAGE_BYTES
 from ..protocols.locking import WriterLock
 from ..protocols.manifest import Interruption, RunManifest
 from ..protocols.nexus_tree import create_run_file, finalise
@@ -141,7 +141,8 @@ class RunFile:
         header : mapping
             Of the frame's message: ``series``, ``index`` and the keys of `layout.COLUMNS`.
         frame : ndarray, Chunk or None
-            (rows, columns), of the file's dtype. A chunk goes into the file as it is.
+            (rows, columns), of the file's dtype. A chunk goes into the file as it is, with zeros
+            behind it to the end of its last page.
         chunk : ndarray of uint8, optional
             The frame as compressed by `Bitshuffle`; without it HDF5 compresses.
 
@@ -163,7 +164,7 @@ class RunFile:
                 chunk = np.frombuffer(frame.raw, np.uint8)
             try:
                 if chunk is not None:
-                    stack.data.id.write_direct_chunk((index, 0, 0), chunk)
+                    stack.data.id.write_direct_chunk((index, 0, 0), _whole_pages(chunk))
                 else:
                     stack.data[index] = frame
             except (OSError, RuntimeError):
@@ -328,6 +329,18 @@ class RunFile:
     def _seconds(self, t_ns: object) -> float:
         known = self._note_time(t_ns)
         return math.nan if known is None else (known - self._epoch_ns) * 1e-9
+
+
+def _whole_pages(chunk: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Fill the last page of a chunk with zeros, which its filter does not read.
+
+    The file is no larger for it, nothing else would be put there; but HDF5 would remember the
+    place, for every frame.
+    """
+    rest = -len(chunk) % PAGE_BYTES
+    if rest == 0 or len(chunk) <= PAGE_BYTES // 2:  # small ones share pages
+        return chunk
+    return np.concatenate((chunk, np.zeros(rest, np.uint8)))
 
 
 def _integer(value: object) -> int | None:

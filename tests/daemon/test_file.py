@@ -13,8 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pyrotome.daemon.runfile import RunFile
 from pyrotome.protocols import layout
 from pyrotome.protocols.bitshuffle import Bitshuffle
+from pyrotome.protocols.editing import PAGE_BYTES
 from pyrotome.protocols.manifest import HoldPlan, RunManifest, StackPlan
 from pyrotome.protocols.nexus_tree import create_run_file, finalise
 from pyrotome.protocols.pipeline import ResultPlan
@@ -144,6 +146,26 @@ def test_our_chunks_are_those_of_the_filter(rows: int, columns: int, dtype: str,
         assert encoder.compress(frames[0]).tobytes() == theirs
         data.id.write_direct_chunk((1, 0, 0), encoder.compress(frames[1]))
         assert np.array_equal(data[1], frames[1])
+
+
+def test_a_frame_fills_its_pages(tmp_path: Path) -> None:
+    # HDF5 keeps account in memory of the rest of each page: of every frame, for as long as it runs.
+    stack = StackPlan(name="series_001", kind="series", frames=60, tilt_deg=(0.0,) * 60)
+    beam = a_manifest().beam.model_copy(update={"frame": (64, 64)})
+    path = tmp_path / "run.nxs"
+    file = RunFile(path, a_manifest(stacks=(stack,), beam=beam))
+    encoder, rng = Bitshuffle(), np.random.default_rng(0)
+    frames = rng.poisson(rng.uniform(0.5, 2000, (60, 1, 1)), (60, 64, 64)).astype("<u2")
+    for index, frame in enumerate(frames):
+        header = {"series": "series_001", "index": index, "t_ns": 1_800 * 10**15 + index}
+        file.write_frame(header, frame, encoder.compress(frame))
+    file.close("complete", None, 0.0, "")
+    with h5py.File(path) as found:
+        data = found["series_001/instrument/detector/data"]
+        assert np.array_equal(data, frames)
+        pages = [data.id.get_chunk_info(index).size / PAGE_BYTES for index in range(60)]
+    assert {1.0, 2.0} <= set(pages)
+    assert all(number.is_integer() for number in pages if number > 0.5)
 
 
 def test_the_temperature_of_a_heater() -> None:

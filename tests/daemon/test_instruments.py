@@ -10,9 +10,9 @@ import h5py
 import hdf5plugin  # noqa: F401  (lets h5py read compressed frames)
 import numpy as np
 import pytest
+from dectris.compression import decompress
 import yaml
 
-from pyrotome.protocols.bitshuffle import Chunk
 
 # 64 x 64 pixels at 100 ns: 0.41 ms a frame, so that one trigger starts many.
 BEAM = {"dwell": "100 ns", "current": "20 pA"}
@@ -77,8 +77,8 @@ def test_every_detector_fills_the_file(cli: Any, name: str) -> None:
         assert tilts == pytest.approx(np.repeat([-4.0, 0.0, 4.0], 5), abs=0.1)
         if detector["driver"] == "dectris-simplon":
             raw = data.id.read_direct_chunk((3, 0, 0))[1]
-            back = Chunk((64, 64), expected, raw).decompress()
-            np.testing.assert_array_equal(back, frames[3])
+            back = decompress(raw, "bslz4", elem_size=np.dtype(expected).itemsize)
+            assert back == frames[3].tobytes()
 
 
 def test_a_regulated_chip_holds_as_long_as_it_is_asked(cli: Any, request: Any) -> None:
