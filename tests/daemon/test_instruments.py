@@ -10,9 +10,8 @@ import h5py
 import hdf5plugin  # noqa: F401  (lets h5py read compressed frames)
 import numpy as np
 import pytest
-from dectris.compression import decompress
 import yaml
-
+from dectris.compression import decompress
 
 # 64 x 64 pixels at 100 ns: 0.41 ms a frame, so that one trigger starts many.
 BEAM = {"dwell": "100 ns", "current": "20 pA"}
