@@ -4,6 +4,9 @@ PYTHON ?= python3
 BIN = $(VENV)/bin
 DEMO ?= demo.nxs
 KILLS ?= 100
+# Most tests wait: two at a time, even on a small machine.
+JOBS ?= 2
+PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 .PHONY: demo test trust faults chaos fuzz lint interop bench clean
 
@@ -20,13 +23,13 @@ demo: $(VENV)/.installed  ## run the quickstart experiment and draw what it reco
 	$(BIN)/python examples/draw_run.py $(DEMO) $(DEMO:.nxs=.png)
 
 test: $(VENV)/.installed  ## run the tests
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 trust: $(VENV)/.installed  ## run the tests that break things on purpose: kills, faults, storms, full disks
-	$(BIN)/python -m pytest -m trust
+	$(PYTEST) -m trust
 
 faults: $(VENV)/.installed  ## of these, the fault catalogue and a short fuzz campaign
-	$(BIN)/python -m pytest -m trust tests/faults tests/fuzz
+	$(PYTEST) -m trust tests/faults tests/fuzz
 
 chaos: $(VENV)/.installed  ## kill the processes of running experiments at random moments
 	$(BIN)/python tests/chaos/chaos.py --kills $(KILLS)
@@ -43,7 +46,7 @@ $(VENV)/.dev: $(VENV)/.installed
 	touch $@
 
 interop: $(VENV)/.interop  ## run the tests against programs that are not ours
-	$(BIN)/python -m pytest -m interop
+	$(PYTEST) -m interop
 
 lint: $(VENV)/.dev  ## format check, lint, types, floors
 	$(BIN)/ruff format --check .
