@@ -92,7 +92,7 @@ class Served:
     """A daemon that waits for control."""
 
     def __init__(self, folder: Path) -> None:
-        rig = simulated_rig().model_dump(by_alias=True, exclude={"mqtt"})
+        rig = simulated_rig().model_dump(mode="json", by_alias=True, exclude_unset=True)
         rig["streams"] = {"monitor": "tcp://127.0.0.1:*", "control": "tcp://127.0.0.1:*"}
         rig["simulator"]["specimen"] = {"kind": "cu-sintering", "particles": 6}
         path = folder / "rig.yaml"
@@ -159,18 +159,17 @@ def measure(served: Served, situation: str, times: int) -> list[float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--times", type=int, default=200, help="requests while idle; a run each in the rest"
-    )
-    times = parser.parse_args().times
-    each = max(1, times // len(SITUATIONS))
+    parser.add_argument("--times", type=int, default=100, help="requests while idle")
+    parser.add_argument("--runs", type=int, default=20, help="requests in each kind of run")
+    arguments = parser.parse_args()
     print(f"{'safe, control socket to heater':34} {'times':>6} {'median/ms':>10} {'p99/ms':>8}")
     with tempfile.TemporaryDirectory() as folder:
         served = Served(Path(folder))
         try:
             worst = 0.0
             for situation in ("idle", *SITUATIONS):
-                found = measure(served, situation, times if situation == "idle" else each)
+                times = arguments.times if situation == "idle" else arguments.runs
+                found = measure(served, situation, times)
                 median, p99 = np.percentile(found, [50, 99])
                 worst = max(worst, float(p99))
                 print(f"{situation:34} {len(found):6} {median:10.1f} {p99:8.1f}", flush=True)

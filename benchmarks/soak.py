@@ -37,6 +37,8 @@ import psutil
 import yaml
 import zmq
 
+from pyrotome.protocols.rig import simulated_rig
+
 HOLD_S = 300.0
 # Holds of five minutes count as right within this: half a per mille as a rule, never one per cent.
 MEDIAN_ERROR_S, WORST_ERROR_S = 0.15, 2.0
@@ -73,29 +75,13 @@ def recipe(hours: float) -> dict[str, Any]:
 
 
 def rig(sample_every_s: float, broker: int | None) -> dict[str, Any]:
-    found: dict[str, Any] = {
-        "name": "simulated microscope of the soak",
-        "heater": {
-            "driver": "dens-impulse",
-            "endpoint": "tcp://127.0.0.1:0",
-            "options": {"data_endpoint": "tcp://127.0.0.1:0"},
-        },
-        "stage": {
-            "driver": "temscript-stage",
-            "endpoint": "http://127.0.0.1:0",
-            "limits": {"tilt": ["-60 deg", "60 deg"], "speed": "20 deg/s", "settle": "0.1 s"},
-        },
-        "beam": {"driver": "temscript-beam", "endpoint": "http://127.0.0.1:0"},
-        "detector": {
-            "driver": "merlin",
-            "endpoint": "tcp://127.0.0.1:0",
-            "options": {"data_endpoint": "tcp://127.0.0.1:0"},
-        },
-        "streams": {"monitor": "tcp://127.0.0.1:*", "control": "tcp://127.0.0.1:*"},
-        "simulator": {
-            "specimen": {"kind": "cu-sintering", "particles": 6},
-            "chip": {"sample_every": f"{sample_every_s:g} s"},
-        },
+    found: dict[str, Any] = simulated_rig().model_dump(
+        mode="json", by_alias=True, exclude_unset=True
+    )
+    found["streams"] = {"monitor": "tcp://127.0.0.1:*", "control": "tcp://127.0.0.1:*"}
+    found["simulator"] = {
+        "specimen": {"kind": "cu-sintering", "particles": 6},
+        "chip": {"sample_every": f"{sample_every_s:g} s"},
     }
     if broker is not None:
         found["mqtt"] = {"host": "127.0.0.1", "port": broker}

@@ -15,6 +15,8 @@ from typing import Any
 import psutil
 import yaml
 
+from pyrotome.protocols.rig import simulated_rig
+
 RECIPE: dict[str, Any] = {
     "title": "Small experiment",
     "sample": {"name": "Cu NP", "elements": ["Cu"]},
@@ -48,23 +50,15 @@ SHORT_STEPS: list[dict[str, Any]] = [
     {"tilt_series": {"from": "-10 deg", "to": "10 deg", "step": "10 deg"}},
 ]
 
+SIMULATED: dict[str, Any] = simulated_rig().model_dump(
+    mode="json", by_alias=True, exclude_unset=True
+)
 RIG: dict[str, Any] = {
+    **SIMULATED,
     "name": "simulated microscope of the tests",
-    "heater": {
-        "driver": "dens-impulse",
-        "endpoint": "tcp://127.0.0.1:0",
-        "options": {"data_endpoint": "tcp://127.0.0.1:0"},
-    },
     "stage": {
-        "driver": "temscript-stage",
-        "endpoint": "http://127.0.0.1:0",
+        **SIMULATED["stage"],
         "limits": {"tilt": ["-60 deg", "60 deg"], "speed": "60 deg/s", "settle": "0.1 s"},
-    },
-    "beam": {"driver": "temscript-beam", "endpoint": "http://127.0.0.1:0"},
-    "detector": {
-        "driver": "merlin",
-        "endpoint": "tcp://127.0.0.1:0",
-        "options": {"data_endpoint": "tcp://127.0.0.1:0"},
     },
     # A busy computer may hold a daemon up for seconds; its death is noticed at once all the same.
     "guardian": {"timeout": "20 s"},

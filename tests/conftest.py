@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
+import importlib
 import os
-import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -94,33 +93,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("interop")
 
 
-def _module(name: str) -> ModuleType:
-    """A module beside this file."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).parent / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # its dataclasses look there for their annotations
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="session")
 def foreign() -> ModuleType:
     """The module ``foreign.py``: starts programs that are not ours."""
-    return _module("foreign")
+    return importlib.import_module("foreign")
 
 
 @pytest.fixture(scope="session")
 def commands() -> ModuleType:
     """The module ``commands.py``: the command line, small recipes, a simulated rig."""
-    return _module("commands")
-
-
-@pytest.fixture(scope="session")
-def microscopes() -> ModuleType:
-    """The module ``microscope.py``: a simulated microscope that outlives the daemon."""
-    return _module("microscope")
+    return importlib.import_module("commands")
 
 
 @pytest.fixture
@@ -137,3 +119,26 @@ def measured_data() -> Path:
     if not DATA.is_dir():
         pytest.skip(f"the measured data are not at {DATA.relative_to(ROOT.parent)}")
     return DATA
+
+
+# Of the fault catalogue. Here and not beside it: who runs tests side by side loads this file alone.
+_rows: list[dict[str, object]] = []
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Keep the rows whose test has passed."""
+    if report.when == "teardown" and report.passed:
+        _rows.extend(value for name, value in report.user_properties if name == "fault")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the fault catalogue."""
+    if not _rows:
+        return
+    terminalreporter.section(f"fault catalogue, {len(_rows)} rows")
+    for row in _rows:
+        took = row["took_s"]
+        shown = f"{took:6.2f} s" if isinstance(took, float) else "       –"
+        terminalreporter.write_line(
+            f"{shown} of {row['within_s']:>4g} s  {row['broken']}  ->  {row['must']}"
+        )

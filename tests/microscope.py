@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import commands
 import yaml
 
 from pyrotome.protocols.process import ClockConfig, SimulatorConfig, dump_config
@@ -29,27 +30,13 @@ SAFE_C = 25.0
 SAFE_WITHIN_C = 10.0
 
 RIG: dict[str, Any] = {
+    **commands.RIG,
     "name": "microscope beside the daemon",
-    "heater": {
-        "driver": "dens-impulse",
-        "endpoint": "tcp://127.0.0.1:0",
-        "options": {"data_endpoint": "tcp://127.0.0.1:0"},
-        "limits": {"settle": "0.1 s"},
-    },
+    "heater": {**commands.RIG["heater"], "limits": {"settle": "0.1 s"}},
     "stage": {
-        "driver": "temscript-stage",
-        "endpoint": "http://127.0.0.1:0",
-        "limits": {"tilt": ["-60 deg", "60 deg"], "speed": "60 deg/s", "settle": "0.05 s"},
+        **commands.RIG["stage"],
+        "limits": {**commands.RIG["stage"]["limits"], "settle": "0.05 s"},
     },
-    "beam": {"driver": "temscript-beam", "endpoint": "http://127.0.0.1:0"},
-    "detector": {
-        "driver": "merlin",
-        "endpoint": "tcp://127.0.0.1:0",
-        "options": {"data_endpoint": "tcp://127.0.0.1:0"},
-    },
-    # On a busy computer a daemon may be late; its death is noticed at once all the same.
-    "guardian": {"timeout": "20 s"},
-    "streams": {"monitor": "tcp://127.0.0.1:*", "control": "tcp://127.0.0.1:*"},
     "simulator": {
         "specimen": {"kind": "cu-sintering", "particles": 4},
         "goniometer": {"speed": "60 deg/s", "settling": "0.02 s"},

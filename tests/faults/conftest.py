@@ -14,17 +14,14 @@ The table of all rows, with the time that each took, stands at the end of pytest
 
 from __future__ import annotations
 
-import functools
-import importlib.util
 import socket
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import pytest
+from bench import Bench
+from microscope import RIG, Microscope
 
 
 class Reaction:
@@ -62,50 +59,26 @@ def reaction(request: pytest.FixtureRequest) -> Iterator[Reaction]:
     request.node.user_properties.append(("fault", {**marker.kwargs, "took_s": reaction.took_s}))
 
 
-def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Keep the rows whose test has passed."""
-    if report.when == "teardown" and report.passed:
-        _rows.extend(value for name, value in report.user_properties if name == "fault")
-
-
-_rows: list[dict[str, object]] = []
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print the catalogue."""
-    if not _rows:
-        return
-    terminalreporter.section(f"fault catalogue, {len(_rows)} rows")
-    for row in _rows:
-        took = row["took_s"]
-        shown = f"{took:6.2f} s" if isinstance(took, float) else "       –"
-        terminalreporter.write_line(
-            f"{shown} of {row['within_s']:>4g} s  {row['broken']}  ->  {row['must']}"
-        )
-
-
 @pytest.fixture(scope="session")
-def microscope(
-    microscopes: ModuleType, tmp_path_factory: pytest.TempPathFactory, free_port: int
-) -> Iterator[Any]:
+def microscope(tmp_path_factory: pytest.TempPathFactory, free_port: int) -> Iterator[Microscope]:
     """A simulated microscope beside the daemon, shared by rows; its wires are well at first."""
     # Stage and column on servers of their own: the fault of one is not that of the other.
-    stage = {**microscopes.RIG["stage"], "endpoint": f"http://127.0.0.1:{free_port}"}
-    microscope = microscopes.Microscope(tmp_path_factory.mktemp("microscope"), stage=stage)
+    stage = {**RIG["stage"], "endpoint": f"http://127.0.0.1:{free_port}"}
+    microscope = Microscope(tmp_path_factory.mktemp("microscope"), stage=stage)
     yield microscope
     microscope.close()
 
 
 @pytest.fixture
-def own_microscope(microscopes: ModuleType, tmp_path: Path) -> Iterator[Any]:
+def own_microscope(tmp_path: Path) -> Iterator[Microscope]:
     """A simulated microscope for one row, which may be killed."""
-    microscope = microscopes.Microscope(tmp_path)
+    microscope = Microscope(tmp_path)
     yield microscope
     microscope.close()
 
 
 @pytest.fixture
-def well(microscope: Any) -> Iterator[Any]:
+def well(microscope: Microscope) -> Iterator[Microscope]:
     """The shared microscope, without faults and with its log counted from here."""
     if not microscope.alive:
         microscope.start()
@@ -117,20 +90,9 @@ def well(microscope: Any) -> Iterator[Any]:
 
 
 @pytest.fixture
-def bench(well: Any, reaction: Reaction, tmp_path: Path) -> Any:
+def bench(well: Microscope, reaction: Reaction, tmp_path: Path) -> Bench:
     """A small experiment on the shared microscope, see ``bench.py``."""
-    return _bench().Bench(well, reaction, tmp_path)
-
-
-@functools.cache
-def _bench() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("bench", Path(__file__).parent / "bench.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["bench"] = module  # its dataclasses look there for their annotations
-    spec.loader.exec_module(module)
-    return module
+    return Bench(well, reaction, tmp_path)
 
 
 @pytest.fixture(scope="session")

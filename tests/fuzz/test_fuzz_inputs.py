@@ -1,44 +1,33 @@
 """Some seconds of what ``make fuzz`` does: recipes, rigs, journals, files, a live daemon."""
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import pytest
+from campaign import fuzz
+from fuzz_files import fuzz_files
+from fuzz_live import fuzz_live
 
-HERE = Path(__file__).resolve().parent
-
-
-@pytest.fixture(scope="module")
-def campaign():
-    spec = importlib.util.spec_from_file_location("campaign", HERE / "campaign.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["campaign"] = module
-    spec.loader.exec_module(module)
-    module.load("fuzz_of_wires", HERE.parent / "protocols" / "test_fuzz.py")
-    return module
+from pyrotome.protocols.units import parse_quantity
 
 
 @pytest.mark.parametrize(
     ("name", "count"), [("recipe", 150), ("rig", 150), ("quantity", 5000), ("journal", 3000)]
 )
-def test_what_people_write(campaign, name, count):
-    found = campaign.fuzz(name, count)
+def test_what_people_write(name, count):
+    found = fuzz(name, count)
     print(found.line())
     assert found.findings == []
     assert found.inputs >= count
 
 
-def test_damaged_files(campaign):
-    found = campaign.load("fuzz_of_files", HERE / "files.py").fuzz_files(120, 1)
+def test_damaged_files():
+    found = fuzz_files(120, 1)
     print(found.line())
     assert found.findings == []
     assert found.inputs == 120
     assert 0 < found.refused < 120
 
 
-def test_live_control(campaign):
-    found = campaign.load("fuzz_live", HERE / "live.py").fuzz_live(300, 1)
+def test_live_control():
+    found = fuzz_live(300, 1)
     print(found.line())
     assert found.findings == []
     assert found.refused > 100
@@ -55,6 +44,6 @@ def test_live_control(campaign):
         ("5 " + "s*" * 5000 + "s", r"got 10003 characters"),
     ],
 )
-def test_a_unit_is_no_calculator(campaign, text, said):
+def test_a_unit_is_no_calculator(text, said):
     with pytest.raises(ValueError, match=said):
-        campaign.parse_quantity(text, "s", "5 s")
+        parse_quantity(text, "s", "5 s")

@@ -1,7 +1,7 @@
 """Fuzzing led by coverage, where atheris is installed (extra ``fuzz``): a process a target.
 
 libFuzzer ends its process when it has found something or its time is up, so that each target runs
-in one of its own: ``python tests/fuzz/led.py TARGET SECONDS``.
+in one of its own: ``python tests/fuzz_led.py TARGET SECONDS``.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
-HERE = Path(__file__).resolve().parent
+from fuzz_count import Count
+
 LED = ("recipe", "rig", "quantity", "journal", "control", "link", "stream messages")
 
 
@@ -22,7 +22,7 @@ class Absent(Exception):
     """Atheris is not installed."""
 
 
-def fuzz_led(seconds: int) -> list[Any]:
+def fuzz_led(seconds: int) -> list[Count]:
     """Each target for so many seconds.
 
     Raises
@@ -33,14 +33,13 @@ def fuzz_led(seconds: int) -> list[Any]:
     if importlib.util.find_spec("atheris") is None:
         print("atheris is not installed (extra 'fuzz'): nothing is led by coverage")
         raise Absent
-    campaign = sys.modules["campaign"]
-    counts: list[Any] = []
+    counts: list[Count] = []
     for name in LED:
         done = subprocess.run(
-            [sys.executable, str(HERE / "led.py"), name, str(seconds)],
+            [sys.executable, __file__, name, str(seconds)],
             capture_output=True, text=True, check=False, timeout=seconds + 120,
         )  # fmt: skip
-        count = campaign.Count(f"{name} (atheris)")
+        count = Count(f"{name} (atheris)")
         runs = re.findall(r"Done (\d+) runs|stat::number_of_executed_units: (\d+)", done.stderr)
         numbers = [int(n) for pair in runs for n in pair if n]
         if numbers:
@@ -54,14 +53,9 @@ def fuzz_led(seconds: int) -> list[Any]:
 def main() -> None:
     import atheris
 
-    spec = importlib.util.spec_from_file_location("campaign", HERE / "campaign.py")
-    assert spec is not None
-    assert spec.loader is not None
-    campaign = importlib.util.module_from_spec(spec)
-    sys.modules["campaign"] = campaign
     with atheris.instrument_imports(include=["pyrotome.protocols"]):
-        spec.loader.exec_module(campaign)
-        wire = campaign.load("fuzz_of_wires", HERE.parent / "protocols" / "test_fuzz.py")
+        import campaign
+        import wires
     name, seconds = sys.argv[1], int(sys.argv[2])
     if name in campaign.TARGETS:
         target = campaign.TARGETS[name]
@@ -72,7 +66,7 @@ def main() -> None:
     else:
         import random
 
-        decoder, rng = wire.DECODERS[name], random.Random(1)
+        decoder, rng = wires.DECODERS[name], random.Random(1)
         seeds, refuses = [b"\x1f".join(parts) for parts in decoder.seeds], decoder.refuses
 
         def take(raw: bytes) -> None:

@@ -10,7 +10,6 @@ import contextlib
 import json
 import random
 import socket
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -18,12 +17,14 @@ from typing import Any
 
 import zmq
 import zmq.asyncio
+from fuzz_count import Count
+from microscope import Microscope
+from wires import mutated
 
 from pyrotome.daemon.control import ControlServer
 from pyrotome.daemon.starting import running_daemon
 from pyrotome.protocols.rig import load_rig
 
-HERE = Path(__file__).resolve().parent
 # Whole requests that are valid are left out, but for those that change nothing.
 SEEDS = (
     b'{"verb": "status", "id": "a"}',
@@ -36,18 +37,16 @@ SEEDS = (
 AT_A_TIME = 16
 
 
-def fuzz_live(count: int, seed: int) -> Any:
+def fuzz_live(count: int, seed: int) -> Count:
     """So many requests over real sockets, every eighth of them as bare TCP bytes."""
     return asyncio.run(_fuzz_live(count, seed))
 
 
-async def _fuzz_live(count: int, seed: int) -> Any:
-    campaign, wire = sys.modules["campaign"], sys.modules["fuzz_of_wires"]
-    microscopes = campaign.load("microscope", HERE.parent / "microscope.py")
-    found, rng = campaign.Count("live control"), random.Random(seed)
+async def _fuzz_live(count: int, seed: int) -> Count:
+    found, rng = Count("live control"), random.Random(seed)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        microscope = microscopes.Microscope(folder)
+        microscope = Microscope(folder)
         try:
             rig, text = load_rig(microscope.write_rig())
             async with running_daemon(rig, text, fall_back_ports=True) as daemon:
@@ -56,7 +55,7 @@ async def _fuzz_live(count: int, seed: int) -> Any:
                     microscope.mark()
                     ports = (control.endpoint, daemon.publisher.endpoint)
                     with zmq.asyncio.Context() as context:
-                        await _requests(found, control.endpoint, ports, context, wire, rng, count)
+                        await _requests(found, control.endpoint, ports, context, rng, count)
                     await _still_answers(found, control.endpoint)
                     state = daemon.status()["state"]
                     if state != "idle" or daemon.experiment is not None:
@@ -72,7 +71,7 @@ async def _fuzz_live(count: int, seed: int) -> Any:
 
 
 async def _requests(
-    found: Any, endpoint: str, ports: tuple[str, ...], context: Any, wire: Any,
+    found: Count, endpoint: str, ports: tuple[str, ...], context: Any,
     rng: random.Random, count: int,
 ) -> None:  # fmt: skip
     """Send mutations, some at a time, and count the refusals."""
@@ -84,7 +83,7 @@ async def _requests(
             began_s = time.monotonic()
             for _ in range(AT_A_TIME):
                 raw = SEEDS[int(rng.random() * len(SEEDS))]
-                raw = wire.mutated(raw, SEEDS[int(rng.random() * len(SEEDS))], rng)
+                raw = mutated(raw, SEEDS[int(rng.random() * len(SEEDS))], rng)
                 found.inputs += 1
                 if found.inputs % 8 == 0:
                     await asyncio.to_thread(_bare, ports[found.inputs % 2], raw)
@@ -110,7 +109,7 @@ def _bare(endpoint: str, raw: bytes) -> None:
         link.sendall(raw)
 
 
-async def _still_answers(found: Any, endpoint: str) -> None:
+async def _still_answers(found: Count, endpoint: str) -> None:
     with zmq.asyncio.Context() as context, context.socket(zmq.REQ) as link:
         link.set(zmq.LINGER, 0)
         link.set(zmq.REQ_RELAXED, 1)

@@ -1,10 +1,9 @@
 """A million bad inputs and more: ``make fuzz``, and in some seconds what CI runs.
 
-Wire decoders, control requests and stream messages are those of ``tests/protocols/test_fuzz.py``;
-here come what people write (recipes, rigs, quantities), the journal of a run, a live control
-socket, and run files that are cut off and whose bits have flipped. Everything is seeded mutation
-of valid input; where atheris is installed (extra ``fuzz``), it then goes on from the same seeds,
-led by coverage.
+Wire decoders, control requests and stream messages are those of ``wires.py``; here come what people
+write (recipes, rigs, quantities), the journal of a run, a live control socket, and run files that
+are cut off and whose bits have flipped. Everything is seeded mutation of valid input; where atheris
+is installed (extra ``fuzz``), it then goes on from the same seeds, led by coverage.
 
 Each target counts its inputs. A refusal is one of the documented exceptions, and everything else is
 a finding; the slowest input is reported, and one that takes longer than its bound is a finding too.
@@ -14,19 +13,21 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib.util
 import math
 import random
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+import wires
 import yaml
+from fuzz_count import Count
+from fuzz_files import fuzz_files
+from fuzz_led import Absent, fuzz_led
+from fuzz_live import fuzz_live
 
 from pyrotome.daemon.plan import make_plan
 from pyrotome.protocols.journal import (
@@ -43,48 +44,9 @@ from pyrotome.protocols.recipe import Recipe
 from pyrotome.protocols.rig import Rig, simulated_rig
 from pyrotome.protocols.units import parse_quantity
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent.parent
+ROOT = Path(__file__).resolve().parent.parent
 # CPU seconds that one input may take, and on top of that for each megabyte: YAML is slow to read.
 SLOWEST_S, SLOWEST_S_PER_MB = 2.0, 40.0
-
-
-def load(name: str, path: Path) -> ModuleType:
-    """A module by its file."""
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-# The other modules look here, also where this one is the program.
-sys.modules.setdefault("campaign", sys.modules[__name__])
-
-
-@dataclass
-class Count:
-    """What came of one target."""
-
-    name: str
-    inputs: int = 0
-    refused: int = 0
-    slowest_s: float = 0.0
-    slowest: bytes = b""
-    findings: list[str] = field(default_factory=list[str])
-    more: Counter[str] = field(default_factory=Counter[str])
-
-    def line(self) -> str:
-        said = ", ".join(f"{n} {what}" for what, n in self.more.items())
-        return (
-            f"{self.name:22} {self.inputs:9d} inputs {self.refused:9d} refused   "
-            f"slowest {self.slowest_s * 1e3:7.1f} ms   {len(self.findings)} findings"
-            f"{'   ' + said if said else ''}"
-        )
 
 
 @dataclass(frozen=True)
@@ -208,7 +170,6 @@ TARGETS: dict[str, Target] = {
 
 
 def _mutations(target: Target, count: int, rng: random.Random) -> Iterator[bytes]:
-    wire = load("fuzz_of_wires", ROOT / "tests" / "protocols" / "test_fuzz.py")
     yield from target.seeds
     yield from target.nasty
     tokens, seeds = target.tokens, target.seeds
@@ -223,7 +184,7 @@ def _mutations(target: Target, count: int, rng: random.Random) -> Iterator[bytes
             elif tokens and rng.random() < 0.4:
                 raw = _value_changed(raw, tokens, rng)
             else:
-                raw = wire.mutated(raw, other, rng)
+                raw = wires.mutated(raw, other, rng)
         yield raw
 
 
@@ -263,12 +224,11 @@ def fuzz(name: str, count: int, seed: int = 20261121) -> Count:
 
 def fuzz_wires(count: int) -> list[Count]:
     """Each decoder of the wires, as its own test does it."""
-    wire = load("fuzz_of_wires", ROOT / "tests" / "protocols" / "test_fuzz.py")
     counts: list[Count] = []
-    for name, decoder in wire.DECODERS.items():
+    for name, decoder in wires.DECODERS.items():
         found, rng = Count(name), random.Random(20261121)
         clock = time.thread_time
-        for parts in wire.bad_messages(decoder.seeds, rng, count):
+        for parts in wires.bad_messages(decoder.seeds, rng, count):
             found.inputs += 1
             before = clock()
             try:
@@ -305,11 +265,10 @@ def main() -> int:
     for name, target in TARGETS.items():
         add(fuzz(name, int(arguments.count * target.share), arguments.seed))
     add(*fuzz_wires(arguments.count))
-    add(load("fuzz_of_files", HERE / "files.py").fuzz_files(arguments.files, arguments.seed))
-    add(load("fuzz_live", HERE / "live.py").fuzz_live(arguments.live, arguments.seed))
-    led = load("fuzz_led", HERE / "led.py")
-    with contextlib.suppress(led.Absent):
-        add(*led.fuzz_led(arguments.atheris_s))
+    add(fuzz_files(arguments.files, arguments.seed))
+    add(fuzz_live(arguments.live, arguments.seed))
+    with contextlib.suppress(Absent):
+        add(*fuzz_led(arguments.atheris_s))
     inputs = sum(count.inputs for count in counts)
     findings = sum(len(count.findings) for count in counts)
     print(f"{inputs} inputs, {findings} findings, {time.monotonic() - began_s:.0f} s")

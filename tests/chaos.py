@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
-import importlib.util
 import json
 import random
 import shutil
@@ -32,7 +31,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import h5py
@@ -40,6 +38,7 @@ import hdf5plugin  # noqa: F401
 import psutil
 import yaml
 import zmq
+from microscope import Microscope, environment
 
 from pyrotome.daemon.plan import Plan, make_plan
 from pyrotome.protocols.layout import RECORDED
@@ -80,20 +79,6 @@ RECIPE: dict[str, Any] = {
     ],
     "analysis": [{"reconstruct": {"method": "sirt", "iterations": 1, "binning": 2}}],
 }  # fmt: skip
-
-
-def microscope_module() -> ModuleType:
-    """The module ``tests/microscope.py``."""
-    if "microscope" in sys.modules:
-        return sys.modules["microscope"]
-    path = Path(__file__).resolve().parent.parent / "microscope.py"
-    spec = importlib.util.spec_from_file_location("microscope", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["microscope"] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 class Broken(AssertionError):
@@ -173,11 +158,10 @@ class Attempt:
 
     def __init__(self, arguments: list[str], folder: Path, number: int) -> None:
         self.errors = folder / f"errors-{number}.txt"
-        environment = microscope_module().environment()
         with self.errors.open("w") as errors, (folder / f"output-{number}.txt").open("w") as out:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "pyrotome.daemon", *arguments],
-                cwd=folder, stdout=out, stderr=errors, stdin=subprocess.DEVNULL, env=environment,
+                cwd=folder, stdout=out, stderr=errors, stdin=subprocess.DEVNULL, env=environment(),
             )  # fmt: skip
         self.began_s = time.monotonic()
         self.witness: Witness | None = None
@@ -248,7 +232,7 @@ class Round:
         self.seed, self.folder, self.tally = seed, folder, tally
         self.rng = random.Random(seed)
         self.kills_left = min(most_kills, self.rng.choice((1, 2, 2, 3)))
-        self.microscope: Any = microscope_module().Microscope(folder)
+        self.microscope = Microscope(folder)
         self.file = folder / "run.nxs"
         self.plan: Plan = make_plan(Recipe.model_validate(RECIPE), self.microscope.rig)
         self.places = [(s.name, k) for s in self.plan.stacks for k in range(s.frames)]
@@ -437,7 +421,7 @@ def pyrotome(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "pyrotome.daemon", *arguments],
         cwd=folder, capture_output=True, text=True, timeout=120, check=False,
-        env=microscope_module().environment(),
+        env=environment(),
     )  # fmt: skip
 
 
@@ -483,7 +467,6 @@ def chaos(kills: int, first_seed: int, jobs: int = 1, keep: bool = False) -> Tal
                 seed = next(seeds)
             play(seed, tally, max(1, left), keep)
 
-    microscope_module()
     with ThreadPoolExecutor(jobs) as pool:
         for done in [pool.submit(work) for _ in range(jobs)]:
             done.result()

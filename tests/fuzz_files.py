@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import random
 import shutil
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from fuzz_count import Count
 
 from pyrotome.daemon.recovery import examine_apart, recover
 from pyrotome.daemon.runfile import RunFile
@@ -107,9 +107,9 @@ def damaged(raw: bytes, rng: random.Random) -> bytes:
             return raw[:at] + rng.randbytes(1 + int(rng.random() * 32)) + raw[at:]
 
 
-def fuzz_files(count: int, seed: int) -> Any:
+def fuzz_files(count: int, seed: int) -> Count:
     """So many damaged files."""
-    found = sys.modules["campaign"].Count("damaged run files")
+    found = Count("damaged run files")
     rng = random.Random(seed)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -141,14 +141,14 @@ def fuzz_files(count: int, seed: int) -> Any:
     return found
 
 
-def check(found: Any, number: int, report: dict[str, Any]) -> None:
+def check(found: Count, number: int, report: dict[str, Any]) -> None:
     """What is said of a file is possible."""
     frames = report.get("frames")
     if not isinstance(frames, int) or not 0 <= frames <= 2 * FRAMES:
         found.findings.append(f"input {number}: {frames} frames of {2 * FRAMES}")
 
 
-def repair(found: Any, number: int, file: Path, folder: Path) -> None:
+def repair(found: Count, number: int, file: Path, folder: Path) -> None:
     """Recover it for real: it is good then, and once is enough; or it is as it was before."""
     found.more["repaired for real"] += 1
     before = file.read_bytes()
