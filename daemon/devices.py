@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any
 
 from ..drivers.base import Beam, Detector, Device, DeviceError, Heater, Identity, Stage
 from ..drivers.registry import make_device
@@ -19,6 +20,8 @@ SAFING_STEP_TIMEOUT_S = 10.0
 BEAM_GRACE_S = 0.005
 # Wall seconds between two tries of beam or heater.
 SAFING_RETRY_S = 0.5
+# And after a safing that was not confirmed: there may be nobody at the other end for hours.
+PRESS_EVERY_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,8 @@ class Devices:
     ----------
     safing : int
         How many are bringing them to safety right now.
+    unconfirmed : set of Role
+        Which of beam and heater did not confirm when they were last asked to be safe.
     reconnecting : asyncio.Task or None
         Connects a lost heater anew; gives way to safing, which does so itself.
     """
@@ -61,12 +66,21 @@ class Devices:
     beam: Beam
     detector: Detector
     safing: int = 0
+    unconfirmed: set[Role] = field(default_factory=set[Role])
+    _pressing: dict[Role, asyncio.Task[Any]] = field(
+        default_factory=dict[Role, "asyncio.Task[Any]"]
+    )
     reconnecting: asyncio.Task[None] | None = None
 
     @classmethod
     def of(cls, rig: Rig, clock: ExperimentClock) -> Devices:
         """Drivers of a rig, not yet connected; raises BadInput if the rig is wrong."""
         return cls(**{role: make_device(rig, role, clock) for role in ROLES})
+
+    @property
+    def may_reconnect(self) -> bool:
+        """Whether nobody is connecting the heater in order to make it safe."""
+        return not self.safing and "heater" not in self._pressing
 
     def all(self) -> tuple[Device, ...]:
         """Every device, in the order in which they are connected."""
@@ -123,22 +137,21 @@ class Devices:
         self.safing += 1
         tasks: list[asyncio.Task[SafingStep]] = []
 
-        def begin(
-            role: Role, action: str, timeout_s: float, retry_s: float = math.inf
-        ) -> asyncio.Task[SafingStep]:
-            device: Device = getattr(self, role)
-            work = _take(role, action, device.make_safe, timeout_s, retry_s)
-            tasks.append(asyncio.create_task(work, name=f"safing: {action}"))
+        def begin(work: Coroutine[Any, Any, SafingStep]) -> asyncio.Task[SafingStep]:
+            tasks.append(asyncio.create_task(work, name="safing"))
             return tasks[-1]
 
         try:
+            others: list[asyncio.Task[Any]] = [*self._pressing.values()]
             if self.reconnecting is not None:
-                self.reconnecting.cancel()
-                await asyncio.wait([self.reconnecting])
-            beam = begin("beam", "beam blanked", SAFING_STEP_TIMEOUT_S, SAFING_RETRY_S)
+                others.append(self.reconnecting)
+            for other in others:
+                other.cancel()
+            if others:
+                await asyncio.wait(others)
+            beam = begin(self._ask("beam", SAFING_RETRY_S))
             await asyncio.wait([beam], timeout=BEAM_GRACE_S)
-            heater_s = heater_timeout_s(self.heater)
-            heater = begin("heater", "heater at its safe level", heater_s, SAFING_RETRY_S)
+            heater = begin(self._ask("heater", SAFING_RETRY_S))
             confirmed = True
             for task in (beam, heater):
                 step = await task
@@ -146,14 +159,58 @@ class Devices:
                 confirmed = confirmed and step.confirmed
             if before_rest is not None:
                 await before_rest()
-            told(await begin("stage", "stage stopped", SAFING_STEP_TIMEOUT_S))
-            told(await begin("detector", "detector stopped", SAFING_STEP_TIMEOUT_S))
+            for device in (self.stage, self.detector):
+                action, timeout_s = f"{device.role} stopped", SAFING_STEP_TIMEOUT_S
+                told(await begin(_take(device.role, action, device.make_safe, timeout_s)))
             return confirmed
         finally:
             self.safing -= 1
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def press_on(self, tell: Callable[[str], None]) -> None:
+        """Go on asking whoever did not confirm, once every `PRESS_EVERY_S`; until cancelled.
+
+        An instrument that was out of order for a minute must not leave the beam on the specimen
+        until somebody comes. What has confirmed is left alone from then on: the panic stays, and
+        whoever looks may have reasons to change it.
+
+        Parameters
+        ----------
+        tell : callable
+            Takes what has confirmed at last.
+        """
+        await asyncio.gather(self._press("beam", tell), self._press("heater", tell))
+
+    async def _press(self, role: Role, tell: Callable[[str], None]) -> None:
+        while True:
+            await asyncio.sleep(PRESS_EVERY_S)
+            if role not in self.unconfirmed or self.safing:
+                continue
+            if role == "heater" and self.reconnecting is not None:
+                continue
+            asked = self._pressing[role] = asyncio.create_task(self._ask(role), name=f"ask {role}")
+            try:
+                await asyncio.wait([asked])
+            finally:
+                del self._pressing[role]
+                asked.cancel()
+            if not asked.cancelled() and asked.result().confirmed:
+                tell(f"{asked.result().action} at last; a person must look all the same")
+
+    async def _ask(self, role: Role, retry_s: float = math.inf) -> SafingStep:
+        """Ask beam or heater to be safe, and note whether it has confirmed."""
+        beam = role == "beam"
+        step = await _take(
+            role,
+            "beam blanked" if beam else "heater at its safe level",
+            self.beam.make_safe if beam else self.heater.make_safe,
+            SAFING_STEP_TIMEOUT_S if beam else heater_timeout_s(self.heater),
+            retry_s,
+        )
+        (self.unconfirmed.discard if step.confirmed else self.unconfirmed.add)(role)
+        return step
 
 
 def heater_timeout_s(heater: Heater) -> float:

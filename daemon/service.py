@@ -115,7 +115,7 @@ class Daemon:
                 if self.experiment is not None:
                     self.experiment.stop("failed", str(error), error)
             await asyncio.sleep(_RECONNECT_S)
-            if not self.devices.safing:
+            if self.devices.may_reconnect:
                 again = asyncio.create_task(self._reconnect_heater(), name="heater again")
                 self.devices.reconnecting = again
                 try:
@@ -197,6 +197,10 @@ class Daemon:
         """One of the tasks that go on as long as the daemon does has ended."""
         if not task.cancelled() and (error := task.exception()) is not None:
             self._end_safely(f"unexpected in '{task.get_name()}': {error!r}", error)
+
+    def safe_at_last(self, text: str) -> None:
+        """Say what has become safe after a safing that was not confirmed."""
+        self._event("warning", "safing", text)
 
     def guardian_told(self, level: str, text: str) -> None:
         """Say what became of the guardian."""

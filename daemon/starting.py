@@ -144,6 +144,8 @@ async def running_daemon(
         tasks.append(asyncio.create_task(daemon.follow_heater(), name="follow heater"))
         tasks.append(asyncio.create_task(daemon.tick(), name="tick"))
         tasks.append(asyncio.create_task(daemon.watchdog.watch(), name="watchdog"))
+        pressing = daemon.devices.press_on(daemon.safe_at_last)
+        tasks.append(asyncio.create_task(pressing, name="press on"))
         for task in tasks:
             task.add_done_callback(daemon.task_ended)
         tasks.append(asyncio.create_task(daemon.publisher.look_after(), name="monitor"))

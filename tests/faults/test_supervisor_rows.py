@@ -17,6 +17,7 @@ from pyrotome.daemon.plan import make_plan
 from pyrotome.daemon.service import Busy, Daemon
 from pyrotome.daemon.starting import running_daemon
 from pyrotome.daemon.states import State
+from pyrotome.drivers.base import DeviceError
 from pyrotome.protocols.loading import load_model
 from pyrotome.protocols.recipe import Recipe
 from pyrotome.protocols.rig import Rig
@@ -60,6 +61,12 @@ class Site:
         lines = self._log.read_text().splitlines()
         found = [json.loads(line) for line in lines if line.endswith("}")]
         return [line for line in found if line["event"] == event]
+
+    @property
+    def beam_on(self) -> bool:
+        """Whether the world's beam is not blanked."""
+        beam = self.world("beam")
+        return bool(beam) and not beam[-1]["blanked"]
 
     async def heat_to(self, temperature_c: float) -> None:
         """Bring the chip somewhere without a run, and let it be there for a moment."""
@@ -266,6 +273,32 @@ async def test_silent_heater(site: Any, reaction: Any) -> None:
         here.daemon.switch_fault("heater:none")
         outcome = await here.daemon.wait()
         assert (outcome.status, type(outcome.error).__name__) == ("failed", "DeviceLost")
+
+
+@pytest.mark.fault(
+    broken="an unblanked column refuses everything for a while, nothing runs",
+    must="the beam is blanked when it answers again; the panic stays", within_s=5.0,
+)  # fmt: skip
+async def test_column_that_comes_back(site: Any, reaction: Any) -> None:
+    async with site() as here:
+        here.daemon.switch_fault("beam:unblank")
+        await here.until(lambda: here.beam_on)
+        here.daemon.switch_fault("beam:error")
+        with pytest.raises(DeviceError, match="Look at beam and heater now"):
+            await here.daemon.safe()
+        assert here.daemon.machine.state is State.PANICKED
+        assert here.beam_on
+        here.daemon.switch_fault("beam:none")
+        reaction.begins()
+        await here.until(lambda: not here.beam_on)
+        reaction.ends()
+        told = await here.until(lambda: [e for e in here.events if "at last" in e["message"]])
+        assert [e["message"] for e in told] == [
+            "beam blanked at last; a person must look all the same"
+        ]
+        assert here.daemon.machine.state is State.PANICKED
+        await here.daemon.clear()
+        assert here.daemon.machine.state is State.IDLE
 
 
 @pytest.mark.fault(
