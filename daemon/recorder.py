@@ -5,7 +5,7 @@ existing one: exit code 2), says so, and connects to the link as ``recorder``.
 
 With `RecorderConfig.resumed` the file is that of an interrupted run and goes on.
 
-A frame is acknowledged by ``durable`` in the message ``status``: so many frames are in the file,
+A frame is acknowledged by ``durable`` in the message ``status``: so many frames are on the disk,
 and killing this or any process cannot take them out. Credit promises nothing of the kind. The topic
 ``flush`` asks for that without delay.
 

@@ -77,6 +77,7 @@ class RunFile:
     ) -> None:
         self.path = path
         self.reserve_bytes = RESERVE_BYTES
+        self._refused: OSError | None = None
         if resumed is None:
             self.manifest = manifest
             self._file: Any = create_run_file(path, manifest)
@@ -253,7 +254,7 @@ class RunFile:
         self._holds.set(times)
 
     def flush(self) -> None:
-        """Write what was gathered and let readers see it; from then on a kill cannot undo it."""
+        """Write what was gathered and let readers see it; returns when the disk has it."""
         self._check_room()
         for log in self._logs:
             log.write()
@@ -267,6 +268,7 @@ class RunFile:
             for stack in begun:
                 stack.write_keys()
             self._file.flush()
+        self._sync()
 
     def close(self, status: layout.Status, ended_ns: object, dose: object, reason: str) -> None:
         """Write everything with the final status, close and tidy the file.
@@ -297,6 +299,18 @@ class RunFile:
         with contextlib.suppress(BlockingIOError):
             finalise(self.path)
         self._lock.close()
+
+    def _sync(self) -> None:
+        # The kernel tells once that a disk has refused something, and then forgets what it was.
+        if self._refused is None:
+            try:
+                self._lock.sync()
+            except OSError as error:
+                self._refused = error
+                raise
+        else:
+            why = f"the disk has refused what was written: {self._refused.strerror}"
+            raise OSError(self._refused.errno, why)
 
     def _check_room(self) -> None:
         """Refuse before the disk does: HDF5 does not get over a failed write in good order."""

@@ -58,6 +58,11 @@ class WriterLock:
         if self._fd >= 0:
             os.pwrite(self._fd, b"", 0)
 
+    def sync(self) -> None:
+        """Wait until the disk has what was written to the file; raises OSError if it has not."""
+        if self._fd >= 0:
+            os.fdatasync(self._fd)
+
     def close(self) -> None:
         """Give the lock back."""
         if self._fd >= 0:

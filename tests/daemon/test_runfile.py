@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import h5py
 import psutil
+import pytest
 from recording import T0, S, a_manifest
 
 from pyrotome.daemon.runfile import RunFile
@@ -32,6 +35,26 @@ def test_hours_of_telemetry_stay_on_the_disk_and_not_in_memory(tmp_path: Path) -
     file.close("complete", None, 1.0, "")
     with h5py.File(tmp_path / "run.nxs") as done:
         assert done["entry/telemetry/heater/a/value"][-1] == flushes * rows - 1
+
+
+def test_what_the_disk_has_refused_is_never_called_durable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The kernel drops what it could not write, tells it once, and is content the next time.
+    answers = iter([OSError(errno.EIO, os.strerror(errno.EIO)), None])
+
+    def disk(_: int) -> None:
+        if (answer := next(answers)) is not None:
+            raise answer
+
+    file = RunFile(tmp_path / "run.nxs", a_manifest())
+    monkeypatch.setattr(os, "fdatasync", disk)
+    for said in ("Input/output error", "refused what was written: Input/output", "refused"):
+        with pytest.raises(OSError, match=said) as refused:
+            file.flush()
+        assert refused.value.errno == errno.EIO
+    with pytest.raises(OSError, match="refused what was written"):
+        file.close("complete", None, 1.0, "")
 
 
 def test_an_interruption_that_nobody_ended_is_recorded_once(tmp_path: Path) -> None:
