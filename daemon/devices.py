@@ -67,10 +67,10 @@ class Devices:
     detector: Detector
     safing: int = 0
     unconfirmed: set[Role] = field(default_factory=set[Role])
-    _pressing: dict[Role, asyncio.Task[Any]] = field(
-        default_factory=dict[Role, "asyncio.Task[Any]"]
-    )
     reconnecting: asyncio.Task[None] | None = None
+    _pressing: dict[Role, asyncio.Task[SafingStep]] = field(
+        default_factory=dict[Role, asyncio.Task[SafingStep]]
+    )
 
     @classmethod
     def of(cls, rig: Rig, clock: ExperimentClock) -> Devices:
@@ -108,7 +108,10 @@ class Devices:
         return identities
 
     async def disconnect(self) -> None:
-        """Disconnect every device, whatever the others do."""
+        """Disconnect every device, whatever the others do; nobody is asked any more."""
+        self.unconfirmed.clear()
+        for task in self._pressing.values():
+            task.cancel()
         await asyncio.gather(*(d.disconnect() for d in self.all()), return_exceptions=True)
 
     async def make_safe(

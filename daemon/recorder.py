@@ -265,12 +265,14 @@ class Recorder:
             before, self._problem = self._problem, f"{self._file.path} cannot be written: {error}"
             if not self._blocked:
                 self._blocked = True
-                self._report(
-                    "error",
-                    f"recorder: {self._problem}. Nothing is lost yet: "
-                    "frames wait in memory and the schedule with them. Make room on the disk",
-                    again=True,
+                advice = (
+                    f"The disk has {self._durable} frames for certain, and this file takes no "
+                    "more. End the run; `pyrotome recover` finds what is there"
+                    if self._file.refused
+                    else "Nothing is lost yet: frames wait in memory and the schedule with them. "
+                    "Make room on the disk, or let it be written again"
                 )
+                self._report("error", f"recorder: {self._problem}. {advice}", again=True)
             if self._problem != before:
                 self._tell_status()
             return False

@@ -61,6 +61,8 @@ class RunFile:
         Frames in the file, and frames that were taken but are not in it.
     reserve_bytes : int
         What must stay free on the disk.
+    refused : OSError or None
+        What the disk said when it did not take what had been written: nothing goes in any more.
 
     Raises
     ------
@@ -77,7 +79,7 @@ class RunFile:
     ) -> None:
         self.path = path
         self.reserve_bytes = RESERVE_BYTES
-        self._refused: OSError | None = None
+        self.refused: OSError | None = None
         if resumed is None:
             self.manifest = manifest
             self._file: Any = create_run_file(path, manifest)
@@ -301,19 +303,18 @@ class RunFile:
         self._lock.close()
 
     def _sync(self) -> None:
-        # The kernel tells once that a disk has refused something, and then forgets what it was.
-        if self._refused is None:
-            try:
-                self._lock.sync()
-            except OSError as error:
-                self._refused = error
-                raise
-        else:
-            why = f"the disk has refused what was written: {self._refused.strerror}"
-            raise OSError(self._refused.errno, why)
+        try:
+            self._lock.sync()
+        except OSError as error:
+            self.refused = error
+            raise
 
     def _check_room(self) -> None:
         """Refuse before the disk does: HDF5 does not get over a failed write in good order."""
+        if self.refused is not None:
+            # The kernel tells it once, forgets what it was, and is content from then on.
+            why = f"the disk has refused what was written: {self.refused.strerror}"
+            raise OSError(self.refused.errno, why)
         self._lock.probe()
         disk = os.statvfs(self.path.parent)
         if disk.f_bavail * disk.f_frsize < self.reserve_bytes:
