@@ -26,7 +26,7 @@ import yaml
 from pyrotome.daemon.admission import SAFE_EACH
 from pyrotome.daemon.asking import ask
 from pyrotome.protocols.control import Simple, Submit
-from pyrotome.protocols.rig import simulated_rig
+from pyrotome.protocols.rig import SIMULATED_RIG
 
 BOUND_MS = 50.0
 BEAM = {
@@ -92,9 +92,11 @@ class Served:
     """A daemon that waits for control."""
 
     def __init__(self, folder: Path) -> None:
-        rig = simulated_rig().model_dump(mode="json", by_alias=True, exclude_unset=True)
-        rig["streams"] = {"monitor": "tcp://127.0.0.1:*", "control": "tcp://127.0.0.1:*"}
-        rig["simulator"]["specimen"] = {"kind": "cu-sintering", "particles": 6}
+        rig = {
+            **SIMULATED_RIG,
+            "streams": {"monitor": "tcp://127.0.0.1:*", "control": "tcp://127.0.0.1:*"},
+            "simulator": {"specimen": {"kind": "cu-sintering", "particles": 6}},
+        }
         path = folder / "rig.yaml"
         path.write_text(yaml.safe_dump(rig))
         log = folder / "world.log"

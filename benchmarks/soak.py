@@ -37,7 +37,7 @@ import psutil
 import yaml
 import zmq
 
-from pyrotome.protocols.rig import simulated_rig
+from pyrotome.protocols.rig import SIMULATED_RIG
 
 HOLD_S = 300.0
 # Holds of five minutes count as right within this: half a per mille as a rule, never one per cent.
@@ -75,13 +75,13 @@ def recipe(hours: float) -> dict[str, Any]:
 
 
 def rig(sample_every_s: float, broker: int | None) -> dict[str, Any]:
-    found: dict[str, Any] = simulated_rig().model_dump(
-        mode="json", by_alias=True, exclude_unset=True
-    )
-    found["streams"] = {"monitor": "tcp://127.0.0.1:*", "control": "tcp://127.0.0.1:*"}
-    found["simulator"] = {
-        "specimen": {"kind": "cu-sintering", "particles": 6},
-        "chip": {"sample_every": f"{sample_every_s:g} s"},
+    found: dict[str, Any] = {
+        **SIMULATED_RIG,
+        "streams": {"monitor": "tcp://127.0.0.1:*", "control": "tcp://127.0.0.1:*"},
+        "simulator": {
+            "specimen": {"kind": "cu-sintering", "particles": 6},
+            "chip": {"sample_every": f"{sample_every_s:g} s"},
+        },
     }
     if broker is not None:
         found["mqtt"] = {"host": "127.0.0.1", "port": broker}

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, model_validator
 
@@ -258,30 +258,32 @@ class Rig(Strict):
         return getattr(self, role)
 
 
+# Every instrument simulated, on ports chosen freely; written as in a rig's file.
+SIMULATED_RIG: Final[Mapping[str, Any]] = {
+    "name": "simulated microscope",
+    "heater": {
+        "driver": "dens-impulse",
+        "endpoint": "tcp://127.0.0.1:0",
+        "options": {"data_endpoint": "tcp://127.0.0.1:0"},
+    },
+    "stage": {
+        "driver": "temscript-stage",
+        "endpoint": "http://127.0.0.1:0",
+        "limits": {"tilt": ["-80 deg", "80 deg"], "speed": "20 deg/s"},
+    },
+    "beam": {"driver": "temscript-beam", "endpoint": "http://127.0.0.1:0"},
+    "detector": {
+        "driver": "merlin",
+        "endpoint": "tcp://127.0.0.1:0",
+        "options": {"data_endpoint": "tcp://127.0.0.1:0"},
+    },
+    "simulator": {},
+}
+
+
 def simulated_rig() -> Rig:
-    """The rig used where none is named: every instrument simulated, on ports chosen freely."""
-    return Rig.model_validate(
-        {
-            "name": "simulated microscope",
-            "heater": {
-                "driver": "dens-impulse",
-                "endpoint": "tcp://127.0.0.1:0",
-                "options": {"data_endpoint": "tcp://127.0.0.1:0"},
-            },
-            "stage": {
-                "driver": "temscript-stage",
-                "endpoint": "http://127.0.0.1:0",
-                "limits": {"tilt": ["-80 deg", "80 deg"], "speed": "20 deg/s"},
-            },
-            "beam": {"driver": "temscript-beam", "endpoint": "http://127.0.0.1:0"},
-            "detector": {
-                "driver": "merlin",
-                "endpoint": "tcp://127.0.0.1:0",
-                "options": {"data_endpoint": "tcp://127.0.0.1:0"},
-            },
-            "simulator": {},
-        }
-    )
+    """The rig used where none is named, see `SIMULATED_RIG`."""
+    return Rig.model_validate(SIMULATED_RIG)
 
 
 def load_rig(path: Path) -> tuple[Rig, str]:

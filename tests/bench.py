@@ -15,6 +15,7 @@ from typing import Any
 import h5py
 import hdf5plugin  # noqa: F401
 import pytest
+from commands import TINY
 
 from pyrotome.daemon.experiment import Outcome
 from pyrotome.daemon.inspect import inspect_file
@@ -29,11 +30,7 @@ from pyrotome.protocols.rig import load_rig
 TILTS = {"tilt_series": {"from": "-10 deg", "to": "10 deg", "step": "10 deg"}}
 RECIPE: dict[str, Any] = {
     "title": "Row of the fault catalogue",
-    "sample": {"name": "Cu NP", "elements": ["Cu"]},
-    "beam": {
-        "voltage": "300 kV", "current": "2 pA", "dwell": "10 us",
-        "frame": [32, 32], "pixel_size": "32 nm",
-    },
+    **TINY,
     "limits": {"temperature": "900 degC", "dose": "1000 e/nm^2"},
     "steps": [
         {"heat": {"to": "200 degC"}},

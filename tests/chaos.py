@@ -38,6 +38,7 @@ import hdf5plugin  # noqa: F401
 import psutil
 import yaml
 import zmq
+from commands import TINY
 from microscope import Microscope, environment
 
 from pyrotome.daemon.plan import Plan, make_plan
@@ -61,11 +62,7 @@ TILT_TOLERANCE_DEG = 0.2
 TILTS = {"tilt_series": {"from": "-10 deg", "to": "10 deg", "step": "5 deg"}}
 RECIPE: dict[str, Any] = {
     "title": "Chaos",
-    "sample": {"name": "Cu NP", "elements": ["Cu"]},
-    "beam": {
-        "voltage": "300 kV", "current": "2 pA", "dwell": "10 us",
-        "frame": [32, 32], "pixel_size": "32 nm",
-    },
+    **TINY,
     "limits": {"temperature": "900 degC", "dose": "1000 e/nm^2"},
     "steps": [
         {"heat": {"to": "200 degC", "rate": "400 degC/s"}},

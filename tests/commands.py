@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import yaml
 
-from pyrotome.protocols.rig import simulated_rig
+from pyrotome.protocols.rig import SIMULATED_RIG
 
 RECIPE: dict[str, Any] = {
     "title": "Small experiment",
@@ -43,6 +43,12 @@ RECIPE: dict[str, Any] = {
     "analysis": [{"reconstruct": {"method": "sirt", "iterations": 3, "binning": 2}}],
 }
 
+# What every recipe of a tiny specimen begins with: frames that cost next to nothing.
+TINY: dict[str, Any] = {
+    "sample": RECIPE["sample"],
+    "beam": {**RECIPE["beam"], "frame": [32, 32], "pixel_size": "32 nm"},
+}
+
 # For tests to which it does not matter what is measured.
 SHORT_STEPS: list[dict[str, Any]] = [
     {"heat": {"to": "100 degC", "rate": "300 degC/s"}},
@@ -50,14 +56,11 @@ SHORT_STEPS: list[dict[str, Any]] = [
     {"tilt_series": {"from": "-10 deg", "to": "10 deg", "step": "10 deg"}},
 ]
 
-SIMULATED: dict[str, Any] = simulated_rig().model_dump(
-    mode="json", by_alias=True, exclude_unset=True
-)
 RIG: dict[str, Any] = {
-    **SIMULATED,
+    **SIMULATED_RIG,
     "name": "simulated microscope of the tests",
     "stage": {
-        **SIMULATED["stage"],
+        **SIMULATED_RIG["stage"],
         "limits": {"tilt": ["-60 deg", "60 deg"], "speed": "60 deg/s", "settle": "0.1 s"},
     },
     # A busy computer may hold a daemon up for seconds; its death is noticed at once all the same.

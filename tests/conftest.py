@@ -77,7 +77,7 @@ _FOREIGN = {"broker", "foreign", "libertem_merlin", "temscript_server"}
 
 
 # Whole folders and files that break things on purpose, again and again: ``make trust``.
-_TRUST = {"faults", "chaos", "fuzz"}
+_TRUST = {"faults", "fuzz"}
 _TRUST_FILES = {
     "test_every_write", "test_full_disk", "test_guardian", "test_monitor", "test_recovery",
     "test_resume", "test_security",

@@ -19,14 +19,11 @@ from typing import Any
 import psutil
 import pytest
 import yaml
+from commands import TINY
 
 RECIPE: dict[str, Any] = {
     "title": "Row of the fault catalogue",
-    "sample": {"name": "Cu NP", "elements": ["Cu"]},
-    "beam": {
-        "voltage": "300 kV", "current": "2 pA", "dwell": "10 us",
-        "frame": [32, 32], "pixel_size": "32 nm",
-    },
+    **TINY,
     "steps": [
         {"heat": {"to": "200 degC"}},
         {"tilt_series": {"from": "-10 deg", "to": "10 deg", "step": "10 deg"}},

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
+from microscope import Log
 
 from pyrotome.daemon.plan import make_plan
 from pyrotome.daemon.service import Busy, Daemon
@@ -65,8 +66,7 @@ class Site:
     @property
     def beam_on(self) -> bool:
         """Whether the world's beam is not blanked."""
-        beam = self.world("beam")
-        return bool(beam) and not beam[-1]["blanked"]
+        return not Log(self.world("beam")).blanked
 
     async def heat_to(self, temperature_c: float) -> None:
         """Bring the chip somewhere without a run, and let it be there for a moment."""
