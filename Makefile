@@ -19,8 +19,8 @@ $(VENV)/.installed: pyproject.toml
 
 demo: $(VENV)/.installed  ## run the quickstart experiment and draw what it recorded
 	rm -f $(DEMO) $(DEMO:.nxs=.png)
-	$(BIN)/pyrotome run examples/quickstart.yaml -o $(DEMO)
-	$(BIN)/python examples/draw_run.py $(DEMO) $(DEMO:.nxs=.png)
+	$(BIN)/pyrotome run examples/recipes/quickstart.yaml -o $(DEMO)
+	$(BIN)/python examples/scripts/draw_run.py $(DEMO) $(DEMO:.nxs=.png)
 
 test: $(VENV)/.installed  ## run the tests
 	$(PYTEST)
@@ -29,10 +29,10 @@ trust: $(VENV)/.installed  ## run the tests that break things on purpose: kills,
 	$(PYTEST) -m trust
 
 faults: $(VENV)/.installed  ## of these, the fault catalogue and a short fuzz campaign
-	$(PYTEST) -m trust tests/faults tests/fuzz
+	$(PYTEST) -m trust tests/trust/faults tests/trust/fuzz
 
 chaos: $(VENV)/.installed  ## kill the processes of running experiments at random moments
-	$(BIN)/python tests/chaos.py --kills $(KILLS)
+	PYTHONPATH=tests/support $(BIN)/python tests/trust/chaos/chaos.py --kills $(KILLS)
 
 # There is no atheris for every Python; all but one part of the campaign does without.
 $(VENV)/.fuzz: $(VENV)/.installed
@@ -40,7 +40,7 @@ $(VENV)/.fuzz: $(VENV)/.installed
 	touch $@
 
 fuzz: $(VENV)/.fuzz  ## a million inputs that are wrong
-	$(BIN)/python tests/campaign.py
+	PYTHONPATH=tests/support $(BIN)/python tests/trust/fuzz/campaign.py
 
 $(VENV)/.interop: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[interop]'

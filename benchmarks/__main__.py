@@ -9,20 +9,20 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 BENCHMARKS = (
-    ("acquisition",),
-    ("detectors",),
-    ("ingest",),
-    ("regulation",),
-    ("safe",),
-    ("sustained", "--minutes", "1"),
-    ("soak", "--hours", "2", "--speed", "120"),
-    ("denoising",),
-    ("recording",),
-    ("rendering",),
-    ("tomography",),
-    ("alignment",),
-    ("necks",),
-    ("latency",),
+    ("acquisition/acquisition",),
+    ("instruments/detectors",),
+    ("acquisition/ingest",),
+    ("instruments/regulation",),
+    ("acquisition/safe",),
+    ("acquisition/sustained", "--minutes", "1"),
+    ("acquisition/soak", "--hours", "2", "--speed", "120"),
+    ("analysis/denoising",),
+    ("acquisition/recording",),
+    ("instruments/rendering",),
+    ("analysis/tomography",),
+    ("analysis/alignment",),
+    ("analysis/necks",),
+    ("acquisition/latency",),
 )
 
 failed: list[str] = []

@@ -1,5 +1,5 @@
 """``python -m pyrotome.daemon`` is the command ``pyrotome``."""
 
-from .cli import main
+from .cli.app import main
 
 main()

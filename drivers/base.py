@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from ..protocols.bitshuffle import Chunk
-from ..protocols.manifest import FrameDtype
-from ..protocols.recipe import BeamSettings
-from ..protocols.rig import BeamRig, DetectorRig, HeaterRig, Role, StageRig
-from ..protocols.timebase import ExperimentClock
+from ..protocols.config.recipe import BeamSettings
+from ..protocols.config.rig import BeamRig, DetectorRig, HeaterRig, Role, StageRig
+from ..protocols.core.bitshuffle import Chunk
+from ..protocols.core.clock import ExperimentClock
+from ..protocols.messages.manifest import FrameDtype
 
 # Wall seconds granted on top of what an exchange needs physically: a busy computer, a network.
 GRACE_S = 5.0

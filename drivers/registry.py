@@ -9,9 +9,9 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from ..protocols.loading import BadInput
-from ..protocols.rig import ROLES, Rig, Role
-from ..protocols.timebase import ExperimentClock
+from ..protocols.config.rig import ROLES, Rig, Role
+from ..protocols.core.clock import ExperimentClock
+from ..protocols.core.errors import BadInput
 from .base import Beam, Detector, Device, Heater, Stage
 
 GROUP = "pyrotome.drivers"

@@ -15,11 +15,11 @@ from contextlib import suppress
 
 from pydantic import ValidationError
 
-from ..protocols.control import EXIT_BAD_INPUT, EXIT_DONE
-from ..protocols.faults import parse_fault
-from ..protocols.loading import BadInput
-from ..protocols.process import SimulatorConfig, announce, fail, read_config, watch_parent
-from .serving import running
+from ..protocols.config.faults import parse_fault
+from ..protocols.core.errors import BadInput
+from ..protocols.messages.control import EXIT_BAD_INPUT, EXIT_DONE
+from ..protocols.messages.process import SimulatorConfig, announce, fail, read_config, watch_parent
+from .simulation import running
 
 
 async def _serve(config: SimulatorConfig, fill_frames: int) -> None:

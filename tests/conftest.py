@@ -20,7 +20,7 @@ from hypothesis import settings
 settings.register_profile("untimed", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("untimed")
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent / "shared" / "data"
 # Threads that libraries start once and keep, by the beginning of their names or by their class.
 _LIBRARY_THREADS = ("asyncio_", "ThreadPoolExecutor", "pydevd")
@@ -76,18 +76,14 @@ async def no_task_left() -> AsyncIterator[None]:
 _FOREIGN = {"broker", "foreign", "libertem_merlin", "temscript_server"}
 
 
-# Whole folders and files that break things on purpose, again and again: ``make trust``.
-_TRUST = {"faults", "fuzz"}
-_TRUST_FILES = {
-    "test_every_write", "test_full_disk", "test_guardian", "test_monitor", "test_recovery",
-    "test_resume", "test_security",
-}  # fmt: skip
+# The folder of tests that break things on purpose, again and again: ``make trust``.
+_TRUST = Path(__file__).parent / "trust"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests against programs that are not ours, and those that break things."""
     for item in items:
-        if item.path.parent.name in _TRUST or item.path.stem in _TRUST_FILES:
+        if _TRUST in item.path.parents:
             item.add_marker("trust")
         if _FOREIGN & set(getattr(item, "fixturenames", ())):
             item.add_marker("interop")
@@ -95,14 +91,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def foreign() -> ModuleType:
-    """The module ``foreign.py``: starts programs that are not ours."""
-    return importlib.import_module("foreign")
+    """The module ``foreign_programs.py``: starts programs that are not ours."""
+    return importlib.import_module("foreign_programs")
 
 
 @pytest.fixture(scope="session")
 def commands() -> ModuleType:
-    """The module ``commands.py``: the command line, small recipes, a simulated rig."""
-    return importlib.import_module("commands")
+    """The module ``command_line.py``: the command line, small recipes, a simulated rig."""
+    return importlib.import_module("command_line")
 
 
 @pytest.fixture

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import yaml
 
-from pyrotome.daemon.runfile import RunFile
-from pyrotome.protocols.manifest import HoldPlan, RunManifest, StackPlan
-from pyrotome.protocols.pipeline import AnalysisStep, planned_results
-from pyrotome.protocols.recipe import BeamSettings, Sample
+from pyrotome.daemon.recording.run_file import RunFile
+from pyrotome.protocols.config.pipeline import AnalysisStep, planned_results
+from pyrotome.protocols.config.recipe import BeamSettings, Sample
+from pyrotome.protocols.messages.manifest import HoldPlan, RunManifest, StackPlan
 
 T0 = 1_800_000_000 * 10**9
 SHAPE = (24, 32)

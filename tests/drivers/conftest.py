@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from pyrotome.protocols.process import ClockConfig, SimulatorConfig
-from pyrotome.protocols.rig import Rig, simulated_rig
-from pyrotome.protocols.timebase import ExperimentClock
-from pyrotome.simulators.serving import Simulation, running
+from pyrotome.protocols.config.rig import Rig, simulated_rig
+from pyrotome.protocols.core.clock import ExperimentClock
+from pyrotome.protocols.messages.process import ClockConfig, SimulatorConfig
+from pyrotome.simulators.simulation import Simulation, running
 
 BIN = Path(sys.executable).parent
 

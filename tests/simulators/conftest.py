@@ -4,10 +4,10 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from pyrotome.protocols.process import ClockConfig, SimulatorConfig
-from pyrotome.protocols.rig import SimulatorRig, simulated_rig
-from pyrotome.protocols.timebase import ExperimentClock
-from pyrotome.simulators.serving import running
+from pyrotome.protocols.config.rig import SimulatorRig, simulated_rig
+from pyrotome.protocols.core.clock import ExperimentClock
+from pyrotome.protocols.messages.process import ClockConfig, SimulatorConfig
+from pyrotome.simulators.simulation import running
 
 # Few particles are placed in no time, and the wires are the same.
 FEW = SimulatorRig.model_validate({"specimen": {"kind": "cu-sintering", "particles": 4}})

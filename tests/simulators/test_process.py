@@ -9,9 +9,9 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from pyrotome.protocols.process import ClockConfig, SimulatorConfig, dump_config
-from pyrotome.protocols.rig import Rig, simulated_rig
-from pyrotome.protocols.timebase import ExperimentClock
+from pyrotome.protocols.config.rig import Rig, simulated_rig
+from pyrotome.protocols.core.clock import ExperimentClock
+from pyrotome.protocols.messages.process import ClockConfig, SimulatorConfig, dump_config
 
 
 @asynccontextmanager

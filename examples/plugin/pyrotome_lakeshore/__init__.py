@@ -14,9 +14,10 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from pyrotome.drivers import base, lines
+from pyrotome.drivers import base
 from pyrotome.drivers.base import GRACE_S, DeviceError, DeviceRefused, HeaterSample, OutOfRange
-from pyrotome.protocols.scpi import BadMessage
+from pyrotome.drivers.links import lines
+from pyrotome.protocols.wires.scpi import BadMessage
 
 ZERO_C_IN_K, FASTEST_K_PER_MIN = 273.15, 100.0
 

@@ -1,0 +1,1 @@
+"""Alignment of a tilt series: pairwise registration, projection matching, tilt axis."""

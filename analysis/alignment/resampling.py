@@ -1,0 +1,251 @@
+"""Shifts and rotation applied to images in one interpolation, by cubic B-splines.
+
+Convention, the same everywhere in the alignment. Positions count from the middle of an image,
+(n - 1) / 2, as (y, x') along (rows, columns). What an aligned image shows at (y, x') is seen in
+the recorded one at
+
+    row    = y cos(r) + (x' + offset) sin(r) + shift_y
+    column = (x' + offset) cos(r) - y sin(r) + shift_x
+
+so that a shift is where the specimen has moved to, the offset is how far the tilt axis lies from
+the middle of the columns, and a positive rotation r turns the axis clockwise on a screen whose
+rows run downwards seen from the column axis (columns towards rows).
+"""
+# numba's decorators and scipy's filters are untyped.
+# pyright: basic, reportMissingTypeStubs=false, reportCallIssue=false, reportArgumentType=false
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter1d, spline_filter
+
+from ..core.arrays import Floats, in_threads
+
+# Outermost lines whose mean continues an image beyond its border, and its smoothing along it.
+_BORDER_LINES = 8
+_BORDER_SMOOTHING_PX = 3.0
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Where the tilt axis lies in images whose shifts are taken out.
+
+    Attributes
+    ----------
+    offset_px : float
+        Distance from the middle of the columns.
+    rotation_deg : float
+        Turn against the image's rows direction, columns towards rows.
+    """
+
+    offset_px: float = 0.0
+    rotation_deg: float = 0.0
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
+def _sample(
+    coefficients, exact, edges_y, edges_x, turn, offset, shift_y, shift_x, whole, picks, out
+):
+    """Fill `out` with some rows from the spline of one image, beyond it from its border.
+
+    `edges_y` (2, columns) continues it above and below, `edges_x` (2, rows) left and right.
+    With `whole` all positions are pixels of `exact`, the image itself.
+    """
+    rows, columns = coefficients.shape
+    wide = out.shape[1]
+    cosine, sine = math.cos(turn), math.sin(turn)
+    weights_y = np.empty(4, np.float32)
+    weights_x = np.empty(4, np.float32)
+    last_r, last_c = rows - 1, columns - 1
+    slack = 1e-3
+    for i in range(picks.size):
+        y = picks[i] - 0.5 * last_r
+        for j in range(wide):
+            x = j - 0.5 * (wide - 1) + offset
+            row = y * cosine + x * sine + shift_y + 0.5 * last_r
+            column = x * cosine - y * sine + shift_x + 0.5 * last_c
+            off_y = row < -slack or row > last_r + slack
+            off_x = column < -slack or column > last_c + slack
+            if off_y or off_x:
+                r = min(max(int(row + 0.5), 0), last_r)
+                c = min(max(int(column + 0.5), 0), last_c)
+                beyond_y = edges_y[1 if row > 0 else 0, c]
+                beyond_x = edges_x[1 if column > 0 else 0, r]
+                if off_y and off_x:
+                    out[i, j] = np.float32(0.5) * (beyond_y + beyond_x)
+                else:
+                    out[i, j] = beyond_y if off_y else beyond_x
+                continue
+            if whole:
+                out[i, j] = exact[
+                    min(max(int(row + 0.5), 0), last_r), min(max(int(column + 0.5), 0), last_c)
+                ]
+                continue
+            r0, c0 = math.floor(row), math.floor(column)
+            _cubic(np.float32(row - r0), weights_y)
+            _cubic(np.float32(column - c0), weights_x)
+            total = np.float32(0)
+            if 1 <= r0 < last_r - 1 and 1 <= c0 < last_c - 1:
+                for a in range(4):
+                    line = np.float32(0)
+                    for b in range(4):
+                        line += weights_x[b] * coefficients[r0 - 1 + a, c0 - 1 + b]
+                    total += weights_y[a] * line
+            else:
+                for a in range(4):
+                    r = _mirrored(r0 - 1 + a, last_r)
+                    line = np.float32(0)
+                    for b in range(4):
+                        line += weights_x[b] * coefficients[r, _mirrored(c0 - 1 + b, last_c)]
+                    total += weights_y[a] * line
+            out[i, j] = total
+
+
+@numba.njit(nogil=True, cache=True, inline="always")
+def _cubic(part, weights):
+    rest = np.float32(1) - part
+    sixth = np.float32(1 / 6)
+    weights[0] = rest * rest * rest * sixth
+    weights[1] = np.float32(2 / 3) - np.float32(0.5) * part * part * (np.float32(2) - part)
+    weights[2] = np.float32(2 / 3) - np.float32(0.5) * rest * rest * (np.float32(2) - rest)
+    weights[3] = part * part * part * sixth
+
+
+@numba.njit(nogil=True, cache=True, inline="always")
+def _mirrored(i, last):
+    if last == 0:
+        return 0
+    if i < 0:
+        i = -i
+    if i > last:
+        i = 2 * last - i
+    return min(max(i, 0), last)
+
+
+class Splines:
+    """Images ready to be sampled again and again, each time from the recorded pixels.
+
+    Parameters
+    ----------
+    images : ndarray
+        Shape (n, rows, columns).
+    """
+
+    def __init__(self, images: NDArray[Any]) -> None:
+        self.shape: tuple[int, int] = (images.shape[1], images.shape[2])
+        self._exact = np.ascontiguousarray(images, np.float32)
+        self._coefficients = np.empty_like(self._exact)
+        self._edges_y = np.empty((len(images), 2, self.shape[1]), np.float32)
+        self._edges_x = np.empty((len(images), 2, self.shape[0]), np.float32)
+        in_threads(self._prepare, range(len(images)))
+
+    def _prepare(self, n: int) -> None:
+        image = self._exact[n]
+        filtered = spline_filter(image, 3, output=np.float32, mode="mirror")
+        self._coefficients[n] = filtered
+        lines = _BORDER_LINES
+        ends_y = np.stack([image[:lines].mean(axis=0), image[-lines:].mean(axis=0)])
+        ends_x = np.stack([image[:, :lines].mean(axis=1), image[:, -lines:].mean(axis=1)])
+        for ends, target in ((ends_y, self._edges_y), (ends_x, self._edges_x)):
+            target[n] = gaussian_filter1d(ends, _BORDER_SMOOTHING_PX, axis=1, mode="nearest")
+
+    def sampled(
+        self, shifts_px: NDArray[Any], axis: Axis, rows: NDArray[np.integer[Any]] | None = None
+    ) -> Floats:
+        """Aligned images, see the module's convention; float32, the shape of the recorded ones.
+
+        With `rows` these rows of them only.
+        """
+        shifts = np.asarray(shifts_px, np.float64)
+        tall, wide = self.shape
+        picks = np.arange(tall) if rows is None else np.asarray(rows, np.intp)
+        out = np.empty((len(self._exact), len(picks), wide), np.float32)
+        turn = math.radians(axis.rotation_deg)
+        straight = axis.rotation_deg == 0.0
+
+        def one(n: int) -> None:
+            moved = shifts[n] + (0.0, axis.offset_px)
+            whole = straight and bool(np.all(moved == np.round(moved)))
+            _sample(
+                self._coefficients[n],
+                self._exact[n],
+                self._edges_y[n],
+                self._edges_x[n],
+                turn,
+                float(axis.offset_px),
+                shifts[n, 0],
+                shifts[n, 1],
+                whole,
+                picks,
+                out[n],
+            )
+
+        in_threads(one, range(len(shifts)))
+        return out
+
+    def seen(self, shifts_px: NDArray[Any], axis: Axis) -> NDArray[np.bool_]:
+        """Which pixels of :meth:`sampled` were recorded, not continued beyond the border."""
+        tall, wide = self.shape
+        turn = math.radians(axis.rotation_deg)
+        y = np.arange(tall)[:, None] - 0.5 * (tall - 1)
+        x = np.arange(wide)[None, :] - 0.5 * (wide - 1) + axis.offset_px
+        row = y * math.cos(turn) + x * math.sin(turn) + 0.5 * (tall - 1)
+        column = x * math.cos(turn) - y * math.sin(turn) + 0.5 * (wide - 1)
+        out = np.empty((len(self._exact), tall, wide), np.bool_)
+        for n, (down, along) in enumerate(np.asarray(shifts_px, np.float64)):
+            out[n] = (row >= -down) & (row <= tall - 1 - down)
+            out[n] &= (column >= -along) & (column <= wide - 1 - along)
+        return out
+
+
+def apply_alignment(images: NDArray[Any], shifts_px: NDArray[Any], axis: Axis) -> Floats:
+    """Images with shifts, axis offset and rotation taken out in one interpolation.
+
+    Parameters
+    ----------
+    images : ndarray
+        Shape (n, rows, columns), as recorded.
+    shifts_px : ndarray
+        Shape (n, 2): where the specimen has moved to in each image, along rows and columns.
+    axis : Axis
+        The tilt axis.
+
+    Returns
+    -------
+    ndarray
+        Float32, shape (n, rows, columns); the tilt axis is the middle of the columns. Cubic
+        B-splines; whole pixels without rotation are copied as they are. Beyond its border an
+        image is continued by the mean of its eight outermost lines.
+
+    Raises
+    ------
+    ValueError
+        If images and shifts differ in number or something is not finite.
+    """
+    shifts = np.asarray(shifts_px, np.float64)
+    if images.ndim != 3 or images.size == 0:
+        raise ValueError(f"images of shape {images.shape}; (n, rows, columns) is needed")
+    if shifts.shape != (len(images), 2):
+        raise ValueError(
+            f"shifts of shape {shifts.shape} for {len(images)} images; each image needs "
+            "one along the rows and one along the columns"
+        )
+    if not np.isfinite(shifts).all() or not math.isfinite(axis.offset_px + axis.rotation_deg):
+        raise ValueError("a shift, or the axis, is not a finite number")
+    bad = next((n for n, image in enumerate(images) if not np.isfinite(image).all()), None)
+    if bad is not None:
+        raise ValueError(f"image {bad} holds NaN or infinity; leave that image out")
+    out = np.empty(images.shape, np.float32)
+
+    def one(n: int) -> None:
+        # Only the splines of the images at work are in memory.
+        out[n] = Splines(images[n : n + 1]).sampled(shifts[n : n + 1], axis)[0]
+
+    in_threads(one, range(len(images)))
+    return out

@@ -1,0 +1,337 @@
+"""``pyrotome process``: the analysis pipeline offline, by the same code as online.
+
+Frames are fed from the file in the order of their exposure. Results gather in a file of their own
+and go into new NXprocess groups of the run file when their stack is done: whatever stops the
+computation leaves the run file as it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import ConfigDict, Field, model_validator
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
+
+from ... import __version__
+from ...protocols.config.pipeline import AnalysisStep, check_order, planned_results, tunes
+from ...protocols.core.clock import iso_utc
+from ...protocols.core.documents import Strict, load_model, read_text
+from ...protocols.core.errors import BadInput
+from ...protocols.messages.control import EXIT_DONE, EXIT_FAILED
+from ...protocols.messages.manifest import StackPlan
+from ...protocols.runfile import layout
+from ...protocols.runfile.reader import RunReader, Stack
+from ..io.result_writer import Scratch, add_results
+from ..io.safe_output import new_file
+from ..pipeline.pipeline import Notice, Output, Pipeline, Progress, Result, StackAnalysis
+from ..report.tables import NECKS, TUNING, write_beside
+from .common import run_command, say, stop_if_asked, uninterrupted
+
+SOFTWARE = f"pyrotome {__version__}"
+_BLOCK = "analysis"
+
+
+class PipelineFile(Strict):
+    """The block ``analysis`` of a recipe, alone or among the rest of it."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, populate_by_name=True)
+
+    analysis: list[AnalysisStep] = Field(min_length=1, max_length=50)
+
+    @model_validator(mode="after")
+    def _in_order(self) -> PipelineFile:
+        check_order(self.analysis)
+        return self
+
+
+def steps_of(run: RunReader, pipeline: Path | None) -> Sequence[AnalysisStep]:
+    """Pipeline of a YAML file, or that of the recipe in the run file.
+
+    Raises
+    ------
+    BadInput
+        If there is none, or a step does not exist or does not follow from those before it.
+    """
+    if pipeline is not None:
+        text = read_text(pipeline)
+        return load_model(PipelineFile, text, str(pipeline), list_is=_BLOCK).analysis
+    text = run.text(layout.RECIPE_TEXT)
+    if f"{_BLOCK}:" not in text:
+        raise BadInput(
+            str(run.path), "its recipe has no block 'analysis'; name one with --pipeline P.yaml"
+        )
+    return load_model(PipelineFile, text, f"{run.path}: its recipe", list_is=_BLOCK).analysis
+
+
+def plan_of(run: RunReader, stack: Stack, steps: Sequence[AnalysisStep]) -> StackPlan:
+    """What the pipeline will leave for a stack, in process groups after those that are there."""
+    planned = planned_results(
+        steps, stack.kind, stack.frames, stack.shape, stack.pixel_nm, len(stack.views_deg)
+    )
+    last = run.last_process(stack)
+    results = tuple(r.model_copy(update={"process": r.process + last}) for r in planned)
+    return StackPlan(
+        name=stack.name, kind=stack.kind, frames=stack.frames, tilt_deg=stack.asked_deg,
+        results=results,
+    )  # fmt: skip
+
+
+@dataclass
+class StackOutcome:
+    """What became of one stack: results made, and what the operator should know."""
+
+    name: str
+    results: list[str] = field(default_factory=list[str])
+    notes: list[str] = field(default_factory=list[str])
+    failed: bool = False
+
+
+def outputs_of(run: RunReader, stack: Stack, analysis: StackAnalysis) -> Iterator[Output | None]:
+    """Feed the frames of a stack, with all that follows from them; None after each frame."""
+    for index in range(stack.frames):
+        if not stack.there[index]:
+            yield from analysis.lost(index)
+        else:
+            tilt = stack.tilt_deg[index]
+            values = run.values(stack, index)
+            yield from analysis.frame(index, values, float(tilt) if np.isfinite(tilt) else None)
+        yield None
+        for task in analysis.take_tasks():
+            try:
+                yield from task.pieces
+            except Exception as error:  # one bad series must not end the analysis
+                yield Notice("error", f"{stack.name} cannot be analysed as a whole: {error!r}")
+
+
+class Watcher:
+    """Is told what happens while a file is processed; this one keeps it to itself."""
+
+    def say(self, level: str, message: str) -> None:
+        """Take in what the operator should know."""
+
+    def advance(self, name: str, frames: int) -> None:
+        """One more of the frames of a stack was fed."""
+
+    def doing(self, name: str, progress: Progress) -> None:
+        """Take in how far something is that takes a while."""
+
+    def done(self, name: str) -> None:
+        """The results of a stack are in the file."""
+
+
+def process_file(
+    path: Path,
+    steps: Sequence[AnalysisStep],
+    only: int | None = None,
+    watcher: Watcher | None = None,
+) -> list[StackOutcome]:
+    """Carry out a pipeline on the frames of a run file and add the results to it.
+
+    Parameters
+    ----------
+    path : Path
+        The run file; results that it holds are left alone.
+    steps : sequence of AnalysisStep
+        The pipeline.
+    only : int, optional
+        Number of the one tilt series to process (with the reference frames, if the denoiser is
+        tuned by them); else every stack of frames, as online.
+    watcher : Watcher, optional
+        Is told what happens.
+
+    Returns
+    -------
+    list of StackOutcome
+        One for each stack for which something is planned.
+
+    Raises
+    ------
+    BadInput
+        If the file cannot be used, or nothing is planned for it.
+    OSError
+        If the disk is full.
+    """
+    watcher = watcher or Watcher()
+    with RunReader(path) as run:
+        chosen = sorted(run.stacks.values(), key=lambda stack: stack.begun_s)
+        if only is not None:
+            wanted = run.series(only)
+            chosen = [s for s in chosen if s is wanted or (s.kind == "reference" and tunes(steps))]
+        if tunes(steps) and not any(stack.kind == "reference" for stack in chosen):
+            watcher.say(
+                "warning",
+                f"{path} holds no reference frames to tune the denoiser by: frames are denoised "
+                "as white noise of their own variance",
+            )
+        plans = {stack.name: plan_of(run, stack, steps) for stack in chosen}
+        pipeline = Pipeline(steps, list(plans.values()))
+    if not pipeline.stacks:
+        kinds = ", ".join(step.kind for step in steps)
+        names = ", ".join(plans) or "a file without frames"
+        raise BadInput("the pipeline", f"its steps ({kinds}) leave nothing for {names}")
+    outcomes: list[StackOutcome] = []
+    for name, analysis in pipeline.stacks.items():
+        outcome = StackOutcome(name)
+        outcomes.append(outcome)
+
+        def tell(notice: Notice, outcome: StackOutcome = outcome) -> None:
+            outcome.notes.append(f"{notice.level}: {notice.message}")
+            outcome.failed = outcome.failed or notice.level == "error"
+            watcher.say(notice.level, notice.message)
+
+        # On the same disk, whose room is what counts in the end.
+        with tempfile.TemporaryDirectory(prefix=".pyrotome-", dir=path.parent) as folder:
+            scratch = Scratch(Path(folder) / "results.h5", plans[name].results)
+            try:
+                # Opened anew for every stack: results are added to the file in between.
+                with RunReader(path) as run:
+                    stack = run.stacks[name]
+                    for output in outputs_of(run, stack, analysis):
+                        stop_if_asked()
+                        match output:
+                            case None:
+                                watcher.advance(name, stack.frames)
+                            case Notice():
+                                tell(output)
+                            case Progress():
+                                watcher.doing(name, output)
+                            case Result() if output.record:
+                                scratch.put(
+                                    output.name, output.index, output.data, output.parameters
+                                )
+                            case Result():
+                                pass  # a preview
+                outcome.results = scratch.names()
+                if outcome.results:
+                    date = iso_utc(time.time_ns())
+                    with uninterrupted():
+                        add_results(path, SOFTWARE, plans[name], scratch, date, outcome.notes)
+                elif not outcome.failed and stack.kind == "series":
+                    tell(Notice("error", f"{name}: nothing came of it; nothing is written"))
+            finally:
+                scratch.close()
+        watcher.done(name)
+    return outcomes
+
+
+class _Display(Watcher):
+    """What a person sees on standard error meanwhile.
+
+    A bar for the frames of each stack, one for what takes a while, and above them the notices.
+    """
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True)
+        columns = (
+            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[reached]}"),
+            TimeElapsedColumn(),
+        )  # fmt: skip
+        self.bars = Bars(*columns, console=self._console)
+        self._frames: dict[str, tuple[TaskID, int]] = {}
+        self._work: TaskID | None = None
+        self._what = ""
+
+    def say(self, level: str, message: str) -> None:
+        colour = {"error": "red", "warning": "yellow"}.get(level, "default")
+        self._console.print(
+            f"[{colour}]{level}[/]", escape(message), soft_wrap=True, highlight=False
+        )
+
+    def advance(self, name: str, frames: int) -> None:
+        if name not in self._frames:
+            bar = self.bars.add_task(f"{name} frames", total=frames, reached="")
+            self._frames[name] = (bar, 0)
+        bar, count = self._frames[name]
+        self._frames[name] = (bar, count + 1)
+        self.bars.update(bar, completed=count + 1, reached=f"{count + 1}/{frames}")
+
+    def doing(self, name: str, progress: Progress) -> None:
+        text = f"{name} {progress.what}"
+        if self._work is None or self._what != text:
+            self.done(name)
+            self._work, self._what = self.bars.add_task(text, total=1.0, reached=""), text
+        fraction = min(max(progress.fraction, 0.0), 1.0)
+        self.bars.update(self._work, completed=fraction, reached=f"{fraction:.0%}")
+
+    def done(self, name: str) -> None:
+        if self._work is not None:
+            self.bars.remove_task(self._work)
+        self._work = None
+
+
+def _body(arguments: Any) -> int:
+    source: Path = arguments.file
+    output: Path | None = arguments.output
+    with RunReader(source) as run:
+        steps = steps_of(run, arguments.pipeline)
+        if arguments.series is not None:
+            run.series(arguments.series)
+    if output is None and not (os.access(source, os.W_OK) and os.access(source.parent, os.W_OK)):
+        raise BadInput(str(source), "must not be written, or its folder not; name a copy with -o")
+    result = source if output is None else output
+    tables: Path = arguments.tables or result.parent
+    if arguments.tables is not None and not (tables.is_dir() and os.access(tables, os.W_OK)):
+        raise BadInput("--tables", f"{tables} is no folder that can be written")
+    with ExitStack() as stack:
+        target = source
+        if output is not None:
+            target = stack.enter_context(new_file(output))
+            shutil.copyfile(source, target)
+        display = _Display()
+        stack.enter_context(display.bars)
+        outcomes = process_file(target, steps, arguments.series, display)
+    failed = any(outcome.failed for outcome in outcomes)
+    measured: list[str] = []
+    for outcome in outcomes:
+        made = ", ".join(name for name in outcome.results if not name.startswith("slice_"))
+        errors = " (with errors)" if outcome.failed else ""
+        print(f"{outcome.name}: {made or 'nothing written'}{errors}")
+        if NECKS in outcome.results or TUNING in outcome.results:
+            measured.append(outcome.name)
+    if measured and not arguments.no_tables:
+        failed |= not _tables_written(result, measured, tables)
+    return EXIT_FAILED if failed else EXIT_DONE
+
+
+def _tables_written(path: Path, measured: Sequence[str], folder: Path) -> bool:
+    try:
+        with RunReader(path) as run:
+            written = write_beside(run, measured, folder, say)
+    except (OSError, BadInput) as error:
+        say(
+            f"the results are in {path}, but their table or plots could not be written: {error}; "
+            f"`pyrotome export {path} --what {NECKS} --to FILE.csv` tries again"
+        )
+        return False
+    for file in written:
+        print(file)
+    return True
+
+
+def main() -> None:
+    """Carry out ``pyrotome process``."""
+    parser = argparse.ArgumentParser("pyrotome process", description=main.__doc__)
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--series", type=int)
+    parser.add_argument("--pipeline", type=Path)
+    parser.add_argument("--output", type=Path)
+    parser.add_argument("--tables", type=Path)
+    parser.add_argument("--no-tables", action="store_true")
+    run_command(parser, _body)
+
+
+if __name__ == "__main__":
+    main()

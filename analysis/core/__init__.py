@@ -1,0 +1,1 @@
+"""What all analysis steps share: arrays, results, progress."""

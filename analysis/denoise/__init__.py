@@ -1,0 +1,1 @@
+"""Denoising of single frames: BM3D, noise models, choice of its parameters."""

@@ -1,0 +1,109 @@
+"""The denoiser's settings from the reference frames of a run: gathered, chosen, recorded."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator
+from typing import Literal
+
+import numpy as np
+
+from ...protocols.config.pipeline import (
+    FEWEST_REFERENCES,
+    MAX_TRIALS,
+    Denoise,
+    NoiseType,
+    ResultPlan,
+)
+from ..core.arrays import Floats
+from ..core.outputs import Notice, Output, Result, shown
+from .parameter_search import Choice, Exposures, curve_table, tune_steps
+
+# Tuning is done where there is most to see, in a part of this side: it holds up the next frames.
+_LARGEST_SIDE = 256
+Settings = tuple[NoiseType, float | Literal["auto"]]
+
+
+def denoising_settings(denoise: Denoise, choice: Choice | None) -> Settings:
+    """Noise type and variance to denoise with.
+
+    With noise "auto" they are what the reference frames gave; before there are any, white noise of
+    the variance that each frame shows.
+    """
+    if denoise.noise != "auto":
+        return denoise.noise, denoise.variance
+    if choice is None:
+        return "white", "auto"
+    return choice.noise, choice.variance
+
+
+class Tuning:
+    """Reference frames as they come: the first one, and the sum of the others.
+
+    Parameters
+    ----------
+    planned : ResultPlan
+        The result that holds the curve.
+    denoise : Denoise
+        The step whose settings are sought.
+    """
+
+    def __init__(self, planned: ResultPlan, denoise: Denoise) -> None:
+        self._planned, self._denoise = planned, denoise
+        self._first: Floats | None = None
+        self._others: Floats | None = None
+        self._count = 0
+
+    def take(self, frame: Floats) -> None:
+        """Take in a frame, shape (rows, columns)."""
+        self._count += 1
+        if self._first is None:
+            self._first = frame.copy()
+        elif self._others is None:
+            self._others = frame.copy()
+        else:
+            self._others += frame
+
+    def finish(self, stack: str) -> Generator[Output, None, Choice | None]:
+        """Choose by what has come; the frames are given back."""
+        started = time.perf_counter()
+        first, others, count = self._first, self._others, self._count
+        self._first = self._others = None
+        if first is None or others is None or count < FEWEST_REFERENCES:
+            yield Notice(
+                "warning",
+                f"{stack}: {count} usable frames are too few to tune the denoiser "
+                f"({FEWEST_REFERENCES} are needed); frames are denoised as white noise of "
+                "their own variance",
+            )
+            return None
+        exposures = Exposures(first, others / np.float32(count - 1), count)
+        settings = self._denoise
+        trying = tune_steps(
+            exposures, method=settings.method, largest_side=_LARGEST_SIDE, effort=settings.effort
+        )
+        try:
+            choice = yield from shown("tuning the denoiser", trying)
+        except ValueError as error:
+            yield Notice("warning", f"{stack}: the denoiser cannot be tuned: {error}")
+            return None
+        table = np.full(self._planned.shape, np.nan)
+        curve = curve_table(choice)[:MAX_TRIALS]
+        table[: len(curve)] = curve
+        parameters = {
+            **self._planned.parameters,
+            "noise_chosen": choice.noise,
+            "variance_chosen": choice.variance,
+            "psnr_db": choice.psnr_db,
+            "noisy_psnr_db": choice.noisy_psnr_db,
+            "frames": count,
+        }
+        elapsed_s = time.perf_counter() - started
+        yield Notice(
+            "info",
+            f"{stack}: the denoiser is tuned to noise {choice.noise}, variance "
+            f"{choice.variance if choice.variance == 'auto' else round(choice.variance, 2)} "
+            f"({choice.psnr_db:.1f} dB against the mean of {count - 1} frames)",
+        )
+        yield Result(self._planned.name, stack, table, None, elapsed_s, parameters)
+        return choice

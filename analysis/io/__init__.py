@@ -1,0 +1,1 @@
+"""Tilt series from elsewhere, and results written to files."""

@@ -1,0 +1,142 @@
+"""Add the results of offline processing to a run file: gathered apart, written when whole."""
+
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
+# h5py carries no types.
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+from numpy.typing import NDArray
+
+from ...protocols.config.pipeline import ResultPlan
+from ...protocols.messages.manifest import StackPlan
+from ...protocols.runfile import layout
+from ...protocols.runfile import nexus as nexus_tree
+from ...protocols.runfile.transaction import edited
+
+# What must stay free on the disk: HDF5 does not get over a failed write in good order.
+_RESERVE_BYTES = 32 << 20
+
+
+class Scratch:
+    """Results on their way into a run file, in a file of their own until they are whole.
+
+    Parameters
+    ----------
+    path : Path
+        Where; nothing may be there.
+    results : sequence of ResultPlan
+        What will come.
+    """
+
+    def __init__(self, path: Path, results: Sequence[ResultPlan]) -> None:
+        self._plans = {result.name: result for result in results}
+        self.parameters: dict[str, dict[str, str | int | float]] = {}
+        self._file: Any = h5py.File(path, "x", libver=nexus_tree.LIBVER)
+        for node in layout.processes("", StackPlan(
+            name="s", kind="series", frames=0, tilt_deg=(), results=tuple(results)
+        )):  # fmt: skip
+            if isinstance(node, layout.Dataset) and node.path.endswith("/data"):
+                name = node.path.split("/")[-2]
+                nexus_tree.add_node(self._file, _moved(node, f"/{name}"))
+
+    def put(
+        self,
+        name: str,
+        index: int | None,
+        data: NDArray[Any],
+        parameters: Mapping[str, str | int | float],
+    ) -> None:
+        """Keep a result, or one frame of a result that comes per frame."""
+        plan, target = self._plans[name], self._file[name]
+        shape = plan.shape[1:] if plan.per_frame else plan.shape
+        if data.shape != shape:
+            raise ValueError(f"'{name}' has the shape {data.shape}, {shape} was planned")
+        if plan.per_frame:
+            target[index] = data
+        else:
+            target[...] = data
+            self.parameters[name] = dict(parameters)
+
+    def names(self) -> list[str]:
+        """Results of which at least a part has come."""
+        return [name for name in self._plans if self._file[name].id.get_num_chunks()]
+
+    def stored_bytes(self) -> int:
+        """Room that the results will take."""
+        return sum(self._file[name].id.get_storage_size() for name in self._plans)
+
+    def copy_chunks(self, name: str, target: Any) -> None:
+        """Bring a result as it is compressed into a dataset of the same layout."""
+        source = self._file[name].id
+        for number in range(source.get_num_chunks()):
+            offset = source.get_chunk_info(number).chunk_offset
+            mask, raw = source.read_direct_chunk(offset)
+            target.id.write_direct_chunk(offset, raw, mask)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def _moved(node: layout.Dataset, path: str) -> layout.Dataset:
+    return layout.Dataset(
+        path, node.value, node.dtype, node.shape, node.fill, node.storage, node.attrs
+    )
+
+
+def add_results(
+    path: Path, software: str, stack: StackPlan, scratch: Scratch, date: str, notes: Iterable[str]
+) -> None:
+    """Write the results of one stack into a run file, beside those that are there.
+
+    A kill leaves the file without them, or with all of them.
+
+    Parameters
+    ----------
+    path : Path
+        The run file.
+    software : str
+        Program and version.
+    stack : StackPlan
+        Its `results`, whose process numbers must be free.
+    scratch : Scratch
+        The results; one of which nothing came is left out.
+    date : str
+        When they were made, ISO 8601.
+    notes : iterable of str
+        What happened on the way, kept with every process.
+
+    Raises
+    ------
+    OSError
+        If the disk is full; nothing is changed then.
+    """
+    made = set(scratch.names())
+    plan = stack.model_copy(update={"results": tuple(r for r in stack.results if r.name in made)})
+    needed = scratch.stored_bytes() + _RESERVE_BYTES
+    if shutil.disk_usage(path.parent).free < needed:
+        raise OSError(f"{path}: {needed >> 20} MiB are needed on its disk for the results")
+    lines = "\n".join(notes)
+    with edited(path, appending=True) as file:
+        for node in layout.processes(software, plan):
+            nexus_tree.add_node(file, node)
+        for result in plan.results:
+            process = layout.process_path(stack.name, result.process)
+            scratch.copy_chunks(result.name, file[f"{layout.result_path(stack.name, result)}/data"])
+            file[f"{process}/date"][()] = date.encode()
+            known = file[f"{process}/parameters"]
+            for name, value in scratch.parameters.get(result.name, {}).items():
+                if name not in known:
+                    known[name] = value
+            if lines and "notes" not in file[process]:
+                note = f"{process}/notes"
+                nexus_tree.add_node(file, layout.Group(note, "NXnote"))
+                nexus_tree.add_node(file, layout.Dataset(f"{note}/type", "text/plain"))
+                nexus_tree.add_node(file, layout.Dataset(f"{note}/data", lines))

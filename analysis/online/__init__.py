@@ -1,0 +1,1 @@
+"""The online analysis: a process that works while frames arrive."""

@@ -1,0 +1,1 @@
+"""Segmentation of particles, and the necks between them."""

@@ -1,0 +1,1 @@
+"""The analysis pipeline: what is computed from which frame and which series."""

@@ -1,0 +1,302 @@
+"""Tables and pictures of what a run file holds: necks, shifts, growth, tuning of the denoiser."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...protocols.config.pipeline import NECK_COLUMNS, TRIAL_COLUMNS
+from ...protocols.core.errors import BadInput
+from ...protocols.runfile.reader import RunReader, Stack
+from ..denoise.parameter_search import Choice, choice_of
+from ..io.safe_output import new_file
+from ..particles.necks import Neck, write_csv
+from .plots import Row, plot_growth, plot_model, plot_tuning
+
+NECKS, SHIFTS, TUNING = "necks", "shifts", "tuning"
+_SHIFT_COLUMNS = (
+    "series", "view", "nominal_tilt_deg", "shift_y_px", "shift_x_px", "shift_y_nm", "shift_x_nm"
+)  # fmt: skip
+_LABELS = NECK_COLUMNS.index("particle_a"), NECK_COLUMNS.index("particle_b")
+
+Say = Callable[[str], None]
+
+
+def neck_rows(run: RunReader, stacks: Iterable[Stack]) -> list[Row]:
+    """Necks of the newest measurement of each series.
+
+    Parameters
+    ----------
+    run : RunReader
+        The run file.
+    stacks : iterable of Stack
+        Its series; one without a measurement is passed over.
+
+    Returns
+    -------
+    list of (series, hold_total_s, Neck)
+        `hold_total_s` is NaN where the time at processing temperature is not known.
+
+    Raises
+    ------
+    BadInput
+        If a table has other columns than this version writes.
+    """
+    rows: list[Row] = []
+    for stack in stacks:
+        stored = run.newest(stack, NECKS)
+        if stored is None:
+            continue
+        table = run.read(stored.path)
+        if table.shape[1:] != (len(NECK_COLUMNS),):
+            columns = ", ".join(NECK_COLUMNS)
+            raise BadInput(
+                f"{run.path}: {stored.path}",
+                f"is a table of shape {table.shape}; the columns {columns} were expected "
+                "(written by another version? `pyrotome process` measures anew)",
+            )
+        total_s = run.hold_totals_s[stack.name]
+        for line in table[np.isfinite(table).all(axis=1)]:
+            values: list[Any] = [
+                int(value) if column in _LABELS else float(value)
+                for column, value in enumerate(line)
+            ]
+            neck = Neck(**dict(zip(NECK_COLUMNS, values, strict=True)))
+            rows.append((stack.name, math.nan if total_s is None else total_s, neck))
+    return rows
+
+
+def write_shifts(path: Path, run: RunReader, stacks: Iterable[Stack]) -> None:
+    """Write the shifts of the newest alignment of each series; empty for a missing view.
+
+    Parameters
+    ----------
+    path : Path
+        CSV; what is there is replaced.
+    run : RunReader
+        The run file.
+    stacks : iterable of Stack
+        Its series; one without an alignment is passed over.
+    """
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(_SHIFT_COLUMNS)
+        for stack in stacks:
+            stored = run.newest(stack, SHIFTS)
+            if stored is None:
+                continue
+            table = run.read(stored.path)
+            angles = stack.views_deg if len(stack.views_deg) == len(table) else [""] * len(table)
+            for view, (angle, shift) in enumerate(zip(angles, table, strict=True)):
+                lengths = (*shift, *(shift * stack.pixel_nm))
+                texts = (f"{v:.6g}" if math.isfinite(v) else "" for v in lengths)
+                writer.writerow([stack.name, view, angle, *texts])
+
+
+def timed(rows: Sequence[Row], say: Say) -> list[Row]:
+    """Rows whose time at processing temperature is known; `say` is told of the others."""
+    known = [row for row in rows if math.isfinite(row[1])]
+    left_out = dict.fromkeys(name for name, total_s, _ in rows if not math.isfinite(total_s))
+    if left_out:
+        say(
+            f"the time at processing temperature before {', '.join(left_out)} is not known "
+            "(imported, or a hold not in the heater's log): not in the plots"
+        )
+    return known
+
+
+PLOTS: dict[str, Callable[[Path, Iterable[Row]], None]] = {
+    "growth": plot_growth,
+    "model": plot_model,
+}
+
+
+def tuning_of(run: RunReader, stack: Stack) -> Choice | None:
+    """The newest tuning of the denoiser by the frames of a stack."""
+    stored = run.newest(stack, TUNING)
+    if stored is None:
+        return None
+    try:
+        return choice_of(run.read(stored.path))
+    except ValueError as error:
+        raise BadInput(f"{run.path}: {stored.path}", str(error)) from None
+
+
+def write_tuning(path: Path, choices: Mapping[str, Choice]) -> None:
+    """Write everything that the denoiser was tried with as CSV; no noise type: not denoised."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["stack", *TRIAL_COLUMNS])
+        for name, choice in choices.items():
+            for trial in choice.trials:
+                variance = trial.variance if trial.variance == "auto" else f"{trial.variance:.6g}"
+                writer.writerow([name, trial.noise, variance, f"{trial.psnr_db:.4f}"])
+            writer.writerow([name, "", "", f"{choice.noisy_psnr_db:.4f}"])
+
+
+def write_beside(run: RunReader, names: Sequence[str], folder: Path, say: Say) -> list[Path]:
+    """Write tables and plots of what has been processed for the run file ``X.nxs``.
+
+    Of tilt series ``X_necks.csv``, ``X_growth.png`` and ``X_model.png``; of reference frames that
+    tuned the denoiser ``X_tuning.png``.
+
+    Parameters
+    ----------
+    run : RunReader
+        The run file.
+    names : sequence of str
+        Stacks whose newest measurement is wanted.
+    folder : Path
+        Where. Nothing is overwritten: where one of the names is taken, all of them get a number.
+    say : callable
+        Told what is left out.
+
+    Returns
+    -------
+    list of Path
+        What was written; no plots where there is nothing to plot.
+    """
+    stacks = [run.stacks[name] for name in names]
+    measured = [stack for stack in stacks if stack.kind == "series"]
+    choices = [choice for stack in stacks if (choice := tuning_of(run, stack)) is not None]
+    rows = neck_rows(run, measured)
+    plotted = timed(rows, say)
+    if measured and not rows:
+        say("no pair of particles with a neck was found: the table is empty, and not plotted")
+    target = next(
+        paths
+        for paths in _candidates(folder, run.path.stem)
+        if not any(path.exists() for path in paths.values())
+    )
+    written: list[Path] = []
+    with ExitStack() as files:
+        if measured:
+            write_csv(files.enter_context(new_file(target[NECKS])), rows)
+            written.append(target[NECKS])
+        if choices:
+            plot_tuning(files.enter_context(new_file(target[TUNING])), choices[-1])
+            written.append(target[TUNING])
+        for kind, plot in PLOTS.items() if plotted else ():
+            plot(files.enter_context(new_file(target[kind])), plotted)
+            written.append(target[kind])
+    return written
+
+
+def _candidates(folder: Path, stem: str) -> Iterator[dict[str, Path]]:
+    number = 1
+    while True:
+        begin = stem if number == 1 else f"{stem}_{number}"
+        yield {NECKS: folder / f"{begin}_necks.csv"} | {
+            kind: folder / f"{begin}_{kind}.png" for kind in (*PLOTS, TUNING)
+        }
+        number += 1
+
+
+def export_table(
+    run: RunReader, target: Path, what: str, number: int | None, say: Say
+) -> list[Path]:
+    """Write a table as CSV, or a plot as PNG, of one series or of all.
+
+    Parameters
+    ----------
+    run : RunReader
+        The run file.
+    target : Path
+        Where; nothing may be there.
+    what : str
+        ``necks``, ``shifts``, ``growth``, ``model`` or ``tuning`` (table or plot).
+    number : int or None
+        Of the tilt series; None for all.
+    say : callable
+        Told what is left out.
+
+    Returns
+    -------
+    list of Path
+        What was written.
+
+    Raises
+    ------
+    BadInput
+        If there is no such result, or something is where it should go.
+    """
+    if what == TUNING:
+        return _export_tuning(run, target)
+    wanted = ".png" if what in PLOTS else ".csv"
+    if target.suffix.lower() != wanted:
+        kind = "plot" if what in PLOTS else "table"
+        raise BadInput("--to", f"{target}: '{what}' is a {kind}; name a file ending in {wanted}")
+    asked = run.every_series() if number is None else [run.series(number)]
+    needed = SHIFTS if what == SHIFTS else NECKS
+    stacks = [stack for stack in asked if run.newest(stack, needed) is not None]
+    if not stacks:
+        there = dict.fromkeys(r.name for stack in asked for r in run.results(stack))
+        of = str(run.path) if number is None else f"{asked[0].name} of {run.path}"
+        step = "align" if needed == SHIFTS else "measure"
+        raise BadInput(
+            "--what",
+            f"{of} holds no '{needed}'; it has {', '.join(['frames', *there])} "
+            f"(`pyrotome process` with a step '{step}' makes them)",
+        )
+    if what == SHIFTS:
+        with new_file(target) as partial:
+            write_shifts(partial, run, stacks)
+        return [target]
+    _say_if_mixed(run, stacks, say)
+    rows = neck_rows(run, stacks)
+    if what in PLOTS:
+        rows = timed(rows, say)
+        if not rows:
+            raise BadInput(
+                "--what",
+                f"{run.path} has no neck at a known time at processing temperature: nothing to "
+                f"plot; `--what {NECKS} --to FILE.csv` writes the table",
+            )
+    with new_file(target) as partial:
+        if what in PLOTS:
+            PLOTS[what](partial, rows)
+        else:
+            write_csv(partial, rows)
+    return [target]
+
+
+def _export_tuning(run: RunReader, target: Path) -> list[Path]:
+    if target.suffix.lower() not in (".csv", ".png"):
+        raise BadInput("--to", f"{target}: '{TUNING}' is a table or a plot; name a .csv or a .png")
+    choices = {
+        name: choice
+        for name, stack in run.stacks.items()
+        if (choice := tuning_of(run, stack)) is not None
+    }
+    if not choices:
+        raise BadInput(
+            "--what",
+            f"{run.path} holds no '{TUNING}': its pipeline has no `denoise: {{noise: auto}}`, or "
+            "it has no reference frames",
+        )
+    with new_file(target) as partial:
+        if target.suffix.lower() == ".csv":
+            write_tuning(partial, choices)
+        else:
+            plot_tuning(partial, list(choices.values())[-1])
+    return [target]
+
+
+def _say_if_mixed(run: RunReader, stacks: Sequence[Stack], say: Say) -> None:
+    groups = {
+        stack.name: stored.process
+        for stack in stacks
+        if (stored := run.newest(stack, NECKS)) is not None
+    }
+    if len(set(groups.values())) > 1:
+        told = ", ".join(f"{name} process_{process:03d}" for name, process in groups.items())
+        say(
+            f"the newest necks may come from different processings ({told}); "
+            "particles keep their numbers only within one"
+        )

@@ -1,0 +1,1 @@
+"""Projector and reconstruction: SIRT, total variation, weighted back-projection."""

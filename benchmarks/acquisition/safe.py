@@ -1,0 +1,186 @@
+"""From `safe` on the control socket to the heater's command on the wire.
+
+``python benchmarks/acquisition/safe.py``.
+
+The simulated world's own log is the witness: when the instrument was told to go to its safe
+temperature, beside the moment at which the request was sent. Idle, and in the middle of exposures,
+of a hold and of moves of the stage, each of which ends a run. The daemon is a process of its own,
+as `pyrotome serve` starts it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from pyrotome.daemon.access.rate_limits import SAFE_EACH
+from pyrotome.daemon.client.client import ask
+from pyrotome.protocols.config.rig import SIMULATED_RIG
+from pyrotome.protocols.messages.control import Simple, Submit
+
+BOUND_MS = 50.0
+BEAM = {
+    "voltage": "300 kV", "current": "2 pA", "dwell": "20 us", "frame": [64, 64],
+    "pixel_size": "16 nm",
+}  # fmt: skip
+STANDBY, PROCESSING_C = "60 degC", 120.0  # soon reached: how hot it is does not matter here
+HEAT = {"heat": {"to": STANDBY}}
+SITUATIONS: dict[str, list[dict[str, Any]]] = {
+    "exposures": [HEAT, {"reference": {"frames": 3000}}],
+    "hold": [
+        HEAT,
+        {"cycle": {"standby": STANDBY, "processing": f"{PROCESSING_C} degC", "holds": ["1 h"]}},
+    ],
+    "moves": [HEAT, {"tilt_series": {"from": "-60 deg", "to": "60 deg", "step": "0.5 deg"}}],
+}  # fmt: skip
+
+
+class World:
+    """The log of the simulated world, followed as it grows."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._at = path, 0
+        self.targets: list[tuple[int, float]] = []
+        self.exposures = 0
+
+    def look(self) -> None:
+        with self._path.open() as file:
+            file.seek(self._at)
+            for line in iter(file.readline, ""):
+                if not line.endswith("\n"):
+                    break
+                self._at += len(line)
+                found = json.loads(line)
+                if found["event"] == "heater":
+                    self.targets.append((found["t_ns"], found["target_c"]))
+                self.exposures += found["event"] == "exposure"
+
+    def until(self, so: Callable[[], bool]) -> None:
+        end = time.monotonic() + 60
+        while not so():
+            if time.monotonic() > end:
+                raise TimeoutError
+            time.sleep(0.005)
+            self.look()
+
+
+SERVE = """
+import asyncio, sys
+from pathlib import Path
+import pyrotome.daemon.cli.foreground as foreground
+from pyrotome.daemon.service import startup as starting
+running = starting.running_daemon
+foreground.running_daemon = lambda rig, text, speed, **more: running(
+    rig, text, speed, Path(sys.argv[2]), **more)
+from pyrotome.protocols.config.rig import load_rig
+rig, text = load_rig(Path(sys.argv[1]))
+asyncio.run(foreground.serve_until_stopped(rig, text, 1.0))
+"""
+
+
+class Served:
+    """A daemon that waits for control."""
+
+    def __init__(self, folder: Path) -> None:
+        rig = {
+            **SIMULATED_RIG,
+            "streams": {"monitor": "tcp://127.0.0.1:*", "control": "tcp://127.0.0.1:*"},
+            "simulator": {"specimen": {"kind": "cu-sintering", "particles": 6}},
+        }
+        path = folder / "rig.yaml"
+        path.write_text(yaml.safe_dump(rig))
+        log = folder / "world.log"
+        with (folder / "stderr").open("w") as errors:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", SERVE, str(path), str(log)],
+                stderr=errors, cwd=folder, env={**os.environ, "COLUMNS": "300"},
+            )  # fmt: skip
+        end = time.monotonic() + 60
+        while "control on" not in (text := (folder / "stderr").read_text()):
+            if self.process.poll() is not None or time.monotonic() > end:
+                raise RuntimeError(text)
+            time.sleep(0.02)
+        self.endpoint = text.split("control on")[1].split()[0].rstrip(",;")
+        self.folder, self.world, self._numbers = folder, World(log), itertools.count()
+
+    def begin(self, steps: list[dict[str, Any]]) -> None:
+        recipe = {
+            "title": "safe", "sample": {"name": "none"}, "beam": BEAM, "steps": steps,
+        }  # fmt: skip
+        output = self.folder / f"{next(self._numbers)}.nxs"
+        request = Submit(verb="submit", recipe=yaml.safe_dump(recipe), output=str(output))
+        reply = ask(self.endpoint, request)
+        if not reply.ok:
+            raise RuntimeError(reply.error)
+
+    def safe_ms(self) -> float:
+        """Wall milliseconds from the request to the instrument."""
+        self.world.look()
+        seen = len(self.world.targets)
+        asked_ns = time.time_ns()
+        reply = ask(self.endpoint, Simple(verb="safe"), 60.0)
+        if not reply.ok:
+            raise RuntimeError(reply.error)
+        self.world.until(lambda: any(c == 25.0 for _, c in self.world.targets[seen:]))
+        at_ns = next(t for t, c in self.world.targets[seen:] if c == 25.0)
+        return (at_ns - asked_ns) * 1e-6
+
+    def close(self) -> None:
+        self.process.terminate()
+        self.process.wait(60)
+
+
+def measure(served: Served, situation: str, times: int) -> list[float]:
+    world = served.world
+    found: list[float] = []
+    for number in range(times):
+        if situation != "idle":
+            world.look()
+            targets, exposures = len(world.targets), world.exposures
+            served.begin(SITUATIONS[situation])
+            if situation == "hold":
+                world.until(lambda n=targets: any(c == PROCESSING_C for _, c in world.targets[n:]))
+            else:
+                world.until(lambda n=exposures: world.exposures > n + 1)
+        # Not always at the same moment of what goes on.
+        # And no more often than a daemon lets one ask.
+        time.sleep(1 / SAFE_EACH + 0.013 * (number % 7))
+        found.append(served.safe_ms())
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--times", type=int, default=100, help="requests while idle")
+    parser.add_argument("--runs", type=int, default=20, help="requests in each kind of run")
+    arguments = parser.parse_args()
+    print(f"{'safe, control socket to heater':34} {'times':>6} {'median/ms':>10} {'p99/ms':>8}")
+    with tempfile.TemporaryDirectory() as folder:
+        served = Served(Path(folder))
+        try:
+            worst = 0.0
+            for situation in ("idle", *SITUATIONS):
+                times = arguments.times if situation == "idle" else arguments.runs
+                found = measure(served, situation, times)
+                median, p99 = np.percentile(found, [50, 99])
+                worst = max(worst, float(p99))
+                print(f"{situation:34} {len(found):6} {median:10.1f} {p99:8.1f}", flush=True)
+        finally:
+            served.close()
+    print(f"promised: p99 below {BOUND_MS:g} ms; found: {worst:.1f} ms")
+
+
+if __name__ == "__main__":
+    main()

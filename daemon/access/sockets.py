@@ -1,0 +1,33 @@
+"""Bind a public ZeroMQ socket."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import zmq
+
+from ...protocols.core.errors import BadInput
+
+
+def bind(socket: zmq.Socket[Any], endpoint: str, what: str, fall_back: bool) -> str:
+    """Bind a socket and return where it listens.
+
+    Raises
+    ------
+    BadInput
+        If that is impossible, saying what could be done.
+    """
+    if "[" in endpoint:
+        socket.set(zmq.IPV6, 1)
+    try:
+        socket.bind(endpoint)
+    except zmq.ZMQError as error:
+        if not (fall_back and error.errno == zmq.EADDRINUSE):
+            raise BadInput(
+                f"rig: {what}",
+                f"cannot listen on {endpoint}: {zmq.strerror(error.errno or 0)}. Name another "
+                "port in the rig, or stop the program that uses it",
+            ) from None
+        socket.bind(endpoint.rsplit(":", 1)[0] + ":*")
+    where = cast(bytes, socket.get(zmq.LAST_ENDPOINT))
+    return where.decode().rstrip("\0")

@@ -1,0 +1,179 @@
+"""Lay out for a person at a terminal what a run file holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from ...protocols.core.clock import iso_utc
+from ...protocols.runfile.summary import SeriesFigures, inspect_closely, is_left_open
+
+_MOST_GAPS = 8  # that are shown by their angles
+
+
+def describe_file(path: Path) -> RenderableType:
+    """Describe a run file.
+
+    Parameters
+    ----------
+    path : Path
+        A file of this software, complete, cut short or still growing.
+
+    Returns
+    -------
+    rich renderable
+        As :func:`describe`.
+
+    Raises
+    ------
+    BadInput
+        If the file is missing, cannot be read, or is none of ours.
+    """
+    described = describe(*inspect_closely(path))
+    if not is_left_open(path):
+        return described
+    hint = f"was left open by a killed program; run `pyrotome recover {path}`"
+    return Group(described, Text(hint, style="yellow"))
+
+
+def describe(report: dict[str, Any], figures: Sequence[SeriesFigures] = ()) -> RenderableType:
+    """Lay out a report for a person at a terminal.
+
+    Parameters
+    ----------
+    report : dict
+        What `inspect.inspect_file` returned.
+    figures : sequence of SeriesFigures
+        More of its series.
+
+    Returns
+    -------
+    rich renderable
+        A heading with the totals, and tables of the holds, the series and their results.
+    """
+    parts: list[RenderableType] = [_heading(report)]
+    parts += [_gap_in_time(interruption) for interruption in report["interruptions"]]
+    if report["holds"]:
+        table = _table("Holds", ("#", "target", "asked", "achieved", "median", "max"))
+        for hold in report["holds"]:
+            table.add_row(
+                str(hold["index"]),
+                _show(hold["target_c"], "{:.0f} °C"),
+                _show(hold["requested_s"], "{:g} s"),
+                _show(hold["achieved_s"], "{:.3f} s"),
+                _show(hold["median_c"], "{:.1f} °C"),
+                _show(hold["max_c"], "{:.1f} °C"),
+            )
+        parts += ["", table]
+    planned = {f.series: f.planned for f in figures}
+    begun = [s for s in report["series"] if s["frames"] or s["lost_frames"]]
+    if begun:
+        # Units in the heads: the table fits a terminal of 80 columns.
+        heads = ("", "frames", "lost", "tilt/°", "T/°C", "e/nm²", "held/s")
+        table = _table("Tilt series", heads)
+        for series in begun:
+            angles = [angle for angle in series["tilt_deg"] if angle is not None]
+            span = f"{min(angles):+.0f} … {max(angles):+.0f}" if angles else "–"
+            spread = _show(series["temperature_std_c"], " ± {:.1f}", "")
+            table.add_row(
+                series["name"],
+                _of(series["frames"], planned.get(series["name"])),
+                str(series["lost_frames"]) if series["lost_frames"] else "",
+                span,
+                _show(series["temperature_mean_c"], "{:.1f}" + spread),
+                _show(series["dose_e_per_nm2"], "{:.1f}"),
+                _show(series["hold_total_s"], "{:.3f}"),
+            )
+        parts += ["", table]
+        names = {series["name"] for series in begun}
+        parts += [_gaps(f) for f in figures if f.series in names and f.missing_deg]
+    parts += _results(report["series"], figures)
+    if missing := len(report["series"]) - len(begun):
+        parts.append(Text(f"{missing} planned tilt series not begun", style="dim"))
+    return Group(*parts)
+
+
+def _gap_in_time(interruption: dict[str, Any]) -> Text:
+    begun_ns, ended_ns = interruption["from_ns"], interruption["until_ns"]
+    text = f"interrupted {iso_utc(begun_ns)}, went on after {(ended_ns - begun_ns) * 1e-9:.1f} s"
+    if interruption["hot_s"]:
+        text += f", {interruption['hot_s']:.1f} s of them hot"
+    return Text(text + (f": {interruption['reason']}" if interruption["reason"] else ""), "yellow")
+
+
+def _of(count: int, planned: int | None) -> str:
+    return str(count) if planned in (count, None) else f"{count} of {planned}"
+
+
+def _gaps(figures: SeriesFigures) -> Text:
+    shown = ", ".join(f"{angle:+g}°" for angle in figures.missing_deg[:_MOST_GAPS])
+    more = len(figures.missing_deg) - _MOST_GAPS
+    return Text(
+        f"{figures.series} lacks {shown}{f' and {more} more' if more > 0 else ''}", style="yellow"
+    )
+
+
+def _results(
+    series: Sequence[dict[str, Any]], figures: Sequence[SeriesFigures]
+) -> Iterator[RenderableType]:
+    shown = [f for f in figures if f.volume_px is not None or f.pairs is not None]
+    if shown:
+        yield ""
+        heads = ("", "volume (y z x)", "voxel/nm", "pairs", "r_n/r_p", "d/2r_p")
+        table = _table("Results (medians of the pairs)", heads)
+        for one in shown:
+            table.add_row(
+                one.series,
+                " x ".join(str(side) for side in one.volume_px or ()),
+                _show(one.voxel_nm, "{:.4g}"),
+                _show(one.pairs, "{}"),
+                _show(one.neck_to_particle, "{:.3f}"),
+                _show(one.distance_to_diameter, "{:.3f}"),
+            )
+        yield table
+    if any(one["results"] for one in series):
+        yield ""
+    # The slices of a volume go without saying.
+    for names, alike in groupby(
+        series, lambda one: ", ".join(n for n in one["results"] if not n.startswith("slice_"))
+    ):
+        first, *others = (one["name"] for one in alike)
+        if names:
+            yield Text(f"{first}{f' to {others[-1]}' if others else ''}: {names}", style="dim")
+
+
+def _heading(report: dict[str, Any]) -> Text:
+    colour = {"complete": "green", "running": "cyan"}.get(report["status"] or "", "yellow")
+    text = Text(report["title"] or "untitled", style="bold")
+    text.append(f"  {report['status']}\n", style=f"bold {colour}")
+    text.append(f"{report['started']} · {report['software']}\n", style="dim")
+    text.append(f"{report['frames']} frames", style="not bold")
+    if report["lost_frames"]:
+        text.append(f", {report['lost_frames']} lost", style="bold red")
+    dose = _show(report["dose_e_per_nm2"], "{:.1f} e/nm²", "dose not known")
+    text.append(f" · {dose} · {report['events']} events", style="not bold")
+    return text
+
+
+def _table(title: str, heads: Sequence[str]) -> Table:
+    table = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=None,
+        pad_edge=False,
+        collapse_padding=True,
+    )
+    for number, head in enumerate(heads):
+        table.add_column(head, justify="left" if number == 0 else "right")
+    return table
+
+
+def _show(value: float | None, form: str, absent: str = "–") -> str:
+    return absent if value is None else form.format(value)

@@ -1,0 +1,287 @@
+"""Run, serve or simulate in a terminal until done or until a signal comes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from ...protocols.config.faults import Fault
+from ...protocols.config.rig import ROLES, Rig
+from ...protocols.core.clock import ExperimentClock
+from ...protocols.core.errors import BadInput
+from ...protocols.messages.control import EXIT_DONE, EXIT_INTERRUPTED
+from ..control.server import ControlServer
+from ..resume.interrupted_run import Interrupted
+from ..resume.run_journal import journal_path
+from ..run.experiment import Experiment, Outcome
+from ..runtime.processes import ChildFailed
+from ..runtime.terminal import Terminal
+from ..schedule.plan import Plan
+from ..service.daemon import exit_code
+from ..service.startup import running_daemon, start_simulators
+from .describe import describe_file
+from .progress import ProgressView
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@contextmanager
+def _on_signals(act: Callable[[], None]) -> Iterator[None]:
+    """Call `act` on Ctrl-C, SIGTERM and the terminal's end instead of dying."""
+    loop = asyncio.get_running_loop()
+    for number in _SIGNALS:
+        loop.add_signal_handler(number, act)
+    try:
+        yield
+    finally:
+        for number in _SIGNALS:
+            loop.remove_signal_handler(number)
+
+
+def _starting(rig: Rig) -> str:
+    what = "starting its simulators and " if rig.simulator is not None else ""
+    return f"[dim]{rig.name}: {what}connecting[/dim]"
+
+
+async def run_foreground(
+    plan: Plan,
+    texts: tuple[str, str],
+    rig: Rig,
+    output: Path,
+    speed: float,
+    simulator_log: Path | None,
+    fall_back_ports: bool,
+    rig_file: str | None = None,
+    resumed: Interrupted | None = None,
+    faults: Sequence[Fault] = (),
+) -> int:
+    """Run one experiment with live progress and a summary.
+
+    Parameters
+    ----------
+    plan, texts, rig
+        What to do, the texts of recipe and rig, with what.
+    output : Path
+        The run file.
+    speed : float
+        Experiment seconds per wall second.
+    simulator_log : Path or None
+        Where the simulated world writes its own log.
+    fall_back_ports : bool
+        Take free ports where the usual ones are in use.
+    rig_file : str or None
+        Where the rig was read.
+    resumed : Interrupted or None
+        The run that goes on in `output`.
+    faults : sequence of Fault
+        What is to go wrong with the simulated microscope.
+
+    Returns
+    -------
+    int
+        The exit code.
+
+    Raises
+    ------
+    BadInput, DeviceError, ChildFailed
+        If the experiment cannot be started.
+    """
+    terminal = Terminal(2)
+    console = terminal.console()
+    this_task = asyncio.current_task()
+    assert this_task is not None
+    experiment: Experiment | None = None
+    interrupted = False
+
+    def interrupt() -> None:
+        nonlocal interrupted
+        interrupted = True
+        if experiment is None:
+            this_task.cancel()
+        else:
+            experiment.stop("aborted", "interrupted at the keyboard")
+
+    try:
+        with _on_signals(interrupt):
+            console.print(_starting(rig), highlight=False)
+            async with running_daemon(
+                rig,
+                texts[1],
+                speed,
+                simulator_log,
+                fall_back_ports,
+                rig_file,
+                resumed.last_ns + 1 if resumed is not None else 0,
+                faults,
+                expendable=True,
+            ) as daemon:
+                control = ControlServer(
+                    daemon, rig.streams.control, fall_back_ports, accept_submit=False
+                )
+                try:
+                    console.print(
+                        f"[dim]watch with[/dim] pyrotome watch --endpoint "
+                        f"{daemon.publisher.endpoint}[dim], control on[/dim] {control.endpoint}",
+                        highlight=False, soft_wrap=True,
+                    )  # fmt: skip
+                    with ProgressView(console, speed) as view:
+                        daemon.on_status = view.show
+                        daemon.on_event = view.event
+                        experiment = daemon.start(plan, texts[0], output, resumed)
+                        outcome = await daemon.wait()
+                        daemon.on_status = daemon.on_event = None
+                finally:
+                    await control.close()
+    except asyncio.CancelledError:
+        if not interrupted:
+            raise
+        console.print("interrupted before the experiment had started")
+        terminal.settle()
+        return EXIT_INTERRUPTED
+    terminal.settle()
+    _summary(outcome, output, console)
+    terminal.settle()
+    return exit_code(outcome, interrupted)
+
+
+def _summary(outcome: Outcome, output: Path, console: Console) -> None:
+    if output.exists():
+        try:
+            _print_out(describe_file(output))
+        except BadInput as error:  # another program has it open; how the run ended stands
+            console.print(str(error), highlight=False, soft_wrap=True)
+    style = "green" if outcome.status == "complete" else "red"
+    console.print(f"[{style}]{outcome.status}[/{style}]", outcome.reason, highlight=False)
+    if output.exists():
+        console.print(f"{output}", highlight=False, soft_wrap=True)
+    if journal_path(output).exists():
+        text = f"[dim]go on with[/dim] pyrotome run --resume {output}"
+        console.print(text, highlight=False, soft_wrap=True)
+
+
+def _print_out(text: Any) -> None:
+    """Print on standard output; that nobody is there any more changes nothing about the run."""
+    if sys.__stdout__ is None:  # closed from the start
+        return
+    try:
+        Console().print(text)
+        sys.stdout.flush()
+    except OSError:
+        # What is left in the buffer goes nowhere, or Python would try again when it ends.
+        with Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+
+
+async def _until_signal() -> None:
+    stopped = asyncio.Event()
+    with _on_signals(stopped.set):
+        await stopped.wait()
+
+
+async def serve_until_stopped(rig: Rig, rig_text: str, speed: float) -> int:
+    """Serve control requests until a signal comes; returns the exit code."""
+    console = Terminal(2).console()
+    console.print(_starting(rig), highlight=False)
+    async with running_daemon(rig, rig_text, speed, expendable=True) as daemon:
+        control = ControlServer(daemon, rig.streams.control)
+        try:
+            for role, identity in daemon.identities.items():
+                console.print(f"{role:>9}  {identity}", highlight=False)
+            console.print(
+                f"serving '{rig.name}': control on {control.endpoint}, monitor on "
+                f"{daemon.publisher.endpoint}; Ctrl-C stops it",
+                highlight=False, soft_wrap=True,
+            )  # fmt: skip
+            daemon.on_event = ProgressView(console, speed).event
+            await _until_signal()
+            if daemon.experiment is not None:
+                await daemon.abort("the daemon was stopped")
+        finally:
+            await control.close()
+    return EXIT_DONE
+
+
+@contextmanager
+def _lines_typed(told: Callable[[bytes], None]) -> Iterator[None]:
+    """Give what comes on standard input to `told` line by line; its end changes nothing."""
+    loop, source = asyncio.get_running_loop(), sys.__stdin__.fileno() if sys.__stdin__ else -1
+    buffer = bytearray()
+
+    def arrived() -> None:
+        with suppress(OSError):  # no terminal, or none of ours
+            if os.tcgetpgrp(source) != os.getpgrp():
+                # Reading in the background would stop the process.
+                loop.remove_reader(source)
+                loop.call_later(1.0, loop.add_reader, source, arrived)
+                return
+        data = os.read(source, 4096)
+        if not data:
+            loop.remove_reader(source)
+        buffer.extend(data)
+        *lines, rest = bytes(buffer).split(b"\n")
+        buffer[:] = rest
+        for line in lines:
+            told(line + b"\n")
+
+    if source < 0:  # closed
+        yield
+        return
+    try:
+        loop.add_reader(source, arrived)
+    except PermissionError:  # a file, which is there at once
+        told(Path(f"/dev/fd/{source}").read_bytes())
+    try:
+        yield
+    finally:
+        loop.remove_reader(source)
+
+
+async def simulate_until_stopped(
+    rig: Rig, speed: float, log: Path | None, faults: Sequence[Fault] = ()
+) -> int:
+    """Run the simulators alone, print their endpoints, and wait for a signal.
+
+    Lines on standard input switch faults; the simulators answer each on standard error.
+    """
+    console = Console()
+    served, child = await start_simulators(rig, ExperimentClock(speed), log, faults)
+    stopped = asyncio.Event()
+    died = False
+
+    def over(_name: str, _status: int) -> None:
+        nonlocal died
+        died = True
+        stopped.set()
+
+    def told(lines: bytes) -> None:
+        if child.process.stdin is not None and lines.strip():
+            child.process.stdin.write(lines if lines.endswith(b"\n") else lines + b"\n")
+
+    try:
+        child.on_death(over)
+        for role in ROLES:
+            entry = served.device(role)
+            more = "".join(f"  {k} {v}" for k, v in entry.options.items())
+            console.print(
+                f"{role:>9}  {entry.driver}  {entry.endpoint}{more}",
+                highlight=False, soft_wrap=True,
+            )  # fmt: skip
+        if sys.__stdin__ is not None and sys.__stdin__.isatty():
+            console.print(
+                "[dim]type a fault, such as heater:hang, or heater:none to clear it[/dim]"
+            )
+        with _lines_typed(told), _on_signals(stopped.set):
+            await stopped.wait()
+    finally:
+        await child.stop()
+    if died:
+        raise ChildFailed(f"the simulators ended with status {child.process.returncode}")
+    return EXIT_DONE

@@ -1,0 +1,189 @@
+"""What an operator sees in the terminal: live progress, the plan, the summary of a run."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from ..schedule.plan import Plan
+
+# Where there is no terminal, a line of status comes at least this often (wall seconds).
+_LINE_INTERVAL_S = 10.0
+
+
+def clock_text(seconds: float | None) -> str:
+    """A duration as people read it: ``4 s``, ``12 min 05 s``, ``2 h 03 min``."""
+    if seconds is None:
+        return "–"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def size_text(count: float) -> str:
+    """A number of bytes as people read it."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
+
+
+def _value(value: float | None, pattern: str) -> str:
+    return pattern.format(value) if value is not None else "–"
+
+
+def status_lines(status: dict[str, Any], speed: float = 1.0) -> list[tuple[str, str]]:
+    """Label and text of each line of the live view."""
+    analysis = status.get("analysis") or {}
+    frames, done = status.get("frames"), status.get("frames_done")
+    lines = [
+        ("state", status["state"] + (" (pausing)" if _pausing(status) else "")),
+        ("temperature", _value(status.get("temperature_c"), "{:.1f} °C")),
+    ]
+    if frames is None:
+        return lines + _notes(status)
+    lost = status.get("frames_lost") or 0
+    step = status.get("step") or ("preparing" if not status["step_index"] else "all taken")
+    limit = status.get("dose_limit_e_per_nm2")
+    budget = f" of {limit:.5g}" if limit else ""
+    lines[1:1] = [("step", f"{status['step_index']}/{status['steps']}  {step}")]
+    lines += [
+        ("tilt", _value(status.get("tilt_deg"), "{:+.2f}°")),
+        ("frames", f"{done} of {frames}" + (f", {lost} lost" if lost else "")),
+        ("dose", f"{status['dose_e_per_nm2']:.1f}{budget} e/nm²"),
+        ("left", clock_text(status["eta_s"] / speed)),
+    ]
+    if analysis:
+        backlog = analysis.get("backlog", 0)
+        text = f"{backlog} frames behind" if backlog else "up to date"
+        pending = analysis.get("pending")
+        if pending:
+            text += f", {pending}"
+        lines.append(("analysis", text if analysis.get("alive") else "died"))
+    return lines + _notes(status)
+
+
+# What is said of each loss; frames lost stand with the frames, readings skipped are no loss to
+# anyone who looks here.
+_LOSSES = {
+    ("analysis", "headers_only"): "frames read from the file by the analysis",
+    ("views", "not_shown"): "frames not shown",
+    ("monitor", "held_back"): "large messages not sent to monitors",
+    ("monitor", "cut"): "monitors cut",
+}
+
+
+def _notes(status: dict[str, Any]) -> list[tuple[str, str]]:
+    """Who has control, and what was lost on the way to whom, where there is something to say."""
+    lines: list[tuple[str, str]] = []
+    lease = status.get("lease")
+    if lease:
+        lines.append(("control", f"{lease['holder']}, for {lease['left_s']:.0f} s"))
+    losses = status.get("losses") or {}
+    lost = [
+        f"{count} {text}"
+        for (consumer, kind), text in _LOSSES.items()
+        if (count := (losses.get(consumer) or {}).get(kind))
+    ]
+    if lost:
+        lines.append(("left out", "; ".join(lost)))
+    return lines
+
+
+def _pausing(status: dict[str, Any]) -> bool:
+    return bool(status.get("pause_requested")) and status["state"] == "running"
+
+
+class ProgressView:
+    """Follows a run in the terminal, or in plain lines where there is none.
+
+    Parameters
+    ----------
+    console : Console
+        Where to write; plain lines are written if it is no terminal.
+    speed : float
+        Experiment seconds per wall second, for the time left.
+    """
+
+    def __init__(self, console: Console, speed: float) -> None:
+        self._console, self._speed = console, speed
+        self._live = Live(console=console, auto_refresh=False, transient=True)
+        self._last_state = ""
+        self._last_time = 0.0
+
+    def __enter__(self) -> ProgressView:
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._console.is_terminal:
+            self._live.stop()
+
+    def show(self, status: dict[str, Any]) -> None:
+        """Show the latest status."""
+        if self._console.is_terminal:
+            self._live.update(self._render(status), refresh=True)
+            return
+        now = time.monotonic()
+        if status["state"] != self._last_state or now - self._last_time > _LINE_INTERVAL_S:
+            self._last_state, self._last_time = status["state"], now
+            text = "  ".join(f"{name} {value}" for name, value in status_lines(status, self._speed))
+            self._console.print(text, soft_wrap=True, highlight=False)
+
+    def event(self, header: dict[str, Any]) -> None:
+        """Show an event that a person should see: warnings, errors, holds, and each new step."""
+        level = header.get("level")
+        if "step" in header and not self._console.is_terminal:
+            text = f"step {header['step']} of {header.get('steps')}: {header.get('message')}"
+            self._console.print(text, soft_wrap=True, highlight=False)
+        if level in ("warning", "error") or "hold" in header:
+            style = {"warning": "yellow", "error": "red"}.get(str(level), "")
+            text = Text(f"{header.get('source')}: {header.get('message')}", style=style)
+            self._console.print(text, soft_wrap=True)
+
+    def _render(self, status: dict[str, Any]) -> Group:
+        table = Table.grid(padding=(0, 2))
+        table.add_column(style="dim", justify="right")
+        table.add_column()
+        for name, value in status_lines(status, self._speed):
+            table.add_row(name, value)
+        frames = status.get("frames")
+        if not frames:
+            return Group(table)
+        bar = ProgressBar(total=frames, completed=status.get("frames_done") or 0, width=60)
+        return Group(Text(str(status.get("title", "")), style="bold"), table, bar)
+
+
+def plan_table(plan: Plan) -> Group:
+    """The plan for people, as ``pyrotome check`` prints it."""
+    table = Table(title=plan.recipe.title, title_style="bold", title_justify="left")
+    table.add_column("#", justify="right", style="dim")
+    table.add_column("step")
+    table.add_column("about", justify="right")
+    table.add_column("dose, e/nm²", justify="right")
+    per_frame = plan.recipe.beam.dose_per_frame_e_per_nm2
+    rows = zip(plan.operations, plan.durations_s, strict=True)
+    for number, (operation, duration_s) in enumerate(rows, 1):
+        stack = getattr(operation, "stack", None)
+        dose = f"{stack.frames * per_frame:.1f}" if stack is not None else ""
+        table.add_row(str(number), operation.label, clock_text(duration_s), dose)
+    total = Text.assemble(
+        (f"{plan.frames} frames", "bold"),
+        f" of {plan.recipe.beam.exposure_s:.3g} s, {per_frame:.3g} e/nm² each; ",
+        (f"{plan.dose_e_per_nm2:.1f} e/nm²", "bold"),
+        " in all; about ",
+        (clock_text(plan.duration_s), "bold"),
+        f"; at most {size_text(plan.bytes_uncompressed)} on disk",
+    )
+    return Group(table, total)

@@ -1,0 +1,1 @@
+"""The control server: requests of remote clients."""

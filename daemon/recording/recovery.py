@@ -1,0 +1,238 @@
+"""Make the file of a killed run readable: ``pyrotome recover``, and what resuming begins with.
+
+A process of its own looks at the file and prepares the repair (`examining.py`), since HDF5 may
+crash or hang on damaged files. Only when that has opened and read the repaired file in memory are
+its changes written here, by a redo file: killed at any moment, it can be begun again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import faulthandler
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from ...protocols.core.errors import BadInput
+from ...protocols.messages.manifest import RunManifest
+from ...protocols.runfile.nexus import clear_unfinished
+from ...protocols.runfile.transaction import locked, redo_path, settle
+from ...protocols.runfile.writer_lock import is_written
+from .examination import Examination, examine
+
+_BASE_LIMIT_S = 120.0
+_SLOWEST_BYTES_PER_S = 10e6
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """A run file that can be read now.
+
+    Attributes
+    ----------
+    path : Path
+        The file.
+    repaired : bool
+        Whether it had to be changed.
+    status : str
+        How its run ended; ``interrupted`` where it was killed.
+    manifest : RunManifest or None
+        What was to be recorded; None for an import.
+    last_ns : int
+        Latest moment recorded, UTC nanoseconds on the experiment's clock.
+    image_keys : dict of ndarray of int32
+        Per stack, `layout.RECORDED` for each frame that is there, as its ``image_key``.
+    done : tuple of str
+        What was changed, in words.
+    lost : tuple of str
+        What cannot be read any more, in words.
+    report : dict
+        As ``inspect --json``.
+    """
+
+    path: Path
+    repaired: bool
+    status: str
+    manifest: RunManifest | None
+    last_ns: int
+    image_keys: dict[str, NDArray[np.int32]]
+    done: tuple[str, ...]
+    lost: tuple[str, ...]
+    report: dict[str, Any]
+
+
+def recover(path: Path, limit_s: float | None = None) -> Recovered:
+    """Make a run file readable; harmless when repeated, and a healthy file is not touched.
+
+    Parameters
+    ----------
+    path : Path
+        A file whose run is over or was killed.
+    limit_s : float, optional
+        Longest time to look at it; else by its size.
+
+    Raises
+    ------
+    BadInput
+        If it is being written, cannot be written, is no run file, or is damaged beyond help. It is
+        as it was then.
+    """
+    size = _size(path)
+    if limit_s is None:
+        limit_s = _BASE_LIMIT_S + size / _SLOWEST_BYTES_PER_S
+    done: list[str] = []
+    try:
+        with locked(path) as fd:
+            if is_written(path):
+                raise BadInput(str(path), "is being written by a run that is under way")
+            settled = settle(path, fd)
+            done += [settled] if settled else []
+            found = _examined(path, limit_s, repair=True)
+            if found.done and settle(path, fd) is None:
+                raise BadInput(str(path), "its repair could not be prepared")
+            if left := clear_unfinished(path):
+                done.append(f"deleted {left} files that were never finished")
+    except OSError as error:
+        if isinstance(error, BlockingIOError) or error.errno in (errno.EACCES, errno.EROFS):
+            found = _as_it_is(path, limit_s, error)
+        else:
+            raise BadInput(str(path), f"cannot be recovered: {error}") from None
+    done += found.done
+    return Recovered(
+        path,
+        bool(done),
+        found.status,
+        None if found.manifest is None else RunManifest.model_validate_json(found.manifest),
+        found.last_ns,
+        {name: np.array(keys, np.int32) for name, keys in found.image_keys.items()},
+        tuple(done),
+        tuple(found.lost),
+        found.report,
+    )
+
+
+def _as_it_is(path: Path, limit_s: float, error: OSError) -> Examination:
+    """A file that must not be written: good if there is nothing to do."""
+    if redo_path(path).exists():
+        raise BadInput(str(path), f"needs to be repaired and cannot be: {error}") from None
+    if is_written(path):
+        raise BadInput(str(path), "is being written by a run that is under way") from None
+    found = _examined(path, limit_s, repair=False)
+    if found.done:
+        raise BadInput(str(path), f"needs to be repaired and cannot be: {error}") from None
+    return found
+
+
+def _size(path: Path) -> int:
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        with contextlib.suppress(OSError):
+            if clear_unfinished(path):
+                raise BadInput(
+                    str(path),
+                    "no such file; its run was killed while the file was being created, and "
+                    "nothing was recorded. What there was of it is deleted now",
+                ) from None
+        raise BadInput(str(path), "no such file") from None
+    except OSError as error:
+        raise BadInput(str(path), f"cannot be read: {error.strerror}") from None
+    if not path.is_file():
+        raise BadInput(str(path), "is no file; name a run file")
+    return status.st_size
+
+
+def _examined(path: Path, limit_s: float, *, repair: bool) -> Examination:
+    """Look at a file in a process of its own; raises BadInput if it cannot be made readable."""
+    command = [sys.executable, "-m", "pyrotome.daemon.recording.examination", str(path.absolute())]
+    try:
+        ended = subprocess.run(
+            [*command, *(["--repair"] if repair else [])],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=limit_s,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise BadInput(
+            str(path), f"is damaged beyond help: HDF5 was not done with it after {limit_s:.0f} s"
+        ) from None
+    if ended.returncode < 0:
+        name = signal.Signals(-ended.returncode).name
+        raise BadInput(str(path), f"is damaged beyond help: HDF5 crashed on it ({name})")
+    try:
+        found = Examination.model_validate_json(ended.stdout)
+    except ValidationError:
+        words = ended.stderr.decode("utf-8", "replace").strip().splitlines() or ["no answer"]
+        raise BadInput(str(path), f"could not be examined: {words[-1]}") from None
+    if found.problem is not None:
+        raise BadInput(str(path), found.problem)
+    return found
+
+
+def examine_apart(path: Path, limit_s: float = 20.0) -> Examination:
+    """Look at a file in a fork of this process, which is quick; the file is not changed.
+
+    For many files in a row; the process must have no other threads.
+
+    Parameters
+    ----------
+    path : Path
+        Any file.
+    limit_s : float
+        Longest time to look at it, whole seconds.
+
+    Returns
+    -------
+    Examination
+        A crash or a hang of the HDF5 library is its `problem`.
+    """
+    read_end, write_end = os.pipe()
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            os.close(read_end)
+            _limit(limit_s)
+            try:
+                found = examine(path)
+            except OSError as error:
+                found = Examination(problem=f"cannot be examined: {error}")
+            with os.fdopen(write_end, "wb") as pipe:
+                pipe.write(found.model_dump_json().encode())
+            code = 0
+        finally:
+            os._exit(code)
+    os.close(write_end)
+    with os.fdopen(read_end, "rb") as pipe:
+        answer = pipe.read()
+    _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status):
+        how = signal.Signals(os.WTERMSIG(status)).name
+        return Examination(problem=f"is damaged beyond help: HDF5 crashed on it or hung ({how})")
+    try:
+        return Examination.model_validate_json(answer)
+    except ValidationError:
+        return Examination(problem=f"could not be examined: exit status {status >> 8}")
+
+
+def _limit(limit_s: float) -> None:
+    """Let this process die after a time, and by no core dump."""
+    import resource
+
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    faulthandler.disable()  # it would write past what is silenced below
+    signal.setitimer(signal.ITIMER_REAL, limit_s)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # What HDF5 says of a damaged file is told by the parent.
+    quiet = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(quiet, 2)

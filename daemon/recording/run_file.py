@@ -1,0 +1,501 @@
+"""A run file while it grows: frames go in at once, small things are gathered and flushed.
+
+Each flush stops the writer, so it is for the caller to space them out. No message and no socket
+here: `recorder.py` decides what comes, this decides how it is written.
+Every method that touches the disk may raise OSError and can then be called again.
+"""
+
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportMissingTypeStubs=false
+# h5py carries no types.
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from ...protocols.config.pipeline import ResultPlan
+from ...protocols.core.bitshuffle import Chunk
+from ...protocols.core.clock import iso_utc
+from ...protocols.messages.manifest import Interruption, RunManifest
+from ...protocols.runfile import layout
+from ...protocols.runfile.nexus import create_run_file, finalise
+from ...protocols.runfile.transaction import CHUNK_CACHE_BYTES, LIBVER, PAGE_BYTES
+from ...protocols.runfile.writer_lock import WriterLock
+from .reopen import reopen
+
+RESERVE_BYTES = 32 << 20
+# Of which so much may be used up when a run is to end on a full disk.
+LAST_RESERVE_BYTES = 2 << 20
+
+
+class BadRecord(ValueError):
+    """Something that has no place in this file: an unknown stack, an index out of range."""
+
+
+class RunFile:
+    """The file of one run, in SWMR mode from the start.
+
+    Parameters
+    ----------
+    path : Path
+        Where; nothing may be there, unless the run is `resumed`.
+    manifest : RunManifest
+        What will be recorded. A file that goes on keeps its own.
+    resumed : Interruption, optional
+        The run of the file at `path` goes on in it, after this time without record.
+
+    Attributes
+    ----------
+    frames, lost : int
+        Frames in the file, and frames that were taken but are not in it.
+    reserve_bytes : int
+        What must stay free on the disk.
+    refused : OSError or None
+        What the disk said when it did not take what had been written: nothing goes in any more.
+
+    Raises
+    ------
+    FileExistsError
+        If there is something at `path`, which is left alone.
+    CannotResume
+        If the file at `path` is not that of this run, or the run is over.
+    OSError
+        If it cannot be written.
+    """
+
+    def __init__(
+        self, path: Path, manifest: RunManifest, resumed: Interruption | None = None
+    ) -> None:
+        self.path = path
+        self.reserve_bytes = RESERVE_BYTES
+        self.refused: OSError | None = None
+        if resumed is None:
+            self.manifest = manifest
+            self._file: Any = create_run_file(path, manifest)
+            self._lock = WriterLock(path)
+        else:
+            self._lock = WriterLock(path)
+            self.manifest = manifest = reopen(path, manifest, resumed)
+            self._file = h5py.File(path, "r+", libver=LIBVER, rdcc_nbytes=CHUNK_CACHE_BYTES)
+        self.last_ns = manifest.started_ns if resumed is None else resumed.until_ns
+        self._epoch_ns = layout.epoch_ns(manifest.started_ns)
+        self._stacks = {plan.name: _Stack(self._file, plan.name) for plan in manifest.stacks}
+        self._results = {
+            (plan.name, result.name): result for plan in manifest.stacks for result in plan.results
+        }
+        self._telemetry = {
+            device: _Log(
+                self._file,
+                # Values before their shared time: who reads by time finds them written.
+                {c: f"{layout.telemetry_path(device, c)}/value" for c in channels}
+                | {"time": f"{layout.telemetry_path(device, next(iter(channels)))}/time"},
+            )
+            for device, channels in manifest.telemetry.items()
+            if channels
+        }
+        names = (*layout.EVENT_TEXT, "time")
+        self._events = _Log(self._file, {name: f"{layout.EVENTS}/{name}" for name in names})
+        self._dose = _Log(self._file, {n: f"{layout.DOSE}/{n}" for n in ("value", "time")})
+        self._clock = _Log(self._file, {n: f"{layout.CLOCK}/{n}" for n in layout.CLOCK_COLUMNS})
+        self._logs = [*self._telemetry.values(), self._dose, self._events, self._clock]
+        self._holds = _HoldTimes(self._file, manifest)
+        self.frames = sum(stack.recorded for stack in self._stacks.values())
+        self.lost = sum(stack.lost for stack in self._stacks.values())
+        self._file.swmr_mode = True
+
+    def check_frame(self, series: object, index: object) -> _Stack:
+        """Find the stack in which a frame belongs.
+
+        Raises
+        ------
+        BadRecord
+            If there is no such place, or a frame is already there.
+        """
+        stack = self._stacks.get(series) if isinstance(series, str) else None
+        if stack is None:
+            raise BadRecord(f"no stack is called {series!r}; there are {', '.join(self._stacks)}")
+        if type(index) is not int or not 0 <= index < stack.frames:
+            raise BadRecord(f"{series} has the frames 0 to {stack.frames - 1}, not {index!r}")
+        if stack.keys[index] == layout.RECORDED:
+            raise BadRecord(f"frame {index} of {series} is already recorded")
+        return stack
+
+    def write_frame(
+        self,
+        header: Mapping[str, Any],
+        frame: NDArray[Any] | Chunk | None,
+        chunk: NDArray[np.uint8] | None = None,
+    ) -> None:
+        """Write a frame and note its stamps; None stands for a frame that was lost.
+
+        Parameters
+        ----------
+        header : mapping
+            Of the frame's message: ``series``, ``index`` and the keys of `layout.COLUMNS`.
+        frame : ndarray, Chunk or None
+            (rows, columns), of the file's dtype. A chunk goes into the file as it is, with zeros
+            behind it to the end of its last page.
+        chunk : ndarray of uint8, optional
+            The frame as compressed by `Bitshuffle`; without it HDF5 compresses.
+
+        Raises
+        ------
+        BadRecord
+            If the frame has no place here.
+        """
+        index: Any = header.get("index")
+        stack = self.check_frame(header.get("series"), index)
+        if frame is not None:
+            if frame.shape != stack.shape or frame.dtype != stack.dtype:
+                raise BadRecord(
+                    f"frames of {header['series']} are {stack.shape} {stack.dtype}, "
+                    f"not {frame.shape} {frame.dtype}"
+                )
+            self._check_room()
+            if isinstance(frame, Chunk):
+                chunk = np.frombuffer(frame.raw, np.uint8)
+            try:
+                if chunk is not None:
+                    stack.data.id.write_direct_chunk((index, 0, 0), _whole_pages(chunk))
+                else:
+                    stack.data[index] = frame
+            except (OSError, RuntimeError):
+                stack.reopen()
+                raise
+        self.lost -= stack.is_lost(index)
+        stack.note(index, self._stamps(header), lost=frame is None)
+        if frame is None:
+            self.lost += 1
+        else:
+            self.frames += 1
+        self._dose.add(
+            {
+                "time": self._seconds(header.get("t_ns")),
+                "value": _number(header.get("dose_total_e_per_nm2")),
+            }
+        )
+
+    def check_result(self, series: object, name: object) -> ResultPlan:
+        """Find the plan of a result; raises :class:`BadRecord` if none was announced."""
+        plan = self._results.get((str(series), str(name)))
+        if plan is None:
+            raise BadRecord(f"no result {name!r} of {series!r} was announced")
+        return plan
+
+    def write_result(self, header: Mapping[str, Any], array: NDArray[Any]) -> None:
+        """Write a result, or one frame of a result that comes per frame.
+
+        Raises
+        ------
+        BadRecord
+            If no such result was announced, or its shape or index is wrong.
+        """
+        series, index = header.get("series"), header.get("index")
+        plan = self.check_result(series, header.get("name"))
+        shape = plan.shape[1:] if plan.per_frame else plan.shape
+        if array.shape != shape:
+            raise BadRecord(f"'{plan.name}' of {series} has the shape {shape}, not {array.shape}")
+        data = self._file[layout.result_path(str(series), plan) + "/data"]
+        if not plan.per_frame:
+            data[...] = array
+        elif type(index) is int and 0 <= index < plan.shape[0]:
+            data[index] = array
+        else:
+            raise BadRecord(f"'{plan.name}' of {series} has no frame {index!r}")
+        t_ns = self._note_time(header.get("t_ns"))
+        date = self._file[layout.process_path(str(series), plan.process) + "/date"]
+        date[()] = iso_utc(self.last_ns if t_ns is None else t_ns).encode()
+
+    def add_telemetry(self, device: str, t_ns: object, values: object) -> list[str]:
+        """Note readings of a device; returns the names that have no place in the file."""
+        log = self._telemetry.get(device)
+        if log is None or not isinstance(values, dict):
+            return [device]
+        channels = self.manifest.telemetry[device]
+        row = {name: _number(values.get(name)) for name in channels}
+        log.add(row | {"time": self._seconds(t_ns)})
+        return [f"{device}/{name}" for name in values if name not in channels]
+
+    def add_event(self, header: Mapping[str, Any]) -> None:
+        """Note an event; too long a text is cut and ends in an ellipsis."""
+        hold = header.get("hold")
+        message = header.get("message")
+        if message is None and isinstance(hold, dict):
+            message = f"hold {hold.get('index')}"
+        texts = {
+            "level": str(header.get("level", "info")),
+            "source": str(header.get("source", "")),
+            "message": str(message or ""),
+            "json": json.dumps(header, ensure_ascii=False, separators=(",", ":")),
+        }
+        row: dict[str, Any] = {
+            name: layout.fit_text(text, layout.EVENT_TEXT[name]) for name, text in texts.items()
+        }
+        self._events.add(row | {"time": self._seconds(header.get("t_ns"))})
+
+    def add_clock(self, pair: object) -> None:
+        """Note a pair of monotonic and UTC time; raises :class:`BadRecord` if it is none."""
+        names = layout.CLOCK_COLUMNS
+        if not isinstance(pair, dict) or any(_integer(pair.get(n)) is None for n in names):
+            raise BadRecord(f"a clock pair has the integers {', '.join(names)}, not {pair!r}")
+        self._clock.add({name: pair[name] for name in names})
+
+    def set_hold(self, times: object) -> None:
+        """Note the moments of a hold; raises :class:`BadRecord` if the run has no such hold."""
+        self._holds.set(times)
+
+    def flush(self) -> None:
+        """Write what was gathered and let readers see it; returns when the disk has it."""
+        self._check_room()
+        for log in self._logs:
+            log.write()
+        begun = [stack for stack in self._stacks.values() if stack.is_behind]
+        for stack in begun:
+            stack.write_stamps()
+        self._holds.write()
+        self._file.flush()
+        if begun:
+            # HDF5 flushes in an order of its own: a frame is called recorded when the rest is in.
+            for stack in begun:
+                stack.write_keys()
+            self._file.flush()
+        self._sync()
+
+    def close(self, status: layout.Status, ended_ns: object, dose: object, reason: str) -> None:
+        """Write everything with the final status, close and tidy the file.
+
+        Parameters
+        ----------
+        status : str
+            How the run ended.
+        ended_ns : int, optional
+            When; anything else stands for the last moment that was recorded.
+        dose : float, optional
+            Electrons per nm^2 in all, as the daemon's ledger has it.
+        reason : str
+            Why it ended so; may be empty.
+        """
+        if self._file:
+            self.flush()
+            ended = _integer(ended_ns)
+            self._file[layout.END_TIME][()] = iso_utc(
+                self.last_ns if ended is None else ended
+            ).encode()
+            self._file[layout.REASON][()] = layout.fit_text(reason, layout.REASON_BYTES)
+            self._file[layout.DOSE_TOTAL][()] = _number(dose)
+            self._file[layout.STATUS][()] = status.encode()
+            self._file.flush()
+            self._file.close()
+        # Whoever reads the file now has it locked against tidying, and it is complete without.
+        with contextlib.suppress(BlockingIOError):
+            finalise(self.path)
+        self._lock.close()
+
+    def _sync(self) -> None:
+        try:
+            self._lock.sync()
+        except OSError as error:
+            self.refused = error
+            raise
+
+    def _check_room(self) -> None:
+        """Refuse before the disk does: HDF5 does not get over a failed write in good order."""
+        if self.refused is not None:
+            # The kernel tells it once, forgets what it was, and is content from then on.
+            why = f"the disk has refused what was written: {self.refused.strerror}"
+            raise OSError(self.refused.errno, why)
+        self._lock.probe()
+        disk = os.statvfs(self.path.parent)
+        if disk.f_bavail * disk.f_frsize < self.reserve_bytes:
+            raise OSError(
+                errno.ENOSPC, f"less than {self.reserve_bytes >> 20} MiB left on the disk"
+            )
+
+    def _stamps(self, header: Mapping[str, Any]) -> dict[str, float | int]:
+        stamps: dict[str, float | int] = {}
+        for column in layout.COLUMNS:
+            value = header.get(column.key)
+            if column is layout.TIME_COLUMN:
+                stamps[column.key] = self._seconds(value)
+            elif column.dtype.startswith("float"):
+                stamps[column.key] = _number(value)
+            else:
+                number = _integer(value)
+                stamps[column.key] = -1 if number is None else number
+        return stamps
+
+    def _note_time(self, t_ns: object) -> int | None:
+        known = _integer(t_ns)
+        if known is not None:
+            self.last_ns = max(self.last_ns, known)
+        return known
+
+    def _seconds(self, t_ns: object) -> float:
+        known = self._note_time(t_ns)
+        return math.nan if known is None else (known - self._epoch_ns) * 1e-9
+
+
+def _whole_pages(chunk: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Fill the last page of a chunk with zeros, which its filter does not read.
+
+    The file is no larger for it, nothing else would be put there; but HDF5 would remember the
+    place, for every frame.
+    """
+    rest = -len(chunk) % PAGE_BYTES
+    if rest == 0 or len(chunk) <= PAGE_BYTES // 2:  # small ones share pages
+        return chunk
+    return np.concatenate((chunk, np.zeros(rest, np.uint8)))
+
+
+def _integer(value: object) -> int | None:
+    """Take a whole number that fits the file's int64 columns."""
+    return value if type(value) is int and 0 <= value < 1 << 63 else None
+
+
+def _number(value: object) -> float:
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:
+        return math.nan
+
+
+class _Stack:
+    """The frames of one stack, and their stamps in memory until they are written."""
+
+    def __init__(self, file: Any, name: str) -> None:
+        self._file, self._path = file, layout.frames_path(name)
+        self.data: Any = file[self._path]
+        self.frames: int = self.data.shape[0]
+        self.shape: tuple[int, ...] = self.data.shape[1:]
+        self.dtype = np.dtype(self.data.dtype)
+        self._key_data = file[layout.image_key_path(name)]
+        self.keys: NDArray[np.int32] = self._key_data[...]
+        self._columns: dict[str, tuple[Any, NDArray[Any]]] = {}
+        for column in layout.COLUMNS:
+            dataset = file[f"/{name}/{column.path}"]
+            self._columns[column.key] = (dataset, dataset[...])
+        self._dirty: tuple[int, int] | None = None
+
+    @property
+    def recorded(self) -> int:
+        """Frames that are there."""
+        return int((self.keys == layout.RECORDED).sum())
+
+    @property
+    def lost(self) -> int:
+        """Frames that were taken and are not there."""
+        return sum(self.is_lost(index) for index in range(self.frames))
+
+    def is_lost(self, index: int) -> bool:
+        """Whether a frame was taken and is not there."""
+        taken = math.isfinite(self._columns[layout.TIME_COLUMN.key][1][index])
+        return taken and bool(self.keys[index] != layout.RECORDED)
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether something is not yet written."""
+        return self._dirty is not None
+
+    def reopen(self) -> None:
+        """Make HDF5 forget a chunk that it could not write.
+
+        It remembers the place that it had meant for the chunk, and would write the second attempt
+        there without entering it into the index.
+        """
+        self.data = None  # the last handle must go before another one comes
+        self.data = self._file[self._path]
+
+    def note(self, index: int, stamps: Mapping[str, float | int], *, lost: bool) -> None:
+        for key, value in stamps.items():
+            self._columns[key][1][index] = value
+        self.keys[index] = layout.MISSING if lost else layout.RECORDED
+        low, high = self._dirty or (index, index)
+        self._dirty = min(low, index), max(high, index)
+
+    def write_stamps(self) -> None:
+        if self._dirty is None:
+            return
+        part = slice(self._dirty[0], self._dirty[1] + 1)
+        for dataset, values in self._columns.values():
+            dataset[part] = values[part]
+
+    def write_keys(self) -> None:
+        """Say which frames are there, when frames and stamps are."""
+        if self._dirty is None:
+            return
+        part = slice(self._dirty[0], self._dirty[1] + 1)
+        self._key_data[part] = self.keys[part]
+        self._dirty = None
+
+
+class _Log:
+    """Columns that grow together; `add` is cheap, `write` appends what has come."""
+
+    def __init__(self, file: Any, paths: Mapping[str, str]) -> None:
+        self._data = {name: file[path] for name, path in paths.items()}
+        self._rows: list[Mapping[str, Any]] = []
+        self._written = min(dataset.shape[0] for dataset in self._data.values())
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        self._rows.append(row)
+
+    def write(self) -> None:
+        if not self._rows:
+            return
+        end = self._written + len(self._rows)
+        for name, dataset in self._data.items():
+            dataset.resize((end,))
+            values = [row[name] for row in self._rows]
+            dataset[self._written : end] = np.array(values, dtype=dataset.dtype)
+        self._written = end
+        self._rows.clear()
+
+
+class _HoldTimes:
+    """The moments of the holds: columns of ``/entry/holds``.
+
+    A hold that was interrupted and then goes on began with its first rise, and ends with its last
+    fall.
+    """
+
+    def __init__(self, file: Any, manifest: RunManifest) -> None:
+        self._row = {hold.index: row for row, hold in enumerate(manifest.holds)}
+        self._data = {n: file[f"{layout.HOLDS}/{n}"] for n in layout.HOLD_TIMES if manifest.holds}
+        self._begun = {
+            (name, row)
+            for name in layout.HOLD_BEGINS
+            if name in self._data
+            for row in np.flatnonzero(self._data[name][...] >= 0).tolist()
+        }
+        self._pending: list[tuple[str, int, int]] = []
+
+    def set(self, times: object) -> None:
+        index = _integer(times.get("index")) if isinstance(times, dict) else None
+        row = None if index is None else self._row.get(index)
+        if row is None or not isinstance(times, dict):
+            raise BadRecord(f"this run has the holds 1 to {len(self._row)}, not {times!r}")
+        for name in layout.HOLD_TIMES:
+            moment = _integer(times.get(name))
+            if moment is None or (name, row) in self._begun:
+                continue
+            self._pending.append((name, row, moment))
+            if name in layout.HOLD_BEGINS:
+                self._begun.add((name, row))
+
+    def write(self) -> None:
+        for name, row, value in self._pending:
+            self._data[name][row] = value
+        self._pending.clear()

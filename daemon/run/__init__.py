@@ -1,0 +1,1 @@
+"""One experiment: engine, acquisition, heater, steering."""

@@ -1,0 +1,1 @@
+"""Child processes, the terminal, pauses of the garbage collector."""

@@ -1,0 +1,1 @@
+"""Supervisor, safing, and the guardian process (the dead-man watchdog)."""

@@ -1,0 +1,1 @@
+"""The daemon process: its devices, its life cycle, its instrument lock."""

@@ -1,0 +1,1 @@
+"""Streams of frames, telemetry and events: to the recorder, the analysis and remote subscribers."""

@@ -1,0 +1,137 @@
+"""Report telemetry to an MQTT broker: one topic a channel, liveness by last will, no commands.
+
+Topics are ``<topic>/<device>/<channel>`` with ``{"t": unix seconds, "v": value}``, and
+``<topic>/status``, ``online`` or ``offline``, which alone is retained: a setpoint that a broker
+keeps for whoever comes next would be taken for a new one. Nothing is subscribed to: nobody can
+command anything this way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import ssl
+from pathlib import Path
+
+import aiomqtt
+
+from ...protocols.config.rig import Mqtt, MqttTls
+from ...protocols.core.errors import BadInput
+from ...protocols.core.secret_file import check_secret, read_secret
+from .publisher import Publisher
+
+_RECONNECT_S = 2.0
+# The broker has so long for each thing that it is sent.
+_TIMEOUT_S = 3.0
+_GOODBYE_S = 1.0
+_KEEPALIVE_S = 10
+
+_log = logging.getLogger("pyrotome.mqtt")
+# What the broker does is told in events, once, and not in lines on the terminal.
+_log.addHandler(logging.NullHandler())
+_log.propagate = False
+
+
+class MqttReport:
+    """Sends the last value of every telemetry channel to a broker.
+
+    Parameters
+    ----------
+    rig : Mqtt
+        The broker, and how it is reached.
+
+    Raises
+    ------
+    BadInput
+        If certificates or password cannot be read, or others can read a secret.
+    """
+
+    def __init__(self, rig: Mqtt) -> None:
+        self._rig = rig
+        self._tls = _tls_context(rig.tls) if rig.tls is not None else None
+        file = rig.password_file
+        self._password = read_secret(Path(file)) if file is not None else None
+        self._sent: dict[str, int] = {}
+        self.skipped = 0
+
+    async def report(self, publisher: Publisher) -> None:
+        """Send the last messages of a publisher at an interval, until cancelled.
+
+        A broker that is absent, hangs or goes away is tried again for ever; nobody waits for it.
+        """
+        rig, complained = self._rig, False
+        while True:
+            try:
+                await self._connected(publisher)
+            except (aiomqtt.MqttError, OSError, ValueError) as error:
+                if not complained:
+                    complained = True
+                    text = f"broker {rig.host}:{rig.port}: {error}; trying again"
+                    body = {"level": "warning", "source": "mqtt", "message": text}
+                    publisher.publish("event", "event", body)
+                await asyncio.sleep(_RECONNECT_S)
+            else:
+                complained = False
+
+    async def _connected(self, publisher: Publisher) -> None:
+        rig, status = self._rig, f"{self._rig.topic}/status"
+        async with aiomqtt.Client(
+            rig.host,
+            rig.port,
+            timeout=_TIMEOUT_S,
+            keepalive=_KEEPALIVE_S,
+            username=rig.username,
+            password=self._password,
+            tls_context=self._tls,
+            logger=_log,
+            max_queued_incoming_messages=1,
+            will=aiomqtt.Will(status, "offline", qos=1, retain=True),
+        ) as client:
+            await client.publish(status, "online", qos=1, retain=True)
+            try:
+                while True:
+                    await self._send_new(client, publisher)
+                    await asyncio.sleep(rig.interval_s)
+            finally:
+                with contextlib.suppress(aiomqtt.MqttError, TimeoutError):
+                    async with asyncio.timeout(_GOODBYE_S):
+                        await client.publish(status, "offline", qos=1, retain=True)
+
+    async def _send_new(self, client: aiomqtt.Client, publisher: Publisher) -> None:
+        rig = self._rig
+        for topic, message in list(publisher.last.items()):
+            kind, _, device = topic.partition("/")
+            seq = int(message.header["seq"])
+            before = self._sent.get(topic)
+            if before == seq or kind not in ("telemetry", "state"):
+                continue
+            self._sent[topic] = seq
+            self.skipped += max(0, seq - before - 1) if before is not None else 0
+            t_s = message.header["t_ns"] * 1e-9
+            if topic == "state":
+                body = json.dumps({"t": t_s, "v": message.header["state"]})
+                await client.publish(f"{rig.topic}/state", body, retain=False)
+                continue
+            for channel, value in message.header["values"].items():
+                body = json.dumps({"t": t_s, "v": value})
+                await client.publish(f"{rig.topic}/{device}/{channel}", body, retain=False)
+
+
+def _tls_context(tls: MqttTls) -> ssl.SSLContext:
+    """TLS that trusts the given authority alone, with a certificate of our own where named."""
+    if tls.key_file is not None:
+        check_secret(Path(tls.key_file))
+    asked = tls.ca_file
+    try:
+        context = ssl.create_default_context(cafile=tls.ca_file)
+        if tls.cert_file is not None:
+            asked = tls.cert_file
+            context.load_cert_chain(tls.cert_file, tls.key_file)
+    except FileNotFoundError:
+        raise BadInput(f"rig: mqtt.tls: {asked}", "no such file") from None
+    except (ssl.SSLError, OSError) as error:
+        raise BadInput(f"rig: mqtt.tls: {asked}", f"is no certificate: {error}") from None
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context

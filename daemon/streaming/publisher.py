@@ -1,0 +1,312 @@
+"""The monitor: a PUB socket that anyone may watch and that may drop, never waiting for anyone.
+
+It is an XPUB, which is a PUB that tells who subscribes to what. Subscribing to ``last/PREFIX``
+brings the last message of every topic that begins with PREFIX, once, as ``last/TOPIC``.
+
+What a subscriber that does not read can cost is bounded: `HIGH_WATER_MARK` messages of less than
+`LARGE_BYTES` each (13 MB), and, for all subscribers together, `HELD_BYTES` of larger ones or one
+of them, whichever is more. While those are held, further large messages go to nobody; whoever has
+not caught up for `SLOW_S` is cut then, and whoever has taken nothing for ten seconds is cut anyway
+(`connections.STALLED_S`). It may come back, and sees in `seq` what it has missed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import zmq
+from numpy.typing import NDArray
+
+from ...protocols.core.clock import ExperimentClock
+from ...protocols.core.errors import BadInput
+from ...protocols.messages.stream import Message
+from ..access.connections import Connections
+from ..access.rate_limits import TokenBucket
+from ..access.sockets import bind
+from ..access.zap import descriptor, metadata
+from .last_values import LAST, LastValues, payload_bytes
+
+# Messages kept for one slow subscriber before it loses some.
+HIGH_WATER_MARK = 200
+# Parts from this size on travel without being copied, and are counted until they are gone.
+LARGE_BYTES = 65_536
+HELD_BYTES = 256_000_000
+SLOW_S = 2.0
+PREVIEW_SIDE = 256
+# A subscription is a byte and the beginning of a topic.
+MAX_SUBSCRIPTION_BYTES = 1000
+# Of one subscriber: different subscriptions, and changes of them in a second.
+MOST_SUBSCRIPTIONS, MOST_CHANGES = 200, 2000
+# Subscriptions taken in at a time.
+_AT_ONCE = 100
+_LOOK_S = 0.025
+_SWEEP_S = 0.5
+# Answers to those who come late: so many a second.
+_LATE_RATE, _LATE_BURST = 20.0, 40.0
+
+
+class Publisher:
+    """Give every message its run, sequence number and time, and publish it.
+
+    Parameters
+    ----------
+    context : zmq.Context
+        Of the public sockets.
+    endpoint : str
+        Where to bind; port 0 or ``*`` chooses one, see `endpoint` afterwards.
+    clock : ExperimentClock
+        Time of messages that do not bring their own.
+    fall_back : bool
+        Take any free port when the one asked for is in use.
+    protect : callable, optional
+        Makes the socket safe before it is bound (`Gate.protect`); by default anyone may connect.
+
+    Raises
+    ------
+    BadInput
+        If the endpoint cannot be bound.
+    """
+
+    def __init__(
+        self,
+        context: zmq.Context[Any],
+        endpoint: str,
+        clock: ExperimentClock,
+        fall_back: bool = False,
+        protect: Callable[[zmq.Socket[Any]], Connections] | None = None,
+    ) -> None:
+        self._socket: zmq.Socket[bytes] = zmq.Socket(context, zmq.XPUB)
+        self._socket.set(zmq.SNDHWM, HIGH_WATER_MARK)
+        self._socket.set(zmq.LINGER, 500)
+        # Every subscription is told, also to what somebody else has subscribed to already.
+        self._socket.set(zmq.XPUB_VERBOSE, 1)
+        self._socket.set(zmq.MAXMSGSIZE, MAX_SUBSCRIPTION_BYTES)
+        self.connections = (protect or _unprotected)(self._socket)
+        self.connections.on_gone = self._gone
+        try:
+            self.endpoint = bind(self._socket, endpoint, "streams.monitor", fall_back)
+        except BadInput:
+            self.close()
+            raise
+        self._clock = clock
+        self._seq: dict[str, int] = {}
+        self._prefixes: dict[bytes, int] = {}
+        self._late: dict[bytes, None] = {}
+        self._late_rate = TokenBucket(_LATE_RATE, _LATE_BURST)
+        self._values = LastValues()
+        self._held: list[tuple[zmq.MessageTracker, int]] = []
+        self.held_back = 0
+        self.run: str | None = None
+        self.last: dict[str, Message] = {}
+        self.on_event: Callable[[dict[str, Any]], None] | None = None
+
+    def publish(
+        self,
+        topic: str,
+        kind: str,
+        body: dict[str, Any],
+        payload: tuple[Any, ...] = (),
+        t_ns: int | None = None,
+    ) -> Message:
+        """Publish a message and return it as sent, for those who must not miss it."""
+        message = self.stamp(topic, kind, body, payload, t_ns)
+        self.send(message)
+        if kind == "event" and self.on_event is not None:
+            self.on_event(message.header)
+        return message
+
+    def stamp(
+        self,
+        topic: str,
+        kind: str,
+        body: dict[str, Any],
+        payload: tuple[Any, ...] = (),
+        t_ns: int | None = None,
+    ) -> Message:
+        """Give a message its run, number and time; it is for `send`, in the order of numbers."""
+        seq = self._seq.get(topic, 0)
+        self._seq[topic] = seq + 1
+        header = {
+            "type": kind,
+            "run": self.run,
+            "seq": seq,
+            "t_ns": self._clock.now_ns() if t_ns is None else t_ns,
+            **body,
+        }
+        return Message(topic, header, payload)
+
+    def send(self, message: Message) -> None:
+        """Send a message to whoever watches its topic.
+
+        A large one goes to nobody while too much is held for those who do not read.
+        """
+        if not message.payload:
+            self.last[message.topic] = message
+        self._values.note(message)
+        self._send(message)
+
+    def _send(self, message: Message) -> None:
+        topic, header, *payload = message.parts()
+        parts: list[Any] = [topic, header]
+        large = [part for part in payload if memoryview(part).nbytes >= LARGE_BYTES]
+        if large:
+            size = payload_bytes(message)
+            held = self.held_bytes()
+            if held and held + size > HELD_BYTES:
+                self.held_back += 1
+                return
+        for part in payload:
+            frame = zmq.Frame(part, track=True, copy=False, copy_threshold=LARGE_BYTES)
+            if frame.tracker is not None and memoryview(part).nbytes >= LARGE_BYTES:
+                self._held.append((frame.tracker, memoryview(part).nbytes))
+            parts.append(frame)
+        self._socket.send_multipart(parts, flags=zmq.NOBLOCK, copy=False)
+
+    def held_bytes(self) -> int:
+        """Bytes of large messages that some subscriber has not taken yet."""
+        self._held = [(tracker, size) for tracker, size in self._held if not tracker.done]
+        return sum(size for _, size in self._held)
+
+    # --- who watches ----------------------------------------------------------------------------
+
+    def watched(self, topic: str) -> bool:
+        """Whether anyone has subscribed to a topic."""
+        self.take_subscriptions()
+        raw = topic.encode()
+        return any(raw.startswith(prefix) for prefix in self._prefixes)
+
+    def take_subscriptions(self, most: int = _AT_ONCE) -> bool:
+        """Take in who has come, gone, subscribed; answer who comes late. Whether that was all."""
+        now_s = time.monotonic()
+        done = self.connections.take_events(now_s)
+        for _ in range(most):
+            try:
+                frame = self._socket.recv(zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                break
+            self._take_subscription(frame, now_s)
+        else:
+            done = False
+        self._answer_late(now_s)
+        return done
+
+    def _take_subscription(self, frame: zmq.Frame, now_s: float) -> None:
+        change = frame.bytes
+        kind, prefix = change[:1], change[1:]
+        source = descriptor(frame)
+        connection = None
+        if source >= 0:
+            connection = self.connections.heard(source, now_s, metadata(frame, "User-Id"))
+        if connection is None or kind not in (b"\x00", b"\x01"):
+            return
+        connection.said += 1
+        if kind == b"\x00":
+            if prefix in connection.prefixes:
+                connection.prefixes.discard(prefix)
+                self._less(prefix)
+            return
+        if prefix not in connection.prefixes:
+            connection.prefixes.add(prefix)
+            self._prefixes[prefix] = self._prefixes.get(prefix, 0) + 1
+        if len(connection.prefixes) > MOST_SUBSCRIPTIONS:
+            self.connections.cut(connection, f"more than {MOST_SUBSCRIPTIONS} subscriptions")
+        elif connection.said > MOST_CHANGES * _SWEEP_S:
+            self.connections.cut(connection, "it changes its subscriptions all the time")
+        elif prefix.startswith(LAST.encode()):
+            self._late[prefix] = None
+
+    def _less(self, prefix: bytes) -> None:
+        left = self._prefixes.get(prefix, 0) - 1
+        if left > 0:
+            self._prefixes[prefix] = left
+        else:
+            self._prefixes.pop(prefix, None)
+
+    def _gone(self, connection: Any) -> None:
+        for prefix in connection.prefixes:
+            self._less(prefix)
+        connection.prefixes.clear()
+
+    def _answer_late(self, now_s: float) -> None:
+        """Send the last messages to those who have asked for them."""
+        while self._late and self._late_rate.take(now_s):
+            prefix = next(iter(self._late))
+            del self._late[prefix]
+            for message in self._values.matching(prefix[len(LAST) :].decode(errors="replace")):
+                self._send(message)
+
+    def latest(self, topics: list[str]) -> dict[str, dict[str, Any]]:
+        """Headers of the last messages of topics that begin so."""
+        found: dict[str, dict[str, Any]] = {}
+        for prefix in topics:
+            for message in self._values.matching(prefix):
+                found[message.topic.removeprefix(LAST)] = message.header
+        return found
+
+    async def look_after(self) -> None:
+        """Take subscriptions in promptly and cut who does not read; until cancelled."""
+        swept_s = 0.0
+        while True:
+            done = self.take_subscriptions()
+            now_s = time.monotonic()
+            if now_s - swept_s > _SWEEP_S:
+                swept_s = now_s
+                for connection in self.connections.all():
+                    connection.said = 0
+                self.connections.cut_stalled(now_s)
+                if self.held_bytes() > HELD_BYTES / 2:
+                    self.connections.cut_slowest(now_s, SLOW_S)
+            await asyncio.sleep(0 if not done else _LOOK_S)
+
+    def losses(self) -> dict[str, int]:
+        """What monitors have missed, as far as it is known here."""
+        return {"held_back": self.held_back, "cut": self.connections.cut_count}
+
+    def close(self) -> None:
+        """Close the socket; what subscribers have not taken within half a second is lost."""
+        self.connections.close()
+        self._socket.close()
+
+
+def _unprotected(socket: zmq.Socket[Any]) -> Connections:
+    return Connections(socket, lambda _address, _why: None)
+
+
+def make_preview(frame: NDArray[Any]) -> tuple[NDArray[np.uint8], dict[str, float]]:
+    """Bin a frame to at most 256 pixels a side and scale it to 8 bits.
+
+    A frame much longer than wide keeps more pixels along it, for the binning is the same in both
+    directions and leaves one pixel across at least.
+
+    Returns
+    -------
+    preview : ndarray of uint8
+        (rows // b, columns // b), with b the binning.
+    scale : dict
+        ``binning``, and the mean counts that black and white stand for (``low``, ``high``).
+    """
+    binning = max(1, min(-(-max(frame.shape) // PREVIEW_SIDE), *frame.shape))
+    rows, columns = (side // binning for side in frame.shape)
+    # Sums of strided slices: an order of magnitude quicker than reducing over two axes at once.
+    blocks = frame[: rows * binning, : columns * binning].reshape(rows, binning, -1)
+    total = blocks[:, 0].astype(np.uint32 if frame.itemsize <= 2 else np.uint64)
+    for row in range(1, binning):
+        total += blocks[:, row]
+    total = total.reshape(rows, columns, binning)
+    binned = total[..., 0].astype(np.float32)
+    for column in range(1, binning):
+        binned += total[..., column]
+    binned /= binning**2
+    low, high = float(binned.min()), float(binned.max())
+    span = high - low or 1.0
+    preview = np.clip((binned - low) * (255.0 / span), 0, 255).astype(np.uint8)
+    return preview, {"binning": float(binning), "low": low, "high": high}
+
+
+def monotonic_s() -> float:
+    """Wall seconds, for rates and ages that people see."""
+    return time.monotonic()

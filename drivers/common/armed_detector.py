@@ -1,0 +1,93 @@
+"""A detector that is armed and triggered and sends numbered frames: what drivers have in common."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from ..base import Detector, DeviceRefused, OutOfRange
+
+
+@dataclass
+class Acquisition:
+    """What the detector is armed for, and how far it is.
+
+    Attributes
+    ----------
+    due : int
+        Frames that were triggered so far.
+    last_number : int
+        Of the latest frame that came whole.
+    damaged : int
+        Frames that came damaged since.
+    """
+
+    frames: int
+    frames_per_trigger: int
+    exposure_s: float
+    shape: tuple[int, int]
+    due: int = 0
+    last_number: int = 0
+    damaged: int = 0
+
+    def damage(self) -> bool:
+        """Count a frame that came damaged; whether none of those triggered is still to come."""
+        self.damaged += 1
+        return self.last_number + self.damaged >= self.due
+
+    def arrive(self, number: int) -> None:
+        """Note a frame that came whole."""
+        self.last_number, self.damaged = number, 0
+
+
+class ArmedDetector(Detector):
+    """Checks what is asked for against the rig, and what comes against what was asked for."""
+
+    def _refuse_beyond_limits(
+        self, frames: int, exposure_s: float, shape: tuple[int, int], frames_per_trigger: int
+    ) -> None:
+        """Raise OutOfRange where an acquisition makes no sense or is beyond the rig's limits."""
+        largest = self.rig.limits.frame
+        asked = f"for {frames} frames of {size_text(shape)} pixels and {exposure_s:g} s"
+        if not (1 <= shape[0] <= largest[0] and 1 <= shape[1] <= largest[1]):
+            raise OutOfRange(
+                self.name,
+                asked,
+                f"the rig's limit is {size_text(largest)}; nothing was sent",
+                "Lower the recipe's beam.frame",
+            )
+        if frames < 1 or not (math.isfinite(exposure_s) and exposure_s > 0):
+            raise OutOfRange(self.name, asked, "both must be positive; nothing was sent")
+        if frames_per_trigger < 1 or frames % frames_per_trigger:
+            raise OutOfRange(
+                self.name,
+                f"{asked}, {frames_per_trigger} for each trigger",
+                "that leaves a trigger with fewer; nothing was sent",
+            )
+
+    def _check_frame(
+        self, armed: Acquisition, number: int, shape: tuple[int, int], kind: str, wanted: str
+    ) -> None:
+        """Raise DeviceRefused where a frame has another size, pixel type or number than is due."""
+        asked = "for a frame"
+        if shape != armed.shape or kind != wanted:
+            raise self._refused(
+                f"{asked} of {size_text(armed.shape)} {wanted}",
+                f"it sent {size_text(shape)} {kind}",
+            )
+        if not armed.last_number < number <= armed.frames:
+            raise self._refused(
+                asked,
+                f"it sent frame {number} after {armed.last_number} "
+                f"of an acquisition of {armed.frames}",
+            )
+
+    def _refused(self, asked: str, answered: str, remedy: str = "") -> DeviceRefused:
+        return DeviceRefused(
+            self.name, asked, answered, remedy or "Is another client using the detector?"
+        )
+
+
+def size_text(shape: tuple[int, int]) -> str:
+    """(rows, columns) in words."""
+    return f"{shape[0]} x {shape[1]}"

@@ -1,0 +1,34 @@
+"""How fast a heater may go: what the rig's rate makes of a way, and which ramps it forbids."""
+
+from __future__ import annotations
+
+import math
+
+from ...protocols.config.rig import HeaterLimits
+from ..base import OutOfRange
+
+# A ramp that a recipe asks for at the rig's very rate may come out a hair faster.
+RATE_TOLERANCE = 1.02
+
+
+def shortest_time_s(limits: HeaterLimits, distance_c: float) -> float:
+    """Experiment seconds that a way takes at the rig's rate; 0 where it names none."""
+    return 0.0 if limits.rate_c_per_s is None else distance_c / limits.rate_c_per_s
+
+
+def refuse_too_fast(device: str, asked: str, duration_s: float, shortest_s: float) -> None:
+    """Refuse a ramp that the rig's rate does not allow.
+
+    Raises
+    ------
+    OutOfRange
+        If it is to take less than `shortest_s`, or is no time at all.
+    """
+    least_s = shortest_s / RATE_TOLERANCE
+    if not (math.isfinite(duration_s) and duration_s >= least_s):
+        raise OutOfRange(
+            device,
+            asked,
+            f"at the rig's rate it takes {least_s:g} s at least; nothing was sent",
+            "Ramp slower, or raise the rig's limits.rate",
+        )

@@ -1,0 +1,1 @@
+"""DECTRIS detectors, through the SIMPLON API."""

@@ -1,0 +1,1 @@
+"""DENSsolutions heating holders, through Impulse."""

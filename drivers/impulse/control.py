@@ -1,0 +1,146 @@
+"""Impulse's control socket: the handshake, the units it advertises, and commands answered by ok."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+import zmq.asyncio
+
+from ...protocols.wires import impulse
+from ...protocols.wires.impulse import BadMessage, Reply, Request, UnitConversion
+from ..base import GRACE_S, DeviceRefused
+from ..links.endpoints import RequestLink, left_s, not_connected
+
+STATUS_POLL_S = 0.2  # wall seconds
+
+
+class ImpulseControl:
+    """Commands over REQ.
+
+    Parameters
+    ----------
+    device, endpoint : str
+        For messages, and where Impulse listens.
+    shown : callable
+        What its window shows, to be added to a refusal.
+
+    Attributes
+    ----------
+    units : dict
+        Property of a sample to the conversion from its advertised unit.
+    """
+
+    def __init__(self, device: str, endpoint: str, shown: Callable[[], str]) -> None:
+        self._device, self._endpoint, self._shown = device, endpoint, shown
+        self._link: RequestLink | None = None
+        self.units: dict[str, UnitConversion] = {}
+
+    @property
+    def is_open(self) -> bool:
+        """Whether commands are possible."""
+        return self._link is not None
+
+    def open(self, context: zmq.asyncio.Context) -> None:
+        """Allow commands; nothing is sent yet."""
+        self._link = RequestLink(self._device, self._endpoint, context)
+
+    def close(self) -> None:
+        """Close the socket; a command under way fails as lost."""
+        link, self._link = self._link, None
+        if link is not None:
+            link.close()
+
+    async def ask(
+        self, request: Request, asked: str, timeout_s: float = GRACE_S, sent: Any = None
+    ) -> Reply:
+        """Answer to a request.
+
+        Raises
+        ------
+        DeviceRefused
+            If it is not ``ok``, or is no answer of Impulse.
+        DeviceLost
+            If none comes by the deadline.
+        """
+        if self._link is None:
+            raise not_connected(self._device, asked)
+        raw = await self._link.exchange(impulse.encode_request(request), asked, timeout_s, sent)
+        try:
+            reply = impulse.parse_reply(raw)
+        except BadMessage as error:
+            raise self._not_impulse(asked, error) from None
+        if not reply.ok:
+            raise DeviceRefused(
+                self._device,
+                asked,
+                f"Impulse at {self._endpoint} answered {reply.describe()}{self._shown()}",
+                "See the Impulse window",
+            )
+        return reply
+
+    async def wait_for_control(self, deadline: float) -> None:
+        """Wait until Impulse takes commands from here; DeviceRefused if it does not."""
+        asked = "for its status"
+        while True:
+            reply = await self.ask(Request(impulse.GET_STATUS), asked, left_s(deadline))
+            status = reply.data.get("status")
+            if status == impulse.STATUS_CONTROL:
+                return
+            if time.monotonic() + STATUS_POLL_S > deadline:
+                raise DeviceRefused(
+                    self._device,
+                    "for control",
+                    f"Impulse is in the state {status!r}",
+                    "Give control to the API in the Impulse window",
+                )
+            await asyncio.sleep(STATUS_POLL_S)
+
+    async def read_units(self, deadline: float) -> None:
+        """Ask for the unit of each property of a sample.
+
+        Raises
+        ------
+        DeviceRefused
+            If there is no heating channel, or a unit is not known.
+        """
+        asked = "for its data channels"
+        reply = await self.ask(Request(impulse.GET_CHANNELS), asked, left_s(deadline))
+        channels = reply.data.get("activeChannels")
+        if not isinstance(channels, list) or "heat" not in channels:
+            raise DeviceRefused(
+                self._device,
+                asked,
+                f"Impulse has {channels!r} and no 'heat'",
+                "Is a heating holder connected and its chip loaded?",
+            )
+        asked = "for the properties of its samples"
+        request = Request(impulse.GET_PROPERTIES, {"channelName": "heat"})
+        reply = await self.ask(request, asked, left_s(deadline))
+        names: Any = reply.data.get("properties")
+        present = [name for name in impulse.QUANTITIES if isinstance(names, list) and name in names]
+        missing = [name for name in impulse.REQUIRED if name not in present]
+        # Attested in every sample, not in every list of properties.
+        if [name for name in missing if name != "experimentDuration"]:
+            raise self._not_impulse(asked, f"no {', '.join(missing)} among {names!r}")
+        units: dict[str, UnitConversion] = {}
+        for name in present:
+            asked = f"for the unit of {name}"
+            request = impulse.property_information(name)
+            reply = await self.ask(request, asked, left_s(deadline))
+            try:
+                unit = impulse.PropertyInformation.parse(reply.data).unit
+                units[name] = impulse.unit_conversion(name, unit)
+            except BadMessage as error:
+                raise self._not_impulse(asked, error) from None
+        self.units = units
+
+    def _not_impulse(self, asked: str, why: object) -> DeviceRefused:
+        return DeviceRefused(
+            self._device,
+            asked,
+            f"{self._endpoint} answered what Impulse would not: {why}",
+            "Does the rig's endpoint name Impulse's control port (5557)?",
+        )

@@ -1,0 +1,404 @@
+"""The control law of a heater that only takes a current: pure, without clock or instrument.
+
+The chip answers within milliseconds, a source-measure unit on a serial line within tens of them.
+So the law predicts: from the latest reading and the current that flows, a model of the chip
+(R(T) and holding power of its calibration, one time constant) gives the temperature at which the
+next current will take effect, and the next current is the one that brings the error down to
+``exp(-cycle / response)`` of itself one cycle later. That is feed-forward from P(T) with a
+proportional part whose gain follows the rate that the line allows. The integral part is what is
+learned from how far predictions were off, by a Kalman filter: the chip's loss and heat capacity
+over those of the calibration, and how much warmer its surroundings are. At rest it can be the loss
+where the chip is hot, the surroundings where it is not; in a step it is the heat capacity, which a
+calibration seldom knows well.
+
+A current is never higher than what would hold the setpoint plus a headroom on a chip that loses as
+little as it may: at constant current a chip that loses less than believed does not stop a little
+above its setpoint but far, because its resistance rises. Should the line fall silent, the chip
+drifts there and no further; a loss that is not well known makes the first steps slower.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from ...protocols.config.calibration import ChipCalibration, Verdict
+
+# Without a holding power in the calibration: a conductance at the low end of MEMS heaters
+# (wire card A4, from memory), so that what is not yet learned errs towards too little current.
+UNKNOWN_CONDUCTANCE_W_PER_K = 1e-5
+_SPREAD_UNKNOWN = 1.0
+_SPREAD_INERTIA = 0.5
+_INERTIA = (0.1, 10.0)
+_FACTOR_KNOWN, _FACTOR_UNKNOWN = (0.5, 2.0), (0.2, 50.0)
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """Constants of the law.
+
+    Attributes
+    ----------
+    min_current_a, max_current_a : float
+        Hard limits. The lower one keeps the resistance measurable.
+    response_s : float
+        Time constant with which an error is brought down, where the line is fast enough.
+    headroom_c : float
+        A current may hold so much above the setpoint, and no more.
+    noise_c : float
+        Of a reading, and of what the model misses at rest.
+    transient_error : float
+        Fraction of a predicted change by which the model may be wrong.
+    wander_per_root_s : float
+        How fast the factors are expected to change.
+    """
+
+    min_current_a: float
+    max_current_a: float
+    response_s: float = 0.02
+    headroom_c: float = 10.0
+    noise_c: float = 0.2
+    transient_error: float = 0.05
+    wander_per_root_s: float = 0.01
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One reading: when it was taken, temperature, and the current that flowed then."""
+
+    t_s: float
+    temperature_c: float
+    current_a: float
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What makes a chip another than its calibration says.
+
+    Attributes
+    ----------
+    factor, inertia : float
+        Its loss and heat capacity over those of the calibration.
+    warmer_c : float
+        Its surroundings over the calibration's ambient temperature.
+    """
+
+    factor: float = 1.0
+    inertia: float = 1.0
+    warmer_c: float = 0.0
+
+
+class ChipModel:
+    """The chip as its calibration has it: ``C dT/dt = I^2 R(T) - loss(T)``."""
+
+    def __init__(self, calibration: ChipCalibration) -> None:
+        self.calibration = calibration
+        ambient_c = calibration.ambient_c
+        self._ambient_c = ambient_c
+        power = calibration.power
+        conductance = (
+            UNKNOWN_CONDUCTANCE_W_PER_K if power is None else power.slope(ambient_c, ambient_c)
+        )
+        self._conductance = conductance
+        self._capacity = calibration.time_constant_s * conductance
+        self._low_c, self._high_c = calibration.range_c
+
+    def loss_w(self, temperature_c: float) -> float:
+        """Power that the chip loses, by the calibration alone."""
+        power = self.calibration.power
+        if power is None:
+            return self._conductance * (temperature_c - self._ambient_c)
+        return power.value(temperature_c, self._ambient_c)
+
+    def _lost_w(self, temperature_c: float, learned: Learned) -> float:
+        return learned.factor * (self.loss_w(temperature_c) - self._conductance * learned.warmer_c)
+
+    def holding_current_a(self, temperature_c: float, learned: Learned = Learned()) -> float:
+        """Current that holds a temperature within the calibration's range."""
+        held_c = min(max(temperature_c, self._low_c), self._high_c)
+        lost_w = max(0.0, self._lost_w(held_c, learned))
+        return math.sqrt(lost_w / self.calibration.resistance.value(held_c))
+
+    def advance(
+        self,
+        temperature_c: float,
+        current_a: float,
+        duration_s: float,
+        learned: Learned = Learned(),
+    ) -> float:
+        """Temperature after a time at constant current; kept within the calibration's range."""
+        resistance = self.calibration.resistance
+        power = self.calibration.power
+        square, left_s = current_a * current_a, max(0.0, duration_s)
+        factor, inertia = learned.factor, learned.inertia
+        capacity = self._capacity * inertia
+        while left_s > 0.0:
+            slope = self._conductance
+            if power is not None:
+                slope = power.slope(temperature_c, self._ambient_c)
+            net = factor * slope - square * resistance.slope(temperature_c)
+            made_w = square * resistance.value(temperature_c)
+            surplus = made_w - self._lost_w(temperature_c, learned)
+            # Exact for the balance made linear here; steps short enough that it stays nearly so.
+            step_s = min(left_s, 0.25 * self.calibration.time_constant_s * inertia / factor)
+            x = net * step_s / capacity
+            weight = 1.0 - 0.5 * x if abs(x) < 1e-6 else -math.expm1(-x) / x
+            moved_c = temperature_c + surplus * step_s / capacity * weight
+            temperature_c = min(max(moved_c, self._low_c), self._high_c)
+            if abs(surplus) < 1e-9 * self._conductance:
+                break
+            left_s -= step_s
+        return temperature_c
+
+
+class Regulator:
+    """From readings to currents.
+
+    Parameters
+    ----------
+    calibration : ChipCalibration
+        Of the chip.
+    tuning : Tuning
+        Constants of the law.
+    cycle_s : float
+        Time between readings, as the line's speed lets expect it; followed afterwards.
+    lead_s : float
+        Time from a current's start to the middle of the reading that follows it.
+
+    Attributes
+    ----------
+    learned : Learned
+        What the chip has been found to be.
+    """
+
+    def __init__(
+        self, calibration: ChipCalibration, tuning: Tuning, cycle_s: float, lead_s: float = 0.0
+    ) -> None:
+        self.model = ChipModel(calibration)
+        self.tuning = tuning
+        self.cycle_s, self.lead_s = cycle_s, lead_s
+        self.learned = Learned()
+        known = calibration.power is not None
+        spread = calibration.power_tolerance if known else _SPREAD_UNKNOWN
+        # Covariance of the logarithms of factor and inertia, and of warmer_c. Where the loss is
+        # not known, neither is the heat capacity behind a time constant.
+        both = 0.0 if known else spread**2
+        self._covariance = [
+            [spread**2, both, 0.0],
+            [both, both + _SPREAD_INERTIA**2, 0.0],
+            [0.0, 0.0, (0.5 * calibration.ambient_tolerance_c) ** 2],
+        ]
+        self._bounds = _FACTOR_KNOWN if known else _FACTOR_UNKNOWN
+        self._inertia_bounds = (_INERTIA[0] * self._bounds[0], _INERTIA[1] * self._bounds[1])
+        self._before: Measured | None = None
+
+    @property
+    def least_factor(self) -> float:
+        """The factor that the chip may have at the least, as far as it is known (two sigma)."""
+        spread = math.sqrt(self._covariance[0][0])
+        return max(self._bounds[0], self.learned.factor * math.exp(-2.0 * spread))
+
+    def forget_reading(self) -> None:
+        """Make no use of the reading before: something else has driven the chip since."""
+        self._before = None
+
+    def take(self, now: Measured) -> None:
+        """Take a reading in, and learn from it."""
+        if self._before is not None:
+            self._learn(self._before, now)
+        self._before = now
+
+    def next_current_a(self, setpoint_c: Callable[[float], float]) -> float:
+        """Current to set next, from the latest reading.
+
+        Parameters
+        ----------
+        setpoint_c : callable
+            Setpoint at a moment, given in the time of the readings.
+
+        Returns
+        -------
+        float
+            Current in ampere, within the limits; the lowest where there is no reading.
+        """
+        now = self._before
+        if now is None:
+            return self.tuning.min_current_a
+        model, cycle_s = self.model, self.cycle_s
+        effect_s = now.t_s + cycle_s - self.lead_s
+        start_c = model.advance(
+            now.temperature_c, now.current_a, cycle_s - self.lead_s, self.learned
+        )
+        error_c = start_c - setpoint_c(effect_s)
+        end_c = setpoint_c(effect_s + cycle_s)
+        goal_c = end_c + error_c * math.exp(-cycle_s / self.tuning.response_s)
+        low_a = self.tuning.min_current_a
+        held_c = max(end_c, setpoint_c(effect_s)) + self.tuning.headroom_c
+        least = replace(self.learned, factor=self.least_factor)
+        high_a = min(self.tuning.max_current_a, model.holding_current_a(held_c, least))
+        return self._current_towards(start_c, goal_c, low_a, max(low_a, high_a))
+
+    def _current_towards(self, start_c: float, goal_c: float, low_a: float, high_a: float) -> float:
+        """Current within limits that leads from a temperature to another within one cycle."""
+
+        def reached_c(square: float) -> float:
+            return self.model.advance(start_c, math.sqrt(square), self.cycle_s, self.learned)
+
+        low, high = low_a * low_a, high_a * high_a
+        off_low, off_high = reached_c(low) - goal_c, reached_c(high) - goal_c
+        if off_low >= 0.0:
+            return low_a
+        if off_high <= 0.0:
+            return high_a
+        square = high
+        # Regula falsi (Illinois); what is reached is nearly linear in the current's square.
+        side = 0
+        for _ in range(20):
+            square = (low * off_high - high * off_low) / (off_high - off_low)
+            off = reached_c(square) - goal_c
+            if abs(off) < 1e-3:
+                break
+            if off > 0.0:
+                high, off_high = square, off
+                off_low *= 0.5 if side > 0 else 1.0
+                side = 1
+            else:
+                low, off_low = square, off
+                off_high *= 0.5 if side < 0 else 1.0
+                side = -1
+        return math.sqrt(square)
+
+    def _learn(self, before: Measured, now: Measured) -> None:
+        """Compare a reading with what was predicted for it."""
+        elapsed_s = now.t_s - before.t_s
+        if not 0.0 < elapsed_s < 10.0 * max(self.cycle_s, self.model.calibration.time_constant_s):
+            return  # nothing can be said of a gap
+        self.cycle_s += 0.1 * (elapsed_s - self.cycle_s)
+        model, tuning = self.model, self.tuning
+        lead_s = min(self.lead_s, elapsed_s)
+
+        def predicted_c(learned: Learned) -> float:
+            switched_c = model.advance(
+                before.temperature_c, before.current_a, elapsed_s - lead_s, learned
+            )
+            return model.advance(switched_c, now.current_a, lead_s, learned)
+
+        # Extended Kalman filter: sensitivities by small changes, then gain and covariance.
+        known = self.learned
+        expected_c = predicted_c(known)
+        by = (
+            (predicted_c(replace(known, factor=known.factor * 1.01)) - expected_c) / 0.01,
+            (predicted_c(replace(known, inertia=known.inertia * 1.01)) - expected_c) / 0.01,
+            (predicted_c(replace(known, warmer_c=known.warmer_c + 0.1)) - expected_c) / 0.1,
+        )
+        covariance = self._covariance
+        wander = tuning.wander_per_root_s**2 * elapsed_s
+        for k in range(3):
+            covariance[k][k] += wander
+        change_c = expected_c - before.temperature_c
+        # Where the loss is far from known, the model is not linear enough over a large change.
+        wrong = tuning.transient_error + math.sqrt(covariance[0][0])
+        doubt = tuning.noise_c**2 + (wrong * change_c) ** 2
+        towards = [sum(row[k] * by[k] for k in range(3)) for row in covariance]
+        spread = sum(by[k] * towards[k] for k in range(3)) + doubt
+        self._covariance = [
+            [covariance[i][k] - towards[i] * towards[k] / spread for k in range(3)]
+            for i in range(3)
+        ]
+        for k in range(3):
+            self._covariance[k][k] = max(self._covariance[k][k], 0.0)
+        surprise = (now.temperature_c - expected_c) / spread
+        most_c = 5.0 * model.calibration.ambient_tolerance_c
+        self.learned = Learned(
+            _moved(known.factor, towards[0] * surprise, self._bounds),
+            _moved(known.inertia, towards[1] * surprise, self._inertia_bounds),
+            min(max(known.warmer_c + towards[2] * surprise, -most_c), most_c),
+        )
+
+
+def _moved(value: float, by: float, bounds: tuple[float, float]) -> float:
+    """A factor after a change of its logarithm, not more than threefold at a time."""
+    return min(max(value * math.exp(min(max(by, -1.0), 1.0)), bounds[0]), bounds[1])
+
+
+@dataclass(frozen=True)
+class Course:
+    """Setpoint over time: at rest, or on a straight way from one temperature to another."""
+
+    target_c: float
+    from_c: float = 0.0
+    start_s: float = 0.0
+    duration_s: float = 0.0
+
+    def at(self, t_s: float) -> float:
+        """Setpoint at a moment; before the start where it was then."""
+        if t_s >= self.start_s + self.duration_s:
+            return self.target_c
+        if t_s <= self.start_s:
+            return self.from_c
+        done = (t_s - self.start_s) / self.duration_s
+        return self.from_c + done * (self.target_c - self.from_c)
+
+
+class PlausibilityMonitor:
+    """Judges the readings of a chip at rest by whether the power is what the temperature takes.
+
+    Only a chip at rest is judged: its readings of the last `window_s` (8 at least) lie close
+    together, and their first half agrees with their second. What was found implausible has to
+    stay so for `persist_s` before it counts.
+
+    Parameters
+    ----------
+    calibration : ChipCalibration
+        What is plausible.
+    window_s, persist_s : float
+        Experiment seconds.
+    """
+
+    MIN_READINGS = 8
+    SPREAD_C = 4.0
+    DRIFT_C = 1.0
+
+    def __init__(
+        self, calibration: ChipCalibration, window_s: float = 0.4, persist_s: float = 0.6
+    ) -> None:
+        self.calibration = calibration
+        self.window_s, self.persist_s = window_s, persist_s
+        self._readings: deque[tuple[float, float, float, float]] = deque()
+        self._since_s: float | None = None
+        self.latest: Verdict | None = None
+
+    def restart(self) -> None:
+        """Forget all readings."""
+        self._readings.clear()
+        self._since_s = None
+
+    def take(
+        self, t_s: float, temperature_c: float, resistance_ohm: float, power_w: float
+    ) -> Verdict | None:
+        """Take a reading in; the verdict when implausibility has lasted, else None."""
+        readings = self._readings
+        readings.append((t_s, temperature_c, resistance_ohm, power_w))
+        while len(readings) > self.MIN_READINGS and t_s - readings[1][0] >= self.window_s:
+            readings.popleft()
+        if len(readings) < self.MIN_READINGS or t_s - readings[0][0] < self.window_s:
+            return None
+        temperatures = [row[1] for row in readings]
+        half = len(temperatures) // 2
+        drift_c = sum(temperatures[-half:]) / half - sum(temperatures[:half]) / half
+        spread_c = max(temperatures) - min(temperatures)
+        if abs(drift_c) > self.DRIFT_C or spread_c > self.SPREAD_C:
+            self._since_s = None
+            return None
+        count = len(readings)
+        mean_ohm = sum(row[2] for row in readings) / count
+        mean_w = sum(row[3] for row in readings) / count
+        self.latest = verdict = self.calibration.check_steady(mean_ohm, mean_w)
+        if verdict.plausible:
+            self._since_s = None
+            return None
+        if self._since_s is None:
+            self._since_s = t_s
+        return verdict if t_s - self._since_s >= self.persist_s else None

@@ -1,0 +1,378 @@
+"""A Keithley source-measure unit as a current source that reads: exchanges, each with a deadline.
+
+Queries have no tags. A reading that does not come is asked for again only after the error queue
+has answered: the instrument answers in order, so nothing is under way any more then, and the queue
+says whether the reading was refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from dataclasses import dataclass
+
+from ...protocols.core.clock import ExperimentClock
+from ...protocols.wires import scpi
+from ..base import DeviceLost, DeviceRefused, Identity
+from ..links.endpoints import left_s, not_connected
+from ..links.lines import LineLink, Place, Unanswered
+from .dialect import (
+    ERROR,
+    OUTPUT_IS,
+    OUTPUT_OFF,
+    OUTPUT_ON,
+    Dialect,
+    Dialect2400,
+    Dialect2450,
+    Limits,
+    output_after_off,
+    output_after_on,
+    output_is,
+)
+
+LINE_HZ = 50.0
+# Wall seconds: by which an answer may be late before the line is resynchronised, and by which it
+# may be late after that, in all, before the instrument counts as lost.
+LATE_S = 0.3
+SILENCE_S = 3.0
+ERROR_ATTEMPTS = 3
+OFF_TIMEOUT_S = 1.5
+LOST_IN_A_ROW = 5
+# Bytes of an exchange that is no reading, both ways, at the most.
+_EXCHANGE_BYTES = 80
+
+
+@dataclass(frozen=True)
+class Family:
+    """Instruments that are driven alike.
+
+    `has_languages`: they are asked which command set they are in.
+    """
+
+    models: tuple[str, ...]
+    line_end: bytes
+    has_languages: bool = False
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Voltage and current at a moment."""
+
+    t_ns: int
+    voltage_v: float
+    current_a: float
+
+    @property
+    def resistance_ohm(self) -> float:
+        """Their ratio; infinite where no current flows."""
+        return self.voltage_v / self.current_a if self.current_a > 0.0 else math.inf
+
+    @property
+    def power_w(self) -> float:
+        """Their product."""
+        return self.voltage_v * self.current_a
+
+
+class SourceUnit:
+    """One instrument.
+
+    Parameters
+    ----------
+    name : str
+        Of the device, for messages.
+    place : SerialPort or tuple
+        Where it is.
+    family : Family
+        What it may be.
+    limits : Limits
+        What is set in it before its output goes on.
+    clock : ExperimentClock
+        Of the readings.
+
+    Attributes
+    ----------
+    heating : bool
+        Whether its output is on, as far as is known; on where it is not.
+    lost_readings : int
+        Readings that did not arrive.
+    """
+
+    def __init__(
+        self, name: str, place: Place, family: Family, limits: Limits, clock: ExperimentClock
+    ) -> None:
+        self._name, self._family, self._clock = name, family, clock
+        self.limits = limits
+        self.link = LineLink(name, place, family.line_end)
+        self.heating = False
+        self.lost_readings = 0
+        self._dialect: Dialect | None = None
+        self._quickest_ns: int | None = None
+
+    @property
+    def is_set_up(self) -> bool:
+        """Whether it has been identified and set up on this connection."""
+        return self._dialect is not None
+
+    @property
+    def integration_s(self) -> float:
+        """Experiment seconds for which a reading integrates one of its two quantities."""
+        return self.limits.nplc / LINE_HZ
+
+    @property
+    def cycle_s(self) -> float:
+        """Experiment seconds from one reading to the next: bytes over baud rate, integration."""
+        dialect = self._dialect or Dialect2400()
+        count = self._message_bytes + dialect.READING_BYTES
+        return count * self.link.byte_s + dialect.FUNCTIONS * self.integration_s
+
+    @property
+    def _message_bytes(self) -> int:
+        dialect = self._dialect or Dialect2400()
+        return len(dialect.cycle(1e-3)) + len(self._family.line_end)
+
+    def _exchange_s(self, late_s: float) -> float:
+        """Wall seconds for an exchange that is no reading."""
+        return self._clock.wall_s(_EXCHANGE_BYTES * self.link.byte_s) + late_s
+
+    # Setting up
+
+    async def open(self, timeout_s: float) -> Identity:
+        """Connect and identify.
+
+        Raises
+        ------
+        DeviceLost
+            If nobody answers within `timeout_s` wall seconds.
+        DeviceRefused
+            If it is another instrument.
+        """
+        deadline = time.monotonic() + timeout_s
+        asked, link = "to identify itself", self.link
+        await link.open("to connect", timeout_s)
+        link.post("")  # ends a line that somebody may have left half sent
+        try:
+            vendor, model, serial, firmware = await link.ask(
+                "*IDN?", asked, scpi.parse_identity, left_s(deadline)
+            )
+        except Unanswered:
+            if link.odd_line:
+                raise self._wrong_instrument(link.odd_line) from None
+            raise
+        if "KEITHLEY" not in vendor.upper() or model not in self._family.models:
+            raise self._wrong_instrument(f"{vendor} {model}")
+        dialect = await self._choose_dialect(deadline)
+        await self.output_off()
+        await self._set_up(dialect)
+        self._dialect = dialect
+        return Identity("Keithley", model, serial, firmware)
+
+    def _wrong_instrument(self, answered: str) -> DeviceRefused:
+        return DeviceRefused(
+            self._name,
+            "to identify itself",
+            f"{self.link.endpoint} answered {answered[:80]!r}; this driver drives "
+            f"{', '.join(self._family.models)}",
+            "Does the rig's endpoint name the instrument?",
+        )
+
+    async def _choose_dialect(self, deadline: float) -> Dialect:
+        if not self._family.has_languages:
+            return Dialect2400()
+        asked = "for its command set"
+        language = await self.link.ask("*LANG?", asked, _any, left_s(deadline))
+        if language.strip().upper() == "SCPI":
+            return Dialect2450()
+        if language.strip().upper() == "SCPI2400":
+            return Dialect2400()
+        raise DeviceRefused(
+            self._name, asked, f"it answered {language[:40]!r}", "Set it to SCPI in its menu"
+        )
+
+    async def _set_up(self, dialect: Dialect) -> None:
+        """Everything as it must be and read back, and no error left."""
+        self._quickest_ns = None
+        await self.link.ask("*RST;*CLS;*OPC?", "to reset", _one, self._exchange_s(SILENCE_S))
+        for setting in dialect.settings(self.limits):
+            asked = f"to take {setting.header} {setting.value}"
+            try:
+                line = await self.link.ask(setting.message, asked, _any, self._exchange_s(LATE_S))
+            except Unanswered as error:
+                raise await self.reason_for_silence(asked) or error from None
+            if not setting.reads_back(line):
+                raise DeviceRefused(
+                    self._name,
+                    asked,
+                    f"it reads back {line[:60]!r}",
+                    "Is it in the command set SCPI, and is the value one that it can have?",
+                )
+        refused = await self.reason_for_silence("to set up")
+        if refused is not None:
+            raise refused
+
+    def close(self) -> None:
+        """Close the connection; harmless when there is none."""
+        self.heating = False
+        self._dialect = None
+        self.link.close()
+
+    # Output
+
+    async def output_on(self) -> None:
+        """Turn the output on, at the current that was set last; raises where it stays off."""
+        asked = "to turn its output on"
+        self.heating = True
+        if not await self.link.ask(OUTPUT_ON, asked, output_after_on, self._exchange_s(LATE_S)):
+            raise await self.reason_for_silence(asked) or DeviceRefused(
+                self._name, asked, "it stays off", "Is its interlock open?"
+            )
+
+    def post_off(self) -> None:
+        """Send the output off at once, without waiting: for a task that is being cancelled."""
+        if self.heating:
+            self.link.post(OUTPUT_OFF)
+
+    async def output_off(self) -> None:
+        """Turn the output off and read that back; a broken or mute line is opened anew, once.
+
+        Raises
+        ------
+        DeviceError
+            If it cannot be confirmed.
+        """
+        asked = "to turn its output off"
+        try:
+            if self.link.is_open and await self._is_turned_off(asked):
+                return
+        except DeviceLost:
+            pass
+        await self.link.open(asked, OFF_TIMEOUT_S)
+        if not await self._is_turned_off(asked):
+            raise DeviceRefused(
+                self._name, asked, "it reads back that it is on", "Turn it off at its front panel"
+            )
+
+    async def _is_turned_off(self, asked: str) -> bool:
+        is_on = await self.link.ask(
+            OUTPUT_OFF, asked, output_after_off, self._exchange_s(OFF_TIMEOUT_S)
+        )
+        self.heating = self.heating and is_on
+        return not is_on
+
+    async def see_that_off(self) -> None:
+        """Read back that the output is off; raises where it is not."""
+        asked = "to keep its output off"
+        if await self.link.ask(OUTPUT_IS, asked, output_is, self._exchange_s(SILENCE_S)):
+            raise DeviceRefused(self._name, asked, "it is on", "Who turned it on?")
+
+    # Readings
+
+    async def read(self, current_a: float, sent: asyncio.Future[int] | None = None) -> Reading:
+        """Set a current and read; a reading that gets lost is asked for again.
+
+        Parameters
+        ----------
+        current_a : float
+            In ampere.
+        sent : Future, optional
+            Told the moment at which it went out.
+
+        Raises
+        ------
+        DeviceRefused
+            With what the error queue says.
+        DeviceLost
+            If the instrument is silent, or what it sends does not get through.
+        """
+        dialect, asked = self._dialect, f"to set {current_a * 1e3:.4g} mA and read"
+        if dialect is None:
+            raise not_connected(self._name, asked)
+        patience_s = self._clock.wall_s(2.0 * self.cycle_s + 0.05) + LATE_S
+        for _ in range(LOST_IN_A_ROW):
+            sent_ns = 0
+
+            def went_out() -> None:
+                nonlocal sent_ns
+                sent_ns = self._clock.now_ns()
+                if sent is not None and not sent.done():
+                    sent.set_result(sent_ns)
+
+            try:
+                voltage_v, drawn_a = await self.link.ask(
+                    dialect.cycle(current_a), asked, dialect.reading, patience_s, went_out
+                )
+            except Unanswered:
+                self.lost_readings += 1
+                refused = await self.reason_for_silence(asked)
+                if refused is not None:
+                    raise refused from None
+                continue
+            return Reading(self._stamp_ns(dialect, sent_ns), voltage_v, drawn_a)
+        raise DeviceLost(
+            self._name,
+            asked,
+            f"{LOST_IN_A_ROW} readings in a row did not get through, last {self.link.odd_line!r}",
+            "Check the cable, and that the baud rates agree",
+        )
+
+    def _stamp_ns(self, dialect: Dialect, sent_ns: int) -> int:
+        """When the voltage of a reading was taken, of which the answer itself says nothing.
+
+        Not before the command has arrived and half of the voltage's integration is over; not
+        after the answer set out, less the current's integration and that half. Between the two
+        lies what the instrument takes for itself: the middle is wrong by half of it at most. From
+        command to answer it takes as long as at the quickest: what a busy event loop adds comes
+        after.
+        """
+        took_ns = self._clock.now_ns() - sent_ns
+        if self._quickest_ns is not None:
+            # Forgotten slowly, for an instrument that has become slower.
+            took_ns = min(took_ns, self._quickest_ns + self._quickest_ns // 1000 + 1)
+        self._quickest_ns = took_ns
+        integration_s, byte_s = self.integration_s, self.link.byte_s
+        earliest_s = self._message_bytes * byte_s + 0.5 * integration_s
+        latest_s = (
+            took_ns * 1e-9
+            - dialect.READING_BYTES * byte_s
+            - (dialect.FUNCTIONS - 0.5) * integration_s
+        )
+        return sent_ns + int(0.5 * (earliest_s + max(earliest_s, latest_s)) * 1e9)
+
+    async def reason_for_silence(self, asked: str) -> DeviceRefused | None:
+        """Read the error queue: what was refused, or None when an answer just got lost.
+
+        Raises
+        ------
+        DeviceLost
+            If there is no answer to this either.
+        """
+        found: list[scpi.ErrorEntry] = []
+        left = ERROR_ATTEMPTS
+        while len(found) < 20:
+            timeout_s = self._exchange_s(SILENCE_S / ERROR_ATTEMPTS)
+            try:
+                entry = await self.link.ask(ERROR, asked, scpi.parse_error, timeout_s)
+            except Unanswered:
+                left -= 1  # what spoiled a reading may spoil this answer too
+                if left == 0:
+                    raise
+                continue
+            if entry.code == scpi.NO_ERROR:
+                break
+            found.append(entry)
+        if not found:
+            return None
+        told = "; ".join(map(str, found))
+        return DeviceRefused(
+            self._name, asked, f"it answered {told}", "See the instrument's manual"
+        )
+
+
+def _any(line: str) -> str:
+    return line
+
+
+def _one(line: str) -> str:
+    if line.strip() != "1":
+        raise scpi.BadMessage(f"{line[:40]!r} is not 1")
+    return line

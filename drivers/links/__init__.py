@@ -1,0 +1,1 @@
+"""Connections to instruments: TCP, serial, HTTP and ZeroMQ, each with deadlines."""

@@ -1,0 +1,1 @@
+"""Heaters that speak SECoP."""

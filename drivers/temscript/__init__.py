@@ -1,0 +1,1 @@
+"""Stage and beam of Thermo Fisher columns, through a temscript server."""

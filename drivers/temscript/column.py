@@ -1,0 +1,289 @@
+"""Stage and beam of a Thermo Fisher microscope behind a temscript server (HTTP and JSON)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+from typing import Any, ClassVar, TypeVar
+
+from pydantic import BaseModel
+
+from ...protocols.config.recipe import BeamSettings
+from ...protocols.config.rig import BeamRig, StageRig
+from ...protocols.core.clock import ExperimentClock
+from ...protocols.wires import temscript
+from ..base import (
+    GRACE_S,
+    BeamState,
+    DeviceError,
+    DeviceLost,
+    DeviceRefused,
+    Identity,
+    OutOfRange,
+    StagePosition,
+)
+from ..common.column_beam import ColumnBeam, ColumnOptions
+from ..common.polled_stage import MovingStage
+from ..links.endpoints import HttpLink, address_of
+
+SETTING_TOLERANCE = 0.01
+
+T = TypeVar("T")
+
+
+class _Server:
+    """What stage and beam share: the link, its identity, and values that are checked."""
+
+    def __init__(self, device: str, endpoint: str, where: str) -> None:
+        address_of(endpoint, "http", where)
+        self.device = device
+        self.link = HttpLink(device, endpoint)
+
+    async def connect(self, timeout_s: float) -> Identity:
+        await self.link.close()
+        self.link.open()
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._identify(timeout_s)
+        except TimeoutError:
+            await self.link.close()
+            raise DeviceLost(
+                self.device,
+                "for its version",
+                f"{self.link.endpoint} was not done within {timeout_s:.3g} s",
+                "Is the microscope's server hung?",
+            ) from None
+        except BaseException:
+            await self.link.close()
+            raise
+
+    async def _identify(self, timeout_s: float) -> Identity:
+        text = await self.link.get(temscript.VERSION, timeout_s)
+        version = self.checked(temscript.VERSION, text, lambda v, _: temscript.parse_version(v))
+        if version < temscript.MIN_VERSION:
+            raise DeviceRefused(
+                self.device,
+                "for its version",
+                f"temscript {text} at {self.link.endpoint}",
+                "Install temscript 2.0 or later on the microscope",
+            )
+        family = await self.link.get(temscript.FAMILY, timeout_s)
+        serial = await self.link.get(temscript.MICROSCOPE_ID, timeout_s)
+        return Identity("Thermo Fisher", str(family), str(serial), f"temscript {text}")
+
+    def checked(self, name: str, value: object, parse: Callable[[Any, str], T]) -> T:
+        """Return a value, or DeviceRefused where the endpoint carries something else."""
+        try:
+            return parse(value, name)
+        except temscript.BadMessage as error:
+            raise DeviceRefused(
+                self.device,
+                f"GET {name}",
+                f"{self.link.endpoint} answered what is none: {error}",
+                "Is this the temscript server of a microscope with this part?",
+            ) from None
+
+    async def number(self, name: str) -> float:
+        return self.checked(name, await self.link.get(name), temscript.parse_number)
+
+
+class TemscriptStage(MovingStage):
+    """A compustage: tilt is its axis alpha."""
+
+    summary: ClassVar[str] = "Thermo Fisher stage through temscript's server"
+
+    def __init__(self, name: str, rig: StageRig, clock: ExperimentClock) -> None:
+        super().__init__(name, rig, clock)
+        self.Options.model_validate(rig.options)
+        self._server = _Server(name, rig.endpoint, "stage.endpoint")
+        self._link = self._server.link
+
+    async def connect(self, timeout_s: float = GRACE_S) -> Identity:
+        """Identify the microscope and read the stage's limits."""
+        started = time.monotonic()
+        identity = await self._server.connect(timeout_s)
+        left_s = max(0.05, timeout_s - (time.monotonic() - started))
+        try:
+            self._limits_deg = await self._read_limits(left_s)
+        except BaseException:
+            await self._link.close()
+            raise
+        self._arrived_at_deg = None
+        return identity
+
+    async def disconnect(self) -> None:
+        """Close the connection."""
+        await self._link.close()
+
+    async def make_safe(self) -> None:
+        """Stop; once more over a new connection where an exchange fails."""
+        with contextlib.suppress(DeviceError):  # said again below, if it stays so
+            return await super().make_safe()
+        await self.connect()
+        return await self.stop()
+
+    async def tilt_limits_deg(self) -> tuple[float, float]:
+        """Lowest and highest tilt that the instrument itself allows."""
+        self._limits_deg = await self._read_limits(GRACE_S)
+        return self._limits_deg
+
+    async def position(self) -> StagePosition:
+        """Read back; stamped halfway between question and answer."""
+        asked_ns = self.clock.now_ns()
+        value = await self._link.get(temscript.STAGE_POSITION)
+        t_ns = (asked_ns + self.clock.now_ns()) // 2
+        at = self._server.checked(
+            temscript.STAGE_POSITION, value, lambda v, _: temscript.position_from_wire(v)
+        )
+        return StagePosition(t_ns, at.a_deg, at.x_nm, at.y_nm, at.z_nm)
+
+    @property
+    def _is_connected(self) -> bool:
+        return self._link.is_open
+
+    async def _command(self, tilt_deg: float, timeout_s: float) -> None:
+        # The original server answers only when the stage has arrived, others at once.
+        wire = temscript.target_to_wire(a_deg=tilt_deg)
+        await self._link.put(temscript.STAGE_POSITION, wire, timeout_s, "?method=GO")
+
+    async def _motion(self) -> str | None:
+        value = await self._link.get(temscript.STAGE_STATUS)
+        if value not in temscript.STAGE_STATUSES:
+            raise DeviceRefused(
+                self.name,
+                f"GET {temscript.STAGE_STATUS}",
+                f"{value!r} is no status of a stage",
+                "Is this a temscript server?",
+            )
+        return None if value == temscript.READY else str(value)
+
+    def _refuse_motion(self, motion: str, tilt_deg: float) -> None:
+        if motion == temscript.DISABLED:
+            raise DeviceRefused(
+                self.name,
+                f"to tilt to {tilt_deg:g} deg",
+                "the stage is disabled",
+                "Enable it at the microscope",
+            )
+
+    async def _read_limits(self, timeout_s: float) -> tuple[float, float]:
+        value = await self._link.get(temscript.STAGE_LIMITS, timeout_s)
+        limits = self._server.checked(
+            temscript.STAGE_LIMITS, value, lambda v, _: temscript.limits_from_wire(v)
+        )
+        if "a_deg" not in limits:
+            raise DeviceRefused(
+                self.name,
+                f"GET {temscript.STAGE_LIMITS}",
+                "no limits for the axis a",
+                "Does this microscope have a motorised stage?",
+            )
+        return limits["a_deg"]
+
+
+class TemscriptBeam(ColumnBeam):
+    """Blanker, probe current and field of view."""
+
+    summary: ClassVar[str] = "Thermo Fisher column through temscript's server"
+    Options: ClassVar[type[BaseModel]] = ColumnOptions
+
+    def __init__(self, name: str, rig: BeamRig, clock: ExperimentClock) -> None:
+        super().__init__(name, rig, clock)
+        self.options = ColumnOptions.model_validate(rig.options)
+        self._server = _Server(name, rig.endpoint, "beam.endpoint")
+        self._link = self._server.link
+        self._untold: set[str] = set()
+
+    async def connect(self, timeout_s: float = GRACE_S) -> Identity:
+        """Identify the microscope."""
+        self._untold.clear()
+        return await self._server.connect(timeout_s)
+
+    async def disconnect(self) -> None:
+        """Close the connection; the blanker stays as it is."""
+        await self._link.close()
+
+    async def prepare(self, settings: BeamSettings) -> None:
+        """Blank, check the high tension, set spot size, intensity and STEM magnification.
+
+        Raises
+        ------
+        OutOfRange
+            If the current is beyond the rig's limit or the spot table.
+        DeviceRefused
+            If the high tension is another one, or the column did not take a setting.
+        """
+        spot, intensity = self._spot_for(settings.current_pa)
+        await self.blank()
+        await self._refuse_other_voltage(settings)
+        field_nm = settings.pixel_nm * settings.frame[1]
+        magnification = temscript.magnification_for(field_nm, self.options.display_width_m)
+        await self._set(temscript.SPOT_SIZE_INDEX, spot, 0.0)
+        await self._set(temscript.INTENSITY, intensity, SETTING_TOLERANCE)
+        await self._set(temscript.STEM_MAGNIFICATION, magnification, SETTING_TOLERANCE)
+
+    async def current_pa(self) -> float:
+        """Probe current that the column's settings stand for."""
+        spot = await self._listed_spot()
+        intensity = await self._server.number(temscript.INTENSITY)
+        return temscript.probe_current_pa(spot, intensity, self.options.spot_currents_pa)
+
+    async def is_blanked(self) -> bool:
+        """Read back."""
+        value = await self._link.get(temscript.BEAM_BLANKED)
+        return self._server.checked(temscript.BEAM_BLANKED, value, temscript.parse_flag)
+
+    async def state(self) -> BeamState:
+        """Read back blanker, column valves and vacuum; servers before 2.1 know no valves."""
+        return BeamState(
+            await self.is_blanked(),
+            await self._told(temscript.COLUMN_VALVES_OPEN, temscript.parse_flag),
+            await self._told(temscript.VACUUM, temscript.parse_vacuum),
+        )
+
+    async def _told(self, name: str, parse: Callable[[Any, str], bool | None]) -> bool | None:
+        """Value of what not every server tells; it is asked again after the next connect."""
+        if name in self._untold:
+            return None
+        try:
+            return self._server.checked(name, await self._link.get(name), parse)
+        except DeviceRefused as error:
+            if " 404 " in error.answered:
+                self._untold.add(name)
+            return None
+
+    @property
+    def _is_connected(self) -> bool:
+        return self._link.is_open
+
+    async def _set_blanked(self, blanked: bool) -> None:
+        await self._link.put(temscript.BEAM_BLANKED, blanked)
+
+    async def _voltage_kv(self) -> float:
+        return await self._server.number(temscript.VOLTAGE)
+
+    async def _spot_size(self) -> float:
+        return await self._server.number(temscript.SPOT_SIZE_INDEX)
+
+    def _spot_for(self, current_pa: float) -> tuple[int, float]:
+        limit_pa = self.rig.limits.current_pa
+        found = temscript.spot_for_current(current_pa, self.options.spot_currents_pa)
+        largest_pa = max(self.options.spot_currents_pa.values())
+        if limit_pa is not None and current_pa > limit_pa:
+            answered = f"the rig's limit is {limit_pa:g} pA"
+        elif found is None:
+            answered = f"the largest spot has {largest_pa:g} pA"
+        else:
+            return found
+        raise OutOfRange(
+            self.name,
+            f"for a probe current of {current_pa:g} pA",
+            f"{answered}; nothing was sent",
+            "Lower the recipe's beam.current",
+        )
+
+    async def _set(self, name: str, value: float, tolerance: float) -> None:
+        await self._link.put(name, value)
+        self._refuse_not_taken(name, value, await self._server.number(name), tolerance)

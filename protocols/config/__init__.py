@@ -1,0 +1,1 @@
+"""What people write: recipes, rigs, analysis pipelines, rules of the supervisor, calibrations."""

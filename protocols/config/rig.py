@@ -1,0 +1,367 @@
+"""The rig: which instruments fill the roles, within which limits, and where the streams are."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import Field, model_validator
+
+from ..core.documents import Model, Strict, load_model, read_text
+from ..core.errors import BadInput, Misplaced
+from ..core.units import (
+    AngleDeg,
+    CurrentPa,
+    DifferenceC,
+    DurationS,
+    RateCPerS,
+    SpeedDegPerS,
+    TemperatureC,
+    VoltageKv,
+)
+from .supervision import GuardianRig, SupervisorRig
+
+ROLES = ("heater", "stage", "beam", "detector")
+Role = Literal["heater", "stage", "beam", "detector"]
+
+
+class HeaterLimits(Strict):
+    """What the chip may be asked for, and when it counts as being there.
+
+    That is when it has read within `tolerance_c` of its target for `settle_s`.
+    """
+
+    temperature_c: TemperatureC = Field(default=1000.0, alias="temperature")
+    safe_c: TemperatureC = Field(default=25.0, alias="safe_temperature")
+    rate_c_per_s: RateCPerS | None = Field(default=None, alias="rate", gt=0)
+    tolerance_c: DifferenceC = Field(default=3.0, alias="tolerance", gt=0)
+    settle_s: DurationS = Field(default=0.5, alias="settle", ge=0)
+
+
+class StageLimits(Strict):
+    """What the goniometer may be asked for."""
+
+    tilt_deg: tuple[AngleDeg, AngleDeg] = Field(default=(-70.0, 70.0), alias="tilt")
+    speed_deg_per_s: SpeedDegPerS = Field(default=10.0, alias="speed", gt=0)
+    settle_s: DurationS = Field(default=0.3, alias="settle", ge=0)
+    tolerance_deg: AngleDeg = Field(default=0.05, alias="tolerance", gt=0)
+    backlash_deg: AngleDeg = Field(default=0.0, alias="backlash", ge=0)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> StageLimits:
+        if self.tilt_deg[0] >= self.tilt_deg[1]:
+            raise ValueError("tilt limits must be written as [lowest, highest]")
+        return self
+
+
+class BeamLimits(Strict):
+    """What the column may be asked for."""
+
+    current_pa: CurrentPa | None = Field(default=None, alias="current", gt=0)
+
+
+class DetectorLimits(Strict):
+    """What the detector may be asked for."""
+
+    frame: tuple[int, int] = (16_384, 16_384)
+
+
+class _Device(Strict):
+    """A driver and where it finds its instrument.
+
+    An option whose name ends in ``_file`` is a path, taken from the rig file's folder.
+    """
+
+    driver: str = Field(min_length=1, max_length=100)
+    endpoint: str = Field(min_length=1, max_length=500)
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class HeaterRig(_Device):
+    """The heater's driver and limits."""
+
+    limits: HeaterLimits = HeaterLimits()
+
+
+class StageRig(_Device):
+    """The stage's driver and limits."""
+
+    limits: StageLimits = StageLimits()
+
+
+class BeamRig(_Device):
+    """The column's driver and limits."""
+
+    limits: BeamLimits = BeamLimits()
+
+
+class DetectorRig(_Device):
+    """The detector's driver and limits. `value_offset` was added to every recorded value."""
+
+    limits: DetectorLimits = DetectorLimits()
+    value_offset: int = 0
+
+
+class Streams(Strict):
+    """Where the daemon publishes and listens."""
+
+    monitor: str = "tcp://127.0.0.1:5571"
+    control: str = "tcp://127.0.0.1:5570"
+
+    @staticmethod
+    def is_local(endpoint: str) -> bool:
+        """Whether only programs on this machine reach what is bound to an endpoint."""
+        scheme, _, rest = endpoint.partition("://")
+        if scheme in ("ipc", "inproc"):
+            return True
+        host = rest.rpartition(":")[0].strip("[]")
+        try:
+            return ipaddress.ip_address(host).is_loopback
+        except ValueError:
+            return False
+
+
+class Security(Strict):
+    """Keys that whoever connects to the daemon must have.
+
+    `keys` is a folder made by ``pyrotome keys``, taken from the rig file's folder. `lease_s` is how
+    long one operator keeps control without renewing it.
+    """
+
+    keys: str = Field(min_length=1, max_length=1000)
+    lease_s: DurationS = Field(default=60.0, alias="lease", ge=1, le=86_400)
+
+
+class MqttTls(Strict):
+    """TLS to the broker; files are taken from the rig file's folder."""
+
+    ca_file: str = Field(min_length=1, max_length=1000)
+    cert_file: str | None = Field(default=None, min_length=1, max_length=1000)
+    key_file: str | None = Field(default=None, min_length=1, max_length=1000)
+
+    @model_validator(mode="after")
+    def _together(self) -> MqttTls:
+        if (self.cert_file is None) != (self.key_file is None):
+            raise ValueError("cert_file and key_file belong together: name both or neither")
+        return self
+
+
+class Mqtt(Strict):
+    """Broker for telemetry; topics are ``<topic>/<device>/<channel>``.
+
+    The password is the first line of `password_file`, which nobody else may read.
+    """
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=1, le=65535)] = 1883
+    topic: str = Field(default="pyrotome", pattern=r"^[^#+]+$", max_length=200)
+    interval_s: DurationS = Field(default=0.5, alias="interval", gt=0)
+    tls: MqttTls | None = None
+    username: str | None = Field(default=None, min_length=1, max_length=200)
+    password_file: str | None = Field(default=None, min_length=1, max_length=1000)
+
+    @model_validator(mode="after")
+    def _named(self) -> Mqtt:
+        if self.password_file is not None and self.username is None:
+            raise ValueError("a password_file needs a username")
+        return self
+
+
+class CuSintering(Strict):
+    """Simulated specimen: Cu nanoparticles that sinter."""
+
+    kind: Literal["cu-sintering"] = "cu-sintering"
+    particles: Annotated[int, Field(ge=1, le=500)] = 36
+
+
+class Replay(Strict):
+    """Simulated specimen: a recorded tilt series, nearest angle, exact values plus an offset."""
+
+    kind: Literal["replay"]
+    stack: str
+    tilts: str
+    value_offset: int = 0
+
+
+class SimulatedChip(Strict):
+    """Simulated MEMS heater."""
+
+    time_constant_s: DurationS = Field(default=0.015, alias="time_constant", gt=0)
+    overshoot: float = Field(default=0.22, ge=0, le=1)
+    overshoot_decay_s: DurationS = Field(default=5.6, alias="overshoot_decay", gt=0)
+    noise_c: float = Field(default=0.05, ge=0)
+    sample_every_s: DurationS = Field(default=0.01, alias="sample_every", gt=0)
+
+
+class SimulatedGoniometer(Strict):
+    """Simulated stage."""
+
+    speed_deg_per_s: SpeedDegPerS = Field(default=20.0, alias="speed", gt=0)
+    tilt_deg: tuple[AngleDeg, AngleDeg] = Field(default=(-80.0, 80.0), alias="tilt")
+    settling_s: DurationS = Field(default=0.1, alias="settling", ge=0)
+    backlash_deg: AngleDeg = Field(default=0.02, alias="backlash", ge=0)
+    readback_noise_deg: AngleDeg = Field(default=0.002, alias="readback_noise", ge=0)
+    eucentric_error_nm: float = Field(default=15.0, ge=0)
+    drift_nm: float = Field(default=5.0, ge=0)
+
+
+class SimulatedColumn(Strict):
+    """Simulated column: high tension, and electrons lost before they are counted."""
+
+    voltage_kv: VoltageKv = Field(default=300.0, alias="voltage", gt=0)
+
+
+class SimulatorRig(Strict):
+    """The simulated world behind the endpoints; its presence makes the rig a simulated one.
+
+    Port 0 in an endpoint lets the simulator choose, and the daemon is told.
+    """
+
+    seed: int = 1
+    specimen: CuSintering | Replay = Field(default=CuSintering(), discriminator="kind")
+    chip: SimulatedChip = SimulatedChip()
+    goniometer: SimulatedGoniometer = SimulatedGoniometer()
+    column: SimulatedColumn = SimulatedColumn()
+
+
+class Rig(Strict):
+    """A whole instrument."""
+
+    name: str = Field(min_length=1, max_length=200)
+    heater: HeaterRig
+    stage: StageRig
+    beam: BeamRig
+    detector: DetectorRig
+    streams: Streams = Streams()
+    security: Security | None = None
+    mqtt: Mqtt | None = None
+    simulator: SimulatorRig | None = None
+    supervisor: SupervisorRig = SupervisorRig()
+    guardian: GuardianRig = GuardianRig()
+
+    @model_validator(mode="after")
+    def _guarded(self) -> Rig:
+        for name in ("monitor", "control"):
+            endpoint: str = getattr(self.streams, name)
+            if self.security is None and not Streams.is_local(endpoint):
+                raise Misplaced(
+                    f"'{endpoint}' can be reached from other machines, which needs keys: make some "
+                    "with `pyrotome keys init FOLDER` and name them, security: {keys: FOLDER}; or "
+                    "listen on 127.0.0.1",
+                    "streams", name,
+                )  # fmt: skip
+        return self
+
+    def device(self, role: Role) -> HeaterRig | StageRig | BeamRig | DetectorRig:
+        """The entry of one role."""
+        return getattr(self, role)
+
+
+# Every instrument simulated, on ports chosen freely; written as in a rig's file.
+SIMULATED_RIG: Final[Mapping[str, Any]] = {
+    "name": "simulated microscope",
+    "heater": {
+        "driver": "dens-impulse",
+        "endpoint": "tcp://127.0.0.1:0",
+        "options": {"data_endpoint": "tcp://127.0.0.1:0"},
+    },
+    "stage": {
+        "driver": "temscript-stage",
+        "endpoint": "http://127.0.0.1:0",
+        "limits": {"tilt": ["-80 deg", "80 deg"], "speed": "20 deg/s"},
+    },
+    "beam": {"driver": "temscript-beam", "endpoint": "http://127.0.0.1:0"},
+    "detector": {
+        "driver": "merlin",
+        "endpoint": "tcp://127.0.0.1:0",
+        "options": {"data_endpoint": "tcp://127.0.0.1:0"},
+    },
+    "simulator": {},
+}
+
+
+def simulated_rig() -> Rig:
+    """The rig used where none is named, see `SIMULATED_RIG`."""
+    return Rig.model_validate(SIMULATED_RIG)
+
+
+def load_rig(path: Path) -> tuple[Rig, str]:
+    """Rig of a YAML file and its text; paths in it are taken from the file's folder.
+
+    Raises
+    ------
+    BadInput
+        If the file cannot be read or is no valid rig.
+    """
+    text = read_text(path)
+    return rig_of_text(text, str(path), path.resolve().parent), text
+
+
+def rig_of_text(text: str, name: str, folder: Path | None) -> Rig:
+    """Rig of a YAML text.
+
+    Parameters
+    ----------
+    text : str
+        The YAML.
+    name : str
+        File name for messages.
+    folder : Path or None
+        From where paths in it are taken; None if that is not known.
+
+    Raises
+    ------
+    BadInput
+        If it is no valid rig, or has relative paths and there is no folder.
+    """
+    rig = load_model(Rig, text, name)
+
+    def found(path: str, where: str) -> str:
+        if folder is None and not Path(path).is_absolute():
+            raise BadInput(
+                f"{name}: {where}",
+                f"{path} is taken from the rig file's folder, which is not there any more; "
+                "name the rig file with --rig",
+            )
+        return str((folder or Path()) / path)
+
+    changes: dict[str, Any] = {}
+    for role in ROLES:
+        entry = rig.device(role)
+        files = {
+            key: found(value, f"{role}.options.{key}")
+            for key, value in entry.options.items()
+            if key.endswith("_file") and isinstance(value, str)
+        }
+        options = {**entry.options, **files}
+        changes[role] = entry.model_copy(update={"options": options})
+    simulator = rig.simulator
+    if simulator is not None and isinstance(simulator.specimen, Replay):
+        specimen = simulator.specimen.model_copy(
+            update={
+                key: found(getattr(simulator.specimen, key), f"simulator.specimen.{key}")
+                for key in ("stack", "tilts")
+            }
+        )
+        changes["simulator"] = simulator.model_copy(update={"specimen": specimen})
+    if rig.security is not None:
+        keys = found(rig.security.keys, "security.keys")
+        changes["security"] = rig.security.model_copy(update={"keys": keys})
+    if rig.mqtt is not None:
+        mqtt = _with_files(rig.mqtt, "mqtt", found)
+        if mqtt.tls is not None:
+            mqtt = mqtt.model_copy(update={"tls": _with_files(mqtt.tls, "mqtt.tls", found)})
+        changes["mqtt"] = mqtt
+    return rig.model_copy(update=changes)
+
+
+def _with_files(model: Model, where: str, found: Callable[[str, str], str]) -> Model:
+    """A copy in which every ``..._file`` is a path that has been found."""
+    files = {
+        name: found(value, f"{where}.{name}")
+        for name in type(model).model_fields
+        if name.endswith("_file") and isinstance(value := getattr(model, name), str)
+    }
+    return model.model_copy(update=files)

@@ -1,0 +1,218 @@
+"""Read YAML into pydantic models with errors that name file, line, path inside and remedy."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
+
+from .errors import BadInput, Misplaced
+
+MAX_TEXT_BYTES = 1_000_000
+# Nobody reads more, and each takes its time.
+_MOST_PROBLEMS = 30
+
+
+class Strict(BaseModel):
+    """Base of every model that people write: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+Model = TypeVar("Model", bound=BaseModel)
+Location = tuple[str | int, ...]
+
+
+def read_text(path: Path) -> str:
+    """Text of a small file, or :class:`BadInput` saying why it cannot be read."""
+    try:
+        if path.stat().st_size > MAX_TEXT_BYTES:
+            raise BadInput(str(path), f"larger than {MAX_TEXT_BYTES} bytes: not a recipe or a rig")
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise BadInput(str(path), "no such file") from None
+    except IsADirectoryError:
+        raise BadInput(str(path), "is a folder; name a YAML file") from None
+    except UnicodeDecodeError:
+        raise BadInput(str(path), "is not text (UTF-8), so it is not YAML") from None
+    except OSError as error:
+        raise BadInput(str(path), f"cannot be read: {error.strerror}") from None
+
+
+def load_model(model: type[Model], text: str, name: str, list_is: str = "") -> Model:
+    """Validate YAML text as a model.
+
+    Parameters
+    ----------
+    model : type of BaseModel
+        What the text should describe.
+    text : str
+        The YAML.
+    name : str
+        File name for messages.
+    list_is : str, optional
+        Key whose value a document may be that is a list.
+
+    Returns
+    -------
+    BaseModel
+        The validated model.
+
+    Raises
+    ------
+    BadInput
+        With one line per problem: file, line, path inside, what is wrong, what would be right.
+    """
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        data = yaml.load(text, Loader=_UniqueKeyLoader)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{name}:{mark.line + 1}" if mark is not None else name
+        problem = getattr(error, "problem", None) or str(error)
+        raise BadInput(where, f"is not valid YAML: {problem}") from None
+    if list_is and isinstance(data, list):
+        data = {list_is: data}
+        node = _under(list_is, node)
+    if not isinstance(data, dict):
+        keys = ", ".join(str(field) for field in model.model_fields)
+        raise BadInput(name, f"should be a YAML mapping with the keys {keys}")
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        found = error.errors()
+        problems = [_describe(model, node, name, item) for item in found[:_MOST_PROBLEMS]]
+        if len(found) > _MOST_PROBLEMS:
+            problems.append(f"{name}: and {len(found) - _MOST_PROBLEMS} problems more")
+        raise BadInput("", "\n".join(dict.fromkeys(problems))) from None
+
+
+def _under(key: str, node: yaml.Node | None) -> yaml.Node | None:
+    if node is None:
+        return None
+    word = yaml.ScalarNode("tag:yaml.org,2002:str", key, node.start_mark, node.start_mark)
+    return yaml.MappingNode("tag:yaml.org,2002:map", [(word, node)], node.start_mark)
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """Safe loader that refuses a key written twice instead of keeping the last."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """As PyYAML does it, which lets several errors through where a tag and a value disagree."""
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, AttributeError, TypeError, LookupError, OverflowError):
+            written, kind = str(node.value), str(node.tag).rpartition(":")[2]
+            text = written if len(written) <= 40 else written[:40] + "..."
+            raise yaml.constructor.ConstructorError(
+                problem=f"{text!r} is no {kind}", problem_mark=node.start_mark
+            ) from None
+
+
+def _mapping_without_repeats(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    loader.flatten_mapping(node)
+    result: dict[Any, Any] = {}
+    for key_node, value_node in node.value:
+        key = loader.construct_object(key_node, deep=True)
+        if not isinstance(key, (str, int, float, bool)):
+            raise yaml.constructor.ConstructorError(
+                problem="keys must be plain words", problem_mark=key_node.start_mark
+            )
+        if key in result:
+            raise yaml.constructor.ConstructorError(
+                problem=f"the key {key!r} is written twice", problem_mark=key_node.start_mark
+            )
+        result[key] = loader.construct_object(value_node, deep=True)
+    return result
+
+
+_UniqueKeyLoader.add_constructor(
+    yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping_without_repeats
+)
+
+
+def _describe(model: type[BaseModel], node: yaml.Node | None, name: str, item: ErrorDetails) -> str:
+    loc, kind, given = tuple(item["loc"]), item["type"], item["input"]
+    cause = item.get("ctx", {}).get("error")
+    if isinstance(cause, Misplaced):
+        loc += cause.place
+    line, reached = _locate(node, loc)
+    path = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in reached).lstrip(".")
+    # What concerns the whole has no line.
+    where = f"{name}:{line}" if line and loc else name
+    if path:
+        where = f"{where}: {path}"
+    message = item["msg"].removeprefix("Value error, ")
+    if kind == "extra_forbidden":
+        message = "unknown key" + _suggest(model, loc)
+    elif kind == "missing":
+        message = "required key is missing"
+    elif kind == "model_type":
+        message = f"should be a mapping with one or more of the keys {_keys_at(model, loc)}"
+    elif message.startswith("Input should be") and isinstance(given, str | int | float):
+        message = f"{message}, not {given!r}"
+    return f"{where}: {message}"
+
+
+def _locate(node: yaml.Node | None, loc: Location) -> tuple[int | None, Location]:
+    """Line of a location in the YAML tree, and the part of the location that stands there."""
+    line = node.start_mark.line + 1 if node is not None else None
+    reached: list[str | int] = []
+    for part in loc:
+        if isinstance(node, yaml.MappingNode):
+            found = next(((k, v) for k, v in node.value if k.value == str(part)), None)
+            if found is None:
+                if isinstance(part, str):
+                    reached.append(part)
+                break
+            line, node = found[0].start_mark.line + 1, found[1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int):
+            if part >= len(node.value):
+                break
+            item: yaml.Node = node.value[part]
+            line, node = item.start_mark.line + 1, item
+        else:
+            break
+        reached.append(part)
+    return line, tuple(reached)
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    """Models that a value of this type may be, or hold as the items of a list."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in getattr(annotation, "__args__", ()):
+        yield from _models_in(argument)
+
+
+def _models_at(model: type[BaseModel], loc: Location) -> list[type[BaseModel]]:
+    """Models of what stands at a location."""
+    models = [model]
+    for part in loc:
+        fields = [
+            field
+            for m in models
+            for name, field in m.model_fields.items()
+            if part in (name, field.alias)
+        ]
+        # Positions, and the names that pydantic gives to the kinds of a union, lead no deeper.
+        if fields:
+            models = [m for field in fields for m in _models_in(field.annotation)]
+    return models
+
+
+def _keys_at(model: type[BaseModel], loc: Location) -> str:
+    known = [f.alias or name for m in _models_at(model, loc) for name, f in m.model_fields.items()]
+    return ", ".join(dict.fromkeys(known))
+
+
+def _suggest(model: type[BaseModel], loc: Location) -> str:
+    """The nearest key, and the keys that a mapping at this place takes."""
+    known = _keys_at(model, loc[:-1])
+    nearest = difflib.get_close_matches(str(loc[-1]), known.split(", "), n=1)
+    return f"; did you mean '{nearest[0]}'?" if nearest else f"; known keys: {known}"

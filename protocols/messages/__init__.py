@@ -1,0 +1,1 @@
+"""What the processes of pyrotome say to each other, and to remote subscribers."""

@@ -1,0 +1,113 @@
+"""Control messages: one JSON request and one JSON reply over ZeroMQ (ROUTER in the daemon).
+
+Request ``{"id": "...", "verb": "pause", ...}``; reply ``{"id": "...", "ok": true, "data": {}}``
+or ``{"id": "...", "ok": false, "code": 2, "error": "..."}`` with the command line's exit codes.
+Any REQ or DEALER socket can speak this. A request that has an `id` is carried out once. Where keys
+are demanded (CURVE), `id` and `sent_ns` (UTC nanoseconds, within 30 s of the daemon's clock) are
+needed, and what controls the experiment carries the `token` that ``lease`` has returned; ``safe``
+needs neither token nor time.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from ..core.documents import MAX_TEXT_BYTES
+
+MAX_REQUEST_BYTES = 2 * MAX_TEXT_BYTES
+
+EXIT_DONE, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_DEVICE, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    id: str = Field(default="", max_length=100)
+    sent_ns: int | None = Field(default=None, ge=0)
+    token: str | None = Field(default=None, max_length=100)
+
+
+class Simple(_Request):
+    """A verb without arguments."""
+
+    verb: Literal["status", "pause", "resume", "abort", "safe", "clear", "release"]
+
+
+class TakeLease(_Request):
+    """Take the control lease, or renew it; the answer holds token and seconds.
+
+    With `take_over`, which admins may, it is taken from whoever has it.
+    """
+
+    verb: Literal["lease"]
+    take_over: bool = False
+
+
+class Latest(_Request):
+    """Headers of the last messages of every topic that begins with one of `topics`."""
+
+    verb: Literal["latest"]
+    topics: Annotated[
+        list[Annotated[str, Field(max_length=200)]], Field(min_length=1, max_length=50)
+    ]
+
+
+class Submit(_Request):
+    """Run a recipe; the answer comes when it has been checked, before it starts."""
+
+    verb: Literal["submit"]
+    recipe: str = Field(max_length=MAX_TEXT_BYTES)
+    name: str = Field(default="recipe", max_length=500)
+    output: str | None = Field(default=None, max_length=1000)
+
+
+Request = Simple | Submit | TakeLease | Latest
+_REQUEST: TypeAdapter[Request] = TypeAdapter(Annotated[Request, Field(discriminator="verb")])
+
+
+class BadRequest(ValueError):
+    """Bytes that are no request."""
+
+
+class Reply(BaseModel):
+    """The daemon's answer."""
+
+    id: str = ""
+    ok: bool
+    code: int = 0
+    error: str | None = None
+    data: dict[str, Any] = Field(default_factory=dict)
+
+
+def parse_request(raw: bytes | memoryview) -> Request:
+    """Decode a request.
+
+    Raises
+    ------
+    BadRequest
+        With the reason, if the bytes are no request.
+    """
+    if len(raw) > MAX_REQUEST_BYTES:
+        raise BadRequest(f"request of {len(raw)} bytes; at most {MAX_REQUEST_BYTES}")
+    try:
+        return _REQUEST.validate_json(bytes(raw))
+    except ValidationError as error:
+        first = error.errors()[0]
+        path = ".".join(str(p) for p in first["loc"])
+        raise BadRequest(f"{path + ': ' if path else ''}{first['msg']}") from None
+
+
+def parse_reply(raw: bytes) -> Reply:
+    """Decode a reply; raises BadRequest if it is none."""
+    try:
+        return Reply.model_validate_json(raw)
+    except ValidationError as error:
+        raise BadRequest(f"unreadable reply: {error.errors()[0]['msg']}") from None
+
+
+def encode(message: Request | Reply) -> bytes:
+    """Bytes of a request or a reply."""
+    body = message.model_dump(exclude_none=not isinstance(message, Reply))
+    return json.dumps(body, separators=(",", ":")).encode()

@@ -1,0 +1,81 @@
+"""The manifest of a run: what recorder and analysis must know before the first frame."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from ..config.pipeline import AnalysisStep, ResultPlan
+from ..config.recipe import BeamSettings, Sample
+from ..core.documents import Strict
+
+StackKind = Literal["series", "reference", "ramp"]
+FrameDtype = Literal["uint8", "uint16", "uint32"]
+
+
+class StackPlan(Strict):
+    """One group of frames in the file, such as ``series_001``.
+
+    `tilt_deg` are the asked angles of its frames, in the order of exposure.
+    """
+
+    name: str
+    kind: StackKind
+    frames: int
+    tilt_deg: tuple[float, ...]
+    results: tuple[ResultPlan, ...] = ()
+
+
+class HoldPlan(Strict):
+    """One hold at processing temperature; `index` counts from 1."""
+
+    index: int
+    standby_c: float
+    target_c: float
+    requested_s: float
+
+
+class Interruption(Strict):
+    """A time in which nobody ran the experiment; moments in UTC nanoseconds on its clock.
+
+    `hot_s` is how long of it the specimen was at processing temperature, unrecorded. `number`
+    counts the interruptions by the run's journal, from 1: who was killed before the journal knew
+    that the run goes on has ended none, and the record of the next one takes the place of theirs.
+    """
+
+    from_ns: int
+    until_ns: int
+    hot_s: float = 0.0
+    reason: str = ""
+    number: int | None = None
+
+
+class RunManifest(Strict):
+    """Everything that is fixed when a run starts.
+
+    `telemetry` maps device to channel to unit. `before` gives for each stack how many holds
+    precede it. `rig_file` is where the rig was written, for paths in it.
+    """
+
+    run: str
+    title: str
+    software: str
+    started_ns: int
+    speed: float
+    simulated: bool
+    recipe_text: str
+    rig_text: str
+    rig_name: str
+    rig_file: str | None = None
+    sample: Sample
+    beam: BeamSettings
+    detector: str
+    instruments: dict[str, str] = Field(default_factory=dict)
+    value_offset: int = 0
+    frame_dtype: FrameDtype = "uint16"
+    stacks: tuple[StackPlan, ...]
+    holds: tuple[HoldPlan, ...]
+    holds_before: dict[str, int]
+    telemetry: dict[str, dict[str, str]]
+    analysis: tuple[AnalysisStep, ...] = ()

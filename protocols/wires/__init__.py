@@ -1,0 +1,1 @@
+"""One codec per vendor wire: bytes to messages and back, without any I/O."""

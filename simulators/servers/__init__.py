@@ -1,0 +1,1 @@
+"""Simulated instruments: one server per wire, all on the same simulated world."""

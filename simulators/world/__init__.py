@@ -1,0 +1,1 @@
+"""The simulated physical world: chip, goniometer, column, specimen."""

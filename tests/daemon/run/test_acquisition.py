@@ -1,0 +1,243 @@
+"""Where frames land: by the detector's own numbers; what is missing is told, never filled."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pyrotome.daemon.resume.run_journal import NoNotes
+from pyrotome.daemon.run.acquisition import BURST_S, Stack, frames_per_trigger
+from pyrotome.daemon.schedule.dose import DoseLedger
+from pyrotome.drivers.base import (
+    Beam,
+    Detector,
+    DetectorFrame,
+    DeviceLost,
+    DeviceRefused,
+    Identity,
+    StagePosition,
+)
+from pyrotome.protocols.config.rig import BeamRig, DetectorRig
+from pyrotome.protocols.core.clock import ExperimentClock
+from pyrotome.protocols.messages.manifest import StackPlan
+
+DOSE = 2.0
+
+
+class ScriptedDetector(Detector):
+    """Sends the numbers of a script, one list for each trigger; -1 stands for silence."""
+
+    def __init__(self, clock: ExperimentClock, script: Iterable[list[int]]) -> None:
+        super().__init__("detector (scripted)", DetectorRig(driver="s", endpoint="n"), clock)
+        self.script = iter(script)
+        self.coming: list[int] = []
+        self.armed: list[tuple[int, int]] = []
+        self.connected = 0
+        self.pause_s = 0.0
+
+    def period_s(self, exposure_s: float) -> float:
+        return exposure_s + self.pause_s
+
+    async def connect(self, timeout_s: float = 1.0) -> Identity:
+        self.connected += 1
+        self.coming.clear()
+        return Identity("test", "scripted")
+
+    async def disconnect(self) -> None: ...
+
+    async def make_safe(self) -> None: ...
+
+    async def arm(
+        self, frames: int, exposure_s: float, shape: tuple[int, int], frames_per_trigger: int = 1
+    ) -> None:
+        self.armed.append((frames, frames_per_trigger))
+
+    async def trigger(self) -> int:
+        self.coming += next(self.script)
+        return self.clock.now_ns()
+
+    async def read_frame(self) -> DetectorFrame:
+        number = self.coming.pop(0) if self.coming else -1
+        if number == -1:
+            raise DeviceLost(self.name, "for a frame", "none came")
+        if number == -2:
+            raise DeviceRefused(self.name, "for a frame", "no")
+        return DetectorFrame(number, np.full((2, 2), number, np.uint16), self.clock.now_ns())
+
+    async def disarm(self) -> None: ...
+
+
+class RecordingBeam(Beam):
+    """Remembers what it was told."""
+
+    def __init__(self, clock: ExperimentClock) -> None:
+        super().__init__("beam (recording)", BeamRig(driver="s", endpoint="n"), clock)
+        self.told: list[str] = []
+
+    async def connect(self, timeout_s: float = 1.0) -> Identity:
+        return Identity("test", "recording")
+
+    async def disconnect(self) -> None: ...
+
+    async def make_safe(self) -> None: ...
+
+    async def prepare(self, settings: Any) -> None: ...
+
+    async def blank(self) -> int:
+        self.told.append("blank")
+        return self.clock.now_ns()
+
+    async def unblank(self) -> int:
+        self.told.append("unblank")
+        return self.clock.now_ns()
+
+    async def is_blanked(self) -> bool:
+        return self.told[-1:] != ["unblank"]
+
+
+class Bench:
+    """A stack of `frames` frames, exposed with a scripted detector."""
+
+    most_at_a_time = 1000
+    journal = NoNotes()
+
+    def __init__(self, frames: int, at_a_time: int, script: Iterable[list[int]]) -> None:
+        clock = ExperimentClock(speed=1000)
+        self.clock = clock
+        self.detector, self.beam = ScriptedDetector(clock, script), RecordingBeam(clock)
+        self.devices = SimpleNamespace(detector=self.detector, beam=self.beam)
+        settings = SimpleNamespace(
+            exposure_s=0.01, frame=(2, 2), dose_per_frame_e_per_nm2=DOSE, current_pa=2.0
+        )
+        self.plan = SimpleNamespace(recipe=SimpleNamespace(beam=settings))
+        self.ledger = DoseLedger(None, None)
+        self.watch = SimpleNamespace(temperature_at=lambda _: 200.0)
+        self.position = StagePosition(0, 1.5)
+        self.frames_done = self.frames_lost = 0
+        self.out = self
+        self.sent: list[tuple[int, int | None]] = []
+        self.headers: list[dict[str, Any]] = []
+        self.events: list[str] = []
+        plan = StackPlan(name="reference_001", kind="reference", frames=frames,
+                         tilt_deg=(0.0,) * frames)  # fmt: skip
+        self.stack = Stack(self, plan, at_a_time)  # type: ignore[arg-type]
+
+    async def room(self, frames: int = 1) -> None:
+        assert frames == self.stack.at_a_time
+
+    def frame(self, header: dict[str, Any], data: Any, t_ns: int) -> None:
+        self.sent.append((header["index"], None if data is None else int(data[0, 0])))
+        self.headers.append(header)
+
+    def telemetry(self, *_: Any) -> None: ...
+
+    def event(self, level: str, source: str, message: str, **more: Any) -> None:
+        self.events.append(message)
+
+    async def run(self) -> list[tuple[int, int | None]]:
+        async with self.stack as frames:
+            for first, _ in frames.triggers():
+                await frames.expose(first)
+        return self.sent
+
+
+async def test_frames_of_one_trigger_land_by_their_numbers() -> None:
+    bench = Bench(6, 3, [[1, 2, 3], [4, 5, 6]])
+    assert await bench.run() == [(k, k + 1) for k in range(6)]
+    assert bench.detector.armed == [(6, 3)]
+    assert bench.beam.told == ["unblank", "blank"] * 2
+    assert bench.ledger.charged == 6 * DOSE
+    assert [h["dose_total_e_per_nm2"] for h in bench.headers] == [DOSE * k for k in range(1, 7)]
+    starts = [h["start_ns"] for h in bench.headers[:3]]
+    assert np.diff(starts).tolist() == [10_000_000] * 2
+
+
+async def test_pauses_between_the_frames_of_a_trigger_count_in_time_and_dose() -> None:
+    bench = Bench(6, 3, [[1, 2, 3], [4, 5, 6]])
+    bench.detector.pause_s = 0.0025
+    await bench.run()
+    starts = [h["start_ns"] for h in bench.headers[:3]]
+    assert np.diff(starts).tolist() == [12_500_000] * 2
+    assert bench.ledger.charged == pytest.approx((6 + 4 * 0.25) * DOSE)
+    totals = [h["dose_total_e_per_nm2"] for h in bench.headers[:3]]
+    assert totals == pytest.approx([DOSE, 2.25 * DOSE, 3.5 * DOSE])
+
+
+async def test_a_number_left_out_is_a_frame_missing() -> None:
+    bench = Bench(4, 4, [[1, 3, 4]])
+    assert await bench.run() == [(0, 1), (1, None), (2, 3), (3, 4)]
+    assert (bench.frames_done, bench.frames_lost) == (3, 1)
+    assert bench.events == ["reference_001 frame 1 is lost: the detector numbers the next one 3"]
+    assert bench.detector.connected == 0, "what is complete need not be begun anew"
+
+
+async def test_silence_loses_the_rest_of_the_trigger_and_arms_anew() -> None:
+    bench = Bench(6, 3, [[1, -1], [1, 2, 3]])
+    assert await bench.run() == [(0, 1), (1, None), (2, None), (3, 1), (4, 2), (5, 3)]
+    assert bench.detector.connected == 1
+    assert bench.detector.armed == [(6, 3), (3, 3)]
+    assert "frames 1 to 2 are lost" in bench.events[0]
+    assert bench.ledger.charged == 6 * DOSE, "the specimen has received it all the same"
+
+
+async def test_a_frame_sent_twice_is_recorded_once() -> None:
+    bench = Bench(3, 3, [[1, 1, 2, 3]])
+    assert await bench.run() == [(0, 1), (1, 2), (2, 3)]
+    assert "sent its frame 1 again" in bench.events[0]
+
+
+async def test_a_number_beyond_the_trigger_is_no_frame_of_it() -> None:
+    bench = Bench(3, 1, [[1], [9], [1]])
+    assert await bench.run() == [(0, 1), (1, None), (2, 1)]
+    assert bench.detector.armed == [(3, 1), (1, 1)]
+
+
+async def test_three_silent_triggers_give_the_detector_up() -> None:
+    bench = Bench(6, 1, [[1], [-1], [-1], [-1], [1]])
+    with pytest.raises(DeviceLost, match="none came"):
+        await bench.run()
+    assert [value for _, value in bench.sent] == [1, None, None, None]
+    assert bench.beam.told[-1] == "blank"
+    assert bench.ledger.committed == bench.ledger.charged == 4 * DOSE
+
+
+async def test_a_refusal_ends_the_stack_with_the_beam_blanked() -> None:
+    bench = Bench(4, 2, [[1, -2]])
+    with pytest.raises(DeviceRefused):
+        await bench.run()
+    assert bench.beam.told == ["unblank", "blank"]
+
+
+async def test_cancelling_blanks_the_beam_and_leaves_no_task() -> None:
+    bench = Bench(2, 1, [[], []])
+    bench.clock.speed = 0.001
+    running = asyncio.create_task(bench.run())
+    while bench.beam.told != ["unblank"]:
+        await asyncio.sleep(0.001)
+    await asyncio.sleep(0.01)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert bench.beam.told == ["unblank", "blank"]
+    assert [t for t in asyncio.all_tasks() if t.get_name() == "frames of a trigger"] == []
+
+
+@given(
+    runs=st.lists(st.integers(1, 40), min_size=1, max_size=6),
+    exposure_s=st.floats(1e-6, 10.0),
+    most=st.integers(1, 500),
+)
+def test_what_one_trigger_may_start(runs: list[int], exposure_s: float, most: int) -> None:
+    angles = tuple(float(k) for k, run in enumerate(runs) for _ in range(run))
+    count = frames_per_trigger(angles, exposure_s, most)
+    assert 1 <= count <= most
+    assert all(run % count == 0 for run in runs)
+    assert count == 1 or count * exposure_s <= BURST_S
+    if most >= len(angles) and exposure_s * len(angles) < BURST_S:
+        assert count == np.gcd.reduce(runs)

@@ -1,0 +1,64 @@
+"""Quantities: a number and a unit in, one float out; everything else is refused with a remedy."""
+
+import contextlib
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pyrotome.protocols.core.units import fluence_e_per_nm2, parse_quantity
+
+
+@pytest.mark.parametrize(
+    ("text", "unit", "value"),
+    [
+        ("200 degC", "degC", 200.0),
+        ("473.15 K", "degC", 200.0),
+        ("-40 deg", "deg", -40.0),
+        ("0.5 rad", "deg", math.degrees(0.5)),
+        ("1 h", "s", 3600.0),
+        ("500 ns", "s", 5e-7),
+        ("2e-12 A", "pA", 2.0),
+        ("300kV", "kV", 300.0),
+        ("1.04 nm", "nm", 1.04),
+        ("0.358 angstrom", "nm", 0.0358),
+        ("260 e/nm^2", "elementary_charge/nm**2", 260.0),
+        ("1 e/angstrom^2", "elementary_charge/nm**2", 100.0),
+        ("60 K/min", "delta_degC/s", 1.0),
+        ("1 degC/s", "delta_degC/s", 1.0),
+    ],
+)
+def test_a_number_with_a_unit_becomes_a_float(text: str, unit: str, value: float) -> None:
+    assert parse_quantity(text, unit, "x") == pytest.approx(value, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        ("200", "has no unit"),
+        (200, "has no unit"),
+        ("200 nm", "wrong dimension"),
+        ("200 furlongz", "not a unit"),
+        ("warm", "expected a number"),
+        ("1e999 degC", "not a finite"),
+        (True, "expected a number"),
+        (None, "expected a number"),
+        (["200 degC"], "expected a number"),
+    ],
+)
+def test_anything_else_is_refused_and_shows_what_is_right(value: object, problem: str) -> None:
+    with pytest.raises(ValueError, match=problem) as caught:
+        parse_quantity(value, "degC", "200 degC")
+    assert "200 degC" in str(caught.value)
+
+
+@given(st.text(max_size=40))
+def test_no_text_does_anything_but_convert_or_refuse(text: str) -> None:
+    with contextlib.suppress(ValueError):
+        assert math.isfinite(parse_quantity(text, "s", "5 s"))
+
+
+def test_fluence_of_the_papers_tilt_series() -> None:
+    # Ihara et al. 2023: 2 pA, 500 ns, 1.04 nm, 41 images: 237 e/nm^2.
+    assert 41 * fluence_e_per_nm2(2.0, 500e-9, 1.04**2) == pytest.approx(236.6, abs=0.1)
