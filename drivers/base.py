@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict
 
 from ..protocols.config.recipe import BeamSettings
 from ..protocols.config.rig import BeamRig, DetectorRig, HeaterRig, Role, StageRig
-from ..protocols.core.bitshuffle import Chunk
+from ..protocols.core.chunk import Chunk
 from ..protocols.core.clock import ExperimentClock
 from ..protocols.messages.manifest import FrameDtype
 

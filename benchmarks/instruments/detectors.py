@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pyrotome.drivers.dectris.detector import SimplonDetector
 from pyrotome.drivers.merlin.detector import MerlinDetector
 from pyrotome.protocols.config.rig import DetectorRig, SimulatorRig
-from pyrotome.protocols.core.bitshuffle import Chunk
+from pyrotome.protocols.core.chunk import Chunk
 from pyrotome.protocols.core.clock import ExperimentClock
 from pyrotome.simulators.servers import merlin, simplon
 from pyrotome.simulators.world.microscope import World

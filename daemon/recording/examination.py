@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from ...protocols.core.bitshuffle import BadChunk, Chunk
+from ...protocols.core.chunk import BadChunk, Chunk
 from ...protocols.core.clock import iso_utc
 from ...protocols.core.errors import BadInput
 from ...protocols.messages.manifest import RunManifest

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...protocols.config.pipeline import ResultPlan
-from ...protocols.core.bitshuffle import Chunk
+from ...protocols.core.chunk import Chunk
 from ...protocols.core.clock import iso_utc
 from ...protocols.messages.manifest import Interruption, RunManifest
 from ...protocols.runfile import layout

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...drivers.base import FrameData
-from ...protocols.core.bitshuffle import BadChunk, Chunk
+from ...protocols.core.chunk import BadChunk, Chunk
 from ...protocols.messages.stream import Message
 from .publisher import Publisher, make_preview
 

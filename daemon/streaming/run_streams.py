@@ -13,7 +13,7 @@ import zmq.asyncio
 from pydantic import BaseModel
 
 from ...drivers.base import FrameData
-from ...protocols.core.bitshuffle import ENCODING, Chunk
+from ...protocols.core.chunk import ENCODING, Chunk
 from ...protocols.messages.credit_link import ANALYSIS, RECORDER
 from ...protocols.messages.manifest import Interruption, RunManifest
 from ...protocols.messages.process import AnalysisConfig, RecorderConfig

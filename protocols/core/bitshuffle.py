@@ -1,114 +1,21 @@
-"""Frames as chunks of HDF5's bitshuffle+LZ4 filter: made, checked, and undone.
+"""Compress frames to chunks of HDF5's bitshuffle+LZ4 filter.
 
-A chunk that a detector sends goes into the file as it is. One of our own is made faster than HDF5
-has it done: it copies each chunk and allocates for it anew before its filter runs; calling the
-filter's library ourselves, into one buffer that is used again, gives the same bytes in about half
-the time.
+HDF5 copies each chunk and allocates memory for it before its filter runs. Calling the filter's
+library directly, into a buffer that is used again, gives the same bytes in about half the time.
 """
 
 from __future__ import annotations
 
 import ctypes
-import math
 import struct
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import hdf5plugin
 import numpy as np
-from dectris.compression import decompress
 from numpy.typing import NDArray
 
-ENCODING = "bslz4"
 _KEEP = 8
-_HEADER = struct.Struct(">QI")
-_LENGTH = struct.Struct(">I")
-
-
-class BadChunk(ValueError):
-    """Bytes that are no chunk of the frame that they are said to be."""
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """One frame, compressed.
-
-    Attributes
-    ----------
-    shape : tuple of int
-        (rows, columns) of the frame.
-    dtype : str
-        Its pixel type, such as ``uint16``; little-endian.
-    raw : bytes-like
-        Header (uncompressed bytes, 8, and bytes in a block, 4, both big-endian), then for each
-        block its compressed length (4, big-endian) and that many bytes; the rest of the frame that
-        fills no 8 elements follows as it is.
-    """
-
-    shape: tuple[int, int]
-    dtype: str
-    raw: bytes | memoryview
-
-    @property
-    def frame_bytes(self) -> int:
-        """Size of the frame, uncompressed."""
-        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
-
-    def check(self) -> None:
-        """Walk along the blocks; what they hold is not looked at.
-
-        Raises
-        ------
-        BadChunk
-            If the lengths are not those of this frame.
-        """
-        raw, size = self.raw, memoryview(self.raw).nbytes
-        if size < _HEADER.size:
-            raise BadChunk(f"a chunk of {size} bytes has no header")
-        frame_bytes, block_bytes = _HEADER.unpack_from(raw)
-        if frame_bytes != self.frame_bytes:
-            raise BadChunk(
-                f"the chunk is of a frame of {frame_bytes} bytes; {self.shape[0]} x "
-                f"{self.shape[1]} pixels of {self.dtype} have {self.frame_bytes}"
-            )
-        element = np.dtype(self.dtype).itemsize
-        if block_bytes == 0 or block_bytes % (8 * element):
-            raise BadChunk(f"blocks of {block_bytes} bytes are none of {self.dtype}")
-        # Blocks shrink to whole groups of eight elements at the end.
-        whole, rest = divmod(frame_bytes, block_bytes)
-        blocks = whole + (rest >= 8 * element)
-        at = _HEADER.size
-        for _ in range(blocks):
-            if at + _LENGTH.size > size:
-                raise BadChunk(f"the chunk ends after {size} bytes, before its last block")
-            at += _LENGTH.size + _LENGTH.unpack_from(raw, at)[0]
-        at += rest % (8 * element)
-        if at != size:
-            raise BadChunk(f"the chunk has {size} bytes; its blocks need {at}")
-
-    def decompress(self) -> NDArray[Any]:
-        """The frame.
-
-        Returns
-        -------
-        ndarray
-            (rows, columns), little-endian.
-
-        Raises
-        ------
-        BadChunk
-            If it cannot be decompressed.
-        """
-        self.check()
-        kind = np.dtype(self.dtype).newbyteorder("<")
-        try:
-            data = decompress(bytes(self.raw), "bslz4", elem_size=kind.itemsize)
-        except (ValueError, RuntimeError) as error:
-            raise BadChunk(f"the chunk cannot be decompressed: {error}") from None
-        if len(data) != self.frame_bytes:
-            raise BadChunk(f"{len(data)} bytes came out of a frame of {self.frame_bytes}")
-        return np.frombuffer(data, kind).reshape(self.shape)
 
 
 class Bitshuffle:

@@ -2,7 +2,8 @@
 
 Inside pyrotome every quantity has one unit, named in the variable: ``_c`` degrees Celsius,
 ``_s`` seconds, ``_deg`` degrees, ``_pa`` picoampere, ``_kv`` kilovolt, ``_nm`` nanometre,
-``_e_per_nm2`` electrons per square nanometre. Pint converts here and nowhere else.
+``_e_per_nm2`` electrons per square nanometre. Pint converts here and nowhere else; it is loaded
+with the first text, because its import takes longer than all else that a small process needs.
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ from __future__ import annotations
 import math
 import re
 from functools import cache
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import pint
 from pydantic import BeforeValidator, PlainSerializer
+
+if TYPE_CHECKING:
+    import pint
 
 ELEMENTARY_CHARGE_C = 1.602176634e-19
 GAS_CONSTANT_J_PER_MOL_K = 8.314462618
@@ -38,6 +41,8 @@ def _is_plain(unit: str) -> bool:
 
 @cache
 def _registry() -> pint.UnitRegistry[Any]:
+    import pint
+
     return pint.UnitRegistry()
 
 
@@ -77,12 +82,14 @@ def parse_quantity(value: object, unit: str, example: str) -> float:
     number, unit_text = float(match.group(1)), match.group(2)
     if not unit_text:
         raise ValueError(f"{value!r} has no unit; write it with one, such as '{example}'")
+    from pint import DimensionalityError
+
     registry = _registry()
     try:
         if not _is_plain(unit_text):
             raise ValueError
         result = float(registry.Quantity(number, registry.Unit(unit_text)).to(unit).magnitude)
-    except pint.DimensionalityError as error:
+    except DimensionalityError as error:
         raise ValueError(
             f"{value!r} has the wrong dimension ({error.dim1 or 'none'}); "
             f"expected a quantity such as '{example}'"

@@ -15,7 +15,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.bitshuffle import ENCODING, BadChunk, Chunk
+from ..core.chunk import ENCODING, BadChunk, Chunk
 
 MAX_HEADER_BYTES = 1_000_000
 

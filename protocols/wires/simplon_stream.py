@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core import lz4
-from ..core.bitshuffle import BadChunk, Chunk
+from ..core.chunk import BadChunk, Chunk
 from .simplon import BadMessage
 
 __all__ = ["BadMessage", "Image", "Pixels", "SeriesConfig", "SeriesEnd", "SeriesStart", "parse"]

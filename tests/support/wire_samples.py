@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from pyrotome.protocols.core import lz4
-from pyrotome.protocols.core.bitshuffle import BadChunk, Bitshuffle, Chunk
+from pyrotome.protocols.core.bitshuffle import Bitshuffle
+from pyrotome.protocols.core.chunk import BadChunk, Chunk
 from pyrotome.protocols.messages import control
 from pyrotome.protocols.messages import credit_link as link
 from pyrotome.protocols.messages import stream as messages

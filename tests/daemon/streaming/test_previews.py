@@ -12,7 +12,8 @@ import zmq.asyncio
 
 from pyrotome.daemon.streaming.previews import MOST_WAITING, FrameViews
 from pyrotome.daemon.streaming.publisher import Publisher
-from pyrotome.protocols.core.bitshuffle import ENCODING, Bitshuffle, Chunk
+from pyrotome.protocols.core.bitshuffle import Bitshuffle
+from pyrotome.protocols.core.chunk import ENCODING, Chunk
 from pyrotome.protocols.core.clock import ExperimentClock
 from pyrotome.protocols.messages.stream import Message, array_of, parse
 

@@ -21,7 +21,8 @@ from pyrotome.drivers.base import DeviceLost, DeviceRefused, OutOfRange
 from pyrotome.drivers.dectris.detector import SimplonDetector
 from pyrotome.protocols.config.faults import Fault
 from pyrotome.protocols.config.rig import DetectorRig, SimulatorRig
-from pyrotome.protocols.core.bitshuffle import Bitshuffle, Chunk
+from pyrotome.protocols.core.bitshuffle import Bitshuffle
+from pyrotome.protocols.core.chunk import Chunk
 from pyrotome.protocols.core.clock import ExperimentClock
 from pyrotome.protocols.wires import simplon, simplon_stream
 from pyrotome.protocols.wires.simplon_stream import Image, Pixels

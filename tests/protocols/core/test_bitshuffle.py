@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyrotome.protocols.core.bitshuffle import ENCODING, BadChunk, Bitshuffle, Chunk
+from pyrotome.protocols.core.bitshuffle import Bitshuffle
+from pyrotome.protocols.core.chunk import ENCODING, BadChunk, Chunk
 from pyrotome.protocols.messages.stream import BadMessage, Message, array_of, chunk_of
 
 DTYPES = st.sampled_from(["uint8", "uint16", "uint32"])
