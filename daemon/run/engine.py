@@ -19,9 +19,9 @@ from ..schedule.dose import DoseLedger
 from ..schedule.hold_timing import HoldTiming
 from ..schedule.plan import Decide, HeatTo, HoldAt, HoldPlan, Operation, Plan, RampTo, TakeStack
 from ..schedule.states import State, StateMachine
+from ..steering.steering import Steering
 from .acquisition import Stack, frames_per_trigger
 from .heater_watch import PROGRESS_TIMEOUT_S, HeaterWatch, HoldTimer
-from .steering import Steering
 
 # Wall seconds between looks at a stage that stands while a ramp goes on.
 _STAGE_LOOK_S = 0.5

@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 import pytest
 
-from pyrotome.daemon.run.steering import Steering
 from pyrotome.daemon.schedule.plan import Decide, HoldAt, TakeStack, make_plan
+from pyrotome.daemon.steering.steering import Steering
 from pyrotome.protocols.config.recipe import Recipe, Until
 from pyrotome.protocols.config.rig import simulated_rig
 from pyrotome.protocols.core.documents import load_model

@@ -1,0 +1,1 @@
+"""What was measured decides how a cycle goes on."""
