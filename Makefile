@@ -8,7 +8,7 @@ KILLS ?= 100
 JOBS ?= 2
 PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
-.PHONY: demo test trust faults chaos fuzz lint interop bench clean
+.PHONY: demo test trust faults chaos fuzz lint house interop bench clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "pyrotome needs Python 3.11 or newer")'
@@ -58,6 +58,9 @@ lint: $(VENV)/.dev  ## format check, lint, types, floors
 	$(BIN)/ruff check .
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
+
+house: $(VENV)/.installed  ## how the code is laid out, in figures; HOUSE='--against REV --peers --list'
+	$(BIN)/python tools/house.py $(HOUSE)
 
 bench: $(VENV)/.installed  ## print every figure beside its peer's, from the same run
 	$(BIN)/python -m benchmarks
