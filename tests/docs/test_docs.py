@@ -19,13 +19,17 @@ import yaml
 from pydantic import BaseModel
 
 from pyrotome.daemon.cli.app import app
+from pyrotome.daemon.schedule.plan import make_plan
 from pyrotome.drivers.registry import check_drivers, installed
 from pyrotome.protocols.config.faults import FAULTS, parse_fault
+from pyrotome.protocols.config.recipe import Recipe
 from pyrotome.protocols.config.rig import ROLES, Rig, load_rig, simulated_rig
 from pyrotome.protocols.core.documents import load_model
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted(p for p in (ROOT / "docs").rglob("*.md") if p.parent.name != "decisions")
+TOP = sorted(ROOT.glob("*.md"))
+MAKEFILE = (ROOT / "Makefile").read_text()
 RIGS = (ROOT / "docs" / "how-to" / "rigs.md").read_text()
 
 
@@ -74,9 +78,19 @@ def as_rig(text: str) -> Rig:
     return load_model(Rig, yaml.safe_dump(body), "docs")
 
 
+def as_recipe(part: dict[str, Any]) -> Recipe:
+    """A whole recipe, or one in which a part replaces that of the quickstart."""
+    whole = yaml.safe_load((ROOT / "examples" / "recipes" / "quickstart.yaml").read_text())
+    return load_model(Recipe, yaml.safe_dump({**whole, **part}), "docs")
+
+
 @pytest.mark.parametrize("page", PAGES, ids=named)
 def test_the_yaml_is_valid(page):
     for text in blocks(page, "yaml"):
+        body = yaml.safe_load(text)
+        if "steps" in body or "analysis" in body:
+            make_plan(as_recipe(body), simulated_rig())
+            continue
         rig = as_rig(text)
         known = [role for role in ROLES if rig.device(role).driver in installed()]
         strange = {rig.device(role).driver for role in set(ROLES) - set(known)}
@@ -101,11 +115,16 @@ def test_the_commands_exist_and_their_files_are_there(page):
         for line in block.splitlines():
             text, _, _ = line.partition("  #")
             if not text.startswith("$ "):
-                if text.strip():
+                if text.strip() and page.stem == "rigs":
                     parse_fault(text)  # typed while the simulators run
                 continue
             program, name, *arguments = shlex.split(text[2:])
-            assert program == "pyrotome"
+            if program == "make":
+                assert re.search(rf"^{name}:", MAKEFILE, re.MULTILINE), line
+            if program.endswith("python") and name.endswith(".py"):
+                assert (ROOT / name).exists(), line
+            if program != "pyrotome":
+                continue
             command = commands[name]
             if isinstance(command, typer.core.TyperGroup):
                 command = command.commands[arguments.pop(0)]
@@ -115,7 +134,7 @@ def test_the_commands_exist_and_their_files_are_there(page):
                     assert word in known, line
                 if word == "--fault":
                     parse_fault(after)
-                if word.endswith((".yaml", ".nxs")):
+                if word.startswith("examples/"):
                     assert (ROOT / word).exists(), line
 
 
@@ -202,3 +221,18 @@ def test_every_fault_stands_on_the_page():
 def test_the_examples_are_valid_rigs():
     for path in sorted((ROOT / "examples" / "rigs").glob("*.yaml")):
         check_drivers(load_rig(path)[0])
+
+
+@pytest.mark.parametrize("page", [*PAGES, *TOP], ids=named)
+def test_every_link_leads_somewhere(page):
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
+        assert (page.parent / target).exists(), (page.name, target)
+
+
+@pytest.mark.parametrize("page", [*PAGES, *TOP], ids=named)
+def test_every_name_that_is_linked_stands_in_its_file(page):
+    """A link such as [`Engine.run`](../../daemon/run/engine.py) names a definition in that file."""
+    for name, target in re.findall(r"\[`([\w.]+)`\]\(([^)#:]+\.py)\)", page.read_text()):
+        text = (page.parent / target).read_text()
+        for part in name.split("."):
+            assert re.search(rf"(def|class) {part}\b|^\s*{part}\b.*=", text, re.MULTILINE), name
