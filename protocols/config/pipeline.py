@@ -137,7 +137,9 @@ class ResultPlan(Strict):
     """One dataset that the analysis will leave for one stack of frames.
 
     `shape` is the full shape; `per_frame` results fill their first axis as frames arrive.
-    `axes` name the axes in order, `pixel_nm` is the sampling along the spatial ones.
+    `axes` name the axes in order, `pixel_nm` is the sampling along the spatial ones. A table names
+    its `columns`, with units in the names; `unit` is that of every value of any other result, and
+    empty where there is none.
     """
 
     name: str
@@ -149,6 +151,23 @@ class ResultPlan(Strict):
     axes: tuple[str, ...]
     pixel_nm: float
     per_frame: bool = False
+    columns: tuple[str, ...] = ()
+    unit: str = ""
+
+    def __eq__(self, other: object) -> bool:
+        """Whether both describe the same room in a file.
+
+        Names of columns and unit do not count: manifests of version 0.1.0 have neither, and their
+        runs can be resumed.
+        """
+        return isinstance(other, ResultPlan) and self._room() == other._room()
+
+    def __hash__(self) -> int:
+        """Hash of what decides equality, in part."""
+        return hash((self.name, self.process, self.shape))
+
+    def _room(self) -> dict[str, object]:
+        return self.model_dump(exclude={"columns", "unit"})
 
 
 # Rows of a table of necks, and its columns (units in their names).
@@ -211,8 +230,14 @@ def planned_results(
     results: list[ResultPlan] = []
     process = 0
 
-    def plan(name: str, axes: Sequence[str], dtype: str = "float32", **more: int) -> None:
-        known = {**sides, **more}
+    def plan(
+        name: str,
+        axes: Sequence[str],
+        dtype: str = "float32",
+        columns: tuple[str, ...] = (),
+        **more: int,
+    ) -> None:
+        known = {**sides, "column": len(columns), **more}
         results.append(
             ResultPlan(
                 name=name,
@@ -223,6 +248,7 @@ def planned_results(
                 dtype=dtype,
                 axes=tuple(axes),
                 pixel_nm=pixel_nm * binning,
+                columns=columns,
             )
         )
 
@@ -232,8 +258,7 @@ def planned_results(
         process += 1
         match step.kind:
             case "denoise" if kind == "reference" and tunes([step]):
-                plan("tuning", ("trial", "column"), "float64", trial=MAX_TRIALS,
-                     column=len(TRIAL_COLUMNS))  # fmt: skip
+                plan("tuning", ("trial", "column"), "float64", TRIAL_COLUMNS, trial=MAX_TRIALS)
             case "denoise":
                 results.append(
                     ResultPlan(
@@ -255,8 +280,7 @@ def planned_results(
             case "segment":
                 plan("labels", "yzx", "uint16")
             case "measure":
-                plan("necks", ("pair", "column"), "float64", pair=MAX_NECKS,
-                     column=len(NECK_COLUMNS))  # fmt: skip
+                plan("necks", ("pair", "column"), "float64", NECK_COLUMNS, pair=MAX_NECKS)
             case _:
                 pass
     return results

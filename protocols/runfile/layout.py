@@ -413,14 +413,18 @@ def _result(stack: StackPlan, result: ResultPlan) -> Iterator[Node]:
     path = result_path(stack.name, result)
     along = _frame_axis(stack)
     axes = [along.name if name == "frame" else name for name in result.axes]
-    yield Group(path, "NXdata", {"signal": "data", "axes": axes})
+    yield Group(path, "NXdata", {"signal": "data"} | ({"axes": axes} if axes else {}))
     floating = np.issubdtype(np.dtype(result.dtype), np.floating)
+    attrs: dict[str, Any] = {"units": result.unit} if result.unit else {}
+    if result.columns:
+        attrs["columns"] = list(result.columns)
     yield Dataset(
         f"{path}/data",
         dtype=result.dtype,
         shape=result.shape,
         fill=np.nan if floating else 0,
-        storage="frames",
+        storage="frames" if result.shape else "plain",
+        attrs=attrs,
     )
     for name, size in zip(result.axes, result.shape, strict=True):
         if name == "frame":

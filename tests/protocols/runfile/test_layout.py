@@ -76,6 +76,29 @@ def test_the_plan_can_be_written_from_top_to_bottom(
             assert tuple(len(axis) for axis in axes) == data[data.attrs["signal"]].shape
 
 
+def test_a_table_names_its_columns_and_a_scalar_its_unit(tmp_path: Path) -> None:
+    common: dict[str, Any] = {"step": "pores", "process": 1, "parameters": {}, "pixel_nm": 1.0}
+    table = ResultPlan(
+        name="pores", shape=(8, 2), dtype="float64", axes=("pore", "column"),
+        columns=("pore", "radius_nm"), **common,
+    )  # fmt: skip
+    scalar = ResultPlan(
+        name="porosity", shape=(), dtype="float64", axes=(), unit="percent", **common
+    )  # fmt: skip
+    stack = StackPlan(
+        name="series_001", kind="series", frames=1, tilt_deg=(0.0,), results=(table, scalar)
+    )
+    path = tmp_path / "run.nxs"
+    create_run_file(path, a_manifest(stacks=(stack,))).close()
+    with h5py.File(path) as file:
+        process = file[layout.process_path("series_001", 1)]
+        assert list(process["pores/data"].attrs["columns"]) == ["pore", "radius_nm"]
+        data = process["porosity/data"]
+        assert data.shape == ()
+        assert np.isnan(data[()])
+        assert data.attrs["units"] == "percent"
+
+
 def test_an_existing_file_is_never_opened_for_writing(tmp_path: Path) -> None:
     path = tmp_path / "run.nxs"
     path.write_bytes(b"x")
