@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from ..protocols.config.rig import ROLES, Rig, Role
+from ..protocols.config.rig import ROLES, DeviceRig, Rig, Role
 from ..protocols.core.clock import ExperimentClock
 from ..protocols.core.errors import BadInput
 from .base import Beam, Detector, Device, Heater, Stage
@@ -59,18 +59,21 @@ def check_drivers(rig: Rig) -> None:
         Naming the role, and what would be right.
     """
     for role in ROLES:
-        _checked_options(rig, role)
+        _checked_options(rig.device(role), role)
 
 
 def make_device(rig: Rig, role: Role, clock: ExperimentClock) -> Any:
     """A driver for one role of a rig, not yet connected; raises BadInput as check_drivers does."""
-    _checked_options(rig, role)
-    entry = rig.device(role)
+    return device_of(rig.device(role), role, clock)
+
+
+def device_of(entry: DeviceRig, role: Role, clock: ExperimentClock) -> Any:
+    """A driver for the entry of one role, not yet connected; raises BadInput as check_drivers."""
+    _checked_options(entry, role)
     return driver_class(entry.driver, role)(f"{role} ({entry.driver})", entry, clock)
 
 
-def _checked_options(rig: Rig, role: Role) -> BaseModel:
-    entry = rig.device(role)
+def _checked_options(entry: DeviceRig, role: Role) -> BaseModel:
     options = driver_class(entry.driver, role).Options
     try:
         return options.model_validate(entry.options)

@@ -18,7 +18,8 @@ from pydantic import ValidationError
 from ..protocols.config.faults import parse_fault
 from ..protocols.core.errors import BadInput
 from ..protocols.messages.control import EXIT_BAD_INPUT, EXIT_DONE
-from ..protocols.messages.process import SimulatorConfig, announce, fail, read_config, watch_parent
+from ..protocols.messages.parent_pipe import announce, fail, read_config, watch_parent
+from ..protocols.messages.process import SimulatorConfig
 from .simulation import running
 
 

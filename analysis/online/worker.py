@@ -26,7 +26,8 @@ from pydantic import ValidationError
 
 from ...protocols.messages.credit_link import ANALYSIS, END_TOPIC, upstream
 from ...protocols.messages.manifest import RunManifest
-from ...protocols.messages.process import AnalysisConfig, announce, fail, read_config, watch_parent
+from ...protocols.messages.parent_pipe import announce, fail, read_config, watch_parent
+from ...protocols.messages.process import AnalysisConfig
 from ...protocols.messages.stream import BadMessage, Message, array_of, finite, parse
 from ..core.outputs import Task
 from ..pipeline.pipeline import Notice, Output, Pipeline, Progress, Result, StackAnalysis

@@ -23,7 +23,8 @@ import zmq
 from pyrotome.protocols.config.recipe import BeamSettings, Sample
 from pyrotome.protocols.messages import credit_link as link
 from pyrotome.protocols.messages.manifest import RunManifest, StackPlan
-from pyrotome.protocols.messages.process import RecorderConfig, dump_config
+from pyrotome.protocols.messages.parent_pipe import dump_config
+from pyrotome.protocols.messages.process import RecorderConfig
 from pyrotome.protocols.messages.stream import Message
 
 SIDE = 1024

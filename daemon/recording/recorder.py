@@ -40,7 +40,8 @@ from pydantic import ValidationError
 
 from ...protocols.core.bitshuffle import Bitshuffle
 from ...protocols.messages import credit_link as link
-from ...protocols.messages.process import RecorderConfig, announce, fail, read_config, watch_parent
+from ...protocols.messages.parent_pipe import announce, fail, read_config, watch_parent
+from ...protocols.messages.process import RecorderConfig
 from ...protocols.messages.stream import BadMessage, Message, array_of, chunk_of, parse
 from .reopen import CannotResume
 from .run_file import LAST_RESERVE_BYTES, BadRecord, RunFile

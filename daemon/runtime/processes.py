@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from ...protocols.messages.process import dump_config
+from ...protocols.messages.parent_pipe import dump_config
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 5.0

@@ -11,9 +11,10 @@ import os
 import queue
 import threading
 import time
-from typing import IO, cast
+from typing import IO, TYPE_CHECKING, cast
 
-from rich.console import Console
+if TYPE_CHECKING:
+    from rich.console import Console
 
 # What nobody has read: a terminal that takes nothing more loses what comes then.
 MOST_WAITING = 1000
@@ -68,6 +69,8 @@ class Terminal(io.TextIOBase):
 
     def console(self) -> Console:
         """A console that writes here."""
+        from rich.console import Console
+
         return Console(file=cast(IO[str], self))
 
     def settle(self, timeout_s: float = 0.5) -> None:

@@ -1,74 +1,85 @@
-"""The daemon's handle on its guardian: heartbeats, the run's journal, a new one when it dies."""
+"""The daemon's handle on its guardian process: heartbeats, the run's journal, a replacement."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ...protocols.config.rig import Rig
 from ...protocols.core.clock import ExperimentClock
-from ...protocols.messages.process import ClockConfig, GuardianConfig
 from ..runtime.processes import Child, ChildFailed
-from .guardian import EXIT_ACTED, EXIT_UNCONFIRMED
+from .guardian.config import GuardianConfig
+from .guardian.messages import (
+    EXIT_ACTED,
+    EXIT_UNCONFIRMED,
+    HEARTBEAT,
+    end_line,
+    journal_line,
+)
 
-BEAT_S = 0.1
+HEARTBEAT_INTERVAL_S = 0.1
 RETRY_S = 5.0
 MODULE = "pyrotome.daemon.safety.guardian"
 
 
-class Guardian:
-    """One guardian at a time.
+class GuardianHandle:
+    """Keeps one guardian process at work.
 
     Parameters
     ----------
     kill : bool
-        Whether it kills this process when the event loop stands still.
+        Whether the guardian kills this process when its event loop is blocked.
     simulators : Child or None
-        Whose standard input it holds open, so that there is a heater to make safe when this
-        process has died.
-    told : callable
-        Called with level and text of what becomes of it.
-    acted : callable
-        Called when it has made beam and heater safe behind a daemon that stood still.
-    failed : callable
-        Called when no guardian could be had in place of one that died.
+        Its standard input stays open in the guardian, so that the simulated heater outlives this
+        process and can be made safe.
+    notify : callable
+        Called with level and text of what becomes of the guardian.
+    on_acted : callable
+        Called with the reason when the guardian has made beam and heater safe while this process
+        was blocked.
+    on_unavailable : callable
+        Called with the reason when a guardian that died cannot be replaced.
     """
 
     def __init__(
         self,
         kill: bool,
         simulators: Child | None,
-        told: Callable[[str, str], None],
-        acted: Callable[[str], None],
-        failed: Callable[[str], None],
+        notify: Callable[[str, str], None],
+        on_acted: Callable[[str], None],
+        on_unavailable: Callable[[str], None],
     ) -> None:
         self._kill, self._simulators = kill, simulators
-        self._told, self._acted, self._failed = told, acted, failed
+        self._notify, self._on_acted, self._on_unavailable = notify, on_acted, on_unavailable
         self._config: GuardianConfig | None = None
+        self._drivers: Sequence[str] = ()
         self._journal: Path | None = None
         self._child: Child | None = None
         self._beating: asyncio.Task[None] | None = None
         self._restarting: asyncio.Task[None] | None = None
         self.watching = False
 
-    async def spawn(self) -> None:
-        """Start the process, which imports what it needs; it does not watch yet."""
+    async def spawn(self, rig: Rig) -> None:
+        """Start the process, which imports the rig's drivers; it does not watch yet."""
+        self._drivers = (rig.heater.driver, rig.beam.driver)
+        await self._spawn()
+
+    async def _spawn(self) -> None:
         pipe = None if self._simulators is None else self._simulators.input_fileno
         self._child = await Child.spawn(
-            "guardian", MODULE, pass_fds=() if pipe is None else (pipe,)
+            "guardian", MODULE, *self._drivers, pass_fds=() if pipe is None else (pipe,)
         )
 
     async def begin(self, rig: Rig, clock: ExperimentClock) -> None:
-        """Let it watch; the rig has the endpoints in use.
+        """Let the process watch; the rig has the endpoints in use.
 
         Raises
         ------
         ChildFailed
             If it cannot.
         """
-        self._config = GuardianConfig(rig=rig, clock=ClockConfig.of(clock), kill=self._kill)
+        self._config = GuardianConfig.of(rig, clock, self._kill)
         await self._watch()
 
     async def _watch(self) -> None:
@@ -79,32 +90,24 @@ class Guardian:
         self._child = child
         child.on_death(self._died)
         self.watching = True
-        self._tell_journal()
+        self._write(journal_line(self._journal))
         if self._beating is None:
-            self._beating = asyncio.create_task(self._beat_on(), name="heartbeat")
+            self._beating = asyncio.create_task(self._beat(), name="heartbeat")
 
-    async def _beat_on(self) -> None:
+    async def _beat(self) -> None:
         while True:
-            self.beat()
-            await asyncio.sleep(BEAT_S)
+            self._write(HEARTBEAT)
+            await asyncio.sleep(HEARTBEAT_INTERVAL_S)
 
     @property
     def process(self) -> asyncio.subprocess.Process | None:
-        """The one at work."""
+        """The guardian process; None while there is none."""
         return None if self._child is None else self._child.process
 
-    def beat(self) -> None:
-        """Say that the event loop goes round."""
-        self._write("\n")
-
     def journal(self, path: Path | None) -> None:
-        """Tell where to note what it does: the journal of the run under way, if there is one."""
+        """Name the journal where the guardian notes what it does; None: no run is under way."""
         self._journal = path
-        self._tell_journal()
-
-    def _tell_journal(self) -> None:
-        path = self._journal
-        self._write(json.dumps({"journal": None if path is None else str(path)}) + "\n")
+        self._write(journal_line(path))
 
     def _write(self, line: str) -> None:
         pipe = None if self._child is None else self._child.process.stdin
@@ -115,38 +118,39 @@ class Guardian:
         self.watching = False
         self._child = None
         if status in (EXIT_ACTED, EXIT_UNCONFIRMED):
-            self._acted("the event loop stood still, and the guardian made beam and heater safe")
+            self._on_acted("the event loop stood still, and the guardian made beam and heater safe")
         else:
-            self._told("error", f"the guardian died with exit status {status}")
-        self._restarting = asyncio.create_task(self._restart(), name="guardian again")
+            self._notify("error", f"the guardian died with exit status {status}")
+        self._restarting = asyncio.create_task(self._restart(), name="restart guardian")
 
     async def _restart(self) -> None:
-        tries = 0
+        attempts = 0
         while not self.watching:
             try:
-                await self.spawn()
+                await self._spawn()
                 await self._watch()
             except (ChildFailed, OSError) as error:
-                if tries == 0:
-                    self._failed(f"no guardian can be had: {error}")
-                tries += 1
+                if attempts == 0:
+                    self._on_unavailable(f"the guardian cannot be restarted: {error}")
+                attempts += 1
                 await asyncio.sleep(RETRY_S)
-        self._told("warning", "another guardian watches")
+        self._notify("warning", "another guardian watches")
 
-    async def _be_still(self) -> None:
+    async def stop(self, unsafe: bool = False) -> None:
+        """End the process in order: it does nothing to the devices.
+
+        Parameters
+        ----------
+        unsafe : bool
+            Whether beam or heater have not confirmed that they are safe: then the guardian goes on
+            by itself until they have.
+        """
         for task in (self._restarting, self._beating):
             if task is not None:
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
         self._beating = self._restarting = None
-
-    async def stop(self, unsafe: bool = False) -> None:
-        """End it in order: it does nothing to the devices.
-
-        When what they are left in is `unsafe`, it goes on by itself until they are not.
-        """
-        await self._be_still()
-        self._write(json.dumps({"unsafe" if unsafe else "end": True}) + "\n")
+        self._write(end_line(unsafe))
         self.watching = False
         child, self._child = self._child, None
         if child is not None:

@@ -32,7 +32,7 @@ from ..run.experiment import Experiment, Outcome
 from ..run.heater_watch import HeaterWatch
 from ..runtime.processes import Child
 from ..safety.devices import Devices, SafingStep
-from ..safety.guardian_handle import Guardian
+from ..safety.guardian_handle import GuardianHandle
 from ..safety.observer import Watchdog
 from ..safety.supervisor import Trip
 from ..schedule.plan import Plan
@@ -93,7 +93,7 @@ class Daemon:
             lambda text: self._event("warning", "supervisor", text),
             lambda text: self._end_safely(f"supervisor: {text}"),
         )  # fmt: skip
-        self.guardian: Guardian | None = None
+        self.guardian: GuardianHandle | None = None
         self.simulators: Child | None = None
         self._safing: asyncio.Task[tuple[bool, list[SafingStep]]] | None = None
 

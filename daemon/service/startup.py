@@ -22,7 +22,7 @@ from ...protocols.messages.control import EXIT_BAD_INPUT
 from ...protocols.messages.process import ClockConfig, SimulatorConfig
 from ..runtime.gc_pause import start_frozen
 from ..runtime.processes import Child, ChildFailed
-from ..safety.guardian_handle import Guardian
+from ..safety.guardian_handle import GuardianHandle
 from ..schedule.states import State
 from .daemon import Daemon
 from .instrument_lock import claimed
@@ -116,7 +116,7 @@ async def running_daemon(
         raise BadInput(f"rig '{rig.name}'", "--simulator-fault: nothing is simulated, it is real")
     clock = ExperimentClock(speed, max(time.time_ns(), not_before_ns))
     simulators: Child | None = None
-    guardian: Guardian | None = None
+    guardian: GuardianHandle | None = None
     context = zmq.asyncio.Context()
     # Whoever comes from outside is served by a thread of their own.
     public = zmq.asyncio.Context()
@@ -127,14 +127,14 @@ async def running_daemon(
         claims.enter_context(claimed(rig))
         if rig.simulator is not None:
             simulators = await Child.spawn("simulators", "pyrotome.simulators")
-        guardian = Guardian(
+        guardian = GuardianHandle(
             expendable,
             simulators,
             lambda level, text: daemon and daemon.guardian_told(level, text),
             lambda reason: daemon and daemon.guardian_acted(reason),
             lambda reason: daemon and daemon.guardian_acted(reason),
         )
-        await guardian.spawn()  # which imports while the simulators do
+        await guardian.spawn(rig)  # which imports while the simulators do
         if simulators is not None:
             rig = await begin_simulators(simulators, rig, clock, simulator_log, simulator_faults)
         await guardian.begin(rig, clock)

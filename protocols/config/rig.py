@@ -68,7 +68,7 @@ class DetectorLimits(Strict):
     frame: tuple[int, int] = (16_384, 16_384)
 
 
-class _Device(Strict):
+class DeviceRig(Strict):
     """A driver and where it finds its instrument.
 
     An option whose name ends in ``_file`` is a path, taken from the rig file's folder.
@@ -79,25 +79,25 @@ class _Device(Strict):
     options: dict[str, Any] = Field(default_factory=dict)
 
 
-class HeaterRig(_Device):
+class HeaterRig(DeviceRig):
     """The heater's driver and limits."""
 
     limits: HeaterLimits = HeaterLimits()
 
 
-class StageRig(_Device):
+class StageRig(DeviceRig):
     """The stage's driver and limits."""
 
     limits: StageLimits = StageLimits()
 
 
-class BeamRig(_Device):
+class BeamRig(DeviceRig):
     """The column's driver and limits."""
 
     limits: BeamLimits = BeamLimits()
 
 
-class DetectorRig(_Device):
+class DetectorRig(DeviceRig):
     """The detector's driver and limits. `value_offset` was added to every recorded value."""
 
     limits: DetectorLimits = DetectorLimits()

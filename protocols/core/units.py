@@ -2,8 +2,8 @@
 
 Inside pyrotome every quantity has one unit, named in the variable: ``_c`` degrees Celsius,
 ``_s`` seconds, ``_deg`` degrees, ``_pa`` picoampere, ``_kv`` kilovolt, ``_nm`` nanometre,
-``_e_per_nm2`` electrons per square nanometre. Pint converts here and nowhere else; it is loaded
-with the first text, because its import takes longer than all else that a small process needs.
+``_e_per_nm2`` electrons per square nanometre. Pint converts here and nowhere else. It is loaded
+with the first text in another unit: its import takes half a second.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def _registry() -> pint.UnitRegistry[Any]:
     return pint.UnitRegistry()
 
 
-def parse_quantity(value: object, unit: str, example: str) -> float:
+def parse_quantity(value: object, unit: str, example: str, written: str = "") -> float:
     """Convert a text such as ``"200 degC"`` to a number in one unit.
 
     Parameters
@@ -57,6 +57,8 @@ def parse_quantity(value: object, unit: str, example: str) -> float:
         The unit of the result, in pint's notation.
     example : str
         A right value, shown in the error message.
+    written : str
+        Another way to write `unit`; a text in either is converted without pint.
 
     Returns
     -------
@@ -82,13 +84,22 @@ def parse_quantity(value: object, unit: str, example: str) -> float:
     number, unit_text = float(match.group(1)), match.group(2)
     if not unit_text:
         raise ValueError(f"{value!r} has no unit; write it with one, such as '{example}'")
+    if unit_text not in (unit, written):
+        number = _converted(value, number, unit_text, unit, example)
+    if not math.isfinite(number):
+        raise ValueError(f"{value!r} is not a finite quantity; write one such as '{example}'")
+    return number
+
+
+def _converted(value: str, number: float, unit_text: str, unit: str, example: str) -> float:
+    """A number in another unit, by pint."""
     from pint import DimensionalityError
 
     registry = _registry()
     try:
         if not _is_plain(unit_text):
             raise ValueError
-        result = float(registry.Quantity(number, registry.Unit(unit_text)).to(unit).magnitude)
+        return float(registry.Quantity(number, registry.Unit(unit_text)).to(unit).magnitude)
     except DimensionalityError as error:
         raise ValueError(
             f"{value!r} has the wrong dimension ({error.dim1 or 'none'}); "
@@ -98,9 +109,6 @@ def parse_quantity(value: object, unit: str, example: str) -> float:
         raise ValueError(
             f"{unit_text[:80]!r} is not a unit known here; write it as in '{example}'"
         ) from error
-    if not math.isfinite(result):
-        raise ValueError(f"{value!r} is not a finite quantity; write one such as '{example}'")
-    return result
 
 
 class _Unit:
@@ -110,7 +118,7 @@ class _Unit:
         self.unit, self.written, self.example = unit, written, example
 
     def validate(self, value: object) -> float:
-        return parse_quantity(value, self.unit, self.example)
+        return parse_quantity(value, self.unit, self.example, self.written)
 
     def serialise(self, value: float) -> str:
         return f"{value!r} {self.written}"

@@ -11,7 +11,8 @@ import pytest
 
 from pyrotome.protocols.config.rig import Rig, simulated_rig
 from pyrotome.protocols.core.clock import ExperimentClock
-from pyrotome.protocols.messages.process import ClockConfig, SimulatorConfig, dump_config
+from pyrotome.protocols.messages.parent_pipe import dump_config
+from pyrotome.protocols.messages.process import ClockConfig, SimulatorConfig
 
 
 @asynccontextmanager

@@ -23,7 +23,8 @@ import yaml
 from pyrotome.protocols.config.rig import Rig
 from pyrotome.protocols.core.clock import ExperimentClock
 from pyrotome.protocols.core.units import fluence_e_per_nm2
-from pyrotome.protocols.messages.process import ClockConfig, SimulatorConfig, dump_config
+from pyrotome.protocols.messages.parent_pipe import dump_config
+from pyrotome.protocols.messages.process import ClockConfig, SimulatorConfig
 
 SAFE_C = 25.0
 # Colder than this the heater is at its safe level: its noise and the last of a decay are less.

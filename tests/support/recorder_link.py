@@ -18,7 +18,8 @@ from pyrotome.protocols.config.pipeline import ResultPlan
 from pyrotome.protocols.config.recipe import BeamSettings, Sample
 from pyrotome.protocols.messages import credit_link as link
 from pyrotome.protocols.messages.manifest import HoldPlan, Interruption, RunManifest, StackPlan
-from pyrotome.protocols.messages.process import RecorderConfig, dump_config
+from pyrotome.protocols.messages.parent_pipe import dump_config
+from pyrotome.protocols.messages.process import RecorderConfig
 from pyrotome.protocols.messages.stream import Message
 
 T0 = 1_800_000_000_000_000_000

@@ -27,7 +27,8 @@ from pyrotome.protocols.config.pipeline import AnalysisStep, planned_results
 from pyrotome.protocols.config.recipe import BeamSettings, Sample
 from pyrotome.protocols.messages.credit_link import parse_upstream
 from pyrotome.protocols.messages.manifest import RunManifest, StackPlan
-from pyrotome.protocols.messages.process import AnalysisConfig, dump_config
+from pyrotome.protocols.messages.parent_pipe import dump_config
+from pyrotome.protocols.messages.process import AnalysisConfig
 from pyrotome.protocols.messages.stream import Message
 
 COUNTS = np.random.default_rng(3).poisson(20, (5, 8, 11)).astype(np.uint16)

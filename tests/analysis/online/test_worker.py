@@ -22,7 +22,8 @@ from pyrotome.protocols.config.pipeline import AnalysisStep, planned_results
 from pyrotome.protocols.config.recipe import BeamSettings
 from pyrotome.protocols.messages.credit_link import parse_upstream
 from pyrotome.protocols.messages.manifest import RunManifest, StackPlan
-from pyrotome.protocols.messages.process import AnalysisConfig, dump_config
+from pyrotome.protocols.messages.parent_pipe import dump_config
+from pyrotome.protocols.messages.process import AnalysisConfig
 from pyrotome.protocols.messages.stream import Message, array_of
 
 BM3D = {"denoise": {"method": "bm3d", "noise": "white", "variance": 400}}

@@ -2,12 +2,32 @@
 
 import contextlib
 import math
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 
-from pyrotome.protocols.core.units import fluence_e_per_nm2, parse_quantity
+from pyrotome.protocols.core.units import (
+    AngleDeg,
+    CurrentPa,
+    DifferenceC,
+    DurationS,
+    FluenceEPerNm2,
+    LengthNm,
+    RateCPerS,
+    SpeedDegPerS,
+    TemperatureC,
+    VoltageKv,
+    fluence_e_per_nm2,
+    parse_quantity,
+)
+
+KINDS = (
+    TemperatureC, DifferenceC, RateCPerS, DurationS, AngleDeg, SpeedDegPerS, CurrentPa, VoltageKv,
+    LengthNm, FluenceEPerNm2,
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -57,6 +77,16 @@ def test_anything_else_is_refused_and_shows_what_is_right(value: object, problem
 def test_no_text_does_anything_but_convert_or_refuse(text: str) -> None:
     with contextlib.suppress(ValueError):
         assert math.isfinite(parse_quantity(text, "s", "5 s"))
+
+
+@given(st.sampled_from(KINDS), st.floats(allow_nan=False, allow_infinity=False))
+def test_what_a_process_is_told_is_what_was_meant(kind: Any, value: float) -> None:
+    adapter = TypeAdapter(kind)
+    written = adapter.dump_python(value)
+    assert adapter.validate_python(written) == value
+    # In brackets the unit is converted by pint, to the same number.
+    number, unit = written.split(" ")
+    assert adapter.validate_python(f"{number} ({unit})") == pytest.approx(value, rel=1e-12)
 
 
 def test_fluence_of_the_papers_tilt_series() -> None:

@@ -167,7 +167,7 @@ def test_stopped_daemon(cli: Any, world: World, reaction: Any) -> None:
     assert running.wait() == -signal.SIGKILL, "it might have woken up and heated again"
     assert gone(children)
     reaction.ends((world.safe_ns(stopped_ns) - stopped_ns) * 1e-9)
-    assert guardian_line(cli)["reason"] == "no heartbeat of the daemon for 1 s"
+    assert guardian_line(cli)["reason"] == "no heartbeat from the daemon for 1 s"
 
 
 @pytest.mark.fault(
