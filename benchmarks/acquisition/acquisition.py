@@ -24,7 +24,7 @@ import numpy as np
 import zmq.asyncio
 
 from pyrotome.daemon.run.experiment import Experiment, Outcome
-from pyrotome.daemon.run.heater_watch import HoldTimer
+from pyrotome.daemon.run.hold_timer import HoldTimer
 from pyrotome.daemon.runtime.processes import Child
 from pyrotome.daemon.schedule.plan import make_plan
 from pyrotome.daemon.service.daemon import Daemon

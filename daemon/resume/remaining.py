@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ...protocols.messages.manifest import HoldPlan, StackPlan
 from ..schedule.dose import ROUNDING
 from ..schedule.hold_timing import HoldTiming
-from ..schedule.plan import HeatTo, HoldAt, Plan, RampTo, TakeStack
+from ..schedule.plan import AcquireStack, HeatTo, HoldAt, Plan, RampTo
 from .journal_history import History, first_of
 
 # What is left of a hold and shorter than this counts as held: to heat up and down takes longer.
@@ -261,7 +261,7 @@ class FramesLeft:
 
     def _lacking(self, index: int) -> tuple[StackPlan, list[int]] | None:
         operation = self._plan.operations[index]
-        stack = operation.stack if isinstance(operation, TakeStack | RampTo) else None
+        stack = operation.stack if isinstance(operation, AcquireStack | RampTo) else None
         return None if stack is None else (stack, self._recorded.missing(stack))
 
     def under_way(self, index: int, done_s: float, tolerance_c: float) -> None:

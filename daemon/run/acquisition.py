@@ -68,7 +68,7 @@ class _Trigger:
     charged: float
 
 
-class Stack:
+class StackAcquisition:
     """The exposures of one stack: dose reserved, detector armed, and both undone at the end.
 
     Parameters
@@ -97,7 +97,7 @@ class Stack:
         self._period_ns = 0
         self._lost_in_a_row = 0
 
-    async def __aenter__(self) -> Stack:
+    async def __aenter__(self) -> StackAcquisition:
         engine, stack = self.engine, self.stack
         # Armed first: only then are the pauses known, and with them the dose.
         await self._arm(0)

@@ -17,11 +17,12 @@ from ..resume.run_journal import NoNotes, Notes
 from ..safety.devices import Devices
 from ..schedule.dose import DoseLedger
 from ..schedule.hold_timing import HoldTiming
-from ..schedule.plan import Decide, HeatTo, HoldAt, HoldPlan, Operation, Plan, RampTo, TakeStack
+from ..schedule.plan import AcquireStack, Decide, HeatTo, HoldAt, HoldPlan, Operation, Plan, RampTo
 from ..schedule.states import State, StateMachine
 from ..steering.steering import Steering
-from .acquisition import Stack, frames_per_trigger
-from .heater_watch import PROGRESS_TIMEOUT_S, HeaterWatch, HoldTimer
+from .acquisition import StackAcquisition, frames_per_trigger
+from .heater_watch import PROGRESS_TIMEOUT_S, HeaterWatch
+from .hold_timer import HoldTimer
 
 # Wall seconds between looks at a stage that stands while a ramp goes on.
 _STAGE_LOOK_S = 0.5
@@ -173,7 +174,7 @@ class Engine:
         while index < len(self.plan.operations):
             await self._checkpoint()
             await self.room()
-            if not isinstance(self.plan.operations[index], TakeStack):
+            if not isinstance(self.plan.operations[index], AcquireStack):
                 await self._keep()
             left = rest.pop(index, ALL)
             self._begin(index, left)
@@ -209,7 +210,7 @@ class Engine:
 
     def _begin(self, index: int, rest: Rest) -> None:
         operation, done_s = self.plan.operations[index], rest.done_s
-        if isinstance(operation, TakeStack) and rest.places is not None:
+        if isinstance(operation, AcquireStack) and rest.places is not None:
             done = 1 - len(rest.places) / operation.stack.frames
             done_s = done * self.plan.durations_s[index]
         self.operation, self.operation_index = operation, index
@@ -229,7 +230,7 @@ class Engine:
             await self._go_to(point.start_c, None if hotter else point.rate_c_per_s)
         for index, places in point.retakes:
             operation = self.plan.operations[index]
-            assert isinstance(operation, TakeStack)
+            assert isinstance(operation, AcquireStack)
             self.operation, self.operation_index = operation, index
             label = f"{operation.stack.name}: {len(places)} frames again"
             self.out.event("info", "engine", label)
@@ -239,7 +240,7 @@ class Engine:
     def takes_frames(self) -> bool:
         """Whether frames are exposed, one after the other, in the operation under way."""
         operation = self.operation
-        return isinstance(operation, TakeStack) or (
+        return isinstance(operation, AcquireStack) or (
             isinstance(operation, RampTo) and operation.stack is not None
         )
 
@@ -256,7 +257,7 @@ class Engine:
                 await self._heat(heat, rest)
             case HoldAt() as hold:
                 await self._hold(hold, rest)
-            case TakeStack() as stack:
+            case AcquireStack() as stack:
                 await self._take(stack, rest)
             case RampTo() as ramp:
                 await self._ramp(ramp, rest)
@@ -321,14 +322,14 @@ class Engine:
             },
         )
 
-    async def _take(self, operation: TakeStack, rest: Rest) -> None:
+    async def _take(self, operation: AcquireStack, rest: Rest) -> None:
         stack, places = operation.stack, rest.places
         if places is not None and not places:
             return
         await self.watch.settled(operation.at_c, self._commanded_ns)
         exposure_s, most = self.plan.recipe.beam.exposure_s, self.out.most_at_a_time
         at_a_time = frames_per_trigger(stack.tilt_deg, exposure_s, most, places)
-        async with Stack(self, stack, at_a_time, places) as frames:
+        async with StackAcquisition(self, stack, at_a_time, places) as frames:
             for first, tilt_deg in frames.triggers():
                 await self.between_exposures()
                 await self._checkpoint()
@@ -375,7 +376,7 @@ class Engine:
             await self._start_ramp(ramp.to_c, duration_s)
         else:
             assert ramp.frame_every_s is not None
-            async with Stack(self, ramp.stack, places=rest.places) as frames:
+            async with StackAcquisition(self, ramp.stack, places=rest.places) as frames:
                 await self._tilt(ramp.stack.tilt_deg[0])
                 await self._start_ramp(ramp.to_c, duration_s)
                 for position, place in enumerate(frames.places):

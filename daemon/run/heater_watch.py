@@ -1,29 +1,18 @@
-"""Watch the heater's readings: temperature at a moment, crossings, settling; time a hold."""
+"""Watch the heater's readings: temperature at a moment, crossings, settling."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from statistics import median
-from typing import Literal
 
 from ...drivers.base import GRACE_S, DeviceLost, Heater, HeaterSample
 from ...protocols.core.clock import ExperimentClock
-from ...protocols.messages.manifest import HoldPlan
-from ..runtime.gc_pause import collector_away
-from ..schedule.hold_timing import HoldTiming
 
 # Readings kept for looking back: 40 s at 100 Hz, far more than one exposure.
 _KEPT = 4096
 # When waiting becomes a failure.
 PROGRESS_TIMEOUT_S = 60.0
-# Wall seconds before the end of a hold from which on nothing is collected.
-_QUIET_S = 0.5
-# Holds from whose latencies that of the next one is reckoned.
-_FALLS = 9
-
-HoldMoment = Literal["commanded_up", "crossed_up", "commanded_down", "crossed_down"]
 
 
 class HeaterWatch:
@@ -203,56 +192,3 @@ def _later_than(samples: deque[HeaterSample], after_ns: int) -> list[HeaterSampl
         later.append(sample)
     later.reverse()
     return later
-
-
-class HoldTimer:
-    """Carries out holds timed from crossing to crossing of the midpoint temperature.
-
-    The command to cool is given early by the time that it takes from there to the midpoint: what
-    the chip takes, what the driver does until it can send, and how late a busy event loop wakes up.
-    That latency is learned from the holds themselves, as the median of the latest; for the first
-    one, the latency of its own rise is the estimate.
-    """
-
-    def __init__(self, watch: HeaterWatch) -> None:
-        self.watch = watch
-        self._falls_s: deque[float] = deque(maxlen=_FALLS)
-
-    async def hold(
-        self, plan: HoldPlan, told: Callable[[HoldMoment, int], None] | None = None
-    ) -> HoldTiming:
-        """Standby to processing, the time asked for, and back to standby.
-
-        Parameters
-        ----------
-        plan : HoldPlan
-            What to do.
-        told : callable
-            Takes each moment of the hold as soon as it is known.
-
-        Raises
-        ------
-        DeviceError
-            From the heater; the caller brings it to safety.
-        """
-        heater, clock = self.watch.heater, self.watch.clock
-        tell: Callable[[HoldMoment, int], None] = told or (lambda _what, _at_ns: None)
-        midpoint_c = 0.5 * (plan.standby_c + plan.target_c)
-        with collector_away():
-            asked_ns = clock.now_ns()
-            up_ns = await heater.set_temperature(plan.target_c)
-            tell("commanded_up", up_ns)
-            crossed_up_ns = await self.watch.crossing(midpoint_c, True, up_ns)
-        tell("crossed_up", crossed_up_ns)
-        rise_s = (crossed_up_ns - asked_ns) * 1e-9
-        fall_s = median(self._falls_s) if self._falls_s else rise_s
-        due_ns = max(clock.now_ns(), crossed_up_ns + int((plan.requested_s - fall_s) * 1e9))
-        await clock.sleep_until_ns(due_ns - int(_QUIET_S * clock.speed * 1e9))
-        with collector_away():
-            await clock.sleep_until_ns(due_ns)
-            down_ns = await heater.set_temperature(plan.standby_c)
-            tell("commanded_down", down_ns)
-            crossed_down_ns = await self.watch.crossing(midpoint_c, False, down_ns)
-        tell("crossed_down", crossed_down_ns)
-        self._falls_s.append((crossed_down_ns - due_ns) * 1e-9)
-        return HoldTiming(up_ns, crossed_up_ns, down_ns, crossed_down_ns)

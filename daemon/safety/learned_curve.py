@@ -1,14 +1,14 @@
-"""What belongs to which temperature, learned from readings: the supervisor's measure."""
+"""Learned R(T) or P(T) curve of the chip, against which the supervisor compares readings."""
 
 from __future__ import annotations
 
 from bisect import bisect_left
 
 
-class Relation:
-    """A quantity by temperature, learned: medians in steps of 10 K, which stay once they are full.
+class LearnedCurve:
+    """Learned R(T) or P(T) curve: medians in 10 K bins.
 
-    What comes later cannot talk it out of what it has learned first.
+    A full bin is frozen, so that a slow drift cannot shift the reference.
     """
 
     STEP_C, KEPT, ENOUGH, SPREAD_C = 10.0, 9, 3, 50.0
@@ -20,7 +20,7 @@ class Relation:
         self._values: list[float] = []
 
     def learn(self, temperature_c: float, value: float) -> None:
-        """Take in a pair that is believed."""
+        """Add a pair of values that is trusted."""
         step = round(temperature_c / self.STEP_C)
         found = self._samples.setdefault(step, [])
         if len(found) >= self.KEPT:
@@ -28,45 +28,45 @@ class Relation:
         found.append((temperature_c, value))
         if len(found) < self.ENOUGH:
             return
-        middle = len(found) // 2
-        at_c, median = (sorted(pair[k] for pair in found)[middle] for k in (0, 1))
-        place = bisect_left(self._steps, step)
-        if place == len(self._steps) or self._steps[place] != step:
-            self._steps.insert(place, step)
-            self._at_c.insert(place, at_c)
-            self._values.insert(place, median)
+        centre = len(found) // 2
+        at_c, median = (sorted(pair[k] for pair in found)[centre] for k in (0, 1))
+        index = bisect_left(self._steps, step)
+        if index == len(self._steps) or self._steps[index] != step:
+            self._steps.insert(index, step)
+            self._at_c.insert(index, at_c)
+            self._values.insert(index, median)
         else:
-            self._at_c[place], self._values[place] = at_c, median
+            self._at_c[index], self._values[index] = at_c, median
 
     @property
     def armed(self) -> bool:
-        """Whether enough was seen, over enough of a range, to tell right from wrong."""
+        """Whether the curve covers a range wide enough to judge readings by it."""
         at_c = self._at_c
         return bool(at_c) and at_c[-1] - at_c[0] >= self.SPREAD_C
 
     @property
     def slope(self) -> float:
-        """Change with temperature over all that was learned, per K; only when armed."""
+        """Mean slope of the whole curve, per K; only when armed."""
         return (self._values[-1] - self._values[0]) / (self._at_c[-1] - self._at_c[0])
 
     @property
     def largest(self) -> float:
-        """The largest value learned; 0 before the first."""
+        """The largest learned value; 0 if there is none."""
         return max(self._values, default=0.0)
 
     def above(self, temperature_c: float) -> float | None:
-        """Value at the nearest higher temperature that was learned, if there is one."""
-        place = bisect_left(self._at_c, temperature_c)
-        return self._values[place] if place < len(self._values) else None
+        """Value at the nearest higher learned temperature, if there is one."""
+        index = bisect_left(self._at_c, temperature_c)
+        return self._values[index] if index < len(self._values) else None
 
     def expected(self, temperature_c: float) -> tuple[float, float]:
-        """Value at a temperature, and by how many K it lies beyond what was learned."""
+        """Value at a temperature, and its distance from the learned range, in K."""
         at_c, values = self._at_c, self._values
-        place = bisect_left(at_c, temperature_c)
-        if place == 0 or place == len(at_c):
-            end = 0 if place == 0 else -1
+        index = bisect_left(at_c, temperature_c)
+        if index == 0 or index == len(at_c):
+            end = 0 if index == 0 else -1
             beyond_c = temperature_c - at_c[end]
             return values[end] + self.slope * beyond_c, abs(beyond_c)
-        low, high = place - 1, place
+        low, high = index - 1, index
         weight = (temperature_c - at_c[low]) / (at_c[high] - at_c[low])
         return values[low] + weight * (values[high] - values[low]), 0.0

@@ -11,7 +11,7 @@ from ...drivers.base import DeviceError, HeaterSample, StagePosition
 from ...protocols.config.rig import Rig
 from ...protocols.core.clock import ExperimentClock
 from .devices import Devices
-from .rules import BeamSeen, Observation, Reading, StageSeen, Tick
+from .observations import BeamObservation, Observation, Reading, StageObservation, Tick
 from .supervisor import Supervisor, Trip
 
 # Wall seconds.
@@ -36,7 +36,7 @@ class Engine(Protocol):
         ...
 
 
-class Watchdog:
+class Observer:
     """Feeds the supervisor.
 
     Parameters
@@ -99,11 +99,11 @@ class Watchdog:
         self.supervisor.heater_connected()
 
     def _stage_seen(self, before: StagePosition, after: StagePosition, frames: str) -> None:
-        self._see(StageSeen(self._clock.now_ns(), time.monotonic(), before, after, frames))
+        self._see(StageObservation(self._clock.now_ns(), time.monotonic(), before, after, frames))
 
-    def _see(self, seen: Observation) -> None:
+    def _see(self, observation: Observation) -> None:
         try:
-            trips = self.supervisor.see(seen)
+            trips = self.supervisor.see(observation)
         except Exception as error:
             if not self._has_failed:
                 self._has_failed = True
@@ -159,4 +159,4 @@ class Watchdog:
         exposing = engine is not None and engine.exposing
         may_be_open = exposing or not same or not (ours and self._beam_is_ours)
         now_ns = self._clock.now_ns()
-        self._see(BeamSeen(now_ns, time.monotonic(), state, may_be_open, wanted))
+        self._see(BeamObservation(now_ns, time.monotonic(), state, may_be_open, wanted))

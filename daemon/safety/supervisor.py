@@ -1,7 +1,7 @@
-"""The supervisor: one table of rules, and what trips when something is wrong for long enough.
+"""The supervisor: one table of rules; a rule trips when it is violated for longer than its delay.
 
-Pure: it is told what was observed and when, and returns what trips. `watchdog.py` tells it, from
-connect to disconnect, and does what the rules say.
+Pure: it takes observations with their times and returns the rules that trip. `observer.py` makes
+the observations from connect to disconnect; `safing.py` acts on what trips.
 """
 
 from __future__ import annotations
@@ -11,48 +11,36 @@ from dataclasses import dataclass
 
 from ...protocols.config.rig import Rig
 from ...protocols.config.supervision import Action
-from .rules import (
-    Course,
-    Finding,
-    Implausible,
-    Judge,
-    Moving,
-    Observation,
-    OverTemperature,
-    Progress,
-    Rate,
-    Reading,
-    Stale,
-    Terms,
-    Unblanked,
-    Vacuum,
-)
+from .column_rules import Moving, Unblanked, Vacuum
+from .heater_rules import Implausible, OverTemperature, Progress, Rate, Stale
+from .observations import Observation, Reading
+from .rules import Check, RuleLimits, SetpointHistory, Violation
 
-# Experiment seconds without a finding after which an occurrence is over.
+# Experiment seconds without a violation after which a trip is over.
 OVER_S = 1.0
 
 
 @dataclass(frozen=True)
 class Rule:
-    """One rule; a rig may change bound, delay and action, and cannot remove it.
+    """One rule. A rig may change its bound, delay and action, but cannot remove it.
 
     Attributes
     ----------
-    judges : str
-        What it is about, in words.
-    judge : type of Judge
-        Who looks.
+    subject : str
+        The condition that violates the rule, in words.
+    check : type of Check
+        Decides whether an observation violates the rule.
     bound, unit
-        What must not be passed; a rule about something that is so or not has no unit.
+        Highest permitted value and its unit; a yes-or-no rule has no unit.
     delay_s : float
-        Experiment time for which it has to be wrong.
+        Experiment time for which the violation must last.
     action : str
-        ``warn``: say so. ``pause``: wait at standby for a person. ``safe``: end the run, beam
-        blanked and heater at its safe level.
+        ``warn``: make an event. ``pause``: wait at standby for a person. ``safe``: end the run,
+        beam blanked and heater at its safe level.
     """
 
-    judges: str
-    judge: type[Judge]
+    subject: str
+    check: type[Check]
     bound: float
     unit: str
     delay_s: float
@@ -87,9 +75,9 @@ RULES: Mapping[str, Rule] = {
 
 @dataclass(frozen=True)
 class Trip:
-    """A rule has tripped, or its occurrence is over.
+    """A rule has tripped, or its violation is over (`over`).
 
-    `value` and `bound` are in `unit`; `since_ns` is when it began, `t_ns` when this was said.
+    `value` and `bound` are in `unit`; the violation began at `since_ns` and tripped at `t_ns`.
     """
 
     rule: str
@@ -104,7 +92,7 @@ class Trip:
 
     @property
     def level(self) -> str:
-        """How loud the event is."""
+        """Level of the event."""
         if self.over:
             return "info"
         return "error" if self.action == "safe" else "warning"
@@ -118,7 +106,7 @@ class Trip:
         return f"{self.rule}: {self.message}{bound}{lasted}, {self.action}"
 
     def body(self) -> dict[str, object]:
-        """What the event holds beside its text."""
+        """Details of the event."""
         return {
             "rule": self.rule,
             "action": self.action,
@@ -131,41 +119,48 @@ class Trip:
 
 
 class _Watched:
-    """A rule at work: since when it finds something, and whether that has tripped."""
+    """One rule at work: since when it is violated, and whether it has tripped."""
 
-    def __init__(self, name: str, rule: Rule, rig: Rig, course: Course) -> None:
+    def __init__(self, name: str, rule: Rule, rig: Rig, setpoints: SetpointHistory) -> None:
         settings = getattr(rig.supervisor, name.replace("-", "_"))
         bound = getattr(settings, "bound", None)
         self.name, self.unit = name, rule.unit
         self.bound = rule.bound if bound is None else bound
         self.delay_ns = int((rule.delay_s if settings.delay_s is None else settings.delay_s) * 1e9)
         self.action: Action = settings.action or rule.action
-        terms = Terms(self.bound, rig.heater.limits, rig.supervisor)
-        self.judge = rule.judge(terms, course)
+        limits = RuleLimits(self.bound, rig.heater.limits, rig.supervisor)
+        self.check = rule.check(limits, setpoints)
         self.since_ns: int | None = None
         self.last_ns = 0
         self.tripped: Trip | None = None
 
-    def see(self, seen: Observation) -> Trip | None:
-        found = self.judge.judge(seen)
-        return self._nothing(seen.now_ns) if found is None else self._something(found, seen.now_ns)
+    def see(self, observation: Observation) -> Trip | None:
+        found = self.check.check(observation)
+        return (
+            self._satisfied(observation.now_ns)
+            if found is None
+            else self._violated(found, observation.now_ns)
+        )
 
-    def _something(self, found: Finding, now_ns: int) -> Trip | None:
+    def _violated(self, violation: Violation, now_ns: int) -> Trip | None:
         self.last_ns = now_ns
         if self.since_ns is None:
             self.since_ns = now_ns
         if self.tripped is not None:
             return None
-        since_ns = self.since_ns if found.since_ns is None else max(self.since_ns, found.since_ns)
-        if not found.at_once and now_ns - since_ns < self.delay_ns:
+        since_ns = (
+            self.since_ns if violation.since_ns is None else max(self.since_ns, violation.since_ns)
+        )
+        if not violation.at_once and now_ns - since_ns < self.delay_ns:
             return None
         self.tripped = Trip(
-            self.name, self.action, found.value, found.bound,
-            self.unit if found.unit is None else found.unit, since_ns, now_ns, found.text,
+            self.name, self.action, violation.value, violation.bound,
+            self.unit if violation.unit is None else violation.unit,
+            since_ns, now_ns, violation.text,
         )  # fmt: skip
         return self.tripped
 
-    def _nothing(self, now_ns: int) -> Trip | None:
+    def _satisfied(self, now_ns: int) -> Trip | None:
         tripped = self.tripped
         if tripped is None:
             self.since_ns = None
@@ -181,59 +176,59 @@ class _Watched:
 
 
 class Supervisor:
-    """Every rule at work on one rig.
+    """All rules at work on one rig.
 
     Parameters
     ----------
     rig : Rig
-        Its limits, and its changes of the rules.
+        Limits of the chip, and changes of the rules.
     rules : mapping, optional
         The table.
     """
 
     def __init__(self, rig: Rig, rules: Mapping[str, Rule] = RULES) -> None:
-        self._course = Course(rig.heater.limits, rig.supervisor)
-        self._rules = [_Watched(name, rule, rig, self._course) for name, rule in rules.items()]
+        self._setpoints = SetpointHistory(rig.heater.limits, rig.supervisor)
+        self._rules = [_Watched(name, rule, rig, self._setpoints) for name, rule in rules.items()]
         self._by_kind: dict[type, list[_Watched]] = {}
 
-    def see(self, seen: Observation) -> list[Trip]:
-        """Take in an observation; times must not go back.
+    def see(self, observation: Observation) -> list[Trip]:
+        """Check an observation; times must not decrease.
 
         Returns
         -------
         list of Trip
-            What has tripped by it, and what is over by it.
+            Rules that trip now, and trips that are over now.
         """
-        kind = type(seen)
-        if isinstance(seen, Reading):
-            self._course.follow(seen.sample)
+        kind = type(observation)
+        if isinstance(observation, Reading):
+            self._setpoints.follow(observation.sample)
         concerned = self._by_kind.get(kind)
         if concerned is None:
-            concerned = [rule for rule in self._rules if kind in rule.judge.takes]
+            concerned = [rule for rule in self._rules if kind in rule.check.takes]
             self._by_kind[kind] = concerned
         trips: list[Trip] = []
         for rule in concerned:
-            trip = rule.see(seen)
+            trip = rule.see(observation)
             if trip is not None:
                 trips.append(trip)
         return trips
 
     def run(self, limit_c: float | None) -> None:
-        """A run begins, whose recipe has a limit; or it is over (None)."""
-        self._course.limit_c = limit_c
+        """Set the highest temperature of the recipe that runs; None when no run is under way."""
+        self._setpoints.limit_c = limit_c
 
     def heater_connected(self) -> None:
-        """The heater was lost and found again: earlier readings say nothing of later ones."""
-        self._course.forget()
+        """Forget earlier readings: the heater was connected again."""
+        self._setpoints.forget()
         for rule in self._rules:
-            rule.judge.forget()
+            rule.check.forget()
 
     @property
     def persisting(self) -> list[Trip]:
-        """What has tripped and is not over."""
+        """Trips that are not over."""
         return [rule.tripped for rule in self._rules if rule.tripped is not None]
 
     @property
     def in_doubt(self) -> bool:
-        """Whether something is wrong that has not tripped yet: a closer look is worth it."""
+        """Whether a rule is violated and has not tripped yet: observe more often."""
         return any(r.since_ns is not None and r.tripped is None for r in self._rules)

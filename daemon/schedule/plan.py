@@ -45,7 +45,7 @@ class HoldAt:
 
 
 @dataclass(frozen=True)
-class TakeStack:
+class AcquireStack:
     """Expose the frames of a tilt series or a reference at standby."""
 
     stack: StackPlan
@@ -97,7 +97,7 @@ class Decide:
         return f"decide: end the cycle if necks grew less than {self.until.neck_growth_below:.2%}"
 
 
-Operation = HeatTo | HoldAt | TakeStack | RampTo | Decide
+Operation = HeatTo | HoldAt | AcquireStack | RampTo | Decide
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ class Plan:
         for op in self.operations:
             if isinstance(op, HoldAt):
                 count += 1
-            elif isinstance(op, (TakeStack, RampTo)) and op.stack is not None:
+            elif isinstance(op, (AcquireStack, RampTo)) and op.stack is not None:
                 result[op.stack.name] = count
         return result
 
@@ -217,8 +217,8 @@ def tilt_angles(series: TiltSeries) -> tuple[float, ...]:
     return tuple(order)
 
 
-def _is_series(operation: Operation) -> TypeGuard[TakeStack]:
-    return isinstance(operation, TakeStack) and operation.stack.kind == "series"
+def _is_series(operation: Operation) -> TypeGuard[AcquireStack]:
+    return isinstance(operation, AcquireStack) and operation.stack.kind == "series"
 
 
 class _Expansion:
@@ -312,7 +312,9 @@ class _Expansion:
 
     def _reference(self, frames: int) -> tuple[Operation, float]:
         tilts = (0.0,) * frames
-        return TakeStack(self._stack("reference", tilts), self.temperature_c), self._frames_s(tilts)
+        return AcquireStack(self._stack("reference", tilts), self.temperature_c), self._frames_s(
+            tilts
+        )
 
     def _series(self, path: str, series: TiltSeries) -> tuple[Operation, float]:
         low, high = self.rig.stage.limits.tilt_deg
@@ -334,7 +336,7 @@ class _Expansion:
                 f"{stack.name} takes {dose:.1f} e/nm^2, beyond limits.dose_per_series of "
                 f"{limit:g} e/nm^2; lower the current, the dwell time or the number of angles",
             )
-        return TakeStack(stack, self.temperature_c), self._frames_s(tilts)
+        return AcquireStack(stack, self.temperature_c), self._frames_s(tilts)
 
     def _cycle(self, path: str, cycle: Cycle) -> Iterator[tuple[Operation, float]]:
         self._check_temperature(f"{path}.standby", cycle.standby_c)

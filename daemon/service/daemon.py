@@ -33,7 +33,7 @@ from ..run.heater_watch import HeaterWatch
 from ..runtime.processes import Child
 from ..safety.devices import Devices, SafingStep
 from ..safety.guardian_handle import GuardianHandle
-from ..safety.observer import Watchdog
+from ..safety.observer import Observer
 from ..safety.supervisor import Trip
 from ..schedule.plan import Plan
 from ..schedule.states import State, StateMachine
@@ -88,7 +88,7 @@ class Daemon:
         self.publisher.on_event = self._event_published
         self._run: asyncio.Task[Outcome] | None = None
         self._lag_s = 0.0
-        self.watchdog = Watchdog(
+        self.observer = Observer(
             rig, self.devices, clock, self._tripped,
             lambda text: self._event("warning", "supervisor", text),
             lambda text: self._end_safely(f"supervisor: {text}"),
@@ -130,7 +130,7 @@ class Daemon:
             await self.devices.heater.disconnect()
             await self.devices.heater.connect()
             self.watch.found_again()
-            self.watchdog.heater_connected()
+            self.observer.heater_connected()
             self._event("info", "heater", "connected again")
 
     def _heater_sample(self, sample: HeaterSample) -> None:
@@ -140,7 +140,7 @@ class Daemon:
             **sample.values,
         }
         self._telemetry("heater", values, sample.t_ns)
-        self.watchdog.heater_sample(sample)
+        self.observer.heater_sample(sample)
 
     # --- supervisor and guardian ----------------------------------------------------------------
 
@@ -180,7 +180,7 @@ class Daemon:
         idle = self.machine.state is State.IDLE
         if idle:
             self.machine.to(State.SAFING)
-        self.watchdog.beam_is_ours()
+        self.observer.beam_is_ours()
         confirmed = False
         try:
             confirmed = await self.devices.make_safe(told)
@@ -305,7 +305,7 @@ class Daemon:
             "instruments": self.identities,
             "temperature_c": latest.temperature_c if latest is not None else None,
             "last_run": self.last_outcome.status if self.last_outcome is not None else None,
-            "alarms": [str(trip) for trip in self.watchdog.supervisor.persisting],
+            "alarms": [str(trip) for trip in self.observer.supervisor.persisting],
             "guardian": self.guardian is not None and self.guardian.watching,
             "lease": self.gate.lease.state(time.monotonic()),
             "subscribers": len(self.publisher.connections),
@@ -341,20 +341,20 @@ class Daemon:
                 if self.experiment is not None
                 else "everything is being made safe; try again"
             )
-        for trip in self.watchdog.supervisor.persisting:
+        for trip in self.observer.supervisor.persisting:
             if trip.action != "warn":
                 raise Busy(f"supervisor: {trip.rule}: {trip.message}, and that is not over")
         if self.guardian is not None and not self.guardian.watching:
             raise Busy("no guardian watches; another one is being started")
         experiment = self.experiment_for(plan, recipe_text, output, interrupted)
         self.experiment = experiment
-        self.watchdog.run_begins(experiment.engine, plan.recipe.limits.temperature_c)
+        self.observer.run_begins(experiment.engine, plan.recipe.limits.temperature_c)
         experiment.on_prepared = lambda: self._prepared(output)
         self._run = asyncio.create_task(self._run_one(experiment), name="experiment")
         return experiment
 
     def _prepared(self, output: Path) -> None:
-        self.watchdog.beam_is_ours()
+        self.observer.beam_is_ours()
         if self.guardian is not None:
             self.guardian.journal(journal_path(output))
 
@@ -374,7 +374,7 @@ class Daemon:
             self.last_outcome = await experiment.run()
             return self.last_outcome
         finally:
-            self.watchdog.run_ends()
+            self.observer.run_ends()
             if self.guardian is not None:
                 self.guardian.journal(None)
             self.experiment = None

@@ -13,7 +13,7 @@ from ...protocols.config.rig import ROLES, Rig
 
 
 @contextmanager
-def claimed(rig: Rig) -> Iterator[None]:
+def lock_instruments(rig: Rig) -> Iterator[None]:
     """Claim every instrument of a rig on this machine.
 
     A name in Linux's abstract socket namespace cannot outlive its process, is the same for every

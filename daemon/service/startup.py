@@ -25,7 +25,7 @@ from ..runtime.processes import Child, ChildFailed
 from ..safety.guardian_handle import GuardianHandle
 from ..schedule.states import State
 from .daemon import Daemon
-from .instrument_lock import claimed
+from .instrument_lock import lock_instruments
 
 
 async def start_simulators(
@@ -122,9 +122,9 @@ async def running_daemon(
     public = zmq.asyncio.Context()
     daemon: Daemon | None = None
     tasks: list[asyncio.Task[None]] = []
-    claims = contextlib.ExitStack()
+    locks = contextlib.ExitStack()
     try:
-        claims.enter_context(claimed(rig))
+        locks.enter_context(lock_instruments(rig))
         if rig.simulator is not None:
             simulators = await Child.spawn("simulators", "pyrotome.simulators")
         guardian = GuardianHandle(
@@ -143,7 +143,7 @@ async def running_daemon(
         await daemon.connect()
         tasks.append(asyncio.create_task(daemon.follow_heater(), name="follow heater"))
         tasks.append(asyncio.create_task(daemon.tick(), name="tick"))
-        tasks.append(asyncio.create_task(daemon.watchdog.watch(), name="watchdog"))
+        tasks.append(asyncio.create_task(daemon.observer.watch(), name="observer"))
         pressing = daemon.devices.press_on(daemon.safe_at_last)
         tasks.append(asyncio.create_task(pressing, name="press on"))
         for task in tasks:
@@ -163,6 +163,6 @@ async def running_daemon(
             await guardian.stop(daemon is not None and daemon.machine.state is State.PANICKED)
         if simulators is not None:
             await simulators.stop()
-        claims.close()
+        locks.close()
         context.destroy(linger=500)
         public.destroy(linger=500)

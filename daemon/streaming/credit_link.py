@@ -79,7 +79,7 @@ class Consumer:
                 self.sent_s.popleft()
 
 
-class Outlet:
+class CreditLink:
     """Sends stream messages to every consumer and takes what they send back.
 
     Parameters

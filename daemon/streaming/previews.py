@@ -21,7 +21,7 @@ MOST_WAITING = 16
 _OWN = {"type", "run", "seq", "t_ns", "shape", "dtype", "encoding"}
 
 
-class FrameViews:
+class FramePreviews:
     """Shows frames on the monitor without holding up anyone; call `close` at the end.
 
     A frame that the detector compressed is decompressed in a thread, and only for subscribers of

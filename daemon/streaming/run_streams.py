@@ -19,8 +19,8 @@ from ...protocols.messages.manifest import Interruption, RunManifest
 from ...protocols.messages.process import AnalysisConfig, RecorderConfig
 from ...protocols.messages.stream import BadMessage, Message, array_of, telemetry_topic
 from ..runtime.processes import Child, ChildFailed
-from .credit_link import Consumer, Outlet
-from .previews import FrameViews
+from .credit_link import Consumer, CreditLink
+from .previews import FramePreviews
 from .publisher import Publisher
 
 # A wait of the schedule that is told of.
@@ -67,9 +67,9 @@ class RunStreams:
         self._publisher, self._context = publisher, context
         self._topic, self._output = f"frame/{detector}", output
         self._told_result, self._recorder_died = on_result, on_recorder_death
-        self._outlet: Outlet | None = None
+        self._outlet: CreditLink | None = None
         self._children: dict[str, Child] = {}
-        self._views = FrameViews(
+        self._views = FramePreviews(
             publisher, f"preview/{detector}", lambda text: self.event("error", "engine", text)
         )
 
@@ -96,7 +96,7 @@ class RunStreams:
             await asyncio.wait_for(outlet.credit(0, kept=True), UNTOLD_WAIT_S)
         await self._wait(outlet, 0, kept=True)
 
-    async def _wait(self, outlet: Outlet, frames: int, kept: bool = False) -> None:
+    async def _wait(self, outlet: CreditLink, frames: int, kept: bool = False) -> None:
         waiting = outlet.waiting_for(frames, kept)
         if not waiting:
             return
@@ -228,7 +228,7 @@ class RunStreams:
         ChildFailed
             If the recorder cannot start, or the analysis says why it will not.
         """
-        outlet = Outlet(self._context, self._on_result, self._on_event)
+        outlet = CreditLink(self._context, self._on_result, self._on_event)
         self._outlet = outlet
         link, file = outlet.endpoint, str(self._output)
         recorder = RecorderConfig(link=link, file=file, manifest=manifest, resumed=resumed)
@@ -244,7 +244,7 @@ class RunStreams:
         for consumer in outlet.consumers.values():
             await consumer.hello.wait()
 
-    async def _start(self, outlet: Outlet, name: str, module: str, config: BaseModel) -> None:
+    async def _start(self, outlet: CreditLink, name: str, module: str, config: BaseModel) -> None:
         try:
             child = await Child.start(name, module, config)
         except ChildFailed as error:

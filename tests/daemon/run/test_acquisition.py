@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyrotome.daemon.resume.run_journal import NoNotes
-from pyrotome.daemon.run.acquisition import BURST_S, Stack, frames_per_trigger
+from pyrotome.daemon.run.acquisition import BURST_S, StackAcquisition, frames_per_trigger
 from pyrotome.daemon.schedule.dose import DoseLedger
 from pyrotome.drivers.base import (
     Beam,
@@ -127,7 +127,7 @@ class Bench:
         self.events: list[str] = []
         plan = StackPlan(name="reference_001", kind="reference", frames=frames,
                          tilt_deg=(0.0,) * frames)  # fmt: skip
-        self.stack = Stack(self, plan, at_a_time)  # type: ignore[arg-type]
+        self.stack = StackAcquisition(self, plan, at_a_time)  # type: ignore[arg-type]
 
     async def room(self, frames: int = 1) -> None:
         assert frames == self.stack.at_a_time

@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from pyrotome.daemon.run.heater_watch import HeaterWatch, HoldTimer
+from pyrotome.daemon.run.heater_watch import HeaterWatch
+from pyrotome.daemon.run.hold_timer import HoldTimer
 from pyrotome.drivers.base import DeviceLost, Heater, HeaterSample, Identity
 from pyrotome.protocols.config.rig import HeaterLimits, HeaterRig
 from pyrotome.protocols.core.clock import ExperimentClock

@@ -14,8 +14,14 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyrotome.daemon.safety.learned_curve import Relation
-from pyrotome.daemon.safety.rules import BeamSeen, Observation, Reading, StageSeen, Tick
+from pyrotome.daemon.safety.learned_curve import LearnedCurve
+from pyrotome.daemon.safety.observations import (
+    BeamObservation,
+    Observation,
+    Reading,
+    StageObservation,
+    Tick,
+)
 from pyrotome.daemon.safety.supervisor import RULES, Supervisor, Trip
 from pyrotome.drivers.base import BeamState, HeaterSample, StagePosition
 from pyrotome.protocols.config.rig import Rig, SimulatedChip, simulated_rig
@@ -89,11 +95,13 @@ class Course:
 
     def beam(self, state: BeamState, may_be_open: bool = False, wanted: bool = False) -> None:
         self.t_s += 0.5
-        self.see(BeamSeen(**self.now, state=state, may_be_open=may_be_open, wanted=wanted))
+        self.see(BeamObservation(**self.now, state=state, may_be_open=may_be_open, wanted=wanted))
 
     def stage(self, before: StagePosition, after: StagePosition) -> None:
         self.t_s += 0.5
-        self.see(StageSeen(**self.now, before=before, after=after, frames="frame 3 of series_001"))
+        self.see(
+            StageObservation(**self.now, before=before, after=after, frames="frame 3 of series_001")
+        )
 
     def names(self) -> list[str]:
         return [trip.rule for trip in self.trips if not trip.over]
@@ -318,7 +326,7 @@ def test_the_relation_is_not_talked_out_of_what_it_has_learned() -> None:
 
 @given(st.lists(st.tuples(st.floats(0, 1000), st.floats(-1e3, 1e3)), max_size=200))
 def test_a_relation_never_fails(pairs: list[tuple[float, float]]) -> None:
-    relation = Relation()
+    relation = LearnedCurve()
     for at_c, value in pairs:
         relation.learn(at_c, value)
         if relation.armed:
@@ -514,10 +522,10 @@ def test_whatever_is_observed_is_judged(seen: list[tuple[float, Any]], speed: fl
         if kind == "read":
             made = Reading(**now, sample=HeaterSample(*rest))
         elif kind == "beam":
-            made = BeamSeen(**now, state=BeamState(rest[0], rest[1]), may_be_open=False,
+            made = BeamObservation(**now, state=BeamState(rest[0], rest[1]), may_be_open=False,
                             wanted=rest[2])  # fmt: skip
         elif kind == "stage":
-            made = StageSeen(**now, before=StagePosition(0, rest[0]),
+            made = StageObservation(**now, before=StagePosition(0, rest[0]),
                              after=StagePosition(0, rest[1]), frames="f")  # fmt: skip
         else:
             made = Tick(**now)

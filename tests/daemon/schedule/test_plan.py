@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyrotome.daemon.schedule.plan import HeatTo, HoldAt, RampTo, TakeStack, make_plan, tilt_angles
+from pyrotome.daemon.schedule.plan import (
+    AcquireStack,
+    HeatTo,
+    HoldAt,
+    RampTo,
+    make_plan,
+    tilt_angles,
+)
 from pyrotome.protocols.config.recipe import Recipe, TiltSeries
 from pyrotome.protocols.config.rig import simulated_rig
 from pyrotome.protocols.core.errors import BadInput
@@ -42,7 +49,7 @@ def test_the_papers_schedule_becomes_series_and_holds_in_order() -> None:
         simulated_rig(),
     )
     assert [type(op) for op in plan.operations] == [
-        HeatTo, TakeStack, TakeStack, HoldAt, TakeStack, HoldAt, TakeStack,
+        HeatTo, AcquireStack, AcquireStack, HoldAt, AcquireStack, HoldAt, AcquireStack,
     ]  # fmt: skip
     assert [s.name for s in plan.stacks] == [
         "reference_001", "series_001", "series_002", "series_003",
@@ -53,7 +60,7 @@ def test_the_papers_schedule_becomes_series_and_holds_in_order() -> None:
     assert plan.frames == 50 + 3 * 41
     assert plan.dose_e_per_nm2 == pytest.approx(173 * 5.7706, rel=1e-4)
     assert plan.duration_s > 3600
-    assert all(op.at_c == 200.0 for op in plan.operations if isinstance(op, TakeStack))
+    assert all(op.at_c == 200.0 for op in plan.operations if isinstance(op, AcquireStack))
 
 
 def test_a_cycle_goes_to_standby_first_when_it_is_elsewhere() -> None:

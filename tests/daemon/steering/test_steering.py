@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import pytest
 
-from pyrotome.daemon.schedule.plan import Decide, HoldAt, TakeStack, make_plan
+from pyrotome.daemon.schedule.plan import AcquireStack, Decide, HoldAt, make_plan
 from pyrotome.daemon.steering.steering import Steering
 from pyrotome.protocols.config.recipe import Recipe, Until
 from pyrotome.protocols.config.rig import simulated_rig
@@ -46,7 +46,7 @@ def test_a_steered_cycle_is_planned_to_its_end_with_a_decision_after_each_round(
     for index, decision in decisions:
         assert index + 1 + decision.skip == last, "what is skipped ends where the cycle ends"
         assert isinstance(plan.operations[index + 1], HoldAt)
-    assert isinstance(plan.operations[last - 1], TakeStack)
+    assert isinstance(plan.operations[last - 1], AcquireStack)
 
 
 @pytest.mark.parametrize(

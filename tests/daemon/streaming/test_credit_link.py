@@ -9,7 +9,7 @@ import pytest
 import zmq
 import zmq.asyncio
 
-from pyrotome.daemon.streaming.credit_link import Outlet
+from pyrotome.daemon.streaming.credit_link import CreditLink
 from pyrotome.protocols.messages.credit_link import upstream
 from pyrotome.protocols.messages.stream import Message
 
@@ -22,7 +22,7 @@ class Harness:
         self.sockets: list[zmq.asyncio.Socket] = []
         self.results: list[tuple[str, dict[str, Any], list[bytes]]] = []
         self.events: list[tuple[str, dict[str, Any]]] = []
-        self.outlet = Outlet(
+        self.outlet = CreditLink(
             context, lambda *r: self.results.append(r), lambda *e: self.events.append(e)
         )
 

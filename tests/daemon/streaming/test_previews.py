@@ -10,7 +10,7 @@ import pytest
 import zmq
 import zmq.asyncio
 
-from pyrotome.daemon.streaming.previews import MOST_WAITING, FrameViews
+from pyrotome.daemon.streaming.previews import MOST_WAITING, FramePreviews
 from pyrotome.daemon.streaming.publisher import Publisher
 from pyrotome.protocols.core.bitshuffle import Bitshuffle
 from pyrotome.protocols.core.chunk import ENCODING, Chunk
@@ -27,7 +27,7 @@ class Monitor:
         self.context = context
         self.publisher = Publisher(context, "tcp://127.0.0.1:*", ExperimentClock())
         self.problems: list[str] = []
-        self.views = FrameViews(self.publisher, PREVIEW, self.problems.append)
+        self.views = FramePreviews(self.publisher, PREVIEW, self.problems.append)
         self.subscriber = context.socket(zmq.SUB)
         self.subscriber.set(zmq.LINGER, 0)
 
