@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from ..core.arrays import Floats, binned, checked_series, in_threads
-from ..core.progress import exhausted
-from .pairwise import Method, PairSteps, checked_method, register_series, register_steps
+from ..core.progress import run_to_end
+from .pairwise import Method, PairShifts, checked_method, iter_register_series, register_series
 from .preparation import MATCHING_SIDE, binning_for
-from .projection_matching import match_steps
+from .projection_matching import iter_match_projections
 from .resampling import Axis, apply_alignment
 from .tilt_axis import axis_through_mass
 
-__all__ = ["Alignment", "align_series", "align_steps", "dark_images", "register_series"]
+__all__ = ["Alignment", "align_series", "dark_images", "iter_align_series", "register_series"]
 
 Floats64 = NDArray[np.float64]
 _T = TypeVar("_T")
@@ -60,7 +60,7 @@ class Alignment:
         How neighbours were registered.
     correlation : ndarray
         Shape (n,): correlation coefficient of each image with its reprojection; NaN for a dark one.
-    misfit_before, misfit_after : float
+    residual_before, residual_after : float
         Misfit of the volume in the first and the last round of the refinement.
     last_move_px : float
         Root mean square of the last correction: how far from settled.
@@ -78,8 +78,8 @@ class Alignment:
     images: Floats
     method: str
     correlation: Floats64
-    misfit_before: float
-    misfit_after: float
+    residual_before: float
+    residual_after: float
     last_move_px: float
     thickness_px: int
     dark: tuple[int, ...]
@@ -97,7 +97,7 @@ def align_series(
     method: Method = "mutual-information",
     *,
     rounds: int = _ROUNDS,
-    pair_steps: PairSteps | None = None,
+    pair_shifts: PairShifts | None = None,
     start_axis: Axis | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> Alignment:
@@ -110,11 +110,11 @@ def align_series(
     tilt_deg : ndarray
         Angles in degrees, shape (n,), in any order and spacing; a missing tilt is no matter.
     method : str
-        See :func:`neighbours.register_pair`.
+        See :func:`pairwise.register_pair`.
     rounds : int
         Rounds of the refinement against reprojections at most; it ends when they are settled.
-    pair_steps : mapping, optional
-        Steps between neighbours in tilt that are known already (`neighbours.ArrivingSeries`), by
+    pair_shifts : mapping, optional
+        Steps between neighbours in tilt that are known already (`pairwise.OnlineRegistration`), by
         the places of both images in `images`, the lower tilt first. What is missing is computed;
         the outcome is the same bit by bit.
     start_axis : Axis, optional
@@ -134,26 +134,26 @@ def align_series(
         If images and angles do not belong together, an image holds NaN (named), fewer than three
         images show anything, a known step or `start_axis` is not finite, or the method is unknown.
     """
-    pieces = align_steps(
-        images, tilt_deg, method, rounds=rounds, pair_steps=pair_steps, start_axis=start_axis
+    pieces = iter_align_series(
+        images, tilt_deg, method, rounds=rounds, pair_shifts=pair_shifts, start_axis=start_axis
     )
-    return exhausted(pieces, progress)
+    return run_to_end(pieces, progress)
 
 
-def align_steps(
+def iter_align_series(
     images: NDArray[Any],
     tilt_deg: NDArray[Any],
     method: Method = "mutual-information",
     *,
     rounds: int = _ROUNDS,
-    pair_steps: PairSteps | None = None,
+    pair_shifts: PairShifts | None = None,
     start_axis: Axis | None = None,
 ) -> Generator[float, None, Alignment]:
     """:func:`align_series` in small pieces, so that something urgent may be done in between.
 
     Parameters
     ----------
-    images, tilt_deg, method, rounds, pair_steps, start_axis
+    images, tilt_deg, method, rounds, pair_shifts, start_axis
         See :func:`align_series`.
 
     Yields
@@ -191,11 +191,11 @@ def align_steps(
     places = {int(n): place for place, n in enumerate(usable)}
     known = {
         (places[a], places[b]): step
-        for (a, b), step in (pair_steps or {}).items()
+        for (a, b), step in (pair_shifts or {}).items()
         if a in places and b in places
     }
     share = _REGISTRATION_SHARE[method]
-    shifts = yield from _part(register_steps(lit, lit_tilts, method, known), 0.0, share)
+    shifts = yield from _part(iter_register_series(lit, lit_tilts, method, known), 0.0, share)
     through_mass = axis_through_mass(lit, shifts, binning_for(images.shape[1:], MATCHING_SIDE))
     yield share
     if start_axis is None:
@@ -203,7 +203,9 @@ def align_steps(
     else:
         shifts, start = _about(start_axis, shifts, through_mass, lit_tilts), start_axis
     match = yield from _part(
-        match_steps(lit, lit_tilts, shifts, start, rounds=rounds), share, 1 - share - _WARP_SHARE
+        iter_match_projections(lit, lit_tilts, shifts, start, rounds=rounds),
+        share,
+        1 - share - _WARP_SHARE,
     )
     shifts, axis = _kept_in_field(match.shifts_px, match.axis, lit_tilts)
     every, correlation = _filled(shifts, tilts, usable), np.full(len(images), np.nan)
@@ -222,8 +224,8 @@ def align_steps(
         images=aligned,
         method=method,
         correlation=correlation,
-        misfit_before=float(match.misfit[0]),
-        misfit_after=float(match.misfit[-1]),
+        residual_before=float(match.residual[0]),
+        residual_after=float(match.residual[-1]),
         last_move_px=match.last_move_px,
         thickness_px=match.thickness_px,
         dark=tuple(int(n) for n in dark),

@@ -10,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.arrays import Floats
-from .pairwise import ArrivingSeries, Method
+from .pairwise import Method, OnlineRegistration
 from .registration import centre_of_mass
 from .resampling import Axis, apply_alignment
 
 Floats64 = NDArray[np.float64]
 # Voxels along (y, z, x).
 Displacement = tuple[float, float, float]
-NOWHERE: Displacement = (0.0, 0.0, 0.0)
+NO_DISPLACEMENT: Displacement = (0.0, 0.0, 0.0)
 # Range of the cosines of the tilts from which a displacement can be told from the axis's offset.
 _LEAST_COSINES = 0.02
 
@@ -31,19 +31,19 @@ class KnownAlignment:
     thickness_px: int | None = None
 
 
-class RoughAlignment:
+class CoarseAlignment:
     """Shifts from one view to its neighbour in tilt, about the axis of the series before.
 
     Parameters
     ----------
     method : str
-        How views are registered, see `neighbours.register_pair`.
+        How views are registered, see `pairwise.register_pair`.
     known : KnownAlignment, optional
         Without it, the axis goes through the middle of the mass in the first view.
     """
 
     def __init__(self, method: Method, known: KnownAlignment | None = None) -> None:
-        self.arriving = ArrivingSeries(method)
+        self.registration = OnlineRegistration(method)
         self._known = known
         self._axis = known.axis if known is not None else None
         self._numbers: list[int] = []
@@ -55,7 +55,7 @@ class RoughAlignment:
         """Shifts of the views so far, shape (views, 2), in the order in which they came."""
         return np.array(self._shifts).reshape(-1, 2)
 
-    def take(self, number: int, place: int, image: Floats, tilt_deg: float) -> Floats:
+    def add_view(self, number: int, place: int, image: Floats, tilt_deg: float) -> Floats:
         """Take in a view.
 
         Parameters
@@ -79,7 +79,7 @@ class RoughAlignment:
         ValueError
             If it cannot be registered; it is then left out here.
         """
-        self.arriving.add(number, tilt_deg, image)
+        self.registration.add(number, tilt_deg, image)
         if self._axis is None:
             self._axis = Axis(centre_of_mass(image - np.percentile(image, 10)))
         if not self._numbers:
@@ -87,7 +87,7 @@ class RoughAlignment:
             shift = np.zeros(2) if known is None else np.asarray(known, np.float64)
         else:
             nearest = int(np.argmin(np.abs(np.array(self._tilts) - tilt_deg)))
-            steps = self.arriving.steps([self._numbers[nearest], number])
+            steps = self.registration.pair_shifts([self._numbers[nearest], number])
             sign, step = (1, steps[0, 1]) if (0, 1) in steps else (-1, steps[1, 0])
             shift = self._shifts[nearest] + sign * step
         self._numbers.append(number)
@@ -106,13 +106,13 @@ class RoughAlignment:
             The better axis.
         """
         if self._axis is None:
-            return NOWHERE
-        before = moves(self.shifts_px, self._axis)
-        after = moves(shifts_px[self._numbers], axis)
+            return NO_DISPLACEMENT
+        before = displacements(self.shifts_px, self._axis)
+        after = displacements(shifts_px[self._numbers], axis)
         return displacement_between(before, after, np.array(self._tilts))
 
 
-def moves(shifts_px: Floats64, axis: Axis) -> Floats64:
+def displacements(shifts_px: Floats64, axis: Axis) -> Floats64:
     """How far an alignment moves each image: along the axis, and across it with the offset."""
     turn_rad = math.radians(axis.rotation_deg)
     along = shifts_px @ [math.cos(turn_rad), -math.sin(turn_rad)]
@@ -126,7 +126,7 @@ def displacement_between(before: Floats64, after: Floats64, tilt_deg: Floats64) 
     Parameters
     ----------
     before, after : ndarray
-        :func:`moves` of both, shape (n, 2).
+        :func:`displacements` of both, shape (n, 2).
     tilt_deg : ndarray
         Angles, shape (n,).
 

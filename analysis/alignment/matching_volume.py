@@ -86,7 +86,7 @@ def _advance(ahead, following, here, pace):
     return after
 
 
-class Slab:
+class MatchingVolume:
     """Volume under a tilt series, a bit wider than the images and of a given thickness.
 
     Parameters

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.arrays import Floats, checked_series, in_threads
-from ..core.progress import exhausted
+from ..core.progress import run_to_end
 from .preparation import binning_for, prepared_image
 from .registration import (
     centre_of_mass,
@@ -30,7 +30,7 @@ Method = Literal["mutual-information", "phase-correlation", "centre-of-mass"]
 METHODS: tuple[Method, ...] = ("mutual-information", "phase-correlation", "centre-of-mass")
 Floats64 = NDArray[np.float64]
 # Steps between neighbours: (place of the lower tilt, of the higher one) to (rows, columns).
-PairSteps = Mapping[tuple[int, int], NDArray[Any]]
+PairShifts = Mapping[tuple[int, int], NDArray[Any]]
 
 # Longer side of the images that are registered with one another, and their blur in such pixels.
 _SIDE = 128
@@ -143,7 +143,7 @@ def register_pair(first: PreparedImage, second: PreparedImage) -> Floats64:
     return found * first.binning
 
 
-class ArrivingSeries:
+class OnlineRegistration:
     """Registers each image of a series with its neighbours in tilt as soon as it is there.
 
     Images may come in any order of tilts. One that comes between two others is registered with
@@ -197,7 +197,7 @@ class ArrivingSeries:
                 a, b = self._order[k][1], self._order[k + 1][1]
                 self._steps[a, b] = register_pair(self._images[a], self._images[b])
 
-    def steps(
+    def pair_shifts(
         self, numbers: Sequence[int] | NDArray[np.integer[Any]]
     ) -> dict[tuple[int, int], Floats64]:
         """Steps found so far, as `align.align_series` takes them.
@@ -226,8 +226,8 @@ def neighbours_in_tilt(tilts: Floats64) -> list[tuple[int, int]]:
     return [(int(order[k]), int(order[k + 1])) for k in range(len(order) - 1)]
 
 
-def register_steps(
-    images: NDArray[Any], tilts: Floats64, method: Method, known: PairSteps | None = None
+def iter_register_series(
+    images: NDArray[Any], tilts: Floats64, method: Method, known: PairShifts | None = None
 ) -> Generator[float, None, Floats64]:
     """:func:`register_series` in small pieces: yields the finished fraction, returns the shifts."""
     pairs = neighbours_in_tilt(tilts)
@@ -263,7 +263,7 @@ def register_series(
     tilt_deg: NDArray[Any],
     method: Method,
     *,
-    pair_steps: PairSteps | None = None,
+    pair_shifts: PairShifts | None = None,
 ) -> Floats64:
     """Shifts of a tilt series by registering neighbours in tilt, nothing else.
 
@@ -275,7 +275,7 @@ def register_series(
         Angles in degrees, shape (n,), in any order and spacing.
     method : str
         See :func:`register_pair`.
-    pair_steps : mapping, optional
+    pair_shifts : mapping, optional
         What :func:`register_pair` has already found, by the places of the two images in `images`,
         the lower tilt first. Only what is missing is computed.
 
@@ -293,4 +293,4 @@ def register_series(
     """
     images, tilts = checked_series(images, tilt_deg)
     checked_method(method)
-    return exhausted(register_steps(images, tilts, method, pair_steps))
+    return run_to_end(iter_register_series(images, tilts, method, pair_shifts))

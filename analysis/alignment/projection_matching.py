@@ -23,10 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.arrays import Floats, in_threads
-from ..core.progress import exhausted
+from ..core.progress import run_to_end
 from ..tomography.projector import LANES
 from ..tomography.sirt import sirt
-from .matching_volume import Slab
+from .matching_volume import MatchingVolume
 from .preparation import MATCHING_SIDE, binning_for, prepared
 from .resampling import Axis, Splines
 
@@ -65,7 +65,7 @@ _TERMS = _LOCAL + _SHARED + 1
 
 
 @dataclass(frozen=True)
-class Match:
+class ProjectionMatch:
     """Outcome of projection matching, in pixels of the images given.
 
     Attributes
@@ -74,7 +74,7 @@ class Match:
         Float64, shape (n, 2), along rows and columns.
     axis : Axis
         The tilt axis.
-    misfit : ndarray
+    residual : ndarray
         Of the volume after each round: norm of (images - projections) over that of the images.
     correlation : ndarray
         Shape (n,): correlation coefficient of each aligned image and its reprojection.
@@ -86,7 +86,7 @@ class Match:
 
     shifts_px: Floats64
     axis: Axis
-    misfit: Floats64
+    residual: Floats64
     correlation: Floats64
     thickness_px: int
     last_move_px: float
@@ -101,7 +101,7 @@ def match_projections(
     rounds: int = 30,
     axis_only: bool = False,
     report: Callable[[float], None] | None = None,
-) -> Match:
+) -> ProjectionMatch:
     """Refine an alignment until images and reprojections of their volume agree.
 
     Parameters
@@ -123,15 +123,17 @@ def match_projections(
 
     Returns
     -------
-    Match
+    ProjectionMatch
         What a specimen's own displacement does to the images (the same along the axis, and a
         cosine and a sine of the tilt across) cannot be told from shifts and is left as it is.
     """
-    pieces = match_steps(images, tilt_deg, shifts_px, axis, rounds=rounds, axis_only=axis_only)
-    return exhausted(pieces, report)
+    pieces = iter_match_projections(
+        images, tilt_deg, shifts_px, axis, rounds=rounds, axis_only=axis_only
+    )
+    return run_to_end(pieces, report)
 
 
-def match_steps(
+def iter_match_projections(
     images: NDArray[Any],
     tilt_deg: NDArray[Any],
     shifts_px: NDArray[Any],
@@ -139,7 +141,7 @@ def match_steps(
     *,
     rounds: int = 30,
     axis_only: bool = False,
-) -> Generator[float, None, Match]:
+) -> Generator[float, None, ProjectionMatch]:
     """:func:`match_projections` in small pieces: yields the finished fraction after each."""
     binning = binning_for(images.shape[1:], MATCHING_SIDE)
     small = prepared(images, binning)
@@ -150,7 +152,7 @@ def match_steps(
     yield 0.0
     shifts = np.asarray(shifts_px, np.float64) / binning
     offset, turn_rad = axis.offset_px / binning, math.radians(axis.rotation_deg)
-    shape = _offset_shape(tilts)
+    shape = _offset_component(tilts)
     constant = float(shape.sum()) or 1.0
     misfit: list[float] = []
     slab, last_move, quiet = None, 0.0, 0
@@ -165,11 +167,13 @@ def match_steps(
             best, middle = yield from _slab(
                 trials, shifts, here, [best * f for f in factors], number / rounds
             )
-            shifts, slab = lifted(shifts, here, tilts, middle), None
+            shifts, slab = shifted_in_z(shifts, here, tilts, middle), None
         aligned = splines.sampled(shifts, here)
-        seen = splines.seen(shifts, here)
+        seen = splines.valid_mask(shifts, here)
         if slab is None:
-            slab = Slab(tilts, (tall, wide), min(wide, math.ceil(best * _THICKNESS_MARGIN)))
+            slab = MatchingVolume(
+                tilts, (tall, wide), min(wide, math.ceil(best * _THICKNESS_MARGIN))
+            )
             for _ in range(_FIRST // _FURTHER - 1):
                 slab.fit(aligned, seen, _FURTHER)
                 yield number / rounds
@@ -199,7 +203,7 @@ def match_steps(
         yield (number + 1) / rounds
     yield 1.0
     assert slab is not None
-    return Match(
+    return ProjectionMatch(
         np.asarray(shifts_px, np.float64) if axis_only else shifts * binning,
         Axis(offset * binning, math.degrees(turn_rad)),
         np.array(misfit),
@@ -217,16 +221,16 @@ class _Trials:
         rows = np.unique(np.linspace(0, tall - 1, min(tall, 2 * LANES)).astype(int))
         self._splines, self._tilts, self._rows = splines, tilts, rows
 
-    def misfit(
+    def residual(
         self, shifts: Floats64, axis: Axis, thicknesses: Sequence[int], middle: float
     ) -> Iterator[float]:
         """Yield the misfits that are left of volumes of some thicknesses at one height."""
-        lower = lifted(shifts, axis, self._tilts, middle)
+        lower = shifted_in_z(shifts, axis, self._tilts, middle)
         aligned = self._splines.sampled(lower, axis, self._rows)
         for thickness in thicknesses:
             shape = (thickness, self.wide)
             made = sirt(aligned, self._tilts, _TRIAL_ITERATIONS, slice_shape=shape)
-            yield float(made.misfit[-1])
+            yield float(made.residual[-1])
 
 
 def _slab(
@@ -238,7 +242,7 @@ def _slab(
     """
     heights = sorted({min(trials.wide, max(4, round(t))) for t in thicknesses}, reverse=True)
     found: list[float] = []
-    for misfit in trials.misfit(shifts, axis, heights, 0.0):
+    for misfit in trials.residual(shifts, axis, heights, 0.0):
         found.append(misfit)
         yield done
     best = float(heights[int(np.argmin(found))])
@@ -249,7 +253,7 @@ def _slab(
         best = math.exp(_lowest_of(np.log(heights), np.array(found)))
     found = []
     for part in _MIDDLES:
-        found.extend(trials.misfit(shifts, axis, [round(best)], part * best))
+        found.extend(trials.residual(shifts, axis, [round(best)], part * best))
         yield done
     return best, _lowest_of(best * np.array(_MIDDLES), np.array(found))
 
@@ -263,14 +267,14 @@ def _lowest_of(places: Floats64, values: Floats64) -> float:
     return float(places[k] + min(max(step, -1.0), 1.0) * (places[1] - places[0]))
 
 
-def lifted(shifts: Floats64, axis: Axis, tilts: Floats64, height: float) -> Floats64:
+def shifted_in_z(shifts: Floats64, axis: Axis, tilts: Floats64, height: float) -> Floats64:
     """Shifts with which the volume comes to lie lower by `height` along z."""
     turn_rad = math.radians(axis.rotation_deg)
     across = height * np.sin(np.deg2rad(tilts))
     return shifts + across[:, None] * [math.sin(turn_rad), math.cos(turn_rad)]
 
 
-def _offset_shape(tilts: Floats64) -> Floats64:
+def _offset_component(tilts: Floats64) -> Floats64:
     """What an offset of the axis is beside all displacements of the specimen; norm 1 or 0."""
     tilt_rad = np.deg2rad(tilts)
     displaced = np.column_stack([np.cos(tilt_rad), np.sin(tilt_rad)])

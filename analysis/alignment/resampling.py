@@ -189,7 +189,7 @@ class Splines:
         in_threads(one, range(len(shifts)))
         return out
 
-    def seen(self, shifts_px: NDArray[Any], axis: Axis) -> NDArray[np.bool_]:
+    def valid_mask(self, shifts_px: NDArray[Any], axis: Axis) -> NDArray[np.bool_]:
         """Which pixels of :meth:`sampled` were recorded, not continued beyond the border."""
         tall, wide = self.shape
         turn = math.radians(axis.rotation_deg)

@@ -111,7 +111,7 @@ def outputs_of(run: RunReader, stack: Stack, analysis: StackAnalysis) -> Iterato
         yield None
         for task in analysis.take_tasks():
             try:
-                yield from task.pieces
+                yield from task.outputs
             except Exception as error:  # one bad series must not end the analysis
                 yield Notice("error", f"{stack.name} cannot be analysed as a whole: {error!r}")
 

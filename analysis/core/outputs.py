@@ -60,7 +60,7 @@ Output = Result | Notice | Progress
 T = TypeVar("T")
 
 
-def shown(what: str, steps: Generator[float, None, T]) -> Generator[Output, None, T]:
+def with_progress(what: str, steps: Generator[float, None, T]) -> Generator[Output, None, T]:
     """Pass the finished fractions of some steps on as progress; return what they return."""
     while True:
         try:
@@ -72,7 +72,7 @@ def shown(what: str, steps: Generator[float, None, T]) -> Generator[Output, None
 
 @dataclass(frozen=True)
 class Task:
-    """Work on a whole series; its pieces are to be done one after another, and tasks in order."""
+    """Work on a whole series; its outputs are computed one after another, and tasks in order."""
 
     series: str
-    pieces: Iterator[Output]
+    outputs: Iterator[Output]

@@ -8,7 +8,7 @@ from typing import TypeVar
 _T = TypeVar("_T")
 
 
-def exhausted(
+def run_to_end(
     pieces: Generator[float, None, _T], report: Callable[[float], None] | None = None
 ) -> _T:
     """Run small pieces to their end, telling each fraction; what they return."""
@@ -21,7 +21,7 @@ def exhausted(
             report(done)
 
 
-def part_of(
+def scaled_progress(
     start: float, stop: float, steps: Generator[float, None, _T]
 ) -> Generator[float, None, _T]:
     """Steps that are a part of others: their fractions from `start` to `stop`; what they return."""

@@ -22,7 +22,7 @@ Floats = NDArray[np.float32]
 Floats64 = NDArray[np.float64]
 
 
-def stabilise(frame: NDArray[Any], gain: float = 1.0, readout: float = 0.0) -> Floats:
+def anscombe(frame: NDArray[Any], gain: float = 1.0, readout: float = 0.0) -> Floats:
     """Values whose noise has a standard deviation of about 1, whatever their mean.
 
     Parameters
@@ -45,7 +45,7 @@ def stabilise(frame: NDArray[Any], gain: float = 1.0, readout: float = 0.0) -> F
     return 2 * np.sqrt(inside)
 
 
-def restore(stable: NDArray[Any], gain: float = 1.0, readout: float = 0.0) -> Floats:
+def inverse_anscombe(stable: NDArray[Any], gain: float = 1.0, readout: float = 0.0) -> Floats:
     """Mean counts whose stabilised values have the given mean: the exact unbiased inverse.
 
     Parameters

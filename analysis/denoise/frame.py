@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...protocols.config.pipeline import Effort, NoiseType
-from .anscombe import restore, stabilise
+from .anscombe import anscombe, inverse_anscombe
 from .bm3d import Noise, fast_bm3d
 
 FULL_SCALE = 255.0
@@ -232,7 +232,9 @@ def denoise_fast(
     if values.max() == values.min() or used <= 0:
         return np.asarray(frame, np.float32), 0.0
     gain = used / float(counted.mean())
-    cleaned = restore(fast_bm3d(stabilise(counted, gain), _model("white", 1.0, effort)), gain)
+    cleaned = inverse_anscombe(
+        fast_bm3d(anscombe(counted, gain), _model("white", 1.0, effort)), gain
+    )
     return cleaned + np.float32(offset), used * factor**2
 
 

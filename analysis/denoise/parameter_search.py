@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...protocols.config.pipeline import FEWEST_REFERENCES, Effort, NoiseType
-from ..core.progress import exhausted
+from ..core.progress import run_to_end
 from .frame import FULL_SCALE, SMALLEST_SIDE, WHITE, denoise_frame, scale_of
 
 # White noise under one of its three names, and the coloured kinds.
@@ -177,14 +177,14 @@ def contrast_window(image: NDArray[Any], largest_side: int) -> tuple[slice, slic
     return slice(top, top + tall), slice(left, left + wide)
 
 
-def tune(
+def search_parameters(
     frames: NDArray[Any],
     kinds: Sequence[NoiseType] = KINDS,
     method: Literal["fast", "bm3d"] = "fast",
     index: int = 0,
     largest_side: int | None = None,
 ) -> Choice:
-    """Choose noise type and variance for frames like these; see :func:`tune_steps`.
+    """Choose noise type and variance for frames like these; see :func:`iter_search_parameters`.
 
     Parameters
     ----------
@@ -193,12 +193,14 @@ def tune(
     index : int
         The frame that is denoised.
     kinds, method, largest_side
-        See :func:`tune_steps`.
+        See :func:`iter_search_parameters`.
     """
-    return exhausted(tune_steps(Exposures.of(frames, index), kinds, method, largest_side))
+    return run_to_end(
+        iter_search_parameters(Exposures.of(frames, index), kinds, method, largest_side)
+    )
 
 
-def tune_steps(
+def iter_search_parameters(
     exposures: Exposures,
     kinds: Sequence[NoiseType] = KINDS,
     method: Literal["fast", "bm3d"] = "fast",

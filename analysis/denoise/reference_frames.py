@@ -16,8 +16,8 @@ from ...protocols.config.pipeline import (
     ResultPlan,
 )
 from ..core.arrays import Floats
-from ..core.outputs import Notice, Output, Result, shown
-from .parameter_search import Choice, Exposures, curve_table, tune_steps
+from ..core.outputs import Notice, Output, Result, with_progress
+from .parameter_search import Choice, Exposures, curve_table, iter_search_parameters
 
 # Tuning is done where there is most to see, in a part of this side: it holds up the next frames.
 _LARGEST_SIDE = 256
@@ -37,7 +37,7 @@ def denoising_settings(denoise: Denoise, choice: Choice | None) -> Settings:
     return choice.noise, choice.variance
 
 
-class Tuning:
+class ReferenceFrames:
     """Reference frames as they come: the first one, and the sum of the others.
 
     Parameters
@@ -54,7 +54,7 @@ class Tuning:
         self._others: Floats | None = None
         self._count = 0
 
-    def take(self, frame: Floats) -> None:
+    def add_frame(self, frame: Floats) -> None:
         """Take in a frame, shape (rows, columns)."""
         self._count += 1
         if self._first is None:
@@ -79,11 +79,11 @@ class Tuning:
             return None
         exposures = Exposures(first, others / np.float32(count - 1), count)
         settings = self._denoise
-        trying = tune_steps(
+        trying = iter_search_parameters(
             exposures, method=settings.method, largest_side=_LARGEST_SIDE, effort=settings.effort
         )
         try:
-            choice = yield from shown("tuning the denoiser", trying)
+            choice = yield from with_progress("tuning the denoiser", trying)
         except ValueError as error:
             yield Notice("warning", f"{stack}: the denoiser cannot be tuned: {error}")
             return None

@@ -161,7 +161,7 @@ class Computer:
         while True:
             task, received_s = self._tasks.get()
             try:
-                for output in task.pieces:
+                for output in task.outputs:
                     self._pass_on(output, received_s, task.series)
                     if self._room.is_set():
                         self._no_frame.wait()

@@ -1,4 +1,4 @@
-"""Loops over the voxels of a segmentation: histogram, distances to the vacuum, borders, sums."""
+"""Loops over the voxels of a segmentation: histogram, distances to the vacuum, contacts, sums."""
 # numba's decorators are untyped.
 # pyright: basic, reportMissingTypeStubs=false
 

@@ -30,7 +30,7 @@ from scipy import ndimage as scipy_ndimage
 
 from ..core.arrays import in_threads
 from .neck_kernels import add_read, blur_taps, misfit, normal_equations, render
-from .neck_scene import Ball, Scene
+from .neck_scene import NeckScene, Sphere
 
 ndimage: Any = scipy_ndimage
 Array = NDArray[np.float64]
@@ -54,7 +54,7 @@ _STEP = 0.05  # for derivatives
 
 
 @dataclass(frozen=True)
-class Contact:
+class NeckFit:
     """The neck between two spheres.
 
     Attributes
@@ -63,27 +63,27 @@ class Contact:
         In voxels; no less than the circle in which the spheres themselves intersect.
     error : float
         Standard error from the images' noise, in voxels.
-    misfit : float
+    residual : float
         Mean residual of all views around the neck, rms, over what noise allows; 1 for a fit.
     """
 
     neck_radius: float
     error: float
-    misfit: float
+    residual: float
 
     @property
     def fits(self) -> bool:
         """Whether the particles look like spheres and a cylinder near their contact."""
-        return math.isfinite(self.neck_radius) and self.misfit < _MISFIT
+        return math.isfinite(self.neck_radius) and self.residual < _MISFIT
 
 
 class _Pair:
     """What the images show around one contact, and the fit to it."""
 
     def __init__(
-        self, scene: Scene, a: int, b: int, thirds: Sequence[Array], guess: tuple[float, float]
+        self, scene: NeckScene, a: int, b: int, thirds: Sequence[Array], guess: tuple[float, float]
     ) -> None:
-        one, other = scene.balls[a], scene.balls[b]
+        one, other = scene.spheres[a], scene.spheres[b]
         ends = np.array([one.centre, other.centre]) - scene.middle
         centre = ends.mean(axis=0)
         self.radius = radius = (one.radius + other.radius) / 2
@@ -220,7 +220,7 @@ class _Pair:
         new[_BLUR] = np.clip(new[_BLUR], 0.25, 2.0)
         return new
 
-    def contact(self) -> Contact:
+    def contact(self) -> NeckFit:
         """The neck as it stands."""
         p = self.found
         a, b = p[6], p[7]
@@ -235,7 +235,7 @@ class _Pair:
         neck = float(p[_NECK4]) ** 0.25
         if neck < overlap and overlap > _HIDDEN * self.radius:
             misfit = math.inf
-        return Contact(max(neck, overlap), self.error, misfit)
+        return NeckFit(max(neck, overlap), self.error, misfit)
 
 
 def _firsts(tilts: Array) -> NDArray[np.intp]:
@@ -247,9 +247,9 @@ def _firsts(tilts: Array) -> NDArray[np.intp]:
     return np.array(firsts)
 
 
-def fit_steps(
-    scene: Scene, pairs: Mapping[tuple[int, int], float], level: float
-) -> Generator[float, None, dict[tuple[int, int], Contact]]:
+def iter_fit_necks(
+    scene: NeckScene, pairs: Mapping[tuple[int, int], float], level: float
+) -> Generator[float, None, dict[tuple[int, int], NeckFit]]:
     """Fit the neck of each pair, a few at a time.
 
     What all pairs have in common, the blur and the thickness scale, is found from each alone, and
@@ -257,7 +257,7 @@ def fit_steps(
 
     Parameters
     ----------
-    scene : Scene
+    scene : NeckScene
         The images.
     pairs : mapping of (int, int) to float
         Labels of particles in contact, and about how wide their neck is at most (radius).
@@ -277,7 +277,7 @@ def fit_steps(
     touching: dict[tuple[int, int], list[Array]] = {}
     for a, b in pairs:
         touching[a, b] = [
-            _touch(scene.balls[m], scene.balls[n])
+            _touch(scene.spheres[m], scene.spheres[n])
             for one, other in pairs
             for m, n in ((one, other), (other, one))
             if m in (a, b) and n not in (a, b)
@@ -311,7 +311,7 @@ def fit_steps(
     return {pair: fits[number].contact() for number, pair in enumerate(names)}
 
 
-def _touch(one: Ball, other: Ball) -> Array:
-    """Where two balls meet."""
+def _touch(one: Sphere, other: Sphere) -> Array:
+    """Where two spheres meet."""
     share = one.radius / (one.radius + other.radius)
     return one.centre + share * (other.centre - one.centre)

@@ -19,7 +19,7 @@ from scipy import ndimage as scipy_ndimage
 
 from ..core.arrays import Floats, in_threads, zeros
 from ..tomography.projector import LANES, Geometry, blocks_of, project, slices_of
-from .segmentation import Labels, box_of, dilated
+from .segmentation import Labels, bounding_box, dilation
 
 ndimage: Any = scipy_ndimage
 Array = NDArray[np.float64]
@@ -30,7 +30,7 @@ _ROWS = LANES * len(os.sched_getaffinity(0))  # slices of one piece of work
 
 
 @dataclass(frozen=True)
-class Ball:
+class Sphere:
     """Where a particle is: label, centre (y, z, x) and radius in voxels."""
 
     label: int
@@ -38,14 +38,14 @@ class Ball:
     radius: float
 
 
-class Scene:
-    """Images of one specimen and a volume reconstructed from them, as :meth:`steps` makes it.
+class NeckScene:
+    """Images of one specimen and a volume reconstructed from them, as :meth:`build` makes it.
 
     Attributes
     ----------
     tilts, cosines, sines : ndarray
         Angles in degrees, in rising order like all views here, and their functions.
-    balls : dict
+    spheres : dict
         Where each particle is, by label.
     middle, screen : ndarray
         Of the volume (y, z, x) and of an image (row, column).
@@ -61,14 +61,14 @@ class Scene:
     """
 
     @classmethod
-    def steps(
+    def build(
         cls,
         volume: NDArray[Any],
         labels: Labels,
         images: NDArray[Any],
         tilt_deg: NDArray[Any],
-        balls: Iterable[Ball],
-    ) -> Generator[float, None, Scene]:
+        spheres: Iterable[Sphere],
+    ) -> Generator[float, None, NeckScene]:
         """Look at a specimen, in small pieces of work.
 
         Parameters
@@ -79,7 +79,7 @@ class Scene:
             Shape (angles, y, x'), aligned, in the unit of which the volume holds so much per voxel.
         tilt_deg : ndarray
             Angles, shape (angles,).
-        balls : iterable of Ball
+        spheres : iterable of Sphere
             All particles.
 
         Yields
@@ -89,7 +89,7 @@ class Scene:
 
         Returns
         -------
-        Scene
+        NeckScene
             What is seen.
 
         Raises
@@ -105,9 +105,9 @@ class Scene:
             )
         order = np.argsort(tilts, kind="stable")
         images = images[order]
-        scene = cls(tilts[order], volume.shape, images.shape, balls)
-        box = box_of(labels > 0, 2 * _RIM)
-        owner = dilated(np.ascontiguousarray(labels[box], np.int32), _RIM)
+        scene = cls(tilts[order], volume.shape, images.shape, spheres)
+        box = bounding_box(labels > 0, 2 * _RIM)
+        owner = dilation(np.ascontiguousarray(labels[box], np.int32), _RIM)
         matter = np.where(owner > 0, volume[box], np.float32(0))
         yield 0.1
         rows, deep, broad = box
@@ -158,10 +158,10 @@ class Scene:
         tilts: Array,
         volume_shape: Sequence[int],
         images_shape: Sequence[int],
-        balls: Iterable[Ball],
+        spheres: Iterable[Sphere],
     ) -> None:
         self.tilts = tilts
-        self.balls = {ball.label: ball for ball in balls}
+        self.spheres = {ball.label: ball for ball in spheres}
         self.middle = (np.array(volume_shape) - 1) / 2
         self.screen = (np.array(images_shape[1:]) - 1) / 2
         self.cosines, self.sines = np.cos(np.radians(tilts)), np.sin(np.radians(tilts))

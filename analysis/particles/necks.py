@@ -31,11 +31,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage as scipy_ndimage
 
-from ..core.progress import exhausted, part_of
+from ..core.progress import run_to_end, scaled_progress
 from ..tomography.projector import project
-from .neck_fit import Contact, fit_steps
-from .neck_scene import Ball, Scene
-from .segmentation import Labels, borders, dilated, eroded, segment
+from .neck_fit import NeckFit, iter_fit_necks
+from .neck_scene import NeckScene, Sphere
+from .segmentation import Labels, contacts, dilation, erosion, segment
 
 # Its annotations do not know what comes back.
 ndimage: Any = scipy_ndimage
@@ -118,10 +118,10 @@ def measure_particles(volume: NDArray[Any], labels: Labels, voxel_nm: float) -> 
     ValueError
         If the shapes differ or the voxel has no size.
     """
-    return exhausted(_particle_steps(volume, labels, voxel_nm))
+    return run_to_end(_iter_measure_particles(volume, labels, voxel_nm))
 
 
-def _particle_steps(
+def _iter_measure_particles(
     volume: NDArray[Any], labels: Labels, voxel_nm: float
 ) -> Generator[float, None, list[Particle]]:
     """Do what :func:`measure_particles` does, a few particles at a time."""
@@ -140,9 +140,9 @@ def _particle_steps(
         )
         values = volume[wide].astype(np.float64)
         own = labels[wide] == label
-        inner = eroded(eroded(own))
+        inner = erosion(erosion(own))
         level = float(np.median(values[inner if inner.any() else own]))
-        grown = dilated(labels[wide], _RIM) == label
+        grown = dilation(labels[wide], _RIM) == label
         share = np.where(grown, np.clip(values / level, 0.0, 1.0), 0.0)
         share[inner] = 1.0
         mass = share.sum()
@@ -201,11 +201,11 @@ def measure_necks(
     ValueError
         As :func:`measure_particles`, or if images, angles and volume do not belong together.
     """
-    steps = measure_steps(volume, labels, voxel_nm, images=images, tilt_deg=tilt_deg)
-    return exhausted(steps)
+    steps = iter_measure_necks(volume, labels, voxel_nm, images=images, tilt_deg=tilt_deg)
+    return run_to_end(steps)
 
 
-def measure_steps(
+def iter_measure_necks(
     volume: NDArray[Any],
     labels: Labels,
     voxel_nm: float,
@@ -220,9 +220,9 @@ def measure_steps(
     float
         Finished fraction, after each piece of work. No thread runs meanwhile.
     """
-    made = yield from part_of(0.0, 0.15, _particle_steps(volume, labels, voxel_nm))
+    made = yield from scaled_progress(0.0, 0.15, _iter_measure_particles(volume, labels, voxel_nm))
     particles = {p.label: p for p in made}
-    touching = borders(labels)
+    touching = contacts(labels)
     yield 0.2
     pairs: list[tuple[int, int]] = []
     for a, b in touching:
@@ -237,17 +237,17 @@ def measure_steps(
         widths[a, b] = _neck_radius(volume, particles[a], particles[b], voxel_nm)
         if number % _AT_ONCE == 0:
             yield 0.2 + 0.05 * number / len(pairs)
-    fitted: dict[tuple[int, int], Contact] = {}
+    fitted: dict[tuple[int, int], NeckFit] = {}
     if images is not None and tilt_deg is not None and pairs:
-        balls = [
-            Ball(p.label, p.centre_nm / voxel_nm, p.radius_nm / voxel_nm)
+        spheres = [
+            Sphere(p.label, p.centre_nm / voxel_nm, p.radius_nm / voxel_nm)
             for p in particles.values()
         ]
-        seen = Scene.steps(volume, labels, images, tilt_deg, balls)
-        scene = yield from part_of(0.25, 0.45, seen)
+        seen = NeckScene.build(volume, labels, images, tilt_deg, spheres)
+        scene = yield from scaled_progress(0.25, 0.45, seen)
         level = float(np.median([p.level for p in particles.values()]))
         guesses = {pair: width / voxel_nm for pair, width in widths.items()}
-        fitted = yield from part_of(0.45, 1.0, fit_steps(scene, guesses, level))
+        fitted = yield from scaled_progress(0.45, 1.0, iter_fit_necks(scene, guesses, level))
     rows: list[Neck] = []
     for a, b in pairs:
         one, other = particles[a], particles[b]
@@ -270,7 +270,7 @@ def measure_steps(
 
 
 def warm_up_necks() -> None:
-    """Compile, or load, what measuring a series needs, by a pair of balls."""
+    """Compile, or load, what measuring a series needs, by a pair of spheres."""
     y, z, x = np.ogrid[-12:13, -12:13, -20:21]
     volume = np.zeros((25, 25, 41), np.float32)
     for middle in (-8, 8):

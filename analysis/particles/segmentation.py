@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage as scipy_ndimage
 
-from ..core.progress import exhausted, part_of
+from ..core.progress import run_to_end, scaled_progress
 from .kernels import count_values, depth_in, gather, grow, raise_peaks, share, write_faces
 
 # Its annotations know neither the overloads nor the arrays that come back.
@@ -85,11 +85,11 @@ def segment(
     ValueError
         If the volume is not three-dimensional or holds NaN.
     """
-    steps = segment_steps(volume, level=level, opening=opening, smallest_voxels=smallest_voxels)
-    return exhausted(steps)
+    steps = iter_segment(volume, level=level, opening=opening, smallest_voxels=smallest_voxels)
+    return run_to_end(steps)
 
 
-def segment_steps(
+def iter_segment(
     volume: NDArray[Any],
     *,
     level: float | None = None,
@@ -109,14 +109,14 @@ def segment_steps(
     yield 0.1
     mask = volume > threshold
     for _ in range(opening):
-        mask = eroded(mask)
+        mask = erosion(mask)
     labels = np.zeros(volume.shape, np.int32)
     if not mask.any():
         return labels
-    box = box_of(mask, opening)
+    box = bounding_box(mask, opening)
     mask = mask[box]
     for _ in range(opening):
-        mask = ~eroded(~mask, beyond=True)
+        mask = ~erosion(~mask, beyond=True)
     yield 0.2
     pieces, _ = ndimage.label(mask)
     yield 0.3
@@ -131,7 +131,9 @@ def segment_steps(
         if np.count_nonzero(piece) < smallest_voxels:
             continue
         split = _split(piece, smallest_voxels)
-        parts = yield from part_of(0.3 + 0.7 * start / whole, 0.3 + 0.7 * done / whole, split)
+        parts = yield from scaled_progress(
+            0.3 + 0.7 * start / whole, 0.3 + 0.7 * done / whole, split
+        )
         inner = parts[1:-1, 1:-1, 1:-1]
         np.add(inner, count, out=here, where=inner > 0)
         count += int(parts.max())
@@ -145,7 +147,7 @@ def segment_steps(
     return labels
 
 
-def box_of(mask: NDArray[np.bool_], rim: int) -> tuple[slice, ...]:
+def bounding_box(mask: NDArray[np.bool_], rim: int) -> tuple[slice, ...]:
     """The part of an array that holds all that is true, and a rim; there must be something."""
     box: list[slice] = []
     for axis, length in enumerate(mask.shape):
@@ -155,7 +157,7 @@ def box_of(mask: NDArray[np.bool_], rim: int) -> tuple[slice, ...]:
     return tuple(box)
 
 
-def eroded(mask: NDArray[np.bool_], *, beyond: bool = False) -> NDArray[np.bool_]:
+def erosion(mask: NDArray[np.bool_], *, beyond: bool = False) -> NDArray[np.bool_]:
     """What is true together with its neighbours along the axes; `beyond` the array all is alike."""
     left = mask.copy()
     for axis in range(mask.ndim):
@@ -192,7 +194,7 @@ def _split(piece: NDArray[np.bool_], smallest_voxels: int) -> Generator[float, N
     peaks = np.zeros(count + 1, np.float32)
     raise_peaks(parts, depth, peaks)
     sizes = np.bincount(parts.ravel(), minlength=count + 1)
-    saddles = borders(parts, depth)
+    saddles = contacts(parts, depth)
     heir = np.arange(count + 1)
     while saddles:
         # Crumbs go to whatever they touch most deeply, then the least narrow necks close.
@@ -217,7 +219,7 @@ def _split(piece: NDArray[np.bool_], smallest_voxels: int) -> Generator[float, N
     return names.astype(np.int32)[parts]
 
 
-def borders(labels: Labels, values: NDArray[Any] | None = None) -> dict[tuple[int, int], float]:
+def contacts(labels: Labels, values: NDArray[Any] | None = None) -> dict[tuple[int, int], float]:
     """Pairs of labels that touch along an axis, and the greatest value on their border.
 
     Parameters
@@ -247,7 +249,7 @@ def borders(labels: Labels, values: NDArray[Any] | None = None) -> dict[tuple[in
     }
 
 
-def centres_of(labels: Labels) -> tuple[NDArray[np.intp], NDArray[np.float64], NDArray[np.float64]]:
+def centroids(labels: Labels) -> tuple[NDArray[np.intp], NDArray[np.float64], NDArray[np.float64]]:
     """Numbers of the particles, their centres (y, z, x) in voxels, and their volumes."""
     sizes = np.zeros(int(labels.max(initial=0)) + 1)
     sums = np.zeros((sizes.size, 3))
@@ -286,8 +288,8 @@ def track(before: Labels, now: Labels, *, first_new: int | None = None) -> Label
 
     if before.shape != now.shape:
         raise ValueError(f"labels of shapes {before.shape} and {now.shape}; they must be alike")
-    old_names, old_centres, old_sizes = centres_of(before)
-    new_names, new_centres, new_sizes = centres_of(now)
+    old_names, old_centres, old_sizes = centroids(before)
+    new_names, new_centres, new_sizes = centroids(now)
     fresh = first_new if first_new is not None else int(before.max(initial=0)) + 1
     renumbered = np.zeros(int(now.max(initial=0)) + 1, np.int32)
     matched: set[int] = set()
@@ -319,7 +321,7 @@ def track(before: Labels, now: Labels, *, first_new: int | None = None) -> Label
     return renumbered[now]
 
 
-def dilated(labels: Labels, steps: int) -> Labels:
+def dilation(labels: Labels, steps: int) -> Labels:
     """Labels grown into the vacuum by so many voxels along the axes, none into another."""
     grown = labels
     for _ in range(steps):

@@ -21,7 +21,7 @@ from ...protocols.messages.manifest import RunManifest, StackPlan
 from ..core.arrays import Floats, binned
 from ..core.outputs import Notice, Output, Progress, Result, Task
 from ..denoise.frame import denoise_frame, warm_up
-from ..denoise.reference_frames import Tuning, denoising_settings
+from ..denoise.reference_frames import ReferenceFrames, denoising_settings
 from .tilt_series import Memory, SeriesAnalysis, SeriesSteps, warm_up_series
 
 __all__ = ["Notice", "Output", "Pipeline", "Progress", "Result", "StackAnalysis", "Task"]
@@ -84,7 +84,7 @@ class StackAnalysis:
             self.plan.name, self.steps, planned, self.memory, len(self._views)
         )
         self._tuning = (
-            Tuning(planned["tuning"], self.denoise)
+            ReferenceFrames(planned["tuning"], self.denoise)
             if "tuning" in planned and self.denoise is not None
             else None
         )
@@ -171,7 +171,7 @@ class StackAnalysis:
                 "passed through as it is, and left out of any volume",
             )
         elif self._tuning is not None:
-            self._tuning.take(values)
+            self._tuning.add_frame(values)
         planned, recorded = self.result("denoised"), values
         if self.denoise is not None and planned is not None:
             if values.shape != planned.shape[1:]:

@@ -28,15 +28,15 @@ from ...protocols.config.pipeline import (
     Segment,
     planned_results,
 )
-from ..alignment.align import align_steps
-from ..alignment.coarse import NOWHERE, Displacement, KnownAlignment, RoughAlignment
+from ..alignment.align import iter_align_series
+from ..alignment.coarse import NO_DISPLACEMENT, CoarseAlignment, Displacement, KnownAlignment
 from ..alignment.resampling import apply_alignment
 from ..core.arrays import Floats
-from ..core.outputs import Notice, Output, Parameters, Progress, Result, shown
+from ..core.outputs import Notice, Output, Parameters, Progress, Result, with_progress
 from ..denoise.parameter_search import Choice
-from ..particles.necks import measure_steps, warm_up_necks
-from ..particles.segmentation import Labels, segment_steps, track
-from ..tomography.growing_volume import GrowingVolume
+from ..particles.necks import iter_measure_necks, warm_up_necks
+from ..particles.segmentation import Labels, iter_segment, track
+from ..tomography.live_reconstruction import LiveReconstruction
 from ..tomography.sirt import central_slices, sirt
 from ..tomography.tv import vacuum_level
 from ..tomography.wbp import wbp
@@ -103,8 +103,8 @@ class SeriesAnalysis:
         self._tilts: list[float] = []
         self._places: list[int] = []
         self._recorded: list[Floats] = []
-        self._rough: RoughAlignment | None = None
-        self._volume: GrowingVolume | None = None
+        self._coarse: CoarseAlignment | None = None
+        self._volume: LiveReconstruction | None = None
 
     def take(
         self, place: int, image: Floats, tilt_deg: float, recorded: Floats | None = None
@@ -134,10 +134,10 @@ class SeriesAnalysis:
         self._tilts.append(tilt_deg)
         self._places.append(place)
         if self.steps.align is not None:
-            if self._rough is None:
-                self._rough = RoughAlignment(self.steps.align.method, self.memory.alignment)
+            if self._coarse is None:
+                self._coarse = CoarseAlignment(self.steps.align.method, self.memory.alignment)
             try:
-                image = self._rough.take(len(self._images) - 1, place, image, tilt_deg)
+                image = self._coarse.add_view(len(self._images) - 1, place, image, tilt_deg)
             except ValueError as error:
                 text = f"{self.name} at {tilt_deg:g} deg cannot be registered yet: {error}"
                 yield Notice("warning", text)
@@ -146,7 +146,7 @@ class SeriesAnalysis:
             return
         if self._volume is None:
             self._volume = self._new_volume(self.steps.reconstruct)
-        for fraction in self._volume.take(image, tilt_deg):
+        for fraction in self._volume.add_view(image, tilt_deg):
             yield Progress(f"taking in {tilt_deg:.1f} deg", fraction)
         for axis, plane in self._volume.central_slices.items():
             yield self._preview(f"preview_{axis}", plane, started)
@@ -181,14 +181,16 @@ class SeriesAnalysis:
         if labels is not None:
             yield from self._measure(volume, labels, recorded, tilts)
 
-    def _new_volume(self, step: Reconstruct) -> GrowingVolume:
+    def _new_volume(self, step: Reconstruct) -> LiveReconstruction:
         y, z, x = self.planned["volume"].shape
         before, iterations = None, 0
         if step.method == "tv":
             # The volume of the series before is nearly this one.
             before, iterations = self.memory.volume, step.iterations
             before = before if before is not None and before.shape == (y, z, x) else None
-        return GrowingVolume((y, z, x), self._expected, iterations, before, self._thickness(step))
+        return LiveReconstruction(
+            (y, z, x), self._expected, iterations, before, self._thickness(step)
+        )
 
     def _thickness(self, step: Reconstruct) -> int | None:
         """Voxels that are worth while along z: the specimen as the alignment found it, and more."""
@@ -217,24 +219,24 @@ class SeriesAnalysis:
         The last is told as a displacement from where the rough alignment had it.
         """
         step, planned = self.steps.align, self.planned.get("aligned")
-        if step is None or planned is None or self._rough is None:
-            return images, recorded, NOWHERE
+        if step is None or planned is None or self._coarse is None:
+            return images, recorded, NO_DISPLACEMENT
         started = time.perf_counter()
         before = self.memory.alignment
         try:
-            found = yield from shown(
+            found = yield from with_progress(
                 "aligning",
-                align_steps(
+                iter_align_series(
                     images,
                     tilt_deg,
                     step.method,
-                    pair_steps=self._rough.arriving.steps(range(len(images))),
+                    pair_shifts=self._coarse.registration.pair_shifts(range(len(images))),
                     start_axis=before.axis if before is not None else None,
                 ),
             )
         except ValueError as error:
             yield Notice("error", f"{self.name} is not aligned: {error}")
-            return images, recorded, NOWHERE
+            return images, recorded, NO_DISPLACEMENT
         for text in found.notes:
             yield Notice("warning", f"{self.name}: {text}")
         aligned = np.full(planned.shape, np.nan, np.float32)
@@ -245,13 +247,13 @@ class SeriesAnalysis:
         more: Parameters = {
             "axis_offset_px": found.axis_offset_px * binning,
             "axis_rotation_deg": found.rotation_deg,
-            "misfit": found.misfit_after,
+            "misfit": found.residual_after,
             "thickness_px": found.thickness_px * binning,
             "correlation_min": float(np.nanmin(found.correlation)),
         }
         yield self._result("aligned", aligned, started, more)
         yield self._result("shifts", shifts, started, more)
-        displacement = self._rough.displacement_to(found.shifts_px, found.axis)
+        displacement = self._coarse.displacement_to(found.shifts_px, found.axis)
         self.memory.alignment = KnownAlignment(
             found.axis,
             dict(zip(self._places, found.shifts_px, strict=True)),
@@ -280,15 +282,15 @@ class SeriesAnalysis:
         elif step.method == "sirt":
             made = sirt(images, tilt_deg, step.iterations, slice_shape=slice_shape)
             volume = made.volume
-            more["misfit"] = float(made.misfit[-1])
+            more["misfit"] = float(made.residual[-1])
         else:
             # Counts beside the specimen would be smeared over the whole volume.
             levels = np.array([vacuum_level(image) for image in images], np.float32)
             if not growing.serves_as_start:
-                growing, displacement = self._new_volume(step), NOWHERE
+                growing, displacement = self._new_volume(step), NO_DISPLACEMENT
             thickness = self._thickness(step)
             early = growing.iterations
-            yield from shown(
+            yield from with_progress(
                 "minimising the total variation",
                 growing.finish(
                     images - levels[:, None, None],
@@ -300,7 +302,7 @@ class SeriesAnalysis:
             )
             volume = self.memory.volume = growing.volume
             more |= {
-                "misfit": growing.misfit,
+                "misfit": growing.residual,
                 "iterations_before_the_last_view": early,
                 "thickness_voxels": thickness or planned.shape[1],
             }
@@ -315,7 +317,7 @@ class SeriesAnalysis:
         if self.steps.segment is None or planned is None:
             return None
         started = time.perf_counter()
-        labels = yield from shown("segmenting", segment_steps(volume))
+        labels = yield from with_progress("segmenting", iter_segment(volume))
         if self.memory.labels is not None:
             labels = track(self.memory.labels, labels, first_new=self.memory.first_new)
         if labels.any():
@@ -334,9 +336,9 @@ class SeriesAnalysis:
             return
         started = time.perf_counter()
         voxel_nm = self.planned["volume"].pixel_nm
-        necks = yield from shown(
+        necks = yield from with_progress(
             "measuring",
-            measure_steps(volume, labels, voxel_nm, images=recorded, tilt_deg=tilt_deg),
+            iter_measure_necks(volume, labels, voxel_nm, images=recorded, tilt_deg=tilt_deg),
         )
         if len(necks) > MAX_NECKS:
             yield Notice("warning", f"{self.name}: {len(necks)} pairs, {MAX_NECKS} are recorded")

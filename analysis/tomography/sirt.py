@@ -23,13 +23,13 @@ class Reconstruction:
     ----------
     volume : ndarray
         Float32, shape (y, z, x), in the images' unit per voxel side.
-    misfit : ndarray
+    residual : ndarray
         Before each iteration, the norm of (images - projections) over that of the images, rays
         weighted by the inverse of their length in the volume; SIRT never lets it grow.
     """
 
     volume: Floats
-    misfit: NDArray[np.float64]
+    residual: NDArray[np.float64]
 
 
 def sirt(

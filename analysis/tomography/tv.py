@@ -204,7 +204,7 @@ class TvSolver:
         return self._weight
 
     @property
-    def misfit(self) -> NDArray[np.float64]:
+    def residual(self) -> NDArray[np.float64]:
         """Before each iteration, the norm of (images - projections) over that of the images."""
         return np.array(self._misfit)
 
@@ -459,4 +459,4 @@ def tv(
         solver.step()
         if progress is not None:
             progress(done + 1)
-    return Reconstruction(solver.volume, solver.misfit)
+    return Reconstruction(solver.volume, solver.residual)

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pyrotome.analysis.alignment.align import align_series, align_steps
-from pyrotome.analysis.alignment.pairwise import ArrivingSeries, register_series
+from pyrotome.analysis.alignment.align import align_series, iter_align_series
+from pyrotome.analysis.alignment.pairwise import OnlineRegistration, register_series
 from pyrotome.analysis.alignment.resampling import Axis, apply_alignment
 from pyrotome.analysis.alignment.tilt_axis import find_axis
 from pyrotome.analysis.tomography.sirt import r_factor, sirt
@@ -124,11 +124,11 @@ def show_times(images, shifts, axis, side):
         f"  binned to {side} x {side} before; bounds: {WHOLE_S:g} s in all, {PIECE_S:g} s a piece"
     )
     for method in METHODS:
-        arriving, longest = ArrivingSeries(method), 0.0
+        registration, longest = OnlineRegistration(method), 0.0
         begin = time.perf_counter()
         for number, tilt in enumerate(TILTS):
             before = time.perf_counter()
-            arriving.add(number, tilt, small[number])
+            registration.add(number, tilt, small[number])
             longest = max(longest, time.perf_counter() - before)
         arrived_s = time.perf_counter() - begin
         begin = time.perf_counter()
@@ -136,7 +136,9 @@ def show_times(images, shifts, axis, side):
         register_s = time.perf_counter() - begin
         spent = []
         begin = before = time.perf_counter()
-        pieces = align_steps(small, TILTS, method, pair_steps=arriving.steps(range(TILTS.size)))
+        pieces = iter_align_series(
+            small, TILTS, method, pair_shifts=registration.pair_shifts(range(TILTS.size))
+        )
         while True:
             try:
                 fraction = next(pieces)

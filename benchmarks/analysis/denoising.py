@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from skimage import data
 
-from pyrotome.analysis.denoise.anscombe import restore, stabilise
+from pyrotome.analysis.denoise.anscombe import anscombe, inverse_anscombe
 from pyrotome.analysis.denoise.bm3d import Noise, fast_bm3d
 from pyrotome.analysis.denoise.frame import (
     denoise_bm3d,
@@ -25,7 +25,7 @@ from pyrotome.analysis.denoise.frame import (
     noise_spectrum,
     warm_up,
 )
-from pyrotome.analysis.denoise.parameter_search import tune
+from pyrotome.analysis.denoise.parameter_search import search_parameters
 from pyrotome.simulators.world.copper import Sintering
 from pyrotome.simulators.world.haadf import draw_counts, expected_fraction, thickness_nm
 
@@ -82,7 +82,7 @@ def quick_effort(frame, truth):
         for threads in (1, 2):
             runs = [timed(lambda n=noise, t=threads: fast_bm3d(frame, n, t)) for _ in range(5)]
             seconds, cleaned = min(runs, key=first)
-            cleaned_db = psnr_db(restore(cleaned), truth)
+            cleaned_db = psnr_db(inverse_anscombe(cleaned), truth)
             print(
                 f"  effort {effort:5s}, threads: {threads}      {seconds:5.2f} s "
                 f"{frame.size / 1e6 / seconds:5.2f} Mpx/s {cleaned_db:5.2f} dB",
@@ -105,10 +105,10 @@ def on_specimen(side):
     frames, truth = specimen(side)
     counts = frames[0].astype(np.float64)
     print(f"Cu specimen, {side} x {side}, {counts.mean():.2f} counts a pixel")
-    ratio, gain_db = compare("stabilised, white", stabilise(counts), truth, 1.0, restore)
+    ratio, gain_db = compare("stabilised, white", anscombe(counts), truth, 1.0, inverse_anscombe)
     verdict("throughput", ratio, FASTER, "x", ratio >= FASTER)
     verdict("PSNR", gain_db, -WORSE_DB, "dB", gain_db >= -WORSE_DB)
-    quick_effort(stabilise(counts), truth)
+    quick_effort(anscombe(counts), truth)
     online_s, (cleaned, _) = timed(lambda: denoise_fast(frames[0]))
     print(f"  as online (fast, white, auto): {online_s:.2f} s, {psnr_db(cleaned, truth):.2f} dB")
     cut = slice((side - small) // 2, (side + small) // 2)
@@ -132,7 +132,7 @@ def on_multislice(views):
         # One count a pixel is a pedestal: noise comes with it, signal does not.
         counts, truth = low[view].astype(np.float64), (high[view] - 1.0) / 20
         _, gain_db = compare(
-            f"view {view}", stabilise(counts), truth, 1.0, lambda image: restore(image) - 1
+            f"view {view}", anscombe(counts), truth, 1.0, lambda image: inverse_anscombe(image) - 1
         )
         gains_db.append(gain_db)
     verdict("PSNR, mean", np.mean(gains_db), -WORSE_DB, "dB", np.mean(gains_db) >= -WORSE_DB)
@@ -151,7 +151,7 @@ def on_photographs(side=256):
 
 def on_tuning(side=256):
     frames, truth = specimen(side, 50)
-    seconds, choice = timed(lambda: tune(frames))
+    seconds, choice = timed(lambda: search_parameters(frames))
     print(f"tuning with {len(frames)} frames of {side} x {side}: {seconds:.1f} s")
     for noise in dict.fromkeys(trial.noise for trial in choice.trials):
         tried = [t for t in choice.trials if t.noise == noise and t.variance != "auto"]

@@ -9,11 +9,11 @@ from scipy.ndimage import fourier_shift, gaussian_filter
 
 from pyrotome.analysis.alignment.align import (
     align_series,
-    align_steps,
     dark_images,
+    iter_align_series,
     register_series,
 )
-from pyrotome.analysis.alignment.pairwise import ArrivingSeries
+from pyrotome.analysis.alignment.pairwise import OnlineRegistration
 from pyrotome.analysis.alignment.preparation import binning_for, prepared
 from pyrotome.analysis.alignment.registration import (
     centre_of_mass,
@@ -138,7 +138,7 @@ def test_series_is_aligned_better_than_half_a_pixel(method):
     assert np.sqrt((wrong**2).sum(axis=1).mean()) < 0.25
     assert abs(offset) < 0.5
     assert found.rotation_deg == pytest.approx(ROTATION, abs=0.3)
-    assert found.misfit_after < found.misfit_before
+    assert found.residual_after < found.residual_before
     assert found.correlation.min() > 0.95
     assert found.dark == () and found.notes == ()
     assert told == sorted(told) and told[-1] == 1.0
@@ -151,7 +151,7 @@ def test_series_is_aligned_better_than_half_a_pixel(method):
 def test_small_pieces_give_the_same_alignment():
     shifts = jitter(TILTS, 6.0)
     images = spheres_series(TILTS, shifts)
-    pieces, told = align_steps(images, TILTS, "phase-correlation", rounds=8), []
+    pieces, told = iter_align_series(images, TILTS, "phase-correlation", rounds=8), []
     while True:
         try:
             told.append(next(pieces))
@@ -168,7 +168,7 @@ def test_small_pieces_give_the_same_alignment():
 
 def test_abandoned_pieces_leave_nothing_running():
     images = spheres_series(TILTS, jitter(TILTS, 2.0), side=48)
-    pieces = align_steps(images, TILTS, "phase-correlation")
+    pieces = iter_align_series(images, TILTS, "phase-correlation")
     for _ in range(12):
         next(pieces)
     pieces.close()
@@ -179,11 +179,15 @@ def test_steps_known_before_change_nothing_but_the_time():
     shifts = jitter(TILTS, 6.0)
     images = spheres_series(TILTS, shifts)
     images[5] = 0
-    arriving = ArrivingSeries("phase-correlation")
+    registration = OnlineRegistration("phase-correlation")
     for n in range(len(TILTS) - 1, -1, -1):
-        arriving.add(n, TILTS[n], images[n])
+        registration.add(n, TILTS[n], images[n])
     found = align_series(
-        images, TILTS, "phase-correlation", rounds=8, pair_steps=arriving.steps(range(TILTS.size))
+        images,
+        TILTS,
+        "phase-correlation",
+        rounds=8,
+        pair_shifts=registration.pair_shifts(range(TILTS.size)),
     )
     again = align_series(images, TILTS, "phase-correlation", rounds=8)
     assert np.array_equal(found.shifts_px, again.shifts_px)

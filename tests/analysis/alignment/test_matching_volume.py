@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter, map_coordinates
 
-from pyrotome.analysis.alignment.matching_volume import Slab
+from pyrotome.analysis.alignment.matching_volume import MatchingVolume
 from pyrotome.analysis.tomography.projector import project
 from pyrotome.analysis.tomography.sirt import sirt
 
@@ -26,7 +26,7 @@ def smooth_volume(tall=40, thickness=16, wide=48, seed=0):
 @pytest.mark.parametrize("wide", [48, 47])
 def test_volume_explains_its_images_sooner_than_sirt(wide):
     images = project(smooth_volume(wide=wide), TILTS)
-    slab = Slab(TILTS, images.shape[1:], 16)
+    slab = MatchingVolume(TILTS, images.shape[1:], 16)
     seen = np.ones(images.shape, bool)
     misfits = [slab.fit(images, seen, 5) for _ in range(6)]
     assert misfits == sorted(misfits, reverse=True)
@@ -46,7 +46,7 @@ def test_pixels_that_were_not_recorded_ask_nothing_of_the_volume():
     spoilt = np.where(seen, images, 1e3).astype(np.float32)
     volumes = []
     for given in (images, spoilt):
-        slab = Slab(TILTS, images.shape[1:], 16)
+        slab = MatchingVolume(TILTS, images.shape[1:], 16)
         slab.fit(given, seen, 6)
         volumes.append(slab.projections()[0])
     assert np.array_equal(*volumes)
@@ -55,7 +55,7 @@ def test_pixels_that_were_not_recorded_ask_nothing_of_the_volume():
 def test_shears_are_what_they_do_to_the_images():
     volume = smooth_volume()
     images = project(volume, TILTS)
-    slab = Slab(TILTS, images.shape[1:], 16)
+    slab = MatchingVolume(TILTS, images.shape[1:], 16)
     slab.fit(images, np.ones(images.shape, bool), 60)
     made, along, across = slab.projections()
     y, z, x = np.meshgrid(*(np.arange(n) - (n - 1) / 2 for n in volume.shape), indexing="ij")
@@ -77,6 +77,6 @@ def test_shears_are_what_they_do_to_the_images():
 
 def test_nothing_is_made_of_nothing():
     images = np.zeros((TILTS.size, 8, 12), np.float32)
-    slab = Slab(TILTS, (8, 12), 4)
+    slab = MatchingVolume(TILTS, (8, 12), 4)
     assert slab.fit(images, np.ones(images.shape, bool), 3) == 0.0
     assert not any(part.any() for part in slab.projections())

@@ -6,7 +6,7 @@ from scipy.ndimage import fourier_shift, gaussian_filter
 
 from pyrotome.analysis.alignment.pairwise import (
     METHODS,
-    ArrivingSeries,
+    OnlineRegistration,
     prepare_image,
     register_pair,
     register_series,
@@ -29,17 +29,17 @@ def series(shape=(80, 96), tilts=TILTS, seed=0):
 @pytest.mark.parametrize("order", [[0, 1, 2, 3, 4, 5], [5, 4, 3, 2, 1, 0], [2, 3, 1, 4, 0, 5]])
 def test_arriving_images_give_the_numbers_of_the_finished_series(method, order):
     images, _ = series()
-    arriving = ArrivingSeries(method)
+    registration = OnlineRegistration(method)
     for n in order:
-        arriving.add(n, TILTS[n], images[n])
-    steps = arriving.steps(range(len(images)))
+        registration.add(n, TILTS[n], images[n])
+    steps = registration.pair_shifts(range(len(images)))
     assert sorted(pair for pair in steps if pair[1] == pair[0] + 1) == [
         (n, n + 1) for n in range(5)
     ]
     at_once = register_series(images, TILTS, method)
     # Whatever is wrong with the images, they are not looked at: all steps are known.
     blank = np.zeros_like(images)
-    assert np.array_equal(register_series(blank, TILTS, method, pair_steps=steps), at_once)
+    assert np.array_equal(register_series(blank, TILTS, method, pair_shifts=steps), at_once)
 
 
 def test_only_what_is_missing_is_computed(monkeypatch):
@@ -47,9 +47,9 @@ def test_only_what_is_missing_is_computed(monkeypatch):
 
     images, _ = series()
     at_once = register_series(images, TILTS, "phase-correlation")
-    arriving = ArrivingSeries("phase-correlation")
+    registration = OnlineRegistration("phase-correlation")
     for n in (0, 1, 4, 5):
-        arriving.add(n, TILTS[n], images[n])
+        registration.add(n, TILTS[n], images[n])
     computed = []
 
     def counted(first, second):
@@ -57,9 +57,9 @@ def test_only_what_is_missing_is_computed(monkeypatch):
         return register_pair(first, second)
 
     monkeypatch.setattr(neighbours, "register_pair", counted)
-    steps = arriving.steps(range(6))
+    steps = registration.pair_shifts(range(6))
     assert np.array_equal(
-        register_series(images, TILTS, "phase-correlation", pair_steps=steps), at_once
+        register_series(images, TILTS, "phase-correlation", pair_shifts=steps), at_once
     )
     # (1, 4) are no neighbours any more; 1-2, 2-3 and 3-4 are new.
     assert len(computed) == 3
@@ -67,15 +67,15 @@ def test_only_what_is_missing_is_computed(monkeypatch):
 
 def test_steps_are_told_by_the_place_in_a_stack_with_views_missing():
     images, _ = series()
-    arriving = ArrivingSeries("phase-correlation")
+    registration = OnlineRegistration("phase-correlation")
     numbers = [1, 2, 4, 5]
     for n in numbers:
-        arriving.add(n, TILTS[n], images[n])
-    steps = arriving.steps(np.array(numbers))
+        registration.add(n, TILTS[n], images[n])
+    steps = registration.pair_shifts(np.array(numbers))
     assert set(steps) == {(0, 1), (1, 2), (2, 3)}
     kept = images[numbers]
     assert np.array_equal(
-        register_series(kept, TILTS[numbers], "phase-correlation", pair_steps=steps),
+        register_series(kept, TILTS[numbers], "phase-correlation", pair_shifts=steps),
         register_series(kept, TILTS[numbers], "phase-correlation"),
     )
 
@@ -100,18 +100,18 @@ def test_preparation_of_an_image_asks_nothing_of_the_others():
 def test_what_cannot_be_registered_is_refused():
     images, _ = series()
     with pytest.raises(ValueError, match="alignment by 'guessing'; one of mutual-information"):
-        ArrivingSeries("guessing")
-    arriving = ArrivingSeries("phase-correlation")
-    arriving.add(0, 0.0, images[0])
+        OnlineRegistration("guessing")
+    registration = OnlineRegistration("phase-correlation")
+    registration.add(0, 0.0, images[0])
     with pytest.raises(ValueError, match="image 0 of the series has been there already"):
-        arriving.add(0, 2.0, images[1])
+        registration.add(0, 2.0, images[1])
     with pytest.raises(ValueError, match="tilt angle of image 1 is not a finite number"):
-        arriving.add(1, np.nan, images[1])
+        registration.add(1, np.nan, images[1])
     with pytest.raises(ValueError, match="image holds NaN"):
-        arriving.add(1, 2.0, np.full((80, 96), np.nan))
+        registration.add(1, 2.0, np.full((80, 96), np.nan))
     with pytest.raises(ValueError, match=r"image 1 has shape \(40, 96\), the others \(80, 96\)"):
-        arriving.add(1, 2.0, images[1][:40])
-    assert arriving.steps(range(6)) == {}
+        registration.add(1, 2.0, images[1][:40])
+    assert registration.pair_shifts(range(6)) == {}
     with pytest.raises(ValueError, match="cannot be registered with one another"):
         register_pair(
             prepare_image(images[0], "phase-correlation"),
@@ -119,5 +119,5 @@ def test_what_cannot_be_registered_is_refused():
         )
     with pytest.raises(ValueError, match=r"step between images \(0, 1\) is no pair"):
         register_series(
-            images, TILTS, "phase-correlation", pair_steps={(0, 1): np.array([np.nan, 0.0])}
+            images, TILTS, "phase-correlation", pair_shifts={(0, 1): np.array([np.nan, 0.0])}
         )

@@ -75,7 +75,7 @@ def test_some_rows_are_sampled_as_all_are_and_recorded_pixels_are_told():
     every = splines.sampled(shifts, axis)
     rows = np.array([0, 7, 40])
     assert np.array_equal(splines.sampled(shifts, axis, rows), every[:, rows])
-    seen = splines.seen(shifts, axis)
+    seen = splines.valid_mask(shifts, axis)
     assert seen.shape == images.shape
     # Moved down by 12 and up to the middle: the lowest rows were never recorded.
     assert not seen[0, -10:].any() and seen[0, 6:30, 8:-8].all()

@@ -10,7 +10,7 @@ import pytest
 from skimage import data
 
 from pyrotome.analysis.denoise import frame as denoise
-from pyrotome.analysis.denoise.anscombe import restore, stabilise
+from pyrotome.analysis.denoise.anscombe import anscombe, inverse_anscombe
 from pyrotome.analysis.denoise.bm3d import (
     Noise,
     _displacements,
@@ -90,9 +90,9 @@ def test_quick_is_what_is_asked_for():
     counts, _ = specimen(6.0)
     assert np.array_equal(
         denoise_fast(counts, effort="quick")[0],
-        restore(
+        inverse_anscombe(
             fast_bm3d(
-                stabilise(counts.astype(float), denoise_gain(counts)), Noise.white(1.0).quick()
+                anscombe(counts.astype(float), denoise_gain(counts)), Noise.white(1.0).quick()
             ),
             denoise_gain(counts),
         ),
@@ -111,11 +111,11 @@ def test_a_lattice_is_kept_no_worse_than_by_the_package(view, least_db):
     if not MULTISLICE.is_dir():
         pytest.skip(f"no {MULTISLICE}: the simulated silicon particle is not on this computer")
     with np.load(MULTISLICE / "asi_2nm_dose_8p0e3.npz") as low:
-        frame = stabilise(low["counts"][view]).astype(np.float64)
+        frame = anscombe(low["counts"][view]).astype(np.float64)
     with np.load(MULTISLICE / "asi_2nm_dose_1p6e5.npz") as high:
         truth = (high["counts"][view] - 1.0) / 20
-    ours = restore(fast_bm3d(frame, 1.0)) - 1
-    peer = restore(bm3d.bm3d(frame / 16, 1 / 16, profile="np") * 16) - 1
+    ours = inverse_anscombe(fast_bm3d(frame, 1.0)) - 1
+    peer = inverse_anscombe(bm3d.bm3d(frame / 16, 1 / 16, profile="np") * 16) - 1
     assert psnr_db(ours, truth) > psnr_db(peer, truth) + least_db
 
 

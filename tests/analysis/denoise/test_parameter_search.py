@@ -13,8 +13,8 @@ from pyrotome.analysis.denoise.parameter_search import (
     choice_of,
     contrast_window,
     curve_table,
-    tune,
-    tune_steps,
+    iter_search_parameters,
+    search_parameters,
 )
 
 SIDE = 96
@@ -35,7 +35,7 @@ def exposures(kind, variance, count=12):
 @pytest.mark.parametrize("sigma", [5.0, 20.0])
 def test_the_variance_of_white_noise_is_found(sigma):
     frames = exposures("white", sigma**2)
-    choice = tune(frames, kinds=["white"])
+    choice = search_parameters(frames, kinds=["white"])
     scale = 255 / (frames[0].max() - min(0, frames[0].min()))
     given = [trial for trial in choice.trials if trial.variance != "auto"]
     best = max(given, key=lambda trial: trial.psnr_db)
@@ -51,7 +51,7 @@ def test_the_variance_of_white_noise_is_found(sigma):
 
 
 def test_the_kind_of_noise_is_found():
-    choice = tune(exposures("g1", 400.0), kinds=["white", "g1", "g3"])
+    choice = search_parameters(exposures("g1", 400.0), kinds=["white", "g1", "g3"])
     assert choice.noise == "g1"
     assert choice.psnr_db > choice.noisy_psnr_db + 3
     worst = {}
@@ -63,7 +63,7 @@ def test_the_kind_of_noise_is_found():
 def test_the_curve_is_whole_and_the_choice_is_its_top():
     rng = np.random.default_rng(6)
     frames = rng.poisson(view() / 40, size=(10, SIDE, SIDE))
-    choice = tune(frames, kinds=["white"])
+    choice = search_parameters(frames, kinds=["white"])
     assert choice.psnr_db == max(trial.psnr_db for trial in choice.trials)
     assert sum(trial.variance == "auto" for trial in choice.trials) == 1
     variances = [trial.variance for trial in choice.trials if trial.variance != "auto"]
@@ -78,12 +78,13 @@ def test_another_frame_may_be_taken():
     frames = exposures("white", 100.0, count=4)
     frames[3] += np.random.default_rng(7).normal(scale=30, size=(SIDE, SIDE))
     assert (
-        tune(frames, ["white"], index=3).noisy_psnr_db < tune(frames, ["white"]).noisy_psnr_db - 1
+        search_parameters(frames, ["white"], index=3).noisy_psnr_db
+        < search_parameters(frames, ["white"]).noisy_psnr_db - 1
     )
 
 
 def test_the_curve_is_a_table():
-    choice = tune(exposures("g1", 400.0, count=4), kinds=["g1", "white"])
+    choice = search_parameters(exposures("g1", 400.0, count=4), kinds=["g1", "white"])
     table = curve_table(choice)
     assert table.dtype == np.float64
     assert table.shape == (len(choice.trials) + 1, 3)
@@ -112,7 +113,7 @@ def test_each_step_is_one_denoising(kinds, monkeypatch):
 
     monkeypatch.setattr("pyrotome.analysis.denoise.parameter_search.denoise_frame", counted)
     frames = exposures("g1", 400.0, count=4)
-    steps, parts, choice = tune_steps(Exposures.of(frames), kinds), [], None
+    steps, parts, choice = iter_search_parameters(Exposures.of(frames), kinds), [], None
     while choice is None:
         try:
             parts.append(next(steps))
@@ -124,7 +125,7 @@ def test_each_step_is_one_denoising(kinds, monkeypatch):
     assert parts[0] > 0
     assert parts[-1] == pytest.approx(1)
     assert len(parts) == len(choice.trials)
-    assert tune(frames, kinds) == choice
+    assert search_parameters(frames, kinds) == choice
 
 
 def test_the_window_of_most_contrast_is_found():
@@ -151,8 +152,8 @@ def test_a_part_gives_the_settings_of_the_whole():
     frames = exposures("white", 100.0)
     frames = np.pad(frames, ((0, 0), (0, 64), (0, 64)), constant_values=60)
     frames[:, -1, -1] = 1000.0
-    cut = tune(frames[:, :SIDE, :SIDE], ["white"])
-    whole = tune(frames, ["white"], largest_side=SIDE)
+    cut = search_parameters(frames[:, :SIDE, :SIDE], ["white"])
+    whole = search_parameters(frames, ["white"], largest_side=SIDE)
     window = contrast_window(frames.mean(axis=0), SIDE)
     assert window == (slice(0, SIDE), slice(0, SIDE))
     lowest = min(0.0, frames[0].min())
@@ -164,10 +165,10 @@ def test_a_part_gives_the_settings_of_the_whole():
 
 def test_what_cannot_be_tuned_is_refused():
     with pytest.raises(ValueError, match="at least 8"):
-        tune(np.zeros((4, 16, 16)), largest_side=4)
+        search_parameters(np.zeros((4, 16, 16)), largest_side=4)
     with pytest.raises(ValueError, match="at least 3 frames"):
-        tune(np.zeros((2, 16, 16)))
+        search_parameters(np.zeros((2, 16, 16)))
     with pytest.raises(ValueError, match="without any difference"):
-        tune(np.ones((4, 16, 16)))
+        search_parameters(np.ones((4, 16, 16)))
     with pytest.raises(ValueError, match="name one or more"):
-        tune(np.ones((4, 16, 16)), kinds=[])
+        search_parameters(np.ones((4, 16, 16)), kinds=[])

@@ -9,9 +9,9 @@ from scipy.ndimage import gaussian_filter
 
 from pyrotome.analysis.particles.necks import (
     Neck,
+    iter_measure_necks,
     measure_necks,
     measure_particles,
-    measure_steps,
     write_csv,
 )
 from pyrotome.analysis.particles.segmentation import segment
@@ -200,7 +200,7 @@ def test_measuring_is_done_in_pieces_and_may_be_left():
     volume, images = with_images(two_spheres((14, 14), 5.0))
     labels = segment(volume)
     threads = threading.active_count()
-    steps, fractions = measure_steps(volume, labels, 1.0, images=images, tilt_deg=TILTS), []
+    steps, fractions = iter_measure_necks(volume, labels, 1.0, images=images, tilt_deg=TILTS), []
     while True:
         try:
             fractions.append(next(steps))
@@ -210,7 +210,7 @@ def test_measuring_is_done_in_pieces_and_may_be_left():
         assert threading.active_count() == threads
     assert fractions == sorted(fractions)
     assert 0.8 < fractions[-1] <= 1
-    left = measure_steps(volume, labels, 1.0, images=images, tilt_deg=TILTS)
+    left = iter_measure_necks(volume, labels, 1.0, images=images, tilt_deg=TILTS)
     next(left)
     left.close()
 

@@ -7,13 +7,13 @@ from scipy.ndimage import gaussian_filter
 
 from pyrotome.analysis.particles.kernels import depth_in
 from pyrotome.analysis.particles.segmentation import (
-    borders,
-    centres_of,
-    dilated,
-    eroded,
+    centroids,
+    contacts,
+    dilation,
+    erosion,
+    iter_segment,
     otsu_level,
     segment,
-    segment_steps,
     track,
 )
 
@@ -44,7 +44,7 @@ def test_the_level_parts_two_values():
 def test_particles_are_counted_and_touching_ones_split():
     made = segment(noisy(spheres()))
     assert made.dtype == np.int32
-    names, centres, sizes = centres_of(made)
+    names, centres, sizes = centroids(made)
     assert names.tolist() == [1, 2, 3, 4, 5]
     assert sizes.tolist() == sorted(sizes, reverse=True)
     assert np.abs(centres - np.array(CENTRES)).max() < 0.5
@@ -59,7 +59,7 @@ def test_a_thick_neck_still_parts_two_particles():
     volume[((y - 20) ** 2 + (z - 16) ** 2 < 0.65**2 * 121) & (x > 18) & (x < 38)] = 1
     made = segment(noisy(volume))
     assert made.max() == 2
-    _, centres, _ = centres_of(made)
+    _, centres, _ = centroids(made)
     assert sorted(centres[:, 2].round().tolist()) == [18, 38]
 
 
@@ -91,8 +91,8 @@ def test_labels_follow_particles_through_a_permutation():
     permutation = np.array([0, 4, 5, 1, 3, 2])
     now = permutation[plain]
     tracked = track(before, now)
-    _, old, _ = centres_of(before)
-    names, new, _ = centres_of(tracked)
+    _, old, _ = centroids(before)
+    names, new, _ = centroids(tracked)
     assert names.tolist() == [1, 2, 3, 4, 5]
     assert np.abs(new - old - (4, -1, 5)).max() < 1.0
 
@@ -101,7 +101,7 @@ def test_a_new_particle_gets_a_new_number_and_a_lost_one_leaves_a_gap():
     before = segment(spheres(CENTRES[:4], RADII[:4]))
     now = segment(spheres(CENTRES[1:], RADII[1:]))
     tracked = track(before, now)
-    names, centres, _ = centres_of(tracked)
+    names, centres, _ = centroids(tracked)
     assert names.tolist() == [2, 3, 4, 5]
     assert np.abs(centres[-1] - CENTRES[4]).max() < 0.1
     assert track(before, now, first_new=9).max() == 9
@@ -114,7 +114,7 @@ def test_a_new_particle_gets_a_new_number_and_a_lost_one_leaves_a_gap():
 def test_labels_grow_into_the_vacuum_only():
     labels = np.zeros((5, 5, 9), np.int32)
     labels[2, 2, 3], labels[2, 2, 5] = 1, 2
-    grown = dilated(labels, 2)
+    grown = dilation(labels, 2)
     assert grown[2, 2].tolist()[0] == 0
     assert grown[2, 2, 1] == 1
     assert grown[2, 2, 7] == 2
@@ -126,7 +126,7 @@ def test_labels_grow_into_the_vacuum_only():
 
 def test_it_is_done_in_pieces():
     volume = noisy(spheres())
-    steps, fractions = segment_steps(volume), []
+    steps, fractions = iter_segment(volume), []
     while True:
         try:
             fractions.append(next(steps))
@@ -143,14 +143,14 @@ def test_depths_and_erosion_are_exact():
     mask = np.pad(noisy(spheres()) > 0.5, 1)
     assert depth_in(mask) == pytest.approx(ndimage.distance_transform_edt(mask))
     full = np.random.default_rng(0).random((9, 10, 11)) > 0.1
-    assert (eroded(full) == ndimage.binary_erosion(full)).all()
-    assert (eroded(full, beyond=True) == ndimage.binary_erosion(full, border_value=1)).all()
+    assert (erosion(full) == ndimage.binary_erosion(full)).all()
+    assert (erosion(full, beyond=True) == ndimage.binary_erosion(full, border_value=1)).all()
 
 
 def test_borders_are_told_with_their_greatest_value():
     labels = np.zeros((3, 3, 4), np.int32)
     labels[0], labels[1, :, :2], labels[1, :, 2:] = 3, 1, 2
     values = np.arange(36, dtype=np.float32).reshape(3, 3, 4)
-    assert borders(labels, values) == {(1, 2): 21.0, (1, 3): 9.0, (2, 3): 11.0}
-    assert list(borders(labels)) == [(1, 2), (1, 3), (2, 3)]
-    assert borders(np.zeros((2, 2, 2), np.int32)) == {}
+    assert contacts(labels, values) == {(1, 2): 21.0, (1, 3): 9.0, (2, 3): 11.0}
+    assert list(contacts(labels)) == [(1, 2), (1, 3), (2, 3)]
+    assert contacts(np.zeros((2, 2, 2), np.int32)) == {}

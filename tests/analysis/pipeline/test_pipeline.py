@@ -43,7 +43,7 @@ def results_of(outputs):
 
 def whole(stack):
     """Outputs of all tasks that have arisen."""
-    return [output for task in stack.take_tasks() for output in task.pieces]
+    return [output for task in stack.take_tasks() for output in task.outputs]
 
 
 def notices_of(outputs):

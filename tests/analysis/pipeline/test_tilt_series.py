@@ -30,7 +30,7 @@ STEPS = [
 
 
 def recorded(tasks: list[Task]) -> dict[str, Result]:
-    outputs = [output for task in tasks for output in task.pieces]
+    outputs = [output for task in tasks for output in task.outputs]
     return {o.name: o for o in outputs if isinstance(o, Result) and o.record}
 
 

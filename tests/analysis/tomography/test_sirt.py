@@ -43,9 +43,9 @@ def test_the_misfit_never_grows_and_no_voxel_is_negative():
     rng = np.random.default_rng(5)
     images = rng.poisson(project(ball(), tilts) * 3).astype(np.float32)
     made = sirt(images, tilts, 40)
-    assert made.misfit[0] == pytest.approx(1.0, rel=1e-5)
-    assert np.all(np.diff(made.misfit) <= 1e-6)
-    assert made.misfit[-1] < 0.3
+    assert made.residual[0] == pytest.approx(1.0, rel=1e-5)
+    assert np.all(np.diff(made.residual) <= 1e-6)
+    assert made.residual[-1] < 0.3
     assert made.volume.min() >= 0
 
 
@@ -61,7 +61,7 @@ def test_a_warm_start_goes_on_where_the_first_run_ended():
     first = sirt(images, tilts, 10)
     second = sirt(images, tilts, 10, initial=first.volume)
     whole = sirt(images, tilts, 20)
-    assert second.misfit[0] < first.misfit[-1]
+    assert second.residual[0] < first.residual[-1]
     assert np.allclose(second.volume, whole.volume, atol=1e-4)
 
 
@@ -105,13 +105,13 @@ def test_slices_need_not_be_square():
     truth = ball(slices=4)[:, 8:32]
     made = sirt(project(truth, tilts), tilts, 30, slice_shape=(24, 40))
     assert made.volume.shape == (4, 24, 40)
-    assert made.misfit[-1] < 0.1
+    assert made.residual[-1] < 0.1
 
 
 def test_nothing_measured_gives_an_empty_volume():
     made = sirt(np.zeros((3, 2, 8)), np.array([-1.0, 0, 1]), 4)
     assert not made.volume.any()
-    assert not made.misfit.any()
+    assert not made.residual.any()
 
 
 def test_bad_series_are_refused():

@@ -50,9 +50,9 @@ def test_limited_angle_and_noise_harm_it_less_than_sirt():
     assert error(ours.volume) < 0.6 * best_sirt
     assert ours.volume.dtype == np.float32
     assert ours.volume.min() >= 0
-    assert ours.misfit[0] == pytest.approx(1.0, rel=1e-5)
-    assert ours.misfit[-1] < 0.5
-    assert ours.misfit[:10].tolist() == sorted(ours.misfit[:10], reverse=True)
+    assert ours.residual[0] == pytest.approx(1.0, rel=1e-5)
+    assert ours.residual[-1] < 0.5
+    assert ours.residual[:10].tolist() == sorted(ours.residual[:10], reverse=True)
 
 
 def test_the_minimum_is_reached_from_anywhere():
@@ -80,7 +80,7 @@ def test_differences_reach_across_blocks():
 def test_a_warm_start_saves_iterations():
     cold = tv(NOISY, TILTS, 8, 3.0)
     warm = tv(NOISY, TILTS, 8, 3.0, initial=tv(NOISY, TILTS, 40, 3.0).volume)
-    assert warm.misfit[0] < 0.5
+    assert warm.residual[0] < 0.5
     assert objective(warm.volume, 3.0) < objective(cold.volume, 3.0)
     assert error(warm.volume) < error(cold.volume)
 
@@ -95,7 +95,7 @@ def test_resumed_is_the_same_as_at_once():
     solver.step(7)
     assert calls == list(range(1, 13))
     assert np.array_equal(solver.volume, whole.volume)
-    assert np.array_equal(solver.misfit, whole.misfit)
+    assert np.array_equal(solver.residual, whole.residual)
 
 
 def test_views_may_come_between_iterations():
@@ -150,7 +150,7 @@ def test_the_vacuum_is_found_under_noise():
 def test_nothing_measured_gives_an_empty_volume():
     made = tv(np.zeros((3, 2, 8)), np.array([-1.0, 0, 1]), 4)
     assert not made.volume.any()
-    assert not made.misfit.any()
+    assert not made.residual.any()
 
 
 def test_bad_input_is_refused():

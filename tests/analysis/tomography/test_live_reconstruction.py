@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pyrotome.analysis.tomography.growing_volume import GrowingVolume
+from pyrotome.analysis.tomography.live_reconstruction import LiveReconstruction
 from pyrotome.analysis.tomography.projector import project
 from pyrotome.analysis.tomography.tv import tv
 
@@ -21,10 +21,10 @@ def error(volume, truth):
 
 
 def grown(images, iterations):
-    volume = GrowingVolume((SIDE, SIDE, SIDE), len(TILTS), iterations)
+    volume = LiveReconstruction((SIDE, SIDE, SIDE), len(TILTS), iterations)
     seen = []
     for image, tilt in zip(images, TILTS, strict=True):
-        seen.append(list(volume.take(image, float(tilt))))
+        seen.append(list(volume.add_view(image, float(tilt))))
     return volume, seen
 
 
@@ -50,7 +50,7 @@ def test_iterations_done_before_the_last_view_count():
     assert fractions[-1] == 1.0
     whole = tv(images, TILTS, 312).volume
     assert error(volume.volume, truth) < 1.2 * error(whole, truth)
-    assert volume.misfit < 0.05
+    assert volume.residual < 0.05
 
 
 def test_a_specimen_that_lies_elsewhere_is_moved_there_first():
@@ -67,6 +67,6 @@ def test_a_specimen_that_lies_elsewhere_is_moved_there_first():
 def test_a_volume_to_start_from_is_where_it_starts():
     truth = ball()
     first = project(truth, TILTS)[0]
-    volume = GrowingVolume((SIDE, SIDE, SIDE), len(TILTS), 78, initial=truth)
-    list(volume.take(first, float(TILTS[0])))
+    volume = LiveReconstruction((SIDE, SIDE, SIDE), len(TILTS), 78, initial=truth)
+    list(volume.add_view(first, float(TILTS[0])))
     assert error(volume.volume, truth) < 0.1

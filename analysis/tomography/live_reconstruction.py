@@ -16,7 +16,7 @@ from .tv import TvSolver, vacuum_level
 _EARLY_SHARE = 0.5
 
 
-class GrowingVolume:
+class LiveReconstruction:
     """A volume, better after every view; what it has reached is where the final one begins.
 
     Parameters
@@ -45,13 +45,13 @@ class GrowingVolume:
     ) -> None:
         self._shape = shape
         self._slab = _middle(shape[1], thickness)
-        self.iterations_a_view = int(_EARLY_SHARE * tv_iterations / max(1, views))
+        self.iterations_per_view = int(_EARLY_SHARE * tv_iterations / max(1, views))
         self.iterations = 0
         self._solver: TvSolver | None = None
         self._volume = initial
         self._images: list[Floats] = []
         self._tilts: list[float] = []
-        if self.iterations_a_view:
+        if self.iterations_per_view:
             self._solver = self._new_solver(initial)
             self._volume = None
 
@@ -91,7 +91,7 @@ class GrowingVolume:
         start = None if initial is None else initial[:, self._slab]
         return TvSolver(y, x, slice_shape=(height, x), initial=start)
 
-    def take(self, image: Floats, tilt_deg: float) -> Iterator[float]:
+    def add_view(self, image: Floats, tilt_deg: float) -> Iterator[float]:
         """Take in an aligned view; yields the finished fraction after each iteration.
 
         Parameters
@@ -104,10 +104,10 @@ class GrowingVolume:
         clean = image - np.float32(vacuum_level(image))
         if self._solver is not None:
             self._solver.add_view(clean, tilt_deg)
-            for done in range(self.iterations_a_view):
+            for done in range(self.iterations_per_view):
                 self._solver.step()
                 self.iterations += 1
-                yield (done + 1) / self.iterations_a_view
+                yield (done + 1) / self.iterations_per_view
             return
         self._images.append(clean)
         self._tilts.append(tilt_deg)
@@ -156,9 +156,9 @@ class GrowingVolume:
             yield (done + 1) / left
 
     @property
-    def misfit(self) -> float:
+    def residual(self) -> float:
         """Misfit before the last iteration of total-variation minimisation."""
-        return float(self._solver.misfit[-1]) if self._solver is not None else math.nan
+        return float(self._solver.residual[-1]) if self._solver is not None else math.nan
 
 
 def _middle(height: int, thickness: int | None) -> slice:
