@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 
 from ..core.arrays import Floats, in_threads
 from ..core.progress import run_to_end
+from ..tomography.iterative import sirt
 from ..tomography.projector import LANES
-from ..tomography.sirt import sirt
 from .matching_volume import MatchingVolume
 from .preparation import MATCHING_SIDE, binning_for, prepared
 from .resampling import Axis, Splines

@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...protocols.config.pipeline import Effort, NoiseType
-from .anscombe import anscombe, inverse_anscombe
 from .bm3d import Noise, fast_bm3d
+from .variance_stabilisation import anscombe, inverse_anscombe
 
 FULL_SCALE = 255.0
 # Names for noise without correlation.

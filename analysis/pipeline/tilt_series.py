@@ -36,10 +36,11 @@ from ..core.outputs import Notice, Output, Parameters, Progress, Result, with_pr
 from ..denoise.parameter_search import Choice
 from ..particles.necks import iter_measure_necks, warm_up_necks
 from ..particles.segmentation import Labels, iter_segment, track
+from ..tomography.back_projection import wbp
+from ..tomography.image_levels import vacuum_level
+from ..tomography.iterative import sirt
 from ..tomography.live_reconstruction import LiveReconstruction
-from ..tomography.sirt import central_slices, sirt
-from ..tomography.tv import vacuum_level
-from ..tomography.wbp import wbp
+from ..tomography.reconstruction import central_slices
 
 # Total-variation minimisation works in a slab so many times as thick as the specimen.
 _SLAB = 1.6

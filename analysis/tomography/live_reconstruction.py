@@ -9,8 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.arrays import Floats
-from .sirt import central_slices, sirt
-from .tv import TvSolver, vacuum_level
+from .image_levels import vacuum_level
+from .iterative import sirt
+from .reconstruction import central_slices
+from .total_variation import TvSolver
 
 # Part of the iterations of total-variation minimisation that is done while views come in.
 _EARLY_SHARE = 0.5
@@ -71,7 +73,7 @@ class LiveReconstruction:
 
     @property
     def central_slices(self) -> dict[str, Floats]:
-        """The planes through the middle, see `reconstruct.central_slices`."""
+        """The planes through the middle, see :func:`.reconstruction.central_slices`."""
         if self._solver is None:
             return central_slices(self.volume)
         thin = self._solver.central_slices()

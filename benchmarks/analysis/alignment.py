@@ -20,7 +20,8 @@ from pyrotome.analysis.alignment.align import align_series, iter_align_series
 from pyrotome.analysis.alignment.pairwise import OnlineRegistration, register_series
 from pyrotome.analysis.alignment.resampling import Axis, apply_alignment
 from pyrotome.analysis.alignment.tilt_axis import find_axis
-from pyrotome.analysis.tomography.sirt import r_factor, sirt
+from pyrotome.analysis.tomography.iterative import sirt
+from pyrotome.analysis.tomography.reconstruction import r_factor
 from pyrotome.simulators.world.copper import Sintering
 from pyrotome.simulators.world.haadf import draw_counts, thickness_nm
 

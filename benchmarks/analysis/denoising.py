@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 from skimage import data
 
-from pyrotome.analysis.denoise.anscombe import anscombe, inverse_anscombe
 from pyrotome.analysis.denoise.bm3d import Noise, fast_bm3d
 from pyrotome.analysis.denoise.frame import (
     denoise_bm3d,
@@ -26,6 +25,7 @@ from pyrotome.analysis.denoise.frame import (
     warm_up,
 )
 from pyrotome.analysis.denoise.parameter_search import search_parameters
+from pyrotome.analysis.denoise.variance_stabilisation import anscombe, inverse_anscombe
 from pyrotome.simulators.world.copper import Sintering
 from pyrotome.simulators.world.haadf import draw_counts, expected_fraction, thickness_nm
 

@@ -19,9 +19,9 @@ from pyrotome.analysis.core.arrays import binned
 from pyrotome.analysis.particles.necks import measure_necks, measure_particles, write_csv
 from pyrotome.analysis.particles.segmentation import otsu_level, segment, track
 from pyrotome.analysis.report.plots import plot_growth, plot_model
-from pyrotome.analysis.tomography.sirt import sirt
-from pyrotome.analysis.tomography.tv import TvSolver
-from pyrotome.analysis.tomography.wbp import wbp
+from pyrotome.analysis.tomography.back_projection import wbp
+from pyrotome.analysis.tomography.iterative import sirt
+from pyrotome.analysis.tomography.total_variation import TvSolver
 from pyrotome.simulators.world.copper import Sintering
 from pyrotome.simulators.world.haadf import BACKGROUND, PER_NM, draw_counts, thickness_nm
 

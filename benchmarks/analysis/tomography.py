@@ -13,8 +13,8 @@ import time
 import numpy as np
 
 from pyrotome.analysis.core.arrays import binned, in_threads, zeros
+from pyrotome.analysis.tomography.iterative import sirt
 from pyrotome.analysis.tomography.projector import LANES, Geometry, backproject, project
-from pyrotome.analysis.tomography.sirt import sirt
 
 TILTS = np.arange(-40.0, 41.0, 2.0)
 # What is asked: so many times faster a slice, residuals and adjoint that agree to so much.

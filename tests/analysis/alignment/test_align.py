@@ -24,7 +24,8 @@ from pyrotome.analysis.alignment.registration import (
 )
 from pyrotome.analysis.alignment.resampling import Axis, apply_alignment
 from pyrotome.analysis.core.arrays import binned
-from pyrotome.analysis.tomography.sirt import r_factor, sirt
+from pyrotome.analysis.tomography.iterative import sirt
+from pyrotome.analysis.tomography.reconstruction import r_factor
 
 METHODS = ("mutual-information", "phase-correlation", "centre-of-mass")
 SIDE = 96

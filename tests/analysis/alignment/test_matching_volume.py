@@ -5,8 +5,8 @@ import pytest
 from scipy.ndimage import gaussian_filter, map_coordinates
 
 from pyrotome.analysis.alignment.matching_volume import MatchingVolume
+from pyrotome.analysis.tomography.iterative import sirt
 from pyrotome.analysis.tomography.projector import project
-from pyrotome.analysis.tomography.sirt import sirt
 
 TILTS = np.arange(-40.0, 41.0, 4.0)
 

@@ -21,8 +21,8 @@ from pyrotome.analysis.commands.common import uninterrupted
 from pyrotome.analysis.commands.process import Watcher, main, process_file, steps_of
 from pyrotome.analysis.core.arrays import binned
 from pyrotome.analysis.pipeline.pipeline import Progress
+from pyrotome.analysis.tomography.iterative import sirt
 from pyrotome.analysis.tomography.projector import project
-from pyrotome.analysis.tomography.sirt import sirt
 from pyrotome.protocols.config.pipeline import AnalysisStep
 from pyrotome.protocols.core.errors import BadInput
 from pyrotome.protocols.runfile.reader import RunReader

@@ -10,7 +10,6 @@ import pytest
 from skimage import data
 
 from pyrotome.analysis.denoise import frame as denoise
-from pyrotome.analysis.denoise.anscombe import anscombe, inverse_anscombe
 from pyrotome.analysis.denoise.bm3d import (
     Noise,
     _displacements,
@@ -21,6 +20,7 @@ from pyrotome.analysis.denoise.bm3d import (
 )
 from pyrotome.analysis.denoise.frame import denoise_bm3d, denoise_fast, noise_spectrum
 from pyrotome.analysis.denoise.simd import REFS, STEP
+from pyrotome.analysis.denoise.variance_stabilisation import anscombe, inverse_anscombe
 from pyrotome.protocols.config.pipeline import Denoise
 from pyrotome.simulators.world.copper import Sintering
 from pyrotome.simulators.world.haadf import draw_counts, expected_fraction, thickness_nm

@@ -15,8 +15,8 @@ import zmq
 from pyrotome.analysis.core.arrays import binned
 from pyrotome.analysis.denoise.frame import denoise_bm3d
 from pyrotome.analysis.online.worker import LEAST_CREDIT, QUEUE_BYTES, credit_of
+from pyrotome.analysis.tomography.iterative import sirt
 from pyrotome.analysis.tomography.projector import project
-from pyrotome.analysis.tomography.sirt import sirt
 from pyrotome.daemon.recording.run_file import RunFile
 from pyrotome.protocols.config.pipeline import AnalysisStep, planned_results
 from pyrotome.protocols.config.recipe import BeamSettings

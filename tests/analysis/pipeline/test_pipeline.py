@@ -6,8 +6,8 @@ import numpy as np
 
 from pyrotome.analysis.core.arrays import binned
 from pyrotome.analysis.pipeline.pipeline import Notice, Pipeline, Result
+from pyrotome.analysis.tomography.iterative import sirt
 from pyrotome.analysis.tomography.projector import project
-from pyrotome.analysis.tomography.sirt import sirt
 from pyrotome.protocols.config.pipeline import AnalysisStep, planned_results
 from pyrotome.protocols.messages.manifest import StackPlan
 

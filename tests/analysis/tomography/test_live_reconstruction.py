@@ -5,7 +5,7 @@ import pytest
 
 from pyrotome.analysis.tomography.live_reconstruction import LiveReconstruction
 from pyrotome.analysis.tomography.projector import project
-from pyrotome.analysis.tomography.tv import tv
+from pyrotome.analysis.tomography.total_variation import tv
 
 SIDE, RADIUS = 32, 7.0
 TILTS = np.arange(-60.0, 61.0, 10.0)

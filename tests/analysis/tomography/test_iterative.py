@@ -9,8 +9,9 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from pyrotome.analysis.core.arrays import binned
+from pyrotome.analysis.tomography.iterative import sirt
 from pyrotome.analysis.tomography.projector import LANES, project
-from pyrotome.analysis.tomography.sirt import central_slices, r_factor, sirt
+from pyrotome.analysis.tomography.reconstruction import central_slices, r_factor
 
 DATA = Path(__file__).resolve().parents[4] / "shared" / "data"
 

@@ -12,8 +12,6 @@ iteration to iteration; Nesterov's momentum accelerates both.
 The volume stays in the projector's blocks (`LANES` slices innermost) throughout; differences
 along y reach from the last lane of a block to the first of the next.
 """
-# numba's decorators are untyped.
-# pyright: basic, reportMissingTypeStubs=false
 
 from __future__ import annotations
 
@@ -21,106 +19,20 @@ import math
 from collections.abc import Callable
 from typing import Any, Literal
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.arrays import Floats, binned, checked_series, in_threads, zeros
+from ..core.arrays import Floats, checked_series, in_threads, zeros
+from .image_levels import automatic_weight
 from .projector import LANES, Geometry, blocks_of, slices_of
-from .sirt import Reconstruction
+from .reconstruction import Reconstruction
+from .tv_kernels import accelerated_primal_step, dual_step, primal_step
 
 # The gradient in 3D has a squared norm of at most 12.
 _DUAL_STEP = 1.0 / 12.0
-# The automatic weight: see automatic_weight.
-_NOISE_SHARE, _LEAST_SHARE, _COARSE = 0.7, 1e-3, 4
-
 # Views that come singly: room for so many at first, and the automatic weight is sought again after
 # each of the first, then whenever there are so many times as many.
 _ROOM, _FEW, _MORE = 8, 8, 1.2
-# The densest part of an image's values is not sought among fewer than this.
-_FEWEST = 64
-_SQUARES = 64  # along the shorter side of an image
-
-
-@numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
-def _primal(block, target, dual, floor, found):
-    """``found = max(floor, target - D^T dual)`` for one block; D is the forward difference."""
-    _, height, width, _ = target.shape
-    none = np.zeros(LANES, np.float32)
-    before = np.zeros(LANES + 1, np.float32)
-    for z in range(height):
-        for x in range(width):
-            goal, out = target[block, z, x], found[block, z, x]
-            qz, qx, qy = dual[0, block, z, x], dual[1, block, z, x], dual[2, block, z, x]
-            pz = dual[0, block, z - 1, x] if z > 0 else none
-            px = dual[1, block, z, x - 1] if x > 0 else none
-            before[0] = dual[2, block - 1, z, x, LANES - 1] if block > 0 else np.float32(0)
-            for lane in range(LANES):
-                before[lane + 1] = qy[lane]
-            for lane in range(LANES):
-                value = goal[lane] + (qz[lane] - pz[lane]) + (qx[lane] - px[lane])
-                value += qy[lane] - before[lane]
-                out[lane] = value if value > floor else floor
-
-
-@numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
-def _climb(block, volume, follows, step, radius, dual):
-    """One projected step of the dual: ``dual + step * D volume``, nowhere longer than `radius`."""
-    blocks, height, width, _ = volume.shape
-    gz, gx = np.zeros(LANES, np.float32), np.zeros(LANES, np.float32)
-    gy = np.zeros(LANES, np.float32)
-    follow = follows[block]
-    for z in range(height):
-        for x in range(width):
-            here = volume[block, z, x]
-            # At the far side the difference is nought: a voxel is its own neighbour.
-            below = volume[block, z + 1, x] if z < height - 1 else here
-            beside = volume[block, z, x + 1] if x < width - 1 else here
-            for lane in range(LANES):
-                gz[lane] = below[lane] - here[lane]
-                gx[lane] = beside[lane] - here[lane]
-            for lane in range(LANES - 1):
-                gy[lane] = here[lane + 1] - here[lane]
-            gy[LANES - 1] = np.float32(0)
-            if block < blocks - 1:
-                gy[LANES - 1] = volume[block + 1, z, x, 0] - here[LANES - 1]
-            qz, qx, qy = dual[0, block, z, x], dual[1, block, z, x], dual[2, block, z, x]
-            for lane in range(LANES):
-                a = qz[lane] + step * gz[lane]
-                b = qx[lane] + step * gx[lane]
-                c = qy[lane] + step * follow[lane] * gy[lane]
-                length = np.sqrt(a * a + b * b + c * c)
-                scale = radius / (length if length > radius else radius)
-                qz[lane] = a * scale
-                qx[lane] = b * scale
-                qy[lane] = c * scale
-
-
-@numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
-def _advance(block, ahead, dual, floor, momentum, volume):
-    """As `_primal`, with momentum.
-
-    On entry `ahead` holds the target of the step, on return the place of the next gradient.
-    """
-    _, height, width, _ = volume.shape
-    none = np.zeros(LANES, np.float32)
-    before = np.zeros(LANES + 1, np.float32)
-    for z in range(height):
-        for x in range(width):
-            goal, old = ahead[block, z, x], volume[block, z, x]
-            qz, qx, qy = dual[0, block, z, x], dual[1, block, z, x], dual[2, block, z, x]
-            pz = dual[0, block, z - 1, x] if z > 0 else none
-            px = dual[1, block, z, x - 1] if x > 0 else none
-            before[0] = dual[2, block - 1, z, x, LANES - 1] if block > 0 else np.float32(0)
-            for lane in range(LANES):
-                before[lane + 1] = qy[lane]
-            for lane in range(LANES):
-                value = goal[lane] + (qz[lane] - pz[lane]) + (qx[lane] - px[lane])
-                value += qy[lane] - before[lane]
-                value = value if value > floor else floor
-                move = value - old[lane]
-                old[lane] = value
-                goal[lane] = value + momentum * move
 
 
 class TvSolver:
@@ -214,7 +126,7 @@ class TvSolver:
         return slices_of(self._volume, self._slices)
 
     def central_slices(self) -> dict[str, Floats]:
-        """Cut the planes through the middle, like :func:`.reconstruct.central_slices`."""
+        """Cut the planes through the middle, like :func:`.reconstruction.central_slices`."""
         blocks = self._volume
         y, z, x = self._slices // 2, self._height // 2, self._width // 2
         across = {"z": blocks[:, z], "x": blocks[:, :, x]}
@@ -285,14 +197,17 @@ class TvSolver:
             self._momentum_age += 1
             in_threads(descend, blocks)
             if radius > 0:
-                in_threads(lambda b: _primal(b, ahead, dual, self._floor, trial), blocks)
-                in_threads(lambda b: _climb(b, trial, self._follows, step, radius, dual), blocks)
+                in_threads(lambda b: primal_step(b, ahead, dual, self._floor, trial), blocks)
+                in_threads(lambda b: dual_step(b, trial, self._follows, step, radius, dual), blocks)
             self._advance_all(momentum)
             self._misfit.append(math.sqrt(squares.sum() / norm) if norm > 0 else 0.0)
 
     def _advance_all(self, momentum: np.float32) -> None:
         ahead, dual, floor, volume = self._ahead, self._dual, self._floor, self._volume
-        in_threads(lambda b: _advance(b, ahead, dual, floor, momentum, volume), range(len(volume)))
+        in_threads(
+            lambda b: accelerated_primal_step(b, ahead, dual, floor, momentum, volume),
+            range(len(volume)),
+        )
 
     def _prepare(self) -> tuple[Geometry, list[Floats]]:
         """Bring geometry, step and weight up to date after new images."""
@@ -316,83 +231,6 @@ class TvSolver:
         self._ahead[:] = self._volume
         self._momentum_age = 0
         return self._geometry, measured
-
-
-def automatic_weight(images: NDArray[Any], tilt_deg: NDArray[Any]) -> float:
-    """Weight of the total variation that just outweighs the noise of the images.
-
-    The noise of each view is what sets it apart from the straight line between its neighbours in
-    tilt, where the object hardly changes. It is taken from means over 4 x 4 pixels, for a
-    denoiser leaves the low frequencies as they were, and in the median over blocks of those,
-    weighted with their intensity: noise matters where matter is, and edges are outvoted. The
-    weight is 0.7 sigma sqrt(views), with sigma the noise of a pixel were it white; it proved best
-    within a factor of 1.5 on the simulated copper particles, raw or denoised.
-
-    Parameters
-    ----------
-    images : ndarray
-        Shape (views, y, x').
-    tilt_deg : ndarray
-        Angles, shape (views,), in any order.
-
-    Returns
-    -------
-    float
-        In the images' unit; at least a thousandth of the sum over views of their mean intensity.
-        That is also the answer for fewer than three views.
-    """
-    order = np.argsort(tilt_deg, kind="stable")
-    views, tilts = np.asarray(images, np.float32)[order], np.asarray(tilt_deg, np.float64)[order]
-    coarse = np.stack([binned(view, _COARSE) for view in views])
-    least = _LEAST_SHARE * float(np.abs(views).mean()) * len(views)
-    variances: list[NDArray[np.float64]] = []
-    levels: list[NDArray[np.float64]] = []
-    for k in range(1, len(views) - 1):
-        span = tilts[k + 1] - tilts[k - 1]
-        share = (tilts[k] - tilts[k - 1]) / span if span > 0 else 0.5
-        off = coarse[k] - (1 - share) * coarse[k - 1] - share * coarse[k + 1]
-        power = off**2 / (1 + share**2 + (1 - share) ** 2)
-        variances.append(binned(power, _COARSE).ravel().astype(np.float64))
-        levels.append(np.maximum(binned(coarse[k], _COARSE), 0).ravel().astype(np.float64))
-    if not variances or not np.any(levels):
-        return least
-    variance, level = np.concatenate(variances), np.concatenate(levels)
-    ranked = np.argsort(variance)
-    heap = np.cumsum(level[ranked])
-    middle = variance[ranked][np.searchsorted(heap, heap[-1] / 2)]
-    side = min(_COARSE, *views.shape[1:])
-    return max(least, _NOISE_SHARE * math.sqrt(middle * len(views)) * side)
-
-
-def vacuum_level(image: NDArray[Any]) -> float:
-    """Value of the vacuum in an image: where its values lie most densely.
-
-    That is found by halving the values to the densest half again and again (half-sample mode), and
-    refined to the mean of the values around it. To be taken off before a volume is made, or the
-    vacuum's brightness is smeared over the volume; an image without vacuum has none to find.
-
-    Parameters
-    ----------
-    image : ndarray
-        Shape (y, x').
-
-    Returns
-    -------
-    float
-        In the image's unit.
-    """
-    # Means over squares, for single counts would leave the values in steps.
-    square = max(1, min(image.shape) // _SQUARES)
-    values = np.sort(binned(image, square).astype(np.float64), axis=None)
-    dense = values
-    while dense.size > _FEWEST:
-        half = dense.size // 2
-        first = int(np.argmin(dense[half:] - dense[:-half]))
-        dense = dense[first : first + half + 1]
-    mode = float(dense.mean())
-    below = values[values < mode]
-    reach = 2 * (mode - float(np.median(below))) if below.size else 0.0
-    return float(values[np.abs(values - mode) <= reach].mean()) if reach > 0 else mode
 
 
 def _largest_eigenvalue(geometry: Geometry) -> float:

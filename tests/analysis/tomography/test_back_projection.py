@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
+from pyrotome.analysis.tomography.back_projection import angle_shares_deg, ramp, wbp
 from pyrotome.analysis.tomography.projector import project
-from pyrotome.analysis.tomography.wbp import angle_shares_deg, ramp, wbp
 
 
 def disc(side=64, radius=16.0):

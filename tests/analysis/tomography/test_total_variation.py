@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
+from pyrotome.analysis.tomography.image_levels import automatic_weight, vacuum_level
+from pyrotome.analysis.tomography.iterative import sirt
 from pyrotome.analysis.tomography.projector import LANES, project
-from pyrotome.analysis.tomography.sirt import sirt
-from pyrotome.analysis.tomography.tv import TvSolver, automatic_weight, tv, vacuum_level
+from pyrotome.analysis.tomography.total_variation import TvSolver, tv
 
 TILTS = np.arange(-40.0, 41, 4)
 

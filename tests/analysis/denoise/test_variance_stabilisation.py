@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pyrotome.analysis.denoise.anscombe import anscombe, inverse_anscombe
+from pyrotome.analysis.denoise.variance_stabilisation import anscombe, inverse_anscombe
 
 DRAWS = 400_000
 
