@@ -2,7 +2,7 @@
 
 A driver is a class with one of the four roles as its base, found through the entry-point group
 ``pyrotome.drivers`` (see `registry.py`). Every exchange is bounded by a deadline computed from
-what was asked. All times are nanoseconds of the experiment clock; durations that the instrument
+the request. All times are nanoseconds of the experiment clock; durations that the instrument
 needs physically are divided by the clock's speed before they are waited for.
 """
 
@@ -28,28 +28,30 @@ GRACE_S = 5.0
 
 
 class DeviceError(Exception):
-    """A device did not do what it was asked.
+    """A device did not carry out a request.
+
+    The text reads ``DEVICE: cannot REQUEST: CAUSE. REMEDY``.
 
     Parameters
     ----------
     device : str
-        Which one, by role and driver.
-    asked : str
-        What was asked.
-    answered : str
-        What came back.
+        Role and driver, such as ``heater (secop)``.
+    request : str
+        What failed, as a verb with its object: ``ramp to 850 degC``.
+    cause : str
+        What the instrument answered, or why there is no answer.
     remedy : str
-        What the operator can do.
+        What the operator can do, as a command: ``Check that ...``.
     """
 
-    def __init__(self, device: str, asked: str, answered: str, remedy: str = "") -> None:
-        text = f"{device}: asked {asked}; {answered}"
+    def __init__(self, device: str, request: str, cause: str, remedy: str = "") -> None:
+        text = f"{device}: cannot {request}: {cause}"
         super().__init__(f"{text}. {remedy}" if remedy else text)
-        self.device, self.asked, self.answered, self.remedy = device, asked, answered, remedy
+        self.device, self.request, self.cause, self.remedy = device, request, cause, remedy
 
 
 class DeviceRefused(DeviceError):
-    """The instrument answered that it will not."""
+    """The instrument answered with a refusal or an error."""
 
 
 class DeviceLost(DeviceError):
@@ -57,7 +59,7 @@ class DeviceLost(DeviceError):
 
 
 class OutOfRange(DeviceError):
-    """Refused by the driver before anything was sent: beyond the rig's or instrument's limits."""
+    """The request is beyond the limits of the rig or the instrument; nothing was sent."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,7 @@ class DetectorFrame:
     """One frame.
 
     `data` is (rows, columns), C-ordered, little-endian unsigned integers of the detector's `dtype`,
-    or the same as the detector compressed it, which nobody need undo before it is in the file.
+    or a chunk as the detector compressed it, which goes into the file as it is.
     `number` is the detector's own count within the acquisition, from 1.
     """
 
@@ -159,9 +161,9 @@ class Device(ABC):
         Raises
         ------
         DeviceLost
-            If nobody answers within `timeout_s` wall seconds.
+            If no answer comes within `timeout_s` wall seconds.
         DeviceRefused
-            If the one who answers is not the right instrument.
+            If another instrument answers.
         """
 
     @abstractmethod

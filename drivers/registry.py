@@ -40,7 +40,7 @@ def driver_class(name: str, role: Role) -> type[Any]:
     if name not in points:
         near = difflib.get_close_matches(name, points, n=1)
         hint = f"did you mean '{near[0]}'?" if near else f"installed: {', '.join(points)}"
-        raise BadInput(f"{role}.driver", f"no driver is called '{name}'; {hint}")
+        raise BadInput(f"{role}.driver", f"no driver has the name '{name}'; {hint}")
     try:
         found = points[name].load()
     except Exception as error:

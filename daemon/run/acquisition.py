@@ -222,7 +222,7 @@ class StackAcquisition:
             told = f"the detector numbers the next one {frame.number}"
             self._lose(range(due, min(index, end)), trigger, told)
             if index >= end:
-                return DeviceLost(detector.name, "for the frames of a trigger", told)
+                return DeviceLost(detector.name, "read the frames of a trigger", told)
             self._send(index, trigger, frame)
             due = index + 1
         return None

@@ -62,7 +62,7 @@ class HeaterWatch:
             If there has been no reading at all.
         """
         if not self._samples:
-            raise DeviceLost(self.heater.name, "a temperature", "no reading has come yet")
+            raise DeviceLost(self.heater.name, "read the temperature", "no reading has come yet")
         after = self._samples[-1]
         if t_ns >= after.t_ns:
             return after.temperature_c
@@ -88,7 +88,7 @@ class HeaterWatch:
                 return _later_than(self._samples, after_ns)[0]
             if self._lost is not None:
                 raise DeviceLost(
-                    self.heater.name, f"readings, waiting for {what}", f"{self._lost}"
+                    self.heater.name, f"wait for {what}", f"{self._lost}"
                 ) from self._lost
             waiter = asyncio.get_running_loop().create_future()
             self._waiters.add(waiter)
@@ -99,7 +99,7 @@ class HeaterWatch:
                     await waiter
             except TimeoutError:
                 raise DeviceLost(
-                    self.heater.name, f"readings, waiting for {what}", "none came in time"
+                    self.heater.name, f"wait for {what}", "none came in time"
                 ) from None
             finally:
                 self._waiters.discard(waiter)
@@ -133,7 +133,7 @@ class HeaterWatch:
             if sample.t_ns > deadline_ns:
                 raise DeviceLost(
                     self.heater.name,
-                    f"to pass {level_c:.1f} degC",
+                    f"pass {level_c:.1f} degC",
                     f"it reads {sample.temperature_c:.1f} degC after {PROGRESS_TIMEOUT_S:g} s",
                     "Check the chip's contact and the heater's limits",
                 )
@@ -177,7 +177,7 @@ class HeaterWatch:
             if sample.t_ns > deadline_ns:
                 raise DeviceLost(
                     self.heater.name,
-                    f"to settle at {target_c:g} degC",
+                    f"settle at {target_c:g} degC",
                     f"it reads {sample.temperature_c:.1f} degC after {timeout_s:g} s",
                     "Check the chip's contact and the heater's limits",
                 )

@@ -151,7 +151,7 @@ class Daemon:
         if trip.over or trip.action == "warn":
             return
         if trip.action == "safe":
-            lost = DeviceLost(self.devices.heater.name, "for readings", trip.message)
+            lost = DeviceLost(self.devices.heater.name, "read samples", trip.message)
             self._end_safely(f"supervisor: {trip}", lost if trip.rule == "stale" else None)
         elif experiment is not None and not experiment.engine.pause_requested:
             experiment.engine.pause()
@@ -417,14 +417,14 @@ class Daemon:
             await self.abort("emergency stop")
             if not experiment.safe_confirmed:
                 raise DeviceError(
-                    "rig", "to make everything safe", "beam or heater did not confirm",
+                    "rig", "make everything safe", "beam or heater did not confirm",
                     "Look at them now",
                 )  # fmt: skip
             return []
         confirmed, steps = await asyncio.shield(self._begin_safing())
         if not confirmed:
             raise DeviceError(
-                "rig", "to make everything safe", "; ".join(s.problem for s in steps if s.problem),
+                "rig", "make everything safe", "; ".join(s.problem for s in steps if s.problem),
                 "Look at beam and heater now",
             )  # fmt: skip
         return steps

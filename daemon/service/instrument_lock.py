@@ -40,7 +40,7 @@ def lock_instruments(rig: Rig) -> Iterator[None]:
                     raise
                 raise DeviceRefused(
                     role,
-                    f"for {endpoint}",
+                    f"use {endpoint}",
                     "another pyrotome daemon on this machine runs it",
                     "Stop that one first, or use it: `pyrotome status`",
                 ) from None

@@ -41,50 +41,52 @@ class Acquisition:
 
 
 class ArmedDetector(Detector):
-    """Checks what is asked for against the rig, and what comes against what was asked for."""
+    """Checks each request against the rig, and each frame against the request."""
 
     def _refuse_beyond_limits(
         self, frames: int, exposure_s: float, shape: tuple[int, int], frames_per_trigger: int
     ) -> None:
         """Raise OutOfRange where an acquisition makes no sense or is beyond the rig's limits."""
         largest = self.rig.limits.frame
-        asked = f"for {frames} frames of {size_text(shape)} pixels and {exposure_s:g} s"
+        request = f"acquire {frames} frames of {size_text(shape)} pixels and {exposure_s:g} s"
         if not (1 <= shape[0] <= largest[0] and 1 <= shape[1] <= largest[1]):
             raise OutOfRange(
                 self.name,
-                asked,
+                request,
                 f"the rig's limit is {size_text(largest)}; nothing was sent",
                 "Lower the recipe's beam.frame",
             )
         if frames < 1 or not (math.isfinite(exposure_s) and exposure_s > 0):
-            raise OutOfRange(self.name, asked, "both must be positive; nothing was sent")
+            raise OutOfRange(
+                self.name, request, "frames and exposure must be positive; nothing was sent"
+            )
         if frames_per_trigger < 1 or frames % frames_per_trigger:
             raise OutOfRange(
                 self.name,
-                f"{asked}, {frames_per_trigger} for each trigger",
-                "that leaves a trigger with fewer; nothing was sent",
+                f"{request}, {frames_per_trigger} for each trigger",
+                "the number of frames is not a multiple of it; nothing was sent",
             )
 
     def _check_frame(
         self, armed: Acquisition, number: int, shape: tuple[int, int], kind: str, wanted: str
     ) -> None:
         """Raise DeviceRefused where a frame has another size, pixel type or number than is due."""
-        asked = "for a frame"
+        request = "read a frame"
         if shape != armed.shape or kind != wanted:
             raise self._refused(
-                f"{asked} of {size_text(armed.shape)} {wanted}",
+                f"{request} of {size_text(armed.shape)} {wanted}",
                 f"it sent {size_text(shape)} {kind}",
             )
         if not armed.last_number < number <= armed.frames:
             raise self._refused(
-                asked,
+                request,
                 f"it sent frame {number} after {armed.last_number} "
                 f"of an acquisition of {armed.frames}",
             )
 
-    def _refused(self, asked: str, answered: str, remedy: str = "") -> DeviceRefused:
+    def _refused(self, request: str, cause: str, remedy: str = "") -> DeviceRefused:
         return DeviceRefused(
-            self.name, asked, answered, remedy or "Is another client using the detector?"
+            self.name, request, cause, remedy or "Check that no other client uses the detector"
         )
 
 

@@ -74,8 +74,8 @@ class ColumnBeam(Beam):
         if not await self.is_blanked():
             raise DeviceRefused(
                 self.name,
-                "to blank the beam",
-                f"{self.rig.endpoint} took it and still says that the beam is on",
+                "blank the beam",
+                f"{self.rig.endpoint} accepted the command and still reports that the beam is on",
                 "Close the column valves at the microscope",
             )
         return self.clock.now_ns()
@@ -91,7 +91,7 @@ class ColumnBeam(Beam):
         if abs(voltage_kv - settings.voltage_kv) > VOLTAGE_TOLERANCE * settings.voltage_kv:
             raise DeviceRefused(
                 self.name,
-                f"for a high tension of {settings.voltage_kv:g} kV",
+                f"use a high tension of {settings.voltage_kv:g} kV",
                 f"the column is at {voltage_kv:g} kV",
                 "Change it at the microscope, or the recipe's beam.voltage",
             )
@@ -102,7 +102,7 @@ class ColumnBeam(Beam):
         if spot not in self.options.spot_currents_pa:
             raise DeviceRefused(
                 self.name,
-                "for its probe current",
+                "read the probe current",
                 f"spot size {spot:g} is not in the rig's table",
                 "Measure it and add it to options.spot_currents_pa",
             )
@@ -113,6 +113,6 @@ class ColumnBeam(Beam):
             raise DeviceRefused(
                 self.name,
                 f"to set {name} to {value:g}",
-                f"it stands at {now:g} afterwards",
+                f"it reads {now:g} afterwards",
                 "Set it at the microscope, or change the recipe's beam",
             )

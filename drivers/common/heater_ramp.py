@@ -16,7 +16,7 @@ def shortest_time_s(limits: HeaterLimits, distance_c: float) -> float:
     return 0.0 if limits.rate_c_per_s is None else distance_c / limits.rate_c_per_s
 
 
-def refuse_too_fast(device: str, asked: str, duration_s: float, shortest_s: float) -> None:
+def refuse_too_fast(device: str, request: str, duration_s: float, shortest_s: float) -> None:
     """Refuse a ramp that the rig's rate does not allow.
 
     Raises
@@ -28,7 +28,7 @@ def refuse_too_fast(device: str, asked: str, duration_s: float, shortest_s: floa
     if not (math.isfinite(duration_s) and duration_s >= least_s):
         raise OutOfRange(
             device,
-            asked,
-            f"at the rig's rate it takes {least_s:g} s at least; nothing was sent",
+            request,
+            f"the rig's rate allows {least_s:g} s or more; nothing was sent",
             "Ramp slower, or raise the rig's limits.rate",
         )

@@ -121,8 +121,8 @@ class MovingStage(Stage):
             if time.monotonic() > deadline:
                 raise DeviceLost(
                     self.name,
-                    "to stop",
-                    f"the stage still says {motion}",
+                    "stop",
+                    f"the stage still reports {motion}",
                     "Stop it at the microscope",
                 )
             await self._pause()
@@ -145,9 +145,9 @@ class MovingStage(Stage):
             elif now - stands_since > unmoved_s:
                 raise DeviceRefused(
                     self.name,
-                    f"to tilt to {target_deg:g} deg",
-                    f"the stage is ready and stands at {at:.3f} deg",
-                    "It may have clamped the angle: compare its limits with the rig's",
+                    f"tilt to {target_deg:g} deg",
+                    f"the stage is ready at {at:.3f} deg",
+                    "Compare the stage's limits with the rig's",
                 )
             if now > deadline:
                 raise self._not_arrived(target_deg, f"{motion or 'ready'} at {at:.3f} deg")
@@ -168,7 +168,7 @@ class MovingStage(Stage):
             if pair is not None and not pair[0] - 1e-9 <= tilt_deg <= pair[1] + 1e-9:
                 raise OutOfRange(
                     self.name,
-                    f"to tilt to {tilt_deg:g} deg",
+                    f"tilt to {tilt_deg:g} deg",
                     f"{whose} limits are {pair[0]:g} to {pair[1]:g} deg; nothing was sent",
                     "Change the tilt range",
                 )
@@ -176,7 +176,7 @@ class MovingStage(Stage):
     def _not_arrived(self, tilt_deg: float, answered: str) -> DeviceLost:
         return DeviceLost(
             self.name,
-            f"to tilt to {tilt_deg:g} deg",
+            f"tilt to {tilt_deg:g} deg",
             f"by the deadline the stage was {answered}",
-            "Is it blocked, or slower than the rig's speed?",
+            "Check that the stage is not blocked and not slower than the rig's speed",
         )

@@ -113,9 +113,9 @@ class ControlUnit:
         version = await self._rest.version(left_s(deadline))
         if version != simplon.API_VERSION:
             raise self._refused(
-                "for its API's version",
-                f"it speaks {version!r}",
-                f"This driver speaks {simplon.API_VERSION}",
+                "use its API",
+                f"it speaks version {version!r}",
+                f"This driver needs {simplon.API_VERSION}",
             )
         if await self._state(left_s(deadline)) == "na":
             await self._initialize()
@@ -158,17 +158,17 @@ class ControlUnit:
                 return None
             raise NoSuchParameter(
                 self._device,
-                error.asked,
-                error.answered,
-                "For an end that has no state set the rig's detector.options.state to 'optional'",
+                error.request,
+                error.cause,
+                "If the server has no state, set the rig's detector.options.state to 'optional'",
             ) from None
 
     async def _initialize(self) -> None:
         if not self._options.initialize:
             raise self._refused(
-                "for its state",
+                "prepare the detector",
                 "it is not initialized",
-                "Initialize it, or set the rig's detector.options.initialize to true",
+                "Initialize the detector, or set the rig's detector.options.initialize to true",
             )
         await self._rest.command(simplon.INITIALIZE, INITIALIZE_S)
 
@@ -184,7 +184,7 @@ class ControlUnit:
         while (state := await self._state()) not in (*_RESTING, None):
             if time.monotonic() > deadline:
                 raise self._refused(
-                    "to end its acquisition",
+                    "end the acquisition",
                     f"its state is still {state!r}",
                     "See the log of the detector's control unit",
                 )
@@ -197,8 +197,8 @@ class ControlUnit:
             return  # a sensor that has none
         if found != simplon.HIGH_VOLTAGE_READY:
             raise self._refused(
-                "for its high voltage",
-                f"it is {found!r}",
+                "prepare the detector",
+                f"its high voltage is {found!r}",
                 "Wait until it is up, or switch it on at the detector",
             )
 
@@ -207,7 +207,7 @@ class ControlUnit:
         found = (await self._rest.get(simplon.BIT_DEPTH_IMAGE, timeout_s)).value
         if found != self._options.bit_depth:
             raise self._refused(
-                f"for pixels of {self._options.bit_depth} bits",
+                f"acquire pixels of {self._options.bit_depth} bits",
                 f"it has {found!r}",
                 "Set the rig's detector.options.bit_depth to what the detector has",
             )
@@ -250,9 +250,9 @@ class ControlUnit:
         ]
         if abs(count_s - exposure_s) > TIME_TOLERANCE * exposure_s or frame_s < count_s:
             raise self._refused(
-                f"for exposures of {exposure_s:g} s",
-                f"it counts for {count_s:g} s, every {frame_s:g} s",
-                "Choose an exposure that the detector can make",
+                f"make exposures of {exposure_s:g} s",
+                f"it set a count time of {count_s:g} s and a frame time of {frame_s:g} s",
+                "Choose an exposure that the detector supports",
             )
         return frame_s
 
@@ -264,12 +264,12 @@ class ControlUnit:
     async def _refuse_unless(self, name: str, value: Any) -> None:
         found = (await self._rest.get(name)).value
         if found != value:
-            raise self._refused(f"for {name} {value}", f"it has {found!r}")
+            raise self._refused(f"set {name} to {value}", f"it has {found!r}")
 
     async def _seconds(self, name: str) -> float:
         found = (await self._rest.get(name)).value
         if type(found) not in (int, float) or not math.isfinite(found):
-            raise self._refused(f"GET config {name}", f"it answered {found!r}")
+            raise self._refused(f"read config {name}", f"it answered {found!r}")
         return float(found)
 
     async def set_size(self, shape: tuple[int, int]) -> None:
@@ -286,7 +286,7 @@ class ControlUnit:
                 has = await self.size(GRACE_S)
         if has != shape:
             raise self._refused(
-                f"for frames of {size_text(shape)} pixels",
+                f"acquire frames of {size_text(shape)} pixels",
                 f"the detector has {size_text(has)} and does not change",
                 "Set the recipe's beam.frame to what the detector has",
             )
@@ -297,13 +297,13 @@ class ControlUnit:
         for name in (simplon.Y_PIXELS, simplon.X_PIXELS):
             found = (await self._rest.get(name, timeout_s)).value
             if type(found) is not int or not 1 <= found <= 65_536:
-                raise self._refused(f"GET config {name}", f"it answered {found!r}")
+                raise self._refused(f"read config {name}", f"it answered {found!r}")
             pixels.append(found)
         return pixels[0], pixels[1]
 
-    def _refused(self, asked: str, answered: str, remedy: str = "") -> DeviceRefused:
+    def _refused(self, request: str, cause: str, remedy: str = "") -> DeviceRefused:
         return DeviceRefused(
-            self._device, asked, answered, remedy or "Is another client using the detector?"
+            self._device, request, cause, remedy or "Check that no other client uses the detector"
         )
 
 

@@ -112,7 +112,7 @@ class SimplonDetector(ArmedDetector):
         """
         self._refuse_beyond_limits(frames, exposure_s, shape, frames_per_trigger)
         if not self._control.is_open:
-            raise not_connected(self.name, "to arm")
+            raise not_connected(self.name, "arm")
         if self._armed is not None:
             await self.disarm()
         await self._control.abort()  # a client that died may have left the detector armed
@@ -144,7 +144,7 @@ class SimplonDetector(ArmedDetector):
         The instrument is believed to answer only when they are over. What it answers then, if
         it is a refusal, is told by `read_frame`.
         """
-        armed = self._acquisition("to expose a frame")
+        armed = self._acquisition("expose a frame")
         armed.due += armed.frames_per_trigger
         if self.options.trigger_mode in _EXTERNAL:
             return self.clock.now_ns()
@@ -161,7 +161,7 @@ class SimplonDetector(ArmedDetector):
         if armed.failed.done():
             raise armed.failed.result()
         if not went_out.done():
-            raise not_connected(self.name, "to expose a frame")  # closed meanwhile
+            raise not_connected(self.name, "expose a frame")  # closed meanwhile
         return went_out.result()
 
     async def read_frame(self) -> DetectorFrame:
@@ -174,11 +174,11 @@ class SimplonDetector(ArmedDetector):
         DeviceLost
             If it does not come in time, came damaged, or the series has ended.
         """
-        asked = "for a frame"
-        armed = self._acquisition(asked)
+        request = "read a frame"
+        armed = self._acquisition(request)
         deadline = time.monotonic() + self.clock.wall_s(armed.frame_time_s) + GRACE_S
         while True:
-            parts = await self._stream.receive(asked, left_s(deadline), armed.failed)
+            parts = await self._stream.receive(request, left_s(deadline), armed.failed)
             received_ns = self.clock.now_ns()
             try:
                 found = simplon_stream.parse(parts)
@@ -193,7 +193,7 @@ class SimplonDetector(ArmedDetector):
                     continue  # noise
                 if armed.damage():
                     raise DeviceLost(
-                        self.name, asked, f"it sent {error}", "Look at the network and its load"
+                        self.name, request, f"it sent {error}", "Check the network and its load"
                     ) from None
                 continue
             self._check_frame(armed, found.frame + 1, pixels.shape, pixels.dtype, self.dtype)
@@ -218,10 +218,10 @@ class SimplonDetector(ArmedDetector):
 
     async def _start_of(self, armed: _Series) -> None:
         """Wait until the stream says that the series begins; what comes before it is old."""
-        asked = f"for the start of series {armed.series}"
+        request = f"start series {armed.series}"
         deadline = time.monotonic() + GRACE_S
         while True:
-            parts = await self._stream.receive(asked, left_s(deadline), armed.failed)
+            parts = await self._stream.receive(request, left_s(deadline), armed.failed)
             with contextlib.suppress(BadMessage):
                 found = simplon_stream.parse(parts)
                 if isinstance(found, SeriesStart) and found.series == armed.series:
@@ -245,15 +245,15 @@ class SimplonDetector(ArmedDetector):
             return next(iter(channels.values()))
         if wanted is None or wanted not in channels:
             raise self._refused(
-                "for a frame",
-                f"it sent channels {', '.join(channels)}",
+                "read a frame",
+                f"the frame has the channels {', '.join(channels)}",
                 "Name one of them in the rig's detector.options.channel",
             )
         return channels[wanted]
 
     async def _data(self, pixels: Pixels, image: Image) -> FrameData:
         if self.options.check_hash and not image.intact():
-            raise BadMessage("an image that its hash is not of")
+            raise BadMessage("an image whose hash does not match")
         if (chunk := pixels.chunk()) is not None:
             return chunk
         if pixels.compression == "none" and not pixels.big_endian:
@@ -263,9 +263,9 @@ class SimplonDetector(ArmedDetector):
     def _ended(self, armed: _Series) -> DeviceError:
         error = DeviceLost(
             self.name,
-            "for a frame",
+            "read a frame",
             f"it ended the series after {armed.last_number} of {armed.frames} frames",
-            "Is another client using the detector?",
+            "Check that no other client uses the detector",
         )
         if not armed.failed.done():
             armed.failed.set_result(error)
@@ -277,11 +277,11 @@ class SimplonDetector(ArmedDetector):
         if armed is not None and armed.answer is not None:
             armed.answer.cancel()
 
-    def _acquisition(self, asked: str) -> _Series:
+    def _acquisition(self, request: str) -> _Series:
         if self._armed is None:
             if not self._control.is_open:
-                raise not_connected(self.name, asked)
-            raise self._refused(asked, "it is not armed", "Arm it first")
+                raise not_connected(self.name, request)
+            raise self._refused(request, "it is not armed", "Arm it first")
         return self._armed
 
 

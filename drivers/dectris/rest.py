@@ -65,13 +65,13 @@ class RestLink(HttpEnd):
         module: Module = "detector",
     ) -> tuple[str, ...]:
         """Set a parameter; names of those that changed with it. Raises as :meth:`get`."""
-        asked = f"PUT {_named(module, 'config', name)} {value}"
+        request = f"set {_named(module, 'config', name)} to {value}"
         url = simplon.path(module, "config", name)
-        raw = await self._exchange("PUT", url, simplon.encode_setting(value), asked, timeout_s)
+        raw = await self._exchange("PUT", url, simplon.encode_setting(value), request, timeout_s)
         try:
             return simplon.parse_changed(raw)
         except BadMessage as error:
-            raise self._not_simplon(asked, str(error)) from None
+            raise self._not_simplon(request, str(error)) from None
 
     async def command(
         self, name: str, timeout_s: float = GRACE_S, sent: Callable[[], None] | None = None
@@ -97,39 +97,39 @@ class RestLink(HttpEnd):
         DeviceRefused, DeviceLost
             As from :meth:`get`.
         """
-        asked = f"PUT {_named('detector', 'command', name)}"
+        request = f"execute command {name}"
         url = simplon.path("detector", "command", name)
-        raw = await self._exchange("PUT", url, b"", asked, timeout_s, sent)
+        raw = await self._exchange("PUT", url, b"", request, timeout_s, sent)
         if name not in simplon.SERIES_COMMANDS:
             return None
         try:
             return simplon.parse_series(raw)
         except BadMessage as error:
-            raise self._not_simplon(asked, str(error)) from None
+            raise self._not_simplon(request, str(error)) from None
 
     async def _get(self, url: str, timeout_s: float) -> Parameter:
-        asked = f"GET {url.rpartition(simplon.API_VERSION)[2].lstrip('/') or url}"
-        raw = await self._exchange("GET", url, None, asked, timeout_s)
+        request = f"read {url.rpartition(simplon.API_VERSION)[2].lstrip('/') or url}"
+        raw = await self._exchange("GET", url, None, request, timeout_s)
         try:
             return simplon.parse_parameter(raw)
         except BadMessage as error:
-            raise self._not_simplon(asked, str(error)) from None
+            raise self._not_simplon(request, str(error)) from None
 
     async def _exchange(
         self,
         method: str,
         url: str,
         body: bytes | None,
-        asked: str,
+        request: str,
         timeout_s: float,
         sent: Callable[[], None] | None = None,
     ) -> bytes:
         session = self._session
         if session is None:
-            raise not_connected(self._device, asked)
+            raise not_connected(self._device, request)
         async with (
             http_deadline(
-                self._device, asked, self.endpoint, timeout_s, session, self._not_simplon
+                self._device, request, self.endpoint, timeout_s, session, self._not_simplon
             ),
             session.request(
                 method,
@@ -144,11 +144,11 @@ class RestLink(HttpEnd):
         ):
             raw = await http_body(response, simplon.MAX_BODY_BYTES)
         if raw is None:
-            raise self._not_simplon(asked, f"it sent more than {simplon.MAX_BODY_BYTES} bytes")
+            raise self._not_simplon(request, f"it sent more than {simplon.MAX_BODY_BYTES} bytes")
         if response.status == 404:
-            raise NoSuchParameter(self._device, asked, *self._refusal(response, raw))
+            raise NoSuchParameter(self._device, request, *self._refusal(response, raw))
         if response.status != 200:
-            raise DeviceRefused(self._device, asked, *self._refusal(response, raw))
+            raise DeviceRefused(self._device, request, *self._refusal(response, raw))
         return raw
 
     def _refusal(self, response: aiohttp.ClientResponse, raw: bytes) -> tuple[str, str]:
@@ -156,12 +156,12 @@ class RestLink(HttpEnd):
         told = f"{self.endpoint} answered {response.status} {response.reason}"
         return f"{told}: {text}" if text else told, "See the log of the detector's control unit"
 
-    def _not_simplon(self, asked: str, why: str) -> DeviceRefused:
+    def _not_simplon(self, request: str, why: str) -> DeviceRefused:
         return DeviceRefused(
             self._device,
-            asked,
+            request,
             f"the answer of {self.endpoint} is not SIMPLON's: {why}",
-            "Does the rig's endpoint name a DECTRIS control unit?",
+            "Check that the rig's endpoint names a DECTRIS control unit",
         )
 
 

@@ -76,16 +76,16 @@ class StreamLink:
         link.setsockopt(zmq.MAXMSGSIZE, frame_bytes + frame_bytes // 8 + _SLACK_BYTES)
         link.setsockopt(zmq.RCVHWM, max(4, _QUEUE_BYTES // frame_bytes))
         monitor = link.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_CONNECT_RETRIED)
-        asked = "to connect for frames"
+        request = "connect the frame socket"
         try:
             link.connect(self.endpoint)
             async with asyncio.timeout(timeout_s):
                 found: Any = await recv_monitor_message(monitor)
             if found["event"] != zmq.EVENT_HANDSHAKE_SUCCEEDED:
-                raise nobody_listens(self._device, asked, self.endpoint, "not connected")
+                raise nobody_listens(self._device, request, self.endpoint, "not connected")
         except TimeoutError:
             self.close()
-            raise no_answer(self._device, asked, self.endpoint, timeout_s) from None
+            raise no_answer(self._device, request, self.endpoint, timeout_s) from None
         except BaseException:
             self.close()
             raise
@@ -104,13 +104,13 @@ class StreamLink:
             context.destroy(linger=0)
 
     async def receive(
-        self, asked: str, timeout_s: float, failed: asyncio.Future[DeviceError]
+        self, request: str, timeout_s: float, failed: asyncio.Future[DeviceError]
     ) -> Sequence[wire.Buffer]:
         """Parts of the next message.
 
         Parameters
         ----------
-        asked : str
+        request : str
             For messages.
         timeout_s : float
             Wall seconds.
@@ -127,7 +127,7 @@ class StreamLink:
         # Frames that come without a pause would otherwise keep everybody else waiting.
         await asyncio.sleep(0)
         if self._socket is None:
-            raise not_connected(self._device, asked)
+            raise not_connected(self._device, request)
         if (parts := self._there()) is not None:
             return parts
         coming: asyncio.Future[Any] = self._socket.recv_multipart(copy=False)  # pyright: ignore[reportAssignmentType]
@@ -143,10 +143,10 @@ class StreamLink:
             if failed.done():
                 raise failed.result()
             if not self.is_open:  # pyzmq cancels what waits on a socket that is closed
-                raise broken(self._device, asked, self.endpoint, "closed here")
-            raise no_answer(self._device, asked, self.endpoint, timeout_s)
+                raise broken(self._device, request, self.endpoint, "closed here")
+            raise no_answer(self._device, request, self.endpoint, timeout_s)
         if (error := coming.exception()) is not None:
-            raise broken(self._device, asked, self.endpoint, error)
+            raise broken(self._device, request, self.endpoint, error)
         return _buffers(coming.result())
 
     async def drain(self, quiet_s: float, timeout_s: float) -> None:

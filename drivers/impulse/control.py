@@ -54,7 +54,7 @@ class ImpulseControl:
             link.close()
 
     async def ask(
-        self, request: Request, asked: str, timeout_s: float = GRACE_S, sent: Any = None
+        self, command: Request, request: str, timeout_s: float = GRACE_S, sent: Any = None
     ) -> Reply:
         """Answer to a request.
 
@@ -66,16 +66,16 @@ class ImpulseControl:
             If none comes by the deadline.
         """
         if self._link is None:
-            raise not_connected(self._device, asked)
-        raw = await self._link.exchange(impulse.encode_request(request), asked, timeout_s, sent)
+            raise not_connected(self._device, request)
+        raw = await self._link.exchange(impulse.encode_request(command), request, timeout_s, sent)
         try:
             reply = impulse.parse_reply(raw)
         except BadMessage as error:
-            raise self._not_impulse(asked, error) from None
+            raise self._not_impulse(request, error) from None
         if not reply.ok:
             raise DeviceRefused(
                 self._device,
-                asked,
+                request,
                 f"Impulse at {self._endpoint} answered {reply.describe()}{self._shown()}",
                 "See the Impulse window",
             )
@@ -83,16 +83,16 @@ class ImpulseControl:
 
     async def wait_for_control(self, deadline: float) -> None:
         """Wait until Impulse takes commands from here; DeviceRefused if it does not."""
-        asked = "for its status"
+        request = "read the status"
         while True:
-            reply = await self.ask(Request(impulse.GET_STATUS), asked, left_s(deadline))
+            reply = await self.ask(Request(impulse.GET_STATUS), request, left_s(deadline))
             status = reply.data.get("status")
             if status == impulse.STATUS_CONTROL:
                 return
             if time.monotonic() + STATUS_POLL_S > deadline:
                 raise DeviceRefused(
                     self._device,
-                    "for control",
+                    "take control",
                     f"Impulse is in the state {status!r}",
                     "Give control to the API in the Impulse window",
                 )
@@ -106,41 +106,41 @@ class ImpulseControl:
         DeviceRefused
             If there is no heating channel, or a unit is not known.
         """
-        asked = "for its data channels"
-        reply = await self.ask(Request(impulse.GET_CHANNELS), asked, left_s(deadline))
+        request = "read the data channels"
+        reply = await self.ask(Request(impulse.GET_CHANNELS), request, left_s(deadline))
         channels = reply.data.get("activeChannels")
         if not isinstance(channels, list) or "heat" not in channels:
             raise DeviceRefused(
                 self._device,
-                asked,
+                request,
                 f"Impulse has {channels!r} and no 'heat'",
-                "Is a heating holder connected and its chip loaded?",
+                "Check that a heating holder is connected and its chip is loaded",
             )
-        asked = "for the properties of its samples"
-        request = Request(impulse.GET_PROPERTIES, {"channelName": "heat"})
-        reply = await self.ask(request, asked, left_s(deadline))
+        request = "read the properties of samples"
+        command = Request(impulse.GET_PROPERTIES, {"channelName": "heat"})
+        reply = await self.ask(command, request, left_s(deadline))
         names: Any = reply.data.get("properties")
         present = [name for name in impulse.QUANTITIES if isinstance(names, list) and name in names]
         missing = [name for name in impulse.REQUIRED if name not in present]
         # Attested in every sample, not in every list of properties.
         if [name for name in missing if name != "experimentDuration"]:
-            raise self._not_impulse(asked, f"no {', '.join(missing)} among {names!r}")
+            raise self._not_impulse(request, f"no {', '.join(missing)} among {names!r}")
         units: dict[str, UnitConversion] = {}
         for name in present:
-            asked = f"for the unit of {name}"
-            request = impulse.property_information(name)
-            reply = await self.ask(request, asked, left_s(deadline))
+            request = f"read the unit of {name}"
+            command = impulse.property_information(name)
+            reply = await self.ask(command, request, left_s(deadline))
             try:
                 unit = impulse.PropertyInformation.parse(reply.data).unit
                 units[name] = impulse.unit_conversion(name, unit)
             except BadMessage as error:
-                raise self._not_impulse(asked, error) from None
+                raise self._not_impulse(request, error) from None
         self.units = units
 
-    def _not_impulse(self, asked: str, why: object) -> DeviceRefused:
+    def _not_impulse(self, request: str, why: object) -> DeviceRefused:
         return DeviceRefused(
             self._device,
-            asked,
-            f"{self._endpoint} answered what Impulse would not: {why}",
-            "Does the rig's endpoint name Impulse's control port (5557)?",
+            request,
+            f"{self._endpoint} sent an answer that is not Impulse's: {why}",
+            "Check that the rig's endpoint names Impulse's control port (5557)",
         )

@@ -157,39 +157,39 @@ class ImpulseHeater(Heater):
 
     async def _ramp_to_safe(self) -> None:
         safe_c = self.rig.limits.safe_c
-        self.safe_sent_ns = await self._ramp(safe_c, self._ramp_time_s(safe_c), self._asked_safe)
+        self.safe_sent_ns = await self._ramp(safe_c, self._ramp_time_s(safe_c), self._safe_request)
 
     @property
-    def _asked_safe(self) -> str:
-        return f"to go to the safe temperature of {self.rig.limits.safe_c:g} degC"
+    def _safe_request(self) -> str:
+        return f"go to the safe temperature of {self.rig.limits.safe_c:g} degC"
 
     async def _see_safe(self) -> None:
         """Wait until a sample has the safe setpoint."""
-        asked, safe_c = self._asked_safe, self.rig.limits.safe_c
+        request, safe_c = self._safe_request, self.rig.limits.safe_c
         if self._reader is None:
             await self._subscribe(time.monotonic() + GRACE_S)
         deadline = time.monotonic() + self.clock.wall_s(self._ramp_time_s(safe_c)) + GRACE_S
         with self._fanout.reader() as inbox:
             latest: HeaterSample | None = None
             while (left_s := deadline - time.monotonic()) > 0:
-                latest = await self._next(inbox, asked, left_s)
+                latest = await self._next(inbox, request, left_s)
                 if latest is None:
-                    raise not_connected(self.name, asked)
+                    raise not_connected(self.name, request)
                 if abs(latest.setpoint_c - safe_c) <= SETPOINT_TOLERANCE_C:
                     return
         seen = "no sample" if latest is None else f"a setpoint of {latest.setpoint_c:.1f} degC"
         raise DeviceRefused(
             self.name,
-            asked,
-            f"it answered ok and still sends {seen}{self._shown()}",
+            request,
+            f"it accepted the command and still sends {seen}{self._shown()}",
             "Turn the heater off at its controller",
         )
 
     async def set_temperature(self, temperature_c: float) -> int:
         """Go there at once, or at the rig's rate where it names one."""
         self._refuse_beyond_limits(temperature_c)
-        asked = f"to go to {temperature_c:g} degC"
-        return await self._ramp(temperature_c, self._ramp_time_s(temperature_c), asked)
+        request = f"go to {temperature_c:g} degC"
+        return await self._ramp(temperature_c, self._ramp_time_s(temperature_c), request)
 
     async def start_ramp(self, temperature_c: float, duration_s: float) -> int:
         """Go there linearly in a given time.
@@ -200,13 +200,13 @@ class ImpulseHeater(Heater):
             If that is hotter or faster than the rig allows; nothing is sent.
         """
         self._refuse_beyond_limits(temperature_c)
-        asked = f"to ramp to {temperature_c:g} degC in {duration_s:g} s"
-        refuse_too_fast(self.name, asked, duration_s, self._ramp_time_s(temperature_c))
-        return await self._ramp(temperature_c, duration_s, asked)
+        request = f"ramp to {temperature_c:g} degC in {duration_s:g} s"
+        refuse_too_fast(self.name, request, duration_s, self._ramp_time_s(temperature_c))
+        return await self._ramp(temperature_c, duration_s, request)
 
     async def hold_here(self) -> None:
         """Stop a ramp and stay at the temperature that it has reached."""
-        await self._command(Request(impulse.STOP_RAMP), "to hold the temperature")
+        await self._command(Request(impulse.STOP_RAMP), "hold the temperature")
         self._ramp_ended.set()  # Impulse tells of no end of a ramp that it was told to stop
 
     @property
@@ -227,22 +227,22 @@ class ImpulseHeater(Heater):
         DeviceLost
             If it does not say so in time, or was restarted meanwhile.
         """
-        asked = "for the end of its ramp"
+        request = "wait for the end of the ramp"
         if not self._control.is_open:
-            raise not_connected(self.name, asked)
+            raise not_connected(self.name, request)
         try:
             async with asyncio.timeout(timeout_s):
                 await self._ramp_ended.wait()
         except TimeoutError:
             raise DeviceLost(
                 self.name,
-                asked,
-                f"{self.options.data_endpoint} did not tell of it within {timeout_s:.3g} s"
+                request,
+                f"{self.options.data_endpoint} did not report it within {timeout_s:.3g} s"
                 + self._shown(),
                 "See the Impulse window",
             ) from None
         if self._restarted:
-            raise self._was_restarted(asked)
+            raise self._was_restarted(request)
 
     async def samples(self) -> AsyncIterator[HeaterSample]:
         """Readings as the instrument sends them, until it disconnects.
@@ -255,13 +255,13 @@ class ImpulseHeater(Heater):
         DeviceLost
             If they cease, or begin anew because Impulse was restarted.
         """
-        asked = "for samples"
+        request = "read samples"
         if self._restarted:
-            raise self._was_restarted(asked)
+            raise self._was_restarted(request)
         if self._reader is None:
-            raise not_connected(self.name, asked)
+            raise not_connected(self.name, request)
         with self._fanout.reader() as inbox:
-            while (sample := await self._next(inbox, asked, self.stale_wall_s)) is not None:
+            while (sample := await self._next(inbox, request, self.stale_wall_s)) is not None:
                 yield sample
 
     # Commands
@@ -271,7 +271,7 @@ class ImpulseHeater(Heater):
         if not ABSOLUTE_ZERO_C <= temperature_c <= highest_c:
             raise OutOfRange(
                 self.name,
-                f"to go to {temperature_c:g} degC",
+                f"go to {temperature_c:g} degC",
                 f"the rig's limit is {highest_c:g} degC; nothing was sent",
                 "Lower the recipe's temperature, or raise the rig's limits.temperature",
             )
@@ -288,20 +288,20 @@ class ImpulseHeater(Heater):
             )
         return shortest_time_s(self.rig.limits, distance_c)
 
-    async def _ramp(self, temperature_c: float, duration_s: float, asked: str) -> int:
+    async def _ramp(self, temperature_c: float, duration_s: float, request: str) -> int:
         setpoint = self._control.units.get("temperatureSetpoint", UnitConversion())
-        request = impulse.start_ramp(setpoint.outward(temperature_c), duration_s)
+        command = impulse.start_ramp(setpoint.outward(temperature_c), duration_s)
         was_ramping = self.ramping
         try:
             # The end of a short ramp may be told before the reply comes.
-            return await self._command(request, asked, self._ramp_ended.clear)
+            return await self._command(command, request, self._ramp_ended.clear)
         except DeviceRefused:
             if not was_ramping:
                 self._ramp_ended.set()
             raise
 
     async def _command(
-        self, request: Request, asked: str, going_out: Callable[[], None] | None = None
+        self, command: Request, request: str, going_out: Callable[[], None] | None = None
     ) -> int:
         """Send a command that must be answered by ok; moment at which it went out."""
         sent_ns = self.clock.now_ns()
@@ -312,22 +312,22 @@ class ImpulseHeater(Heater):
             if going_out is not None:
                 going_out()
 
-        await self._ask(request, asked, GRACE_S, went_out)
+        await self._ask(command, request, GRACE_S, went_out)
         return sent_ns
 
     async def _ask(
-        self, request: Request, asked: str, timeout_s: float, sent: Callable[[], None]
+        self, command: Request, request: str, timeout_s: float, sent: Callable[[], None]
     ) -> None:
         if self._restarted:
-            raise self._was_restarted(asked)
-        await self._control.ask(request, asked, timeout_s, sent)
+            raise self._was_restarted(request)
+        await self._control.ask(command, request, timeout_s, sent)
 
     def _shown(self) -> str:
         return f"; it shows '{self.shown[-1]}'" if self.shown else ""
 
-    def _was_restarted(self, asked: str) -> DeviceLost:
+    def _was_restarted(self, request: str) -> DeviceLost:
         return DeviceLost(
-            self.name, asked, self._restarted, "Connect again, and look at the heater"
+            self.name, request, self._restarted, "Connect again, and check the heater"
         )
 
     # Connecting
@@ -347,13 +347,13 @@ class ImpulseHeater(Heater):
 
     async def _somebody_listens(self, address: tuple[str, int], deadline: float) -> None:
         """Tell at once that nobody does; ZeroMQ would wait for somebody, silently."""
-        sock = await open_tcp(self.name, "to connect", address, left_s(deadline))
+        sock = await open_tcp(self.name, "connect", address, left_s(deadline))
         end_tcp(sock)
         sock.close()
 
     async def _subscribe(self, deadline: float) -> None:
         if self._context is None:
-            raise not_connected(self.name, "for samples")
+            raise not_connected(self.name, "read samples")
         await self._somebody_listens(self._addresses[1], deadline)
         data = self._context.socket(zmq.SUB)
         data.setsockopt(zmq.LINGER, 0)
@@ -365,7 +365,7 @@ class ImpulseHeater(Heater):
         self.lost_samples = 0
         self._reader = asyncio.create_task(self._read(data), name=f"{self.name} samples")
         with self._fanout.reader() as inbox:
-            await self._next(inbox, "for a first sample", left_s(deadline))
+            await self._next(inbox, "read a first sample", left_s(deadline))
 
     # Samples
 
@@ -411,7 +411,7 @@ class ImpulseHeater(Heater):
             f"{last.sequence_number} at {last.experiment_duration_s:.3f} s"
         )
         _log.warning("%s: %s", self.name, self._restarted)
-        self._fanout.end(self._was_restarted("for samples"))
+        self._fanout.end(self._was_restarted("read samples"))
         self._ramp_ended.set()
 
     async def _on_event(self, parts: list[bytes]) -> None:
@@ -437,7 +437,7 @@ class ImpulseHeater(Heater):
         """Wall seconds without a sample after which the heater counts as lost."""
         return self.clock.wall_s(self.options.stale_s) + STALE_GRACE_S
 
-    async def _next(self, inbox: Inbox, asked: str, timeout_s: float) -> HeaterSample | None:
+    async def _next(self, inbox: Inbox, request: str, timeout_s: float) -> HeaterSample | None:
         """Wait for the next sample, None after disconnecting, DeviceLost when none comes."""
         try:
             return await inbox.next(timeout_s)
@@ -449,9 +449,10 @@ class ImpulseHeater(Heater):
         except TimeoutError:
             raise DeviceLost(
                 self.name,
-                asked,
-                f"{self.options.data_endpoint} sent none for {timeout_s:.3g} s{self._shown()}",
-                "Is Impulse running, and an experiment started in it?",
+                request,
+                f"no sample came from {self.options.data_endpoint} within {timeout_s:.3g} s"
+                + self._shown(),
+                "Check that Impulse is running and that an experiment is started in it",
             ) from None
 
 

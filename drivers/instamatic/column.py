@@ -56,7 +56,7 @@ class _Connection:
     async def open(self, device: str, timeout_s: float) -> None:
         async with self._lock:
             if self._socket is None:
-                self._socket = await open_tcp(device, "to connect", self._address, timeout_s)
+                self._socket = await open_tcp(device, "connect", self._address, timeout_s)
                 self._decoder = instamatic.StreamDecoder(replies=True)
                 self._owed = False
 
@@ -75,36 +75,36 @@ class _Connection:
                 self.drop()
 
     async def exchange(self, device: str, call: Call, timeout_s: float) -> Reply:
-        asked = str(call)
+        request = f"call {call}"
         deadline = asyncio.get_running_loop().time() + timeout_s
         try:
             async with asyncio.timeout_at(deadline):
                 await self._lock.acquire()
         except TimeoutError:  # it waits for an answer to somebody else's call
-            raise no_answer(device, asked, self.endpoint, timeout_s) from None
+            raise no_answer(device, request, self.endpoint, timeout_s) from None
         try:
             async with asyncio.timeout_at(deadline):
-                return await self._in_turn(device, call, asked)
+                return await self._in_turn(device, call, request)
         except TimeoutError:
             self.drop()
-            raise no_answer(device, asked, self.endpoint, timeout_s) from None
+            raise no_answer(device, request, self.endpoint, timeout_s) from None
         except OSError as error:
             self.drop()
-            raise broken(device, asked, self.endpoint, reason(error)) from None
+            raise broken(device, request, self.endpoint, reason(error)) from None
         except BadMessage as error:
             self.drop()
             raise DeviceRefused(
                 device,
-                asked,
-                f"{self.endpoint} answered what is no reply: {error}",
-                "Does its settings.yaml say tem_communication_protocol: 'json'?",
+                request,
+                f"{self.endpoint} sent an invalid reply: {error}",
+                "Write tem_communication_protocol: 'json' in the settings.yaml of the TEM server",
             ) from None
         finally:
             self._lock.release()
 
-    async def _in_turn(self, device: str, call: Call, asked: str) -> Reply:
+    async def _in_turn(self, device: str, call: Call, request: str) -> Reply:
         if self._socket is None:
-            raise not_connected(device, asked)
+            raise not_connected(device, request)
         if self._owed:
             # A second request sent before would reach the server as one with the first.
             await self._reply()
@@ -163,9 +163,10 @@ class _Microscope:
             # A server that speaks pickle hangs up on JSON.
             raise DeviceLost(
                 self.device,
-                error.asked,
-                error.answered,
-                "Is instamatic's TEM server running, with tem_communication_protocol: 'json'?",
+                error.request,
+                error.cause,
+                "Check that instamatic's TEM server is running with "
+                "tem_communication_protocol: 'json'",
             ) from None
         except BaseException:
             await self.close()
@@ -211,8 +212,8 @@ class _Microscope:
             raise DeviceRefused(
                 self.device,
                 f"{function}()",
-                f"{self.endpoint} answered what is none: {error}",
-                "Is this instamatic's TEM server?",
+                f"{self.endpoint} sent an invalid value: {error}",
+                "Check that the rig's endpoint names instamatic's TEM server",
             ) from None
 
     async def number(self, function: str) -> float:
@@ -245,11 +246,11 @@ class InstamaticStage(MovingStage):
 
     async def position(self) -> StagePosition:
         """Read back; stamped halfway between question and answer."""
-        asked_ns = self.clock.now_ns()
+        sent_ns = self.clock.now_ns()
         at = await self._microscope.read(
             instamatic.GET_STAGE_POSITION, lambda value, _: instamatic.parse_position(value)
         )
-        t_ns = (asked_ns + self.clock.now_ns()) // 2
+        t_ns = (sent_ns + self.clock.now_ns()) // 2
         return StagePosition(t_ns, at.a_deg, at.x_nm, at.y_nm, at.z_nm)
 
     @property
@@ -357,7 +358,7 @@ class InstamaticBeam(ColumnBeam):
             return nearest
         raise OutOfRange(
             self.name,
-            f"for a probe current of {current_pa:g} pA",
+            f"set a probe current of {current_pa:g} pA",
             f"{answered}; nothing was sent",
             "Change the recipe's beam.current",
         )
@@ -377,7 +378,7 @@ class InstamaticBeam(ColumnBeam):
         if not steps:
             raise DeviceRefused(
                 self.name,
-                f"for a field of {field_nm:g} nm",
+                f"set a field of {field_nm:g} nm",
                 f"in its mode {mode!r} the microscope names no magnifications",
                 "Choose an imaging mode at the microscope",
             )
@@ -386,7 +387,7 @@ class InstamaticBeam(ColumnBeam):
             has_nm = temscript.field_of_view_nm(nearest, self.options.display_width_m)
             raise OutOfRange(
                 self.name,
-                f"for pixels of {settings.pixel_nm:g} nm",
+                f"set pixels of {settings.pixel_nm:g} nm",
                 f"the nearest magnification in the mode {mode!r}, {nearest:g}, has "
                 f"{has_nm / settings.frame[1]:.4g} nm",
                 "Change the recipe's beam.pixel_size to that, or the mode at the microscope",

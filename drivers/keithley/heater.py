@@ -244,7 +244,7 @@ class KeithleyHeater(Heater):
             await self._unit.output_off()
             raise DeviceRefused(
                 self.name,
-                "to heat",
+                "heat",
                 f"{verdict.reason}; the output is off",
                 "Load this chip's calibration file, or check contacts and ambient temperature",
             )
@@ -259,7 +259,7 @@ class KeithleyHeater(Heater):
         """Turn the output off and close the connection; iterators of samples end."""
         self._unit.post_off()  # at once, should this be cancelled while it waits
         await self._stop_task()
-        self._fail_waiting(not_connected(self.name, "to heat"))
+        self._fail_waiting(not_connected(self.name, "heat"))
         await self._leave()
         self._fanout.end()
         self._failure = None
@@ -290,7 +290,7 @@ class KeithleyHeater(Heater):
         """
         await self._go_down_slowly()
         await self._stop_task()
-        self._fail_waiting(DeviceError(self.name, "to heat", "it is being made safe"))
+        self._fail_waiting(DeviceError(self.name, "heat", "the heater is being made safe"))
         async with self._busy:
             self.safe_sent_ns = self.clock.now_ns()
             await self._unit.output_off()
@@ -304,7 +304,7 @@ class KeithleyHeater(Heater):
         ambient_c = self.calibration.ambient_c
         with contextlib.suppress(DeviceError):
             async with self._busy:
-                self._usable("to cool")
+                self._usable("cool")
                 duration_s = self._ramp_time_s(ambient_c)
                 await self._follow(self._course_to(ambient_c, duration_s))
             end = time.monotonic() + self.clock.wall_s(duration_s)
@@ -315,10 +315,10 @@ class KeithleyHeater(Heater):
 
     async def set_temperature(self, temperature_c: float) -> int:
         """Go there at once, or at the rig's rate where it names one."""
-        asked = f"to go to {temperature_c:g} degC"
-        self._refuse_beyond_limits(temperature_c, asked)
+        request = f"go to {temperature_c:g} degC"
+        self._refuse_beyond_limits(temperature_c, request)
         async with self._busy:
-            await self._ready(asked)
+            await self._ready(request)
             duration_s = self._ramp_time_s(temperature_c)
             return await self._follow(self._course_to(temperature_c, duration_s))
 
@@ -330,17 +330,17 @@ class KeithleyHeater(Heater):
         OutOfRange
             If that is hotter or faster than the rig allows; nothing is sent.
         """
-        asked = f"to ramp to {temperature_c:g} degC in {duration_s:g} s"
-        self._refuse_beyond_limits(temperature_c, asked)
+        request = f"ramp to {temperature_c:g} degC in {duration_s:g} s"
+        self._refuse_beyond_limits(temperature_c, request)
         async with self._busy:
-            await self._ready(asked)
-            refuse_too_fast(self.name, asked, duration_s, self._ramp_time_s(temperature_c))
+            await self._ready(request)
+            refuse_too_fast(self.name, request, duration_s, self._ramp_time_s(temperature_c))
             return await self._follow(self._course_to(temperature_c, duration_s))
 
     async def hold_here(self) -> None:
         """Stop a ramp and stay at the temperature that it has reached."""
         async with self._busy:
-            self._usable("to hold the temperature")
+            self._usable("hold the temperature")
             if self._course is not None:
                 await self._follow(Course(self._course.at(self._now_s())))
 
@@ -350,20 +350,20 @@ class KeithleyHeater(Heater):
         With the output off nothing is measured but that it is off: the temperature is then the
         ambient temperature of the calibration, and the channels of the reading are absent.
         """
-        self._usable("for samples")
+        self._usable("read samples")
         with self._fanout.reader() as inbox:
             while (sample := await inbox.next()) is not None:
                 yield sample
 
-    def _usable(self, asked: str) -> None:
+    def _usable(self, request: str) -> None:
         if self._failure is not None:
             raise self._failure
         if self._task is None or self._task.done():
-            raise not_connected(self.name, asked)
+            raise not_connected(self.name, request)
 
-    async def _ready(self, asked: str) -> None:
+    async def _ready(self, request: str) -> None:
         """Output on, from wherever; the chip is checked cold again when it was off."""
-        self._usable(asked)
+        self._usable(request)
         if self._unit.heating:
             return
         await self._stop_task()
@@ -397,7 +397,7 @@ class KeithleyHeater(Heater):
         from_c = self._latest_c if self._course is None else self._course.at(self._now_s())
         return shortest_time_s(self.rig.limits, abs(temperature_c - from_c))
 
-    def _refuse_beyond_limits(self, temperature_c: float, asked: str) -> None:
+    def _refuse_beyond_limits(self, temperature_c: float, request: str) -> None:
         calibration = self.calibration
         lowest_c = calibration.ambient_c - calibration.ambient_tolerance_c
         highest_c = min(self.rig.limits.temperature_c, calibration.range_c[1])
@@ -406,12 +406,12 @@ class KeithleyHeater(Heater):
         remedy = "Lower the recipe's temperature, or raise the rig's limits.temperature"
         limit = f"the rig's limit is {self.rig.limits.temperature_c:g} degC"
         if temperature_c < lowest_c:
-            remedy = "A heater does not cool; ask for the ambient temperature or more"
-            limit = f"the chip's surroundings are at {calibration.ambient_c:g} degC"
+            remedy = "A heater does not cool; request the ambient temperature or more"
+            limit = f"the ambient temperature is {calibration.ambient_c:g} degC"
         elif calibration.range_c[1] < self.rig.limits.temperature_c:
             remedy = "Lower the recipe's temperature, or calibrate the chip that far"
             limit = f"the calibration of chip {calibration.chip} ends at {highest_c:g} degC"
-        raise OutOfRange(self.name, asked, f"{limit}; nothing was sent", remedy)
+        raise OutOfRange(self.name, request, f"{limit}; nothing was sent", remedy)
 
     # Regulation
 
@@ -429,7 +429,7 @@ class KeithleyHeater(Heater):
             raise
         except Exception as error:
             _log.exception("%s: the regulation failed", self.name)
-            trouble = DeviceError(self.name, "to regulate", f"unexpected: {error!r}", "See the log")
+            trouble = DeviceError(self.name, "regulate", f"unexpected: {error!r}", "See the log")
             self._give_up(await self._trip(trouble))
 
     def _give_up(self, error: DeviceError) -> None:
@@ -462,9 +462,9 @@ class KeithleyHeater(Heater):
                 if odd >= ODD_IN_A_ROW:
                     raise DeviceError(
                         self.name,
-                        "to regulate",
+                        "regulate",
                         str(why),
-                        "Check the chip, its contacts, and that the calibration is its own",
+                        "Check the chip, its contacts, and that the calibration is for this chip",
                     ) from None
                 regulator.forget_reading()
                 monitor.restart()
@@ -480,9 +480,9 @@ class KeithleyHeater(Heater):
             if verdict is not None:
                 raise DeviceError(
                     self.name,
-                    "to regulate",
+                    "regulate",
                     verdict.reason,
-                    "Load this chip's calibration file; in gas, one that was made in it",
+                    "Load this chip's calibration file; for work in gas, a calibration in that gas",
                 )
             regulator.take(Measured(t_s, temperature_c, reading.current_a))
             await self._wait_for_next(started + shortest_s)
@@ -508,18 +508,18 @@ class KeithleyHeater(Heater):
             raise _Odd(f"the reading overflows ({voltage_v:g} V, {current_a:g} A)")
         if current_a < 0.97 * set_a or voltage_v > 0.995 * limits.compliance_v:
             raise _Odd(
-                f"it is in compliance: {current_a * 1e3:.4g} mA flow of {set_a * 1e3:.4g} mA at "
+                f"the unit is in compliance: {current_a * 1e3:.4g} mA of {set_a * 1e3:.4g} mA at "
                 f"{voltage_v:.4g} V of {limits.compliance_v:.4g} V"
             )
         if current_a > 1.03 * set_a:
-            raise _Odd(f"{current_a * 1e3:.4g} mA flow where {set_a * 1e3:.4g} mA were set")
+            raise _Odd(f"the current is {current_a * 1e3:.4g} mA, {set_a * 1e3:.4g} mA were set")
         try:
             temperature_c = self.calibration.temperature_c(reading.resistance_ohm)
         except OutOfCalibration as error:
             raise _Odd(str(error)) from None
         if temperature_c > self.rig.limits.temperature_c + OVER_TEMPERATURE_C:
             raise _Odd(
-                f"it reads {temperature_c:.1f} degC, beyond the rig's limit of "
+                f"the chip reads {temperature_c:.1f} degC, above the rig's limit of "
                 f"{self.rig.limits.temperature_c:g} degC"
             )
         return temperature_c
@@ -552,13 +552,13 @@ class KeithleyHeater(Heater):
         try:
             await self._unit.output_off()
         except DeviceError as trouble:
-            became = f"the output could not be confirmed off ({trouble.answered})"
+            became = f"the output could not be confirmed off ({trouble.cause})"
             remedy = "Turn it off at its front panel"
         else:
             became, remedy = "the output is off", error.remedy
         _log.error("%s; %s", error, became)
         kind = type(error) if type(error) in {DeviceError, DeviceRefused} else DeviceLost
-        return kind(self.name, error.asked, f"{error.answered}; {became}", remedy)
+        return kind(self.name, error.request, f"{error.cause}; {became}", remedy)
 
     def _fail_waiting(self, error: DeviceError) -> None:
         waiting = self._set_out

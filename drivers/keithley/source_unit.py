@@ -1,6 +1,6 @@
 """A Keithley source-measure unit as a current source that reads: exchanges, each with a deadline.
 
-Queries have no tags. A reading that does not come is asked for again only after the error queue
+Queries have no tags. A reading that does not come is requested again only after the error queue
 has answered: the instrument answers in order, so nothing is under way any more then, and the queue
 says whether the reading was refused.
 """
@@ -47,7 +47,7 @@ _EXCHANGE_BYTES = 80
 class Family:
     """Instruments that are driven alike.
 
-    `has_languages`: they are asked which command set they are in.
+    `has_languages`: the instrument tells which command set it is in.
     """
 
     models: tuple[str, ...]
@@ -148,12 +148,12 @@ class SourceUnit:
             If it is another instrument.
         """
         deadline = time.monotonic() + timeout_s
-        asked, link = "to identify itself", self.link
-        await link.open("to connect", timeout_s)
+        request, link = "identify the instrument", self.link
+        await link.open("connect", timeout_s)
         link.post("")  # ends a line that somebody may have left half sent
         try:
             vendor, model, serial, firmware = await link.ask(
-                "*IDN?", asked, scpi.parse_identity, left_s(deadline)
+                "*IDN?", request, scpi.parse_identity, left_s(deadline)
             )
         except Unanswered:
             if link.odd_line:
@@ -170,43 +170,43 @@ class SourceUnit:
     def _wrong_instrument(self, answered: str) -> DeviceRefused:
         return DeviceRefused(
             self._name,
-            "to identify itself",
-            f"{self.link.endpoint} answered {answered[:80]!r}; this driver drives "
+            "identify the instrument",
+            f"{self.link.endpoint} answered {answered[:80]!r}; this driver supports "
             f"{', '.join(self._family.models)}",
-            "Does the rig's endpoint name the instrument?",
+            "Check that the rig's endpoint names the instrument",
         )
 
     async def _choose_dialect(self, deadline: float) -> Dialect:
         if not self._family.has_languages:
             return Dialect2400()
-        asked = "for its command set"
-        language = await self.link.ask("*LANG?", asked, _any, left_s(deadline))
+        request = "read the command set"
+        language = await self.link.ask("*LANG?", request, _any, left_s(deadline))
         if language.strip().upper() == "SCPI":
             return Dialect2450()
         if language.strip().upper() == "SCPI2400":
             return Dialect2400()
         raise DeviceRefused(
-            self._name, asked, f"it answered {language[:40]!r}", "Set it to SCPI in its menu"
+            self._name, request, f"it answered {language[:40]!r}", "Set it to SCPI in its menu"
         )
 
     async def _set_up(self, dialect: Dialect) -> None:
         """Everything as it must be and read back, and no error left."""
         self._quickest_ns = None
-        await self.link.ask("*RST;*CLS;*OPC?", "to reset", _one, self._exchange_s(SILENCE_S))
+        await self.link.ask("*RST;*CLS;*OPC?", "reset", _one, self._exchange_s(SILENCE_S))
         for setting in dialect.settings(self.limits):
-            asked = f"to take {setting.header} {setting.value}"
+            request = f"set {setting.header} to {setting.value}"
             try:
-                line = await self.link.ask(setting.message, asked, _any, self._exchange_s(LATE_S))
+                line = await self.link.ask(setting.message, request, _any, self._exchange_s(LATE_S))
             except Unanswered as error:
-                raise await self.reason_for_silence(asked) or error from None
+                raise await self.reason_for_silence(request) or error from None
             if not setting.reads_back(line):
                 raise DeviceRefused(
                     self._name,
-                    asked,
+                    request,
                     f"it reads back {line[:60]!r}",
-                    "Is it in the command set SCPI, and is the value one that it can have?",
+                    "Check that the command set is SCPI and that the value is within its range",
                 )
-        refused = await self.reason_for_silence("to set up")
+        refused = await self.reason_for_silence("set up")
         if refused is not None:
             raise refused
 
@@ -220,11 +220,11 @@ class SourceUnit:
 
     async def output_on(self) -> None:
         """Turn the output on, at the current that was set last; raises where it stays off."""
-        asked = "to turn its output on"
+        request = "turn the output on"
         self.heating = True
-        if not await self.link.ask(OUTPUT_ON, asked, output_after_on, self._exchange_s(LATE_S)):
-            raise await self.reason_for_silence(asked) or DeviceRefused(
-                self._name, asked, "it stays off", "Is its interlock open?"
+        if not await self.link.ask(OUTPUT_ON, request, output_after_on, self._exchange_s(LATE_S)):
+            raise await self.reason_for_silence(request) or DeviceRefused(
+                self._name, request, "the output stays off", "Check that its interlock is closed"
             )
 
     def post_off(self) -> None:
@@ -240,35 +240,43 @@ class SourceUnit:
         DeviceError
             If it cannot be confirmed.
         """
-        asked = "to turn its output off"
+        request = "turn the output off"
         try:
-            if self.link.is_open and await self._is_turned_off(asked):
+            if self.link.is_open and await self._is_turned_off(request):
                 return
         except DeviceLost:
             pass
-        await self.link.open(asked, OFF_TIMEOUT_S)
-        if not await self._is_turned_off(asked):
+        await self.link.open(request, OFF_TIMEOUT_S)
+        if not await self._is_turned_off(request):
             raise DeviceRefused(
-                self._name, asked, "it reads back that it is on", "Turn it off at its front panel"
+                self._name,
+                request,
+                "it reads back that the output is on",
+                "Turn it off at its front panel",
             )
 
-    async def _is_turned_off(self, asked: str) -> bool:
+    async def _is_turned_off(self, request: str) -> bool:
         is_on = await self.link.ask(
-            OUTPUT_OFF, asked, output_after_off, self._exchange_s(OFF_TIMEOUT_S)
+            OUTPUT_OFF, request, output_after_off, self._exchange_s(OFF_TIMEOUT_S)
         )
         self.heating = self.heating and is_on
         return not is_on
 
     async def see_that_off(self) -> None:
         """Read back that the output is off; raises where it is not."""
-        asked = "to keep its output off"
-        if await self.link.ask(OUTPUT_IS, asked, output_is, self._exchange_s(SILENCE_S)):
-            raise DeviceRefused(self._name, asked, "it is on", "Who turned it on?")
+        request = "keep the output off"
+        if await self.link.ask(OUTPUT_IS, request, output_is, self._exchange_s(SILENCE_S)):
+            raise DeviceRefused(
+                self._name,
+                request,
+                "the output is on",
+                "Check that no other program uses the instrument",
+            )
 
     # Readings
 
     async def read(self, current_a: float, sent: asyncio.Future[int] | None = None) -> Reading:
-        """Set a current and read; a reading that gets lost is asked for again.
+        """Set a current and read; a reading that gets lost is requested again.
 
         Parameters
         ----------
@@ -284,9 +292,9 @@ class SourceUnit:
         DeviceLost
             If the instrument is silent, or what it sends does not get through.
         """
-        dialect, asked = self._dialect, f"to set {current_a * 1e3:.4g} mA and read"
+        dialect, request = self._dialect, f"to set {current_a * 1e3:.4g} mA and read"
         if dialect is None:
-            raise not_connected(self._name, asked)
+            raise not_connected(self._name, request)
         patience_s = self._clock.wall_s(2.0 * self.cycle_s + 0.05) + LATE_S
         for _ in range(LOST_IN_A_ROW):
             sent_ns = 0
@@ -299,19 +307,19 @@ class SourceUnit:
 
             try:
                 voltage_v, drawn_a = await self.link.ask(
-                    dialect.cycle(current_a), asked, dialect.reading, patience_s, went_out
+                    dialect.cycle(current_a), request, dialect.reading, patience_s, went_out
                 )
             except Unanswered:
                 self.lost_readings += 1
-                refused = await self.reason_for_silence(asked)
+                refused = await self.reason_for_silence(request)
                 if refused is not None:
                     raise refused from None
                 continue
             return Reading(self._stamp_ns(dialect, sent_ns), voltage_v, drawn_a)
         raise DeviceLost(
             self._name,
-            asked,
-            f"{LOST_IN_A_ROW} readings in a row did not get through, last {self.link.odd_line!r}",
+            request,
+            f"{LOST_IN_A_ROW} readings in a row were lost, last line {self.link.odd_line!r}",
             "Check the cable, and that the baud rates agree",
         )
 
@@ -338,7 +346,7 @@ class SourceUnit:
         )
         return sent_ns + int(0.5 * (earliest_s + max(earliest_s, latest_s)) * 1e9)
 
-    async def reason_for_silence(self, asked: str) -> DeviceRefused | None:
+    async def reason_for_silence(self, request: str) -> DeviceRefused | None:
         """Read the error queue: what was refused, or None when an answer just got lost.
 
         Raises
@@ -351,7 +359,7 @@ class SourceUnit:
         while len(found) < 20:
             timeout_s = self._exchange_s(SILENCE_S / ERROR_ATTEMPTS)
             try:
-                entry = await self.link.ask(ERROR, asked, scpi.parse_error, timeout_s)
+                entry = await self.link.ask(ERROR, request, scpi.parse_error, timeout_s)
             except Unanswered:
                 left -= 1  # what spoiled a reading may spoil this answer too
                 if left == 0:
@@ -364,7 +372,7 @@ class SourceUnit:
             return None
         told = "; ".join(map(str, found))
         return DeviceRefused(
-            self._name, asked, f"it answered {told}", "See the instrument's manual"
+            self._name, request, f"it answered {told}", "See the instrument's manual"
         )
 
 

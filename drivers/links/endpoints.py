@@ -57,34 +57,36 @@ def left_s(deadline: float) -> float:
     return max(0.05, deadline - time.monotonic())
 
 
-def not_connected(device: str, asked: str) -> DeviceLost:
+def not_connected(device: str, request: str) -> DeviceLost:
     """Error of a command to a device that was never connected, or was lost."""
-    return DeviceLost(device, asked, "it is not connected", "Connect first")
+    return DeviceLost(device, request, "it is not connected", "Connect first")
 
 
-def nobody_listens(device: str, asked: str, endpoint: str, why: str) -> DeviceLost:
+def nobody_listens(device: str, request: str, endpoint: str, why: str) -> DeviceLost:
     """Error of a connection that nobody took."""
     return DeviceLost(
         device,
-        asked,
-        f"nobody listens at {endpoint} ({why})",
-        "Is the instrument's software running, and is the rig's endpoint right?",
+        request,
+        f"nothing listens at {endpoint} ({why})",
+        "Check that the instrument's software is running and that the rig's endpoint is right",
     )
 
 
-def no_answer(device: str, asked: str, endpoint: str, timeout_s: float) -> DeviceLost:
+def no_answer(device: str, request: str, endpoint: str, timeout_s: float) -> DeviceLost:
     """Error of a deadline that passed."""
     return DeviceLost(
         device,
-        asked,
+        request,
         f"no answer from {endpoint} within {timeout_s:.3g} s",
-        "Is the instrument's software hung, or busy with another client?",
+        "Check that the instrument's software responds and that no other client uses it",
     )
 
 
-def broken(device: str, asked: str, endpoint: str, why: object) -> DeviceLost:
+def broken(device: str, request: str, endpoint: str, why: object) -> DeviceLost:
     """Error of a connection that was closed or reset."""
-    return DeviceLost(device, asked, f"the connection to {endpoint} broke ({why})", "Connect again")
+    return DeviceLost(
+        device, request, f"the connection to {endpoint} broke ({why})", "Connect again"
+    )
 
 
 def reason(error: BaseException) -> str:
@@ -93,7 +95,7 @@ def reason(error: BaseException) -> str:
     return text or type(error).__name__
 
 
-async def open_tcp(device: str, asked: str, address: tuple[str, int], timeout_s: float) -> Any:
+async def open_tcp(device: str, request: str, address: tuple[str, int], timeout_s: float) -> Any:
     """Connect a non-blocking TCP socket.
 
     Returns
@@ -104,7 +106,7 @@ async def open_tcp(device: str, asked: str, address: tuple[str, int], timeout_s:
     Raises
     ------
     DeviceLost
-        If nobody listens there, or does not answer in time.
+        If nothing listens there, or does not answer in time.
     """
     endpoint = f"tcp://{address[0]}:{address[1]}"
     loop = asyncio.get_running_loop()
@@ -118,11 +120,11 @@ async def open_tcp(device: str, asked: str, address: tuple[str, int], timeout_s:
     except TimeoutError:
         sock.close()
         raise nobody_listens(
-            device, asked, endpoint, f"no connection within {timeout_s:.3g} s"
+            device, request, endpoint, f"no connection within {timeout_s:.3g} s"
         ) from None
     except OSError as error:
         sock.close()
-        raise nobody_listens(device, asked, endpoint, reason(error)) from None
+        raise nobody_listens(device, request, endpoint, reason(error)) from None
     except BaseException:
         sock.close()
         raise
@@ -148,7 +150,7 @@ def http_session(**options: Any) -> aiohttp.ClientSession:
 @contextlib.asynccontextmanager
 async def http_deadline(
     device: str,
-    asked: str,
+    request: str,
     endpoint: str,
     timeout_s: float,
     session: aiohttp.ClientSession,
@@ -158,14 +160,14 @@ async def http_deadline(
 
     Parameters
     ----------
-    device, asked, endpoint : str
+    device, request, endpoint : str
         For messages.
     timeout_s : float
         Wall seconds.
     session : aiohttp.ClientSession
         That of the exchange.
     not_theirs : callable
-        Makes the error for an answer that is no HTTP, of what was asked and why it is none.
+        Makes the error for an answer that is not HTTP, from the request and the reason.
 
     Raises
     ------
@@ -178,18 +180,18 @@ async def http_deadline(
         async with asyncio.timeout(timeout_s):
             yield
     except TimeoutError:
-        raise no_answer(device, asked, endpoint, timeout_s) from None
+        raise no_answer(device, request, endpoint, timeout_s) from None
     except aiohttp.ClientConnectorError as error:
-        raise nobody_listens(device, asked, endpoint, reason(error.os_error)) from None
+        raise nobody_listens(device, request, endpoint, reason(error.os_error)) from None
     except aiohttp.ClientResponseError as error:
-        raise not_theirs(asked, f"no HTTP answer: {error.message}") from None
+        raise not_theirs(request, f"not an HTTP answer: {error.message}") from None
     except (aiohttp.ClientError, OSError) as error:
-        raise broken(device, asked, endpoint, reason(error)) from None
+        raise broken(device, request, endpoint, reason(error)) from None
     except RuntimeError:
         # aiohttp says so of a session that was closed meanwhile.
         if not session.closed:
             raise
-        raise broken(device, asked, endpoint, "closed here") from None
+        raise broken(device, request, endpoint, "closed here") from None
 
 
 async def http_body(response: aiohttp.ClientResponse, most_bytes: int) -> bytes | None:
@@ -259,27 +261,27 @@ class HttpLink(HttpEnd):
         DeviceLost
             If nobody answers by the deadline.
         """
-        asked = f"GET {name}"
-        raw = await self._exchange("GET", name, None, asked, timeout_s)
+        request = f"read {name}"
+        raw = await self._exchange("GET", name, None, request, timeout_s)
         try:
             return temscript.parse_value(raw)
         except temscript.BadMessage as error:
-            raise self._not_temscript(asked, str(error)) from None
+            raise self._not_temscript(request, str(error)) from None
 
     async def put(self, name: str, value: Any, timeout_s: float = GRACE_S, query: str = "") -> None:
         """Set an endpoint; raises as :meth:`get`."""
         body = temscript.encode_value(value)
-        await self._exchange("PUT", name + query, body, f"PUT {name} {body.decode()}", timeout_s)
+        await self._exchange("PUT", name + query, body, f"set {name} to {body.decode()}", timeout_s)
 
     async def _exchange(
-        self, method: str, name: str, body: bytes | None, asked: str, timeout_s: float
+        self, method: str, name: str, body: bytes | None, request: str, timeout_s: float
     ) -> bytes:
         if self._session is None:
-            raise not_connected(self._device, asked)
+            raise not_connected(self._device, request)
         headers = None if body is None else {"Content-Type": temscript.MIME_JSON}
         async with (
             http_deadline(
-                self._device, asked, self.endpoint, timeout_s, self._session, self._not_temscript
+                self._device, request, self.endpoint, timeout_s, self._session, self._not_temscript
             ),
             self._session.request(
                 method,
@@ -290,32 +292,32 @@ class HttpLink(HttpEnd):
                 timeout=aiohttp.ClientTimeout(total=None),
             ) as response,
         ):
-            return await self._read(response, asked)
+            return await self._read(response, request)
 
-    async def _read(self, response: aiohttp.ClientResponse, asked: str) -> bytes:
+    async def _read(self, response: aiohttp.ClientResponse, request: str) -> bytes:
         if response.status == 204:
             return b"null"
         if response.status != 200:
             raise DeviceRefused(
                 self._device,
-                asked,
+                request,
                 f"{self.endpoint} answered {response.status} {response.reason}",
                 "See the log of the microscope's server",
             )
         if response.content_type != temscript.MIME_JSON:
             # Pickle among them: reading one runs whatever code it holds.
-            raise self._not_temscript(asked, f"it sent {response.content_type}")
+            raise self._not_temscript(request, f"it sent {response.content_type}")
         raw = await http_body(response, MAX_REPLY_BYTES)
         if raw is None:
-            raise self._not_temscript(asked, f"it sent more than {MAX_REPLY_BYTES} bytes")
+            raise self._not_temscript(request, f"it sent more than {MAX_REPLY_BYTES} bytes")
         return raw
 
-    def _not_temscript(self, asked: str, why: str) -> DeviceRefused:
+    def _not_temscript(self, request: str, why: str) -> DeviceRefused:
         return DeviceRefused(
             self._device,
-            asked,
+            request,
             f"the answer of {self.endpoint} is not temscript's JSON: {why}",
-            "Does the rig's endpoint name a temscript server?",
+            "Check that the rig's endpoint names a temscript server",
         )
 
 
@@ -340,7 +342,7 @@ class RequestLink:
         self._lock = asyncio.Lock()
 
     async def exchange(
-        self, raw: bytes, asked: str, timeout_s: float = GRACE_S, sent: Any = None
+        self, raw: bytes, request: str, timeout_s: float = GRACE_S, sent: Any = None
     ) -> bytes:
         """Send one request and wait for its reply.
 
@@ -348,8 +350,8 @@ class RequestLink:
         ----------
         raw : bytes
             The request.
-        asked : str
-            What is asked, for messages.
+        request : str
+            What is request, for messages.
         timeout_s : float
             Wall seconds for the exchange, waiting for an earlier one included.
         sent : callable, optional
@@ -376,11 +378,11 @@ class RequestLink:
             if task is not None and task.cancelling():
                 raise
             # pyzmq cancels what waits on a socket that is closed; nobody cancelled this task.
-            raise broken(self._device, asked, self.endpoint, "closed here") from None
+            raise broken(self._device, request, self.endpoint, "closed here") from None
         except TimeoutError:
-            raise no_answer(self._device, asked, self.endpoint, timeout_s) from None
+            raise no_answer(self._device, request, self.endpoint, timeout_s) from None
         except zmq.ZMQError as error:
-            raise broken(self._device, asked, self.endpoint, error) from None
+            raise broken(self._device, request, self.endpoint, error) from None
 
     def close(self) -> None:
         """Close the socket; the next exchange opens another."""

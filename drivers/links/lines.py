@@ -124,7 +124,7 @@ class LineLink:
         """Whether exchanges are possible."""
         return self._fd is not None and self._broken is None
 
-    async def open(self, asked: str, timeout_s: float) -> None:
+    async def open(self, request: str, timeout_s: float) -> None:
         """Connect, closing what was open before.
 
         Raises
@@ -134,9 +134,9 @@ class LineLink:
         """
         self.close()
         if isinstance(self._place, SerialPort):
-            self._owner = self._opened_port(self._place, asked)
+            self._owner = self._opened_port(self._place, request)
         else:
-            self._owner = await open_tcp(self._device, asked, self._place, timeout_s)
+            self._owner = await open_tcp(self._device, request, self._place, timeout_s)
         self._fd = fd = int(self._owner.fileno())
         self._broken = None
         self._decoder = LineDecoder()
@@ -144,13 +144,13 @@ class LineLink:
         self.odd_line = ""
         asyncio.get_running_loop().add_reader(fd, self._take)
 
-    def _opened_port(self, port: SerialPort, asked: str) -> Any:
+    def _opened_port(self, port: SerialPort, request: str) -> Any:
         try:
             return serial.Serial(port.path, port.baud, timeout=0, write_timeout=0, exclusive=True)
         except (serial.SerialException, OSError, ValueError) as error:
             number = getattr(error, "errno", None)
             why = os.strerror(number) if number else str(error)
-            raise nobody_listens(self._device, asked, self.endpoint, why) from None
+            raise nobody_listens(self._device, request, self.endpoint, why) from None
 
     def close(self) -> None:
         """Close the connection; harmless when there is none."""
@@ -173,25 +173,25 @@ class LineLink:
             with contextlib.suppress(OSError):
                 os.write(self._fd, self._end + text.encode("ascii") + self._end)
 
-    async def send(self, text: str, asked: str, timeout_s: float) -> None:
+    async def send(self, text: str, request: str, timeout_s: float) -> None:
         """Send a line; raises DeviceLost if the connection is gone or takes nothing."""
         raw = text.encode("ascii") + self._end
         deadline = time.monotonic() + timeout_s
         while raw:
-            fd = self._checked(asked)
+            fd = self._checked(request)
             try:
                 raw = raw[os.write(fd, raw) :]
             except BlockingIOError:
                 if time.monotonic() > deadline:
-                    raise self._unanswered(asked, timeout_s) from None
+                    raise self._unanswered(request, timeout_s) from None
                 await asyncio.sleep(_WRITE_POLL_S)
             except OSError as error:
-                raise self._breaks(reason(error), asked) from None
+                raise self._breaks(reason(error), request) from None
 
     async def ask(
         self,
         text: str,
-        asked: str,
+        request: str,
         answer: Callable[[str], _Answer],
         timeout_s: float,
         sent: Callable[[], None] | None = None,
@@ -202,8 +202,8 @@ class LineLink:
         ----------
         text : str
             The line.
-        asked : str
-            What is asked, for messages.
+        request : str
+            What is request, for messages.
         answer : callable
             Reads a line; one at which it raises BadMessage is thrown away.
         timeout_s : float
@@ -224,9 +224,9 @@ class LineLink:
         self.odd_line = ""
         if sent is not None:
             sent()
-        await self.send(text, asked, timeout_s)
+        await self.send(text, request, timeout_s)
         while True:
-            self._checked(asked)
+            self._checked(request)
             while self._lines:
                 line = self._lines.popleft()
                 try:
@@ -239,7 +239,7 @@ class LineLink:
                     await self._arrived.wait()
             except TimeoutError:
                 if not self._lines:
-                    raise self._unanswered(asked, timeout_s) from None
+                    raise self._unanswered(request, timeout_s) from None
 
     def _take(self) -> None:
         if self._fd is None:
@@ -261,22 +261,23 @@ class LineLink:
             asyncio.get_running_loop().remove_reader(self._fd)
         self._arrived.set()
 
-    def _checked(self, asked: str) -> int:
+    def _checked(self, request: str) -> int:
         if self._fd is None:
-            raise not_connected(self._device, asked)
+            raise not_connected(self._device, request)
         if self._broken is not None:
-            raise broken(self._device, asked, self.endpoint, self._broken)
+            raise broken(self._device, request, self.endpoint, self._broken)
         return self._fd
 
-    def _breaks(self, why: str, asked: str) -> DeviceLost:
+    def _breaks(self, why: str, request: str) -> DeviceLost:
         self._broken = why
-        return broken(self._device, asked, self.endpoint, why)
+        return broken(self._device, request, self.endpoint, why)
 
-    def _unanswered(self, asked: str, timeout_s: float) -> Unanswered:
+    def _unanswered(self, request: str, timeout_s: float) -> Unanswered:
         odd = f", but {self.odd_line[:60]!r}" if self.odd_line else ""
         return Unanswered(
             self._device,
-            asked,
+            request,
             f"no answer from {self.endpoint} within {timeout_s:.3g} s{odd}",
-            "Is the instrument on, in remote, and at the rig's baud rate and endpoint?",
+            "Check that the instrument is on and in remote mode, and check the rig's "
+            "baud rate and endpoint",
         )

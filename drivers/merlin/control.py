@@ -39,7 +39,7 @@ class ControlLink:
 
     async def open(self, timeout_s: float) -> None:
         """Connect; raises DeviceLost."""
-        self._socket = await open_tcp(self._device, "to connect", self._address, timeout_s)
+        self._socket = await open_tcp(self._device, "connect", self._address, timeout_s)
         self._decoder = merlin.StreamDecoder(replies=True)
         self._replies, self._owed = [], []
 
@@ -69,28 +69,28 @@ class ControlLink:
             would be taken for the next one.
         """
         command = Command(kind, name, value)
-        asked = str(command).replace(",", " ")
+        request = _in_words(command)
         loop = asyncio.get_running_loop()
         async with self._lock:
             if self._socket is None:
-                raise not_connected(self._device, asked)
+                raise not_connected(self._device, request)
             try:
                 async with asyncio.timeout(timeout_s):
                     await loop.sock_sendall(self._socket, merlin.encode_command(command))
                     reply = await self._reply_to(command)
             except TimeoutError:
                 self._drop()
-                raise no_answer(self._device, asked, self._endpoint, timeout_s) from None
+                raise no_answer(self._device, request, self._endpoint, timeout_s) from None
             except OSError as error:
                 self._drop()
-                raise broken(self._device, asked, self._endpoint, reason(error)) from None
+                raise broken(self._device, request, self._endpoint, reason(error)) from None
             except asyncio.CancelledError:
                 self._owed.append((kind, name))
                 raise
         if reply.error != merlin.ERROR_OK:
             raise DeviceRefused(
                 self._device,
-                asked,
+                request,
                 f"{self._endpoint} answered {reply.describe()}",
                 "See the Merlin software's window",
             )
@@ -114,3 +114,10 @@ class ControlLink:
             if not data:
                 raise ConnectionError("closed by the detector")
             self._replies += self._decoder.feed(data)
+
+
+def _in_words(command: Command) -> str:
+    """What a command does, for messages."""
+    if command.kind == "SET":
+        return f"set {command.name} to {command.value}"
+    return f"read {command.name}" if command.kind == "GET" else f"execute {command.name}"

@@ -86,7 +86,7 @@ class MerlinDetector(ArmedDetector):
                 await self._open_data(timeout_s)
         except TimeoutError:
             await self.disconnect()
-            raise no_answer(self.name, "to connect", self.rig.endpoint, timeout_s) from None
+            raise no_answer(self.name, "connect", self.rig.endpoint, timeout_s) from None
         except BaseException:
             await self.disconnect()
             raise
@@ -158,7 +158,7 @@ class MerlinDetector(ArmedDetector):
 
     async def trigger(self) -> int:
         """Start the exposures of one trigger; returns when the command went out."""
-        armed = self._acquisition("to expose a frame")
+        armed = self._acquisition("expose a frame")
         sent_ns = self.clock.now_ns()
         armed.due += armed.frames_per_trigger
         try:
@@ -170,20 +170,20 @@ class MerlinDetector(ArmedDetector):
 
     async def read_frame(self) -> DetectorFrame:
         """Wait for the next frame; a number left out is a frame that was lost or damaged."""
-        asked = "for a frame"
-        armed = self._acquisition(asked)
+        request = "read a frame"
+        armed = self._acquisition(request)
         wall_s = self.clock.wall_s(armed.exposure_s) + GRACE_S
         async with self._reading:
-            found = await self._next(asked, wall_s)
+            found = await self._next(request, wall_s)
             while isinstance(found, Damaged):
                 if armed.damage():
                     raise DeviceLost(
-                        self.name, asked, f"it sent {found.why}", "Look at the network and its load"
+                        self.name, request, f"it sent {found.why}", "Check the network and its load"
                     )
-                found = await self._next(asked, wall_s)
+                found = await self._next(request, wall_s)
         received_ns = self.clock.now_ns()
         if not isinstance(found, Image):
-            raise self._refused(asked, "it began another acquisition")
+            raise self._refused(request, "it started another acquisition")
         self._check(armed, found.header)
         armed.arrive(found.header.sequence)
         return DetectorFrame(found.header.sequence, found.data, received_ns)
@@ -192,7 +192,7 @@ class MerlinDetector(ArmedDetector):
         pixel_type = merlin.PIXEL_TYPES[self.options.depth]
         if self.options.chips not in (None, header.chips):
             raise self._refused(
-                f"for a frame of {self.options.chips} chips",
+                f"read a frame of {self.options.chips} chips",
                 f"it sent one of {header.chips}",
                 "Set the rig's detector.options.chips to what the sensor has",
             )
@@ -234,24 +234,24 @@ class MerlinDetector(ArmedDetector):
 
     async def _header(self) -> None:
         """Wait until the acquisition says that it begins; what comes before it is of another."""
-        asked = "for the acquisition's header"
+        request = "read the acquisition header"
         deadline = time.monotonic() + GRACE_S
         while not isinstance(
-            await self._next(asked, max(0.0, deadline - time.monotonic())), AcquisitionHeader
+            await self._next(request, max(0.0, deadline - time.monotonic())), AcquisitionHeader
         ):
             pass
 
-    async def _next(self, asked: str, timeout_s: float) -> AcquisitionHeader | Image | Damaged:
+    async def _next(self, request: str, timeout_s: float) -> AcquisitionHeader | Image | Damaged:
         if self._reader is None:
-            raise not_connected(self.name, asked)
+            raise not_connected(self.name, request)
         try:
             async with asyncio.timeout(timeout_s):
                 return await self._reader.next()
         except TimeoutError:
-            raise no_answer(self.name, asked, self._data_endpoint, timeout_s) from None
+            raise no_answer(self.name, request, self._data_endpoint, timeout_s) from None
         except OSError as error:
             self._drop_data()
-            raise broken(self.name, asked, self._data_endpoint, reason(error)) from None
+            raise broken(self.name, request, self._data_endpoint, reason(error)) from None
 
     async def _set_size(self, shape: tuple[int, int]) -> None:
         has = await self._size_of_detector()
@@ -263,7 +263,7 @@ class MerlinDetector(ArmedDetector):
             has = await self._size_of_detector()
         if has != shape:
             raise self._refused(
-                f"for frames of {size_text(shape)} pixels",
+                f"acquire frames of {size_text(shape)} pixels",
                 f"the detector has {size_text(has)} and does not change",
                 "Set the recipe's beam.frame to what the detector has",
             )
@@ -273,13 +273,13 @@ class MerlinDetector(ArmedDetector):
         for name in _IMAGE_SIZE.values():
             value = (await self._control.ask("GET", name)).value or ""
             if not value.isdecimal():
-                raise self._refused(f"GET {name}", f"it answered {value!r}")
+                raise self._refused(f"read {name}", f"it answered {value!r}")
             pixels.append(int(value))
         return pixels[0], pixels[1]
 
     async def _open_data(self, timeout_s: float) -> DataReader:
         self._data_socket = await open_tcp(
-            self.name, "to connect for frames", self._data_address, timeout_s
+            self.name, "connect the frame socket", self._data_address, timeout_s
         )
         self._reader = DataReader(self._data_socket)
         self._header_due = False
@@ -296,9 +296,9 @@ class MerlinDetector(ArmedDetector):
         if sock is not None:
             sock.close()
 
-    def _acquisition(self, asked: str) -> Acquisition:
+    def _acquisition(self, request: str) -> Acquisition:
         if self._armed is None:
             if not self._control.is_open:
-                raise not_connected(self.name, asked)
-            raise self._refused(asked, "it is not armed", "Arm it first")
+                raise not_connected(self.name, request)
+            raise self._refused(request, "it is not armed", "Arm it first")
         return self._armed

@@ -19,7 +19,7 @@ from ..links.endpoints import broken, end_tcp, no_answer, not_connected, open_tc
 _log = logging.getLogger(__name__)
 
 _RECEIVE_BYTES = 65_536
-_WRONG = "Does the rig's endpoint name a SECoP node?"
+_WRONG = "Check that the rig's endpoint names a SECoP node"
 
 
 class SecopLink:
@@ -65,10 +65,10 @@ class SecopLink:
         """
         await self.close()
         deadline = time.monotonic() + timeout_s
-        sock = await open_tcp(self._device, "to connect", self._address, timeout_s)
+        sock = await open_tcp(self._device, "connect", self._address, timeout_s)
         self._socket, self._ended, self._due = sock, "", {}
         decoder = secop.LineDecoder()
-        asked = "for its identity"
+        request = "identify the node"
         left_s = max(0.05, deadline - time.monotonic())
         try:
             async with asyncio.timeout(left_s):
@@ -83,14 +83,14 @@ class SecopLink:
                 version = secop.parse_identity(lines[0])
         except TimeoutError:
             await self.close()
-            raise no_answer(self._device, asked, self.endpoint, timeout_s) from None
+            raise no_answer(self._device, request, self.endpoint, timeout_s) from None
         except OSError as error:
             await self.close()
-            raise broken(self._device, asked, self.endpoint, reason(error)) from None
+            raise broken(self._device, request, self.endpoint, reason(error)) from None
         except BadMessage as error:
             await self.close()
-            answered = f"{self.endpoint} is no SECoP node: {error}"
-            raise DeviceRefused(self._device, asked, answered, _WRONG) from None
+            answered = f"{self.endpoint} is not a SECoP node: {error}"
+            raise DeviceRefused(self._device, request, answered, _WRONG) from None
         except BaseException:
             await self.close()
             raise
@@ -114,18 +114,18 @@ class SecopLink:
 
     async def describe(self, timeout_s: float) -> Description:
         """Return what the node says about itself; DeviceRefused if it is no description."""
-        asked = "for its description"
-        answer = await self.request("describe", "", None, asked, timeout_s)
+        request = "read the description"
+        answer = await self.request("describe", "", None, request, timeout_s)
         try:
             return secop.parse_description(answer.data)
         except BadMessage as error:
-            answered = f"{self.endpoint} described itself wrongly: {error}"
-            raise DeviceRefused(self._device, asked, answered, _WRONG) from None
+            answered = f"{self.endpoint} sent an invalid description: {error}"
+            raise DeviceRefused(self._device, request, answered, _WRONG) from None
 
     async def answers_ping(self, timeout_s: float) -> bool:
         """Whether the node answers at all."""
         try:
-            await self.request("ping", f"{next(self._nonces)}", None, "whether it lives", timeout_s)
+            await self.request("ping", f"{next(self._nonces)}", None, "ping the node", timeout_s)
         except (DeviceLost, DeviceRefused):
             return False
         return True
@@ -135,7 +135,7 @@ class SecopLink:
         action: str,
         specifier: str,
         data: Any,
-        asked: str,
+        request: str,
         timeout_s: float = GRACE_S,
         sent: Callable[[], None] | None = None,
     ) -> Message:
@@ -145,8 +145,8 @@ class SecopLink:
         ----------
         action, specifier, data
             The request.
-        asked : str
-            What is asked, for messages.
+        request : str
+            What is request, for messages.
         timeout_s : float
             Wall seconds for the exchange.
         sent : callable, optional
@@ -166,7 +166,7 @@ class SecopLink:
             async with asyncio.timeout(timeout_s):
                 async with self._sending:
                     if not self.is_open:
-                        raise self._gone(asked)
+                        raise self._gone(request)
                     self._due.setdefault(key, deque()).append(answered)
                     if sent is not None:
                         sent()
@@ -176,15 +176,15 @@ class SecopLink:
                 answer = await answered
         except TimeoutError:
             if action in _COMMANDS and self._socket is not None:
-                self._ended = self._ended or f"given up: no answer {asked}"
+                self._ended = self._ended or f"given up: no answer to: {request}"
                 end_tcp(self._socket)
-            raise no_answer(self._device, asked, self.endpoint, timeout_s) from None
+            raise no_answer(self._device, request, self.endpoint, timeout_s) from None
         except OSError as error:
-            raise broken(self._device, asked, self.endpoint, reason(error)) from None
+            raise broken(self._device, request, self.endpoint, reason(error)) from None
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if answered.cancelled() and (task is None or not task.cancelling()):
-                raise self._gone(asked) from None
+                raise self._gone(request) from None
             raise
         finally:
             # Any later answer will do for a question; that to a command is still owed.
@@ -194,16 +194,16 @@ class SecopLink:
             report = secop.parse_error(answer.data)
             raise DeviceRefused(
                 self._device,
-                asked,
+                request,
                 f"{self.endpoint} answered {report}",
                 "See the log of the SECoP node",
             )
         return answer
 
-    def _gone(self, asked: str) -> DeviceLost:
+    def _gone(self, request: str) -> DeviceLost:
         if self._socket is not None and self._ended:
-            return broken(self._device, asked, self.endpoint, self._ended)
-        return not_connected(self._device, asked)
+            return broken(self._device, request, self.endpoint, self._ended)
+        return not_connected(self._device, request)
 
     async def _read_all(self, decoder: secop.LineDecoder, lines: list[bytes]) -> None:
         """Give each answer to who waits for it, and each message to who is told."""
@@ -211,7 +211,7 @@ class SecopLink:
         try:
             while True:
                 for line in lines:
-                    # Noise is no answer to anything; what was asked for is missed by its deadline.
+                    # Noise answers nothing; a request without an answer fails by its deadline.
                     with contextlib.suppress(BadMessage):
                         self._take(secop.parse_message(line))
                 received = await loop.sock_recv(self._socket, _RECEIVE_BYTES)

@@ -45,14 +45,14 @@ OVERTAKEN_S = 1.0
 
 
 class SecopOptions(BaseModel):
-    """Which module of the node, and how it is asked.
+    """Which module of the node, and how it is read.
 
     Attributes
     ----------
     module : str or None
         Needed where several modules can be driven to a temperature.
     poll_s : float
-        Experiment seconds without an update after which the temperature is asked for.
+        Experiment seconds without an update after which the temperature is requested.
     stale_s : float
         Experiment seconds for which readings may stay away.
     no_ramp : float or None
@@ -104,12 +104,12 @@ class SecopHeater(Heater):
         deadline = time.monotonic() + timeout_s
         description = await self._take_over(deadline)
         try:
-            module = self._connected("for a first reading")
+            module = self._connected("get a first reading")
             self._refuse_what_the_rig_cannot_have(module)
-            await self._read("value", "for a first reading", left_s(deadline))
+            await self._read("value", "get a first reading", left_s(deadline))
             self._refuse_a_fault(module)
             if self._latest is None:
-                raise self._wrong("for a first reading", "it answered with none")
+                raise self._wrong("get a first reading", "it answered without a reading")
         except BaseException:
             await self.disconnect()
             raise
@@ -148,10 +148,10 @@ class SecopHeater(Heater):
 
     async def set_temperature(self, temperature_c: float) -> int:
         """Go there as fast as the module can, or at the rig's rate where it names one."""
-        asked = f"to go to {temperature_c:g} degC"
-        module = self._within_limits(temperature_c, asked)
+        request = f"go to {temperature_c:g} degC"
+        module = self._within_limits(temperature_c, request)
         await self._end_steps()
-        return await self._go(module, temperature_c, asked)
+        return await self._go(module, temperature_c, request)
 
     async def start_ramp(self, temperature_c: float, duration_s: float) -> int:
         """Go there linearly in a given time.
@@ -163,33 +163,33 @@ class SecopHeater(Heater):
         DeviceRefused
             If the module has no ramp, and the rig does not say to step its target.
         """
-        asked = f"to ramp to {temperature_c:g} degC in {duration_s:g} s"
-        module = self._within_limits(temperature_c, asked)
+        request = f"ramp to {temperature_c:g} degC in {duration_s:g} s"
+        module = self._within_limits(temperature_c, request)
         distance_c = abs(temperature_c - self._setpoint_c(module))
         shortest_s = shortest_time_s(self.rig.limits, distance_c)
-        refuse_too_fast(self.name, asked, duration_s, shortest_s)
+        refuse_too_fast(self.name, request, duration_s, shortest_s)
         if distance_c == 0 or duration_s == 0:
             await self._end_steps()
-            return await self._go(module, temperature_c, asked)
+            return await self._go(module, temperature_c, request)
         if module.changeable("ramp") is None:
-            return await self._start_steps(module, temperature_c, duration_s, asked)
-        ramp = self._ramp_for(module, distance_c / duration_s, asked)
+            return await self._start_steps(module, temperature_c, duration_s, request)
+        ramp = self._ramp_for(module, distance_c / duration_s, request)
         await self._end_steps()
-        await self._ramp_at(module, ramp, asked)
-        return await self._change_target(module, temperature_c, asked)
+        await self._ramp_at(module, ramp, request)
+        return await self._change_target(module, temperature_c, request)
 
     async def hold_here(self) -> None:
         """Stop a ramp and stay at the temperature that it has reached."""
-        asked = "to hold the temperature"
-        module = self._connected(asked)
+        request = "hold the temperature"
+        module = self._connected(request)
         await self._end_steps()
         if module.has("stop"):
-            await self._link.request("do", module.specifier("stop"), None, asked)
+            await self._link.request("do", module.specifier("stop"), None, request)
         else:
-            await self._change_target(module, self._setpoint_c(module), asked)
+            await self._change_target(module, self._setpoint_c(module), request)
 
     async def samples(self) -> AsyncIterator[HeaterSample]:
-        """Readings as the node sends them, asked for where it sends none, until disconnected.
+        """Readings as the node sends them, requested where it sends none, until disconnected.
 
         They are stamped with the node's own time mapped on the experiment clock.
 
@@ -198,10 +198,10 @@ class SecopHeater(Heater):
         DeviceRefused
             If the module reports an error.
         """
-        asked = "for readings"
-        module = self._connected(asked)
+        request = "read samples"
+        module = self._connected(request)
         if not self._link.is_open:
-            raise not_connected(self.name, asked)
+            raise not_connected(self.name, request)
         self._refuse_a_fault(module)
         wait_s = self.clock.wall_s(self.options.stale_s) + STALE_GRACE_S
         with self._fanout.reader() as inbox:
@@ -211,10 +211,10 @@ class SecopHeater(Heater):
                 except TimeoutError:
                     raise DeviceLost(
                         self.name,
-                        asked,
-                        f"{self._link.endpoint} sent none for {wait_s:.3g} s"
+                        request,
+                        f"no sample came from {self._link.endpoint} within {wait_s:.3g} s"
                         + (f" ({self._trouble})" if self._trouble else ""),
-                        "Is the SECoP node hung, or its hardware slow? Then raise options.stale_s",
+                        "Check the SECoP node; raise options.stale_s if its hardware is slow",
                     ) from None
                 if sample is None:
                     return
@@ -231,10 +231,10 @@ class SecopHeater(Heater):
             try:
                 self._module = module = choose(description, self.options.module)
             except BadMessage as error:
-                raise self._wrong("for a module to heat with", str(error)) from None
+                raise self._wrong("find a module to heat with", str(error)) from None
             self._trouble = ""
             self._time, self._last_t_s = InstrumentTime(), -math.inf
-            await self._link.request("activate", "", None, "for updates", left_s(deadline))
+            await self._link.request("activate", "", None, "activate updates", left_s(deadline))
         except BaseException:
             await self.disconnect()
             raise
@@ -245,32 +245,32 @@ class SecopHeater(Heater):
         limits, (low_c, high_c) = self.rig.limits, module.target_c
         if not low_c <= limits.safe_c <= high_c:
             raise self._wrong(
-                f"for the rig's safe temperature of {limits.safe_c:g} degC",
+                f"use the rig's safe temperature of {limits.safe_c:g} degC",
                 f"the module goes from {low_c:g} to {high_c:g} degC",
                 "Change the rig's limits.safe_temperature",
             )
         no_ramp = module.changeable("ramp") is None and self.options.step_every_s is None
         if limits.rate_c_per_s is not None and no_ramp:
             raise self._wrong(
-                f"for the rig's rate of {limits.rate_c_per_s:g} degC/s",
+                f"keep the rig's rate of {limits.rate_c_per_s:g} degC/s",
                 "the module has no ramp",
                 "Name options.step_every_s, or leave out limits.rate",
             )
 
     def _refuse_a_fault(self, module: HeatingModule) -> None:
         if (fault := module.fault()) is not None:
-            raise self._wrong("for readings", f"the module {fault}", "See the SECoP node")
+            raise self._wrong("read samples", f"the module {fault}", "See the SECoP node")
 
-    def _connected(self, asked: str) -> HeatingModule:
+    def _connected(self, request: str) -> HeatingModule:
         if self._module is None:
-            raise not_connected(self.name, asked)
+            raise not_connected(self.name, request)
         return self._module
 
     # Commands
 
-    def _within_limits(self, temperature_c: float, asked: str) -> HeatingModule:
+    def _within_limits(self, temperature_c: float, request: str) -> HeatingModule:
         """Return the module; OutOfRange if a temperature is beyond what rig or module allow."""
-        module = self._connected(asked)
+        module = self._connected(request)
         for whose, (low_c, high_c) in (
             ("rig", (-secop.KELVIN_C, self.rig.limits.temperature_c)),
             ("module", module.target_c),
@@ -278,7 +278,7 @@ class SecopHeater(Heater):
             if not low_c <= temperature_c <= high_c:
                 raise OutOfRange(
                     self.name,
-                    asked,
+                    request,
                     f"the {whose}'s limits are {low_c:g} to {high_c:g} degC; nothing was sent",
                     "Change the recipe's temperature, or the limit",
                 )
@@ -288,50 +288,52 @@ class SecopHeater(Heater):
         setpoint_c = module.setpoint_c()
         return self.rig.limits.safe_c if setpoint_c is None else setpoint_c
 
-    def _ramp_for(self, module: HeatingModule, rate_c_per_s: float, asked: str) -> float:
+    def _ramp_for(self, module: HeatingModule, rate_c_per_s: float, request: str) -> float:
         """Value of ``ramp`` for a rate; OutOfRange if the module has none such."""
         value, ramp = module.ramp_for(rate_c_per_s), module.changeable("ramp")
         if ramp is None or not ramp.minimum <= value <= ramp.maximum * RATE_TOLERANCE:
             has = "not" if ramp is None else f"at {ramp.minimum:g} to {ramp.maximum:g} {ramp.unit}"
             raise OutOfRange(
                 self.name,
-                asked,
-                f"the module ramps {has}, which {value:g} is not; nothing was sent",
+                request,
+                f"the module ramps {has}; {value:g} is outside; nothing was sent",
                 "Change the rate",
             )
         return min(value, ramp.maximum)
 
-    async def _ramp_at(self, module: HeatingModule, ramp: float, asked: str) -> None:
-        await self._change(module, "ramp", ramp, asked)
+    async def _ramp_at(self, module: HeatingModule, ramp: float, request: str) -> None:
+        await self._change(module, "ramp", ramp, request)
         if module.changeable("use_ramp") is not None:
-            await self._change(module, "use_ramp", True, asked)
+            await self._change(module, "use_ramp", True, request)
 
-    async def _go(self, module: HeatingModule, temperature_c: float, asked: str) -> int:
+    async def _go(self, module: HeatingModule, temperature_c: float, request: str) -> int:
         """Go at the rig's rate, or as fast as can be."""
         rate, ramp = self.rig.limits.rate_c_per_s, module.changeable("ramp")
         if rate is not None and ramp is None:
             duration_s = abs(temperature_c - self._setpoint_c(module)) / rate
-            return await self._start_steps(module, temperature_c, duration_s, asked)
+            return await self._start_steps(module, temperature_c, duration_s, request)
         if rate is not None:
             value = min(module.ramp_for(rate), module.fastest_ramp())
-            await self._ramp_at(module, value, asked)
+            await self._ramp_at(module, value, request)
         elif module.changeable("use_ramp") is not None:
-            await self._change(module, "use_ramp", False, asked)
+            await self._change(module, "use_ramp", False, request)
         elif ramp is not None:
             fastest = ramp.maximum if math.isfinite(ramp.maximum) else self._ramp_found
             fastest = fastest if self.options.no_ramp is None else self.options.no_ramp
             if fastest is not None:
-                await self._change(module, "ramp", fastest, asked)
-        return await self._change_target(module, temperature_c, asked)
+                await self._change(module, "ramp", fastest, request)
+        return await self._change_target(module, temperature_c, request)
 
-    async def _change(self, module: HeatingModule, name: str, value: Any, asked: str) -> None:
+    async def _change(self, module: HeatingModule, name: str, value: Any, request: str) -> None:
         """Change a parameter, unless it is known to be so already."""
         known = module.values.get(name)
         if type(known) is type(value) and known == value:
             return
-        await self._link.request("change", module.specifier(name), value, asked)
+        await self._link.request("change", module.specifier(name), value, request)
 
-    async def _change_target(self, module: HeatingModule, temperature_c: float, asked: str) -> int:
+    async def _change_target(
+        self, module: HeatingModule, temperature_c: float, request: str
+    ) -> int:
         """Change the target; moment at which the command went out."""
         sent_ns = self.clock.now_ns()
 
@@ -340,47 +342,48 @@ class SecopHeater(Heater):
             sent_ns = self.clock.now_ns()
 
         specifier, value = module.specifier("target"), module.to_wire(temperature_c)
-        answer = await self._link.request("change", specifier, value, asked, sent=went_out)
+        answer = await self._link.request("change", specifier, value, request, sent=went_out)
         try:
             taken_c = module.to_c(secop.parse_reading(answer.data).value)
         except BadMessage as error:
-            raise self._wrong(asked, f"it answered {error}") from None
+            raise self._wrong(request, f"it answered {error}") from None
         if abs(taken_c - temperature_c) > TARGET_TOLERANCE_C:
-            raise self._wrong(asked, f"it took a target of {taken_c:g} degC instead")
+            raise self._wrong(request, f"it set a target of {taken_c:g} degC instead")
         return sent_ns
 
-    async def _read(self, name: str, asked: str, timeout_s: float = GRACE_S) -> float:
+    async def _read(self, name: str, request: str, timeout_s: float = GRACE_S) -> float:
         """Temperature that a parameter says now, in degC."""
-        module = self._connected(asked)
+        module = self._connected(request)
         specifier = module.specifier(name)
-        answer = await self._link.request("read", specifier, None, asked, timeout_s)
+        answer = await self._link.request("read", specifier, None, request, timeout_s)
         try:
             return module.to_c(secop.parse_reading(answer.data).value)
         except BadMessage as error:
-            raise self._wrong(asked, f"it answered {error}") from None
+            raise self._wrong(request, f"it answered {error}") from None
 
     async def _go_safe(self) -> None:
         safe_c = self.rig.limits.safe_c
-        asked = f"to go to the safe temperature of {safe_c:g} degC"
-        module = self._connected(asked)
+        request = f"go to the safe temperature of {safe_c:g} degC"
+        module = self._connected(request)
         await self._end_steps()
         distance_c = abs(self._setpoint_c(module) - safe_c)
         try:
-            self.safe_sent_ns = await self._go(module, safe_c, asked)
+            self.safe_sent_ns = await self._go(module, safe_c, request)
         except DeviceRefused:
             # Being safe matters more than the rate: without it, then.
-            self.safe_sent_ns = await self._change_target(module, safe_c, asked)
+            self.safe_sent_ns = await self._change_target(module, safe_c, request)
         stepping = self._steps is not None
         rate = self.rig.limits.rate_c_per_s if stepping else module.rate_c_per_s()
         needed_s = 0.0 if rate is None else distance_c / rate
         deadline = time.monotonic() + self.clock.wall_s(needed_s) + GRACE_S
         while (
-            abs((stands_c := await self._read(module.shown, asked)) - safe_c) > TARGET_TOLERANCE_C
+            abs((stands_c := await self._read(module.shown, request)) - safe_c) > TARGET_TOLERANCE_C
         ):
             if time.monotonic() > deadline:
                 raise self._wrong(
-                    asked,
-                    f"it took the target and still says a {module.shown} of {stands_c:.1f} degC",
+                    request,
+                    "it accepted the target and still reports a "
+                    f"{module.shown} of {stands_c:.1f} degC",
                     "Turn the heater off at its controller",
                 )
             await asyncio.sleep(CONFIRM_POLL_S)
@@ -388,13 +391,13 @@ class SecopHeater(Heater):
     # Ramps of a module that has none
 
     async def _start_steps(
-        self, module: HeatingModule, temperature_c: float, duration_s: float, asked: str
+        self, module: HeatingModule, temperature_c: float, duration_s: float, request: str
     ) -> int:
         every_s = self.options.step_every_s
         if every_s is None:
             raise self._wrong(
-                asked,
-                "the module has no ramp; nothing was sent",
+                request,
+                "the module has no ramp parameter; nothing was sent",
                 "Use heat steps, or name options.step_every_s in the rig to step its target",
             )
         await self._end_steps()
@@ -408,7 +411,7 @@ class SecopHeater(Heater):
                     elapsed_s = (self.clock.now_ns() - started_ns) * 1e-9
                     fraction = min(1.0, elapsed_s / duration_s) if duration_s > 0 else 1.0
                     step_c = start_c + fraction * (temperature_c - start_c)
-                    await self._change_target(module, step_c, asked)
+                    await self._change_target(module, step_c, request)
             except DeviceError as error:
                 self._fanout.end(error)
 
@@ -425,27 +428,27 @@ class SecopHeater(Heater):
 
     async def _poll(self) -> None:
         """Ask for the temperature whenever the node has not sent it by itself."""
-        asked = "for the temperature"
+        request = "read the temperature"
         while self._link.is_open:
             seen = self._readings
             await asyncio.sleep(max(MIN_POLL_S, self.clock.wall_s(self.options.poll_s)))
             if self._readings != seen:
                 continue
             try:
-                await self._read("value", asked)
+                await self._read("value", request)
             except DeviceRefused as error:
-                self._trouble = error.answered
+                self._trouble = error.cause
             except DeviceLost:
                 alive = await self._link.answers_ping(GRACE_S)
                 answers = "answers pings but not for the reading" if alive else "answers nothing"
                 self._trouble = f"it {answers}"
 
     def _told(self, message: Message) -> None:
-        """Take what the node says, asked or not."""
+        """Handle a message of the node, be it an answer or an update."""
         if not message.action:
             if self._module is not None:
-                asked, answered = "for readings", f"the connection to {self._link.endpoint} broke"
-                self._fanout.end(DeviceLost(self.name, asked, answered, "Connect again"))
+                request, cause = "read samples", f"the connection to {self._link.endpoint} broke"
+                self._fanout.end(DeviceLost(self.name, request, cause, "Connect again"))
             return
         of, _, name = message.specifier.partition(":")
         module = self._module
@@ -482,6 +485,8 @@ class SecopHeater(Heater):
         self._latest = HeaterSample(t_ns, temperature_c, self._setpoint_c(module))
         self._fanout.put(self._latest)
 
-    def _wrong(self, asked: str, answered: str, remedy: str = "") -> DeviceRefused:
-        text = f"{self._link.endpoint}: {answered}"
-        return DeviceRefused(self.name, asked, text, remedy or "See the rig's heater and the node")
+    def _wrong(self, request: str, cause: str, remedy: str = "") -> DeviceRefused:
+        text = f"{self._link.endpoint}: {cause}"
+        return DeviceRefused(
+            self.name, request, text, remedy or "See the rig's heater and the node"
+        )

@@ -51,9 +51,9 @@ class _Server:
             await self.link.close()
             raise DeviceLost(
                 self.device,
-                "for its version",
+                "read the version",
                 f"{self.link.endpoint} was not done within {timeout_s:.3g} s",
-                "Is the microscope's server hung?",
+                "Restart the microscope's server",
             ) from None
         except BaseException:
             await self.link.close()
@@ -65,7 +65,7 @@ class _Server:
         if version < temscript.MIN_VERSION:
             raise DeviceRefused(
                 self.device,
-                "for its version",
+                "read the version",
                 f"temscript {text} at {self.link.endpoint}",
                 "Install temscript 2.0 or later on the microscope",
             )
@@ -80,9 +80,10 @@ class _Server:
         except temscript.BadMessage as error:
             raise DeviceRefused(
                 self.device,
-                f"GET {name}",
-                f"{self.link.endpoint} answered what is none: {error}",
-                "Is this the temscript server of a microscope with this part?",
+                f"read {name}",
+                f"{self.link.endpoint} sent an invalid value: {error}",
+                "Check that the rig's endpoint names a temscript server and that the "
+                "microscope has this part",
             ) from None
 
     async def number(self, name: str) -> float:
@@ -131,9 +132,9 @@ class TemscriptStage(MovingStage):
 
     async def position(self) -> StagePosition:
         """Read back; stamped halfway between question and answer."""
-        asked_ns = self.clock.now_ns()
+        sent_ns = self.clock.now_ns()
         value = await self._link.get(temscript.STAGE_POSITION)
-        t_ns = (asked_ns + self.clock.now_ns()) // 2
+        t_ns = (sent_ns + self.clock.now_ns()) // 2
         at = self._server.checked(
             temscript.STAGE_POSITION, value, lambda v, _: temscript.position_from_wire(v)
         )
@@ -153,9 +154,9 @@ class TemscriptStage(MovingStage):
         if value not in temscript.STAGE_STATUSES:
             raise DeviceRefused(
                 self.name,
-                f"GET {temscript.STAGE_STATUS}",
-                f"{value!r} is no status of a stage",
-                "Is this a temscript server?",
+                f"read {temscript.STAGE_STATUS}",
+                f"{value!r} is not a status of a stage",
+                "Check that the rig's endpoint names a temscript server",
             )
         return None if value == temscript.READY else str(value)
 
@@ -163,7 +164,7 @@ class TemscriptStage(MovingStage):
         if motion == temscript.DISABLED:
             raise DeviceRefused(
                 self.name,
-                f"to tilt to {tilt_deg:g} deg",
+                f"tilt to {tilt_deg:g} deg",
                 "the stage is disabled",
                 "Enable it at the microscope",
             )
@@ -176,9 +177,9 @@ class TemscriptStage(MovingStage):
         if "a_deg" not in limits:
             raise DeviceRefused(
                 self.name,
-                f"GET {temscript.STAGE_LIMITS}",
-                "no limits for the axis a",
-                "Does this microscope have a motorised stage?",
+                f"read {temscript.STAGE_LIMITS}",
+                "the microscope names no limits for the axis a",
+                "Check that this microscope has a motorised stage",
             )
         return limits["a_deg"]
 
@@ -244,13 +245,13 @@ class TemscriptBeam(ColumnBeam):
         )
 
     async def _told(self, name: str, parse: Callable[[Any, str], bool | None]) -> bool | None:
-        """Value of what not every server tells; it is asked again after the next connect."""
+        """Value of an endpoint that not every server has; tried again after the next connect."""
         if name in self._untold:
             return None
         try:
             return self._server.checked(name, await self._link.get(name), parse)
         except DeviceRefused as error:
-            if " 404 " in error.answered:
+            if " 404 " in error.cause:
                 self._untold.add(name)
             return None
 
@@ -279,7 +280,7 @@ class TemscriptBeam(ColumnBeam):
             return found
         raise OutOfRange(
             self.name,
-            f"for a probe current of {current_pa:g} pA",
+            f"set a probe current of {current_pa:g} pA",
             f"{answered}; nothing was sent",
             "Lower the recipe's beam.current",
         )

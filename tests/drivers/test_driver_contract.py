@@ -634,7 +634,7 @@ async def test_nobody_listens(make, free_port):
     fds = files_open()
     with (
         bounded(TIMEOUT_S + SLACK_S),
-        pytest.raises(DeviceLost, match=r"nobody listens at .*127.0.0.1"),
+        pytest.raises(DeviceLost, match=r"nothing listens at .*127.0.0.1"),
     ):
         await device.connect(TIMEOUT_S)
     await device.disconnect()

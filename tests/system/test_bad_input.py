@@ -86,7 +86,7 @@ def test_an_endpoint_nobody_listens_on_is_a_lost_device(cli: Any) -> None:
     path = cli.folder / "real.yaml"
     path.write_text(yaml.safe_dump(rig))
     done = cli("run", cli.recipe(), "--rig", str(path), "-o", "run.nxs")
-    refused(done, 3, "beam (temscript-beam)", f"127.0.0.1:{port}", "nobody listens")
+    refused(done, 3, "beam (temscript-beam)", f"127.0.0.1:{port}", "nothing listens")
     assert not (cli.folder / "run.nxs").exists()
 
 

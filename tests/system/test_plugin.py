@@ -170,7 +170,7 @@ async def test_it_tells_refused_and_lost_apart(plugin, controller, monkeypatch, 
     device = heater(plugin, endpoint)
     await device.connect()
     instrument.deaf = True  # in local: settings are passed over in silence
-    with pytest.raises(DeviceRefused, match=r"its setpoint stays at 298.15 K.*Is it local"):
+    with pytest.raises(DeviceRefused, match=r"its setpoint stays at 298.15 K.*Set it to remote"):
         await device.set_temperature(60.0)
     instrument.deaf = False
     instrument.noise = b"\xff\x00nonsense\r\n"
@@ -184,7 +184,7 @@ async def test_it_tells_refused_and_lost_apart(plugin, controller, monkeypatch, 
     assert instrument.target == pytest.approx(298.15)
     await device.disconnect()
     nobody = heater(plugin, f"tcp://127.0.0.1:{free_port()}")
-    with pytest.raises(DeviceLost, match="nobody listens"):
+    with pytest.raises(DeviceLost, match="nothing listens"):
         await nobody.connect()
     with pytest.raises(DeviceLost):
         await nobody.make_safe()
@@ -292,7 +292,7 @@ async def test_without_the_package_its_rig_is_refused(tmp_path, controller, rig)
     nothing.mkdir()
     code, _, err = await pyrotome(tmp_path, nothing, "check", "recipe.yaml", "--rig", rig)
     assert code == 2
-    assert "rig.yaml: heater.driver: no driver is called 'lakeshore'" in err
+    assert "rig.yaml: heater.driver: no driver has the name 'lakeshore'" in err
 
 
 async def test_a_wrong_option_is_refused(tmp_path, site_packages, controller, rig):

@@ -45,11 +45,11 @@ class LakeShoreHeater(base.Heater):
         self._link, self._lock = lines.LineLink(name, place, b"\n"), asyncio.Lock()
 
     async def connect(self, timeout_s: float = GRACE_S) -> base.Identity:
-        await self._link.open("to connect", timeout_s)
+        await self._link.open("connect", timeout_s)
         vendor, *rest = await self._ask("*IDN?", lambda line: line.split(","), timeout_s)
         if vendor != "LSCI" or len(rest) != 3:
             await self.disconnect()
-            raise DeviceRefused(self.name, "*IDN?", f"{vendor!r} answers", "Check the endpoint")
+            raise DeviceRefused(self.name, "connect", f"{vendor!r} answers", "Check the endpoint")
         return base.Identity("Lake Shore", *rest)
 
     async def disconnect(self) -> None:
@@ -80,7 +80,7 @@ class LakeShoreHeater(base.Heater):
         sent_ns, highest_c = self.clock.now_ns(), self.rig.limits.temperature_c
         if not -ZERO_C_IN_K <= temperature_c <= highest_c or c_per_s * 60 > FASTEST_K_PER_MIN:
             answer = f"limits are {highest_c:g} degC and {FASTEST_K_PER_MIN:g} K/min"
-            raise OutOfRange(self.name, f"for {temperature_c:g} degC", answer, "Nothing was sent")
+            raise OutOfRange(self.name, f"go to {temperature_c:g} degC", answer, "Nothing was sent")
         await self._set(temperature_c, c_per_s * 60)
         return sent_ns
 
@@ -90,19 +90,21 @@ class LakeShoreHeater(base.Heater):
         (now,) = await self._ask(f"{setting};SETP? {out}", partial(_kelvins, 1))
         if not ramps and abs(now - kelvin) > 0.01:
             answer = f"its setpoint stays at {now:g} K"
-            raise DeviceRefused(self.name, f"for {temperature_c:g} degC", answer, "Is it local?")
+            raise DeviceRefused(
+                self.name, f"go to {temperature_c:g} degC", answer, "Set it to remote"
+            )
 
     async def _read(self) -> HeaterSample:
-        asked_ns, options = self.clock.now_ns(), self.options
+        sent_ns, options = self.clock.now_ns(), self.options
         query = f"KRDG? {options.input};SETP? {options.output}"
         kelvin, setpoint = await self._ask(query, partial(_kelvins, 2))
-        t_ns = (asked_ns + self.clock.now_ns()) // 2
+        t_ns = (sent_ns + self.clock.now_ns()) // 2
         return HeaterSample(t_ns, kelvin - ZERO_C_IN_K, setpoint - ZERO_C_IN_K)
 
     async def _ask(self, query: str, parse: Any, timeout_s: float = GRACE_S) -> Any:
         async with self._lock:
             try:
-                return await self._link.ask(query, query, parse, timeout_s)
+                return await self._link.ask(query, f"send {query}", parse, timeout_s)
             except BaseException:  # being cancelled, too: a late answer would be the next one's
                 self._link.close()
                 raise

@@ -66,9 +66,9 @@ class ScriptedDetector(Detector):
     async def read_frame(self) -> DetectorFrame:
         number = self.coming.pop(0) if self.coming else -1
         if number == -1:
-            raise DeviceLost(self.name, "for a frame", "none came")
+            raise DeviceLost(self.name, "read a frame", "none came")
         if number == -2:
-            raise DeviceRefused(self.name, "for a frame", "no")
+            raise DeviceRefused(self.name, "read a frame", "no")
         return DetectorFrame(number, np.full((2, 2), number, np.uint16), self.clock.now_ns())
 
     async def disarm(self) -> None: ...

@@ -55,7 +55,7 @@ class ScriptedHeater(Heater):
             t_ns += 10 * MS
             await self.clock.sleep_until_ns(t_ns)
             if self.silent:
-                raise DeviceLost(self.name, "readings", "none came")
+                raise DeviceLost(self.name, "read samples", "none came")
             yield HeaterSample(t_ns, self.temperature(t_ns), self.commands[-1][1])
 
 
@@ -108,7 +108,7 @@ async def test_waiting_ends_when_the_heater_is_lost() -> None:
     async def act() -> None:
         async with asyncio.timeout(2):
             asyncio.get_running_loop().call_later(0.05, setattr, heater, "silent", True)
-            with pytest.raises(DeviceLost, match="waiting for the temperature to go above 300"):
+            with pytest.raises(DeviceLost, match="wait for the temperature to go above 300"):
                 await watch.crossing(300.0, True, clock.now_ns())
 
     await follow(watch, act)
@@ -165,7 +165,7 @@ async def test_a_chip_that_never_arrives_is_told_with_what_it_reads() -> None:
     watch = HeaterWatch(heater, clock)
 
     async def act() -> None:
-        with pytest.raises(DeviceLost, match=r"settle at 300 degC; it reads 200\.0 degC after 2 s"):
+        with pytest.raises(DeviceLost, match=r"settle at 300 degC: it reads 200\.0 degC after 2 s"):
             await watch.settled(300.0, clock.now_ns(), timeout_s=2.0)
 
     await follow(watch, act)
@@ -187,6 +187,6 @@ async def test_when_a_chip_counts_as_settled_is_for_the_rig_to_say() -> None:
     await watch.settled(200.0, 0)
     watch.found_again()
     readings(199.7)
-    watch._lost = DeviceLost("heater", "readings", "the script has ended")
+    watch._lost = DeviceLost("heater", "read samples", "the script has ended")
     with pytest.raises(DeviceLost, match="the script has ended"):
         await watch.settled(200.0, 0)

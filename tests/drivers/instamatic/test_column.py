@@ -219,7 +219,7 @@ async def test_simulated_stage_and_beam(simulated):
 async def test_hang_and_then_again(simulated, quick):
     stage, beam, simulation = simulated
     simulation.switch(parse_fault("stage:hang"))
-    with pytest.raises(DeviceLost, match=r"getStagePosition\(\); no answer .* within 0\.3 s"):
+    with pytest.raises(DeviceLost, match=r"getStagePosition\(\): no answer .* within 0\.3 s"):
         await stage.position()
     simulation.switch(parse_fault("stage:none"))
     with pytest.raises(DeviceLost, match=r"not connected.*Connect first"):
@@ -345,14 +345,14 @@ async def test_stage_that_never_arrives_is_lost_at_the_deadline(odd):
         await stage.move_to(10.0)
     assert 0.3 <= time.monotonic() - started < 3.0
     microscope.override["isStageMoving"] = [200, True]
-    with pytest.raises(DeviceLost, match="still says moving"):
+    with pytest.raises(DeviceLost, match="still reports moving"):
         await stage.stop()
 
 
 async def test_stage_that_stands_elsewhere(odd):
     microscope, stage, _ = odd
     microscope.override["isStageMoving"] = [200, False]
-    with pytest.raises(DeviceRefused, match=r"tilt to 10 deg.*stands at 0\.000 deg"):
+    with pytest.raises(DeviceRefused, match=r"tilt to 10 deg.*ready at 0\.000 deg"):
         await stage.move_to(10.0)
 
 
@@ -411,9 +411,9 @@ async def test_answers_that_are_none(odd, raw):
 
 async def test_blanker_that_does_not_obey(odd):
     _, _, beam = odd
-    with pytest.raises(DeviceRefused, match=r"blank the beam.*still says that the beam is on"):
+    with pytest.raises(DeviceRefused, match=r"blank the beam.*still reports that the beam is on"):
         await beam.blank()
-    with pytest.raises(DeviceRefused, match="still says"):
+    with pytest.raises(DeviceRefused, match="still reports"):
         await beam.make_safe()
 
 
@@ -437,7 +437,7 @@ async def test_microscope_that_tells_no_magnifications(odd):
     assert now == {"Magnification": 100_000, "SpotSize": 6}
     microscope.override["setMagnification"] = [200, None]
     now["Magnification"] = 5
-    with pytest.raises(DeviceRefused, match=r"setMagnification to 100000; it stands at 5 after"):
+    with pytest.raises(DeviceRefused, match=r"setMagnification to 100000: it reads 5 after"):
         await beam.prepare(settings())
     microscope.override["getMagnificationRanges"] = [200, {"diff": [100]}]
     with pytest.raises(DeviceRefused, match="mode 'mag1' the microscope names no magnifications"):

@@ -178,9 +178,9 @@ async def test_too_hot_too_fast_and_too_cold_send_nothing():
         for call, message in (
             (heater.set_temperature(800.5), "rig's limit is 800 degC; nothing was sent"),
             (heater.set_temperature(float("nan")), "nothing was sent"),
-            (heater.set_temperature(10.0), "surroundings are at 25 degC"),
-            (heater.start_ramp(600.0, 0.5), "at the rig's rate it takes"),
-            (heater.start_ramp(600.0, float("nan")), "at the rig's rate it takes"),
+            (heater.set_temperature(10.0), "ambient temperature is 25 degC"),
+            (heater.start_ramp(600.0, 0.5), "the rig's rate allows"),
+            (heater.start_ramp(600.0, float("nan")), "the rig's rate allows"),
         ):
             with pytest.raises(OutOfRange, match=message):
                 await call
@@ -507,13 +507,13 @@ def heater_at(port, driver=Keithley2450Heater, **options):
 @pytest.mark.parametrize(
     ("start", "answer", "message"),
     [
-        ("*IDN?", "DENS,Impulse,1,2", r"'DENS Impulse'; this driver drives 2450"),
+        ("*IDN?", "DENS,Impulse,1,2", r"'DENS Impulse'; this driver supports 2450"),
         ("*IDN?", "hello", r"'hello'"),
         ("*IDN?", "KEITHLEY INSTRUMENTS,MODEL 2400,1,1", "2400"),
         ("*LANG?", "TSP", "Set it to SCPI"),
-        (":SOUR:CURR:VLIM", "21.0", r"to take :SOUR:CURR:VLIM .*it reads back '21.0'"),
-        (":SENS:VOLT:RSEN", "0", "to take :SENS:VOLT:RSEN 1"),
-        (":SOUR:CURR:RANG", "1e-3", "to take :SOUR:CURR:RANG"),
+        (":SOUR:CURR:VLIM", "21.0", r"set :SOUR:CURR:VLIM to .*it reads back '21.0'"),
+        (":SENS:VOLT:RSEN", "0", "set :SENS:VOLT:RSEN to 1"),
+        (":SOUR:CURR:RANG", "1e-3", "set :SOUR:CURR:RANG"),
         (":SYST:ERR?", '-221,"Settings conflict"', "Settings conflict"),
     ],
 )
@@ -531,7 +531,7 @@ async def test_output_that_does_not_go_off_is_told(serve):
     odd = Odd()
     odd.answers[":OUTP 0"] = '1;0,"No error"'
     heater = heater_at(await serve(odd))
-    with pytest.raises(DeviceRefused, match=r"reads back that it is on.*front panel"):
+    with pytest.raises(DeviceRefused, match=r"reads back that the output is on.*front panel"):
         await heater.make_safe()
     await heater.disconnect()
 
@@ -540,7 +540,7 @@ async def test_a_2450_in_the_command_set_of_the_2400(serve):
     odd = Odd()
     odd.answers["*LANG?"] = "SCPI2400"
     heater = heater_at(await serve(odd))
-    with pytest.raises(DeviceRefused, match="it stays off"):
+    with pytest.raises(DeviceRefused, match="the output stays off"):
         await heater.connect(2.0)
     assert ":SYST:RSEN 1;:SYST:RSEN?" in odd.heard
     await heater.disconnect()
@@ -585,7 +585,7 @@ def test_the_rate_is_what_the_baud_rate_allows():
 
 
 def test_the_example_rig():
-    rig, _ = load_rig(FILE.parent / "keithley_rig.yaml")
+    rig, _ = load_rig(FILE.parent / "keithley.yaml")
     heater = make_device(rig, "heater", ExperimentClock())
     assert heater.calibration == load_calibration(FILE)
     assert heater.calibration.chip == "illustrative-001"
@@ -598,7 +598,9 @@ async def test_no_such_port():
         options={"calibration_file": str(FILE)},
     )
     heater = Keithley2400Heater("heater (x)", rig, ExperimentClock())
-    with pytest.raises(DeviceLost, match=r"nobody listens at serial:///dev/no-such-port \(No such"):
+    with pytest.raises(
+        DeviceLost, match=r"nothing listens at serial:///dev/no-such-port \(No such"
+    ):
         await heater.connect(1.0)
     with pytest.raises(DeviceLost):
         await heater.make_safe()
