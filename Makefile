@@ -6,7 +6,10 @@ DEMO ?= demo.nxs
 KILLS ?= 100
 # Most tests wait: two at a time, even on a small machine.
 JOBS ?= 2
-PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+# The order of tests: fixed, random, or the seed that a random one has printed.
+ORDER ?= fixed
+_ORDER = $(if $(filter fixed,$(ORDER)),-p no:randomly,$(if $(filter random,$(ORDER)),,--randomly-seed=$(ORDER)))
+PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(_ORDER)
 
 .PHONY: demo test trust faults chaos fuzz lint house interop bench clean
 

@@ -39,8 +39,9 @@ def _ours() -> set[threading.Thread]:
 
 
 def _children() -> set[int]:
+    # Our own alone: a daemon that tests share starts and ends processes as its runs need them.
     found: set[int] = set()
-    for child in psutil.Process().children(recursive=True):
+    for child in psutil.Process().children():
         try:
             if child.status() != psutil.STATUS_ZOMBIE:
                 found.add(child.pid)
@@ -72,7 +73,7 @@ async def no_task_left() -> AsyncIterator[None]:
         pytest.fail(f"left running: {[t.get_name() for t in left]}")
 
 
-# Fixtures that start somebody else's program.
+# Fixtures that start a program that is not ours.
 _FOREIGN = {"broker", "foreign", "libertem_merlin", "temscript_server"}
 
 
@@ -117,7 +118,8 @@ def measured_data() -> Path:
     return DATA
 
 
-# Of the fault catalogue. Here and not beside it: who runs tests side by side loads this file alone.
+# Rows of the fault catalogue. The main process of pytest-xdist prints them; it loads this file
+# and no other conftest.py.
 _rows: list[dict[str, object]] = []
 
 
