@@ -18,7 +18,8 @@ from ...protocols.wires.simplon import BadMessage
 from ...protocols.wires.simplon_stream import Image, Pixels, SeriesEnd, SeriesStart
 from ..base import GRACE_S, DetectorFrame, DeviceError, DeviceLost, FrameData, Identity
 from ..common.armed_detector import Acquisition, ArmedDetector
-from ..links.endpoints import address_of, not_connected
+from ..links.errors import not_connected
+from ..links.tcp import address_of
 from .control import ControlUnit, SimplonOptions, left_s
 from .stream import StreamLink
 

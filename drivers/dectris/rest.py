@@ -10,7 +10,8 @@ import aiohttp
 from ...protocols.wires import simplon
 from ...protocols.wires.simplon import BadMessage, Module, Parameter, Task
 from ..base import GRACE_S, DeviceRefused
-from ..links.endpoints import HttpEnd, http_body, http_deadline, http_session, not_connected
+from ..links.errors import not_connected
+from ..links.http import HttpClient, http_body, http_deadline, http_session
 
 _MAX_TOLD = 200
 
@@ -19,7 +20,7 @@ class NoSuchParameter(DeviceRefused):
     """The instrument does not know a parameter (404)."""
 
 
-class RestLink(HttpEnd):
+class RestLink(HttpClient):
     """One instrument's control unit. None of its exchanges is repeated by itself."""
 
     def _new_session(self) -> aiohttp.ClientSession:

@@ -13,7 +13,7 @@ from zmq.utils.monitor import recv_monitor_message
 
 from ...protocols.wires import simplon_stream as wire
 from ..base import DeviceError
-from ..links.endpoints import broken, no_answer, nobody_listens, not_connected
+from ..links.errors import broken, no_answer, not_connected, nothing_listens
 
 # Room for a frame that did not shrink, and for the tables of a detailed header.
 _SLACK_BYTES = 1 << 24
@@ -82,7 +82,7 @@ class StreamLink:
             async with asyncio.timeout(timeout_s):
                 found: Any = await recv_monitor_message(monitor)
             if found["event"] != zmq.EVENT_HANDSHAKE_SUCCEEDED:
-                raise nobody_listens(self._device, request, self.endpoint, "not connected")
+                raise nothing_listens(self._device, request, self.endpoint, "not connected")
         except TimeoutError:
             self.close()
             raise no_answer(self._device, request, self.endpoint, timeout_s) from None

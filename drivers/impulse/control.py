@@ -12,7 +12,9 @@ import zmq.asyncio
 from ...protocols.wires import impulse
 from ...protocols.wires.impulse import BadMessage, Reply, Request, UnitConversion
 from ..base import GRACE_S, DeviceRefused
-from ..links.endpoints import RequestLink, left_s, not_connected
+from ..links.errors import not_connected
+from ..links.tcp import left_s
+from ..links.zmq_request import RequestLink
 
 STATUS_POLL_S = 0.2  # wall seconds
 

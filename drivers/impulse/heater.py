@@ -31,7 +31,8 @@ from ..base import (
 from ..common.heater_ramp import refuse_too_fast, shortest_time_s
 from ..common.instrument_time import InstrumentTime
 from ..common.sample_fanout import MAX_WAITING_SAMPLES, Fanout, Inbox
-from ..links.endpoints import address_of, end_tcp, left_s, not_connected, open_tcp
+from ..links.errors import not_connected
+from ..links.tcp import address_of, end_tcp, left_s, open_tcp
 from .control import ImpulseControl
 
 _log = logging.getLogger(__name__)

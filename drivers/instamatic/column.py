@@ -18,15 +18,8 @@ from ...protocols.wires.instamatic import BadMessage, Call, Reply
 from ..base import GRACE_S, DeviceLost, DeviceRefused, Identity, OutOfRange, StagePosition
 from ..common.column_beam import ColumnBeam, ColumnOptions
 from ..common.polled_stage import MovingStage
-from ..links.endpoints import (
-    address_of,
-    broken,
-    end_tcp,
-    no_answer,
-    not_connected,
-    open_tcp,
-    reason,
-)
+from ..links.errors import broken, no_answer, not_connected, reason
+from ..links.tcp import address_of, end_tcp, open_tcp
 
 T = TypeVar("T")
 

@@ -43,7 +43,7 @@ from ..base import (
 )
 from ..common.heater_ramp import refuse_too_fast, shortest_time_s
 from ..common.sample_fanout import Fanout
-from ..links.endpoints import not_connected
+from ..links.errors import not_connected
 from ..links.lines import place_of
 from .control_law import (
     UNKNOWN_CONDUCTANCE_W_PER_K,

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from ...protocols.core.clock import ExperimentClock
 from ...protocols.wires import scpi
 from ..base import DeviceLost, DeviceRefused, Identity
-from ..links.endpoints import left_s, not_connected
+from ..links.errors import not_connected
 from ..links.lines import LineLink, Place, Unanswered
+from ..links.tcp import left_s
 from .dialect import (
     ERROR,
     OUTPUT_IS,

@@ -22,7 +22,8 @@ import serial
 from ...protocols.core.errors import BadInput
 from ...protocols.wires.scpi import BadMessage, LineDecoder
 from ..base import DeviceLost
-from .endpoints import address_of, broken, nobody_listens, not_connected, open_tcp, reason
+from .errors import broken, not_connected, nothing_listens, reason
+from .tcp import address_of, open_tcp
 
 BITS_PER_BYTE = 10  # 8N1
 _MAX_WAITING_LINES = 1000
@@ -150,7 +151,7 @@ class LineLink:
         except (serial.SerialException, OSError, ValueError) as error:
             number = getattr(error, "errno", None)
             why = os.strerror(number) if number else str(error)
-            raise nobody_listens(self._device, request, self.endpoint, why) from None
+            raise nothing_listens(self._device, request, self.endpoint, why) from None
 
     def close(self) -> None:
         """Close the connection; harmless when there is none."""

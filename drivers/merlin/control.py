@@ -8,7 +8,8 @@ from typing import Any
 from ...protocols.wires import merlin
 from ...protocols.wires.merlin import Command, Kind, Reply
 from ..base import GRACE_S, DeviceRefused
-from ..links.endpoints import broken, end_tcp, no_answer, not_connected, open_tcp, reason
+from ..links.errors import broken, no_answer, not_connected, reason
+from ..links.tcp import end_tcp, open_tcp
 
 
 class ControlLink:

@@ -16,15 +16,8 @@ from ...protocols.wires import merlin
 from ...protocols.wires.merlin import AcquisitionHeader, FrameHeader
 from ..base import GRACE_S, DetectorFrame, DeviceError, DeviceLost, DeviceRefused, Identity
 from ..common.armed_detector import Acquisition, ArmedDetector, size_text
-from ..links.endpoints import (
-    address_of,
-    broken,
-    end_tcp,
-    no_answer,
-    not_connected,
-    open_tcp,
-    reason,
-)
+from ..links.errors import broken, no_answer, not_connected, reason
+from ..links.tcp import address_of, end_tcp, open_tcp
 from .control import ControlLink
 from .data import Damaged, DataReader, Image
 

@@ -14,7 +14,8 @@ from typing import Any
 from ...protocols.wires import secop
 from ...protocols.wires.secop import BadMessage, Description, Message
 from ..base import GRACE_S, DeviceLost, DeviceRefused
-from ..links.endpoints import broken, end_tcp, no_answer, not_connected, open_tcp, reason
+from ..links.errors import broken, no_answer, not_connected, reason
+from ..links.tcp import end_tcp, open_tcp
 
 _log = logging.getLogger(__name__)
 

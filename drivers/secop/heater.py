@@ -29,7 +29,8 @@ from ..base import (
 from ..common.heater_ramp import RATE_TOLERANCE, refuse_too_fast, shortest_time_s
 from ..common.instrument_time import InstrumentTime
 from ..common.sample_fanout import Fanout
-from ..links.endpoints import address_of, left_s, not_connected
+from ..links.errors import not_connected
+from ..links.tcp import address_of, left_s
 from .connection import SecopLink
 from .module import HeatingModule, choose
 

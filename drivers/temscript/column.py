@@ -26,7 +26,8 @@ from ..base import (
 )
 from ..common.column_beam import ColumnBeam, ColumnOptions
 from ..common.polled_stage import MovingStage
-from ..links.endpoints import HttpLink, address_of
+from ..links.tcp import address_of
+from .http import TemscriptHttp
 
 SETTING_TOLERANCE = 0.01
 
@@ -39,7 +40,7 @@ class _Server:
     def __init__(self, device: str, endpoint: str, where: str) -> None:
         address_of(endpoint, "http", where)
         self.device = device
-        self.link = HttpLink(device, endpoint)
+        self.link = TemscriptHttp(device, endpoint)
 
     async def connect(self, timeout_s: float) -> Identity:
         await self.link.close()

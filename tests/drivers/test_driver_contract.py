@@ -629,7 +629,7 @@ async def echo(reader, writer):
         await writer.drain()
 
 
-async def test_nobody_listens(make, free_port):
+async def test_nothing_listens(make, free_port):
     device = make(free_port())
     fds = files_open()
     with (

@@ -72,7 +72,7 @@ def test_an_unknown_driver_option_is_refused(cli: Any) -> None:
     refused(done, 2, "heater.options.dta", "data_endpoint")
 
 
-def test_an_endpoint_nobody_listens_on_is_a_lost_device(cli: Any) -> None:
+def test_an_endpoint_nothing_listens_on_is_a_lost_device(cli: Any) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

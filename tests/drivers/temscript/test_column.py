@@ -396,7 +396,7 @@ async def test_old_server(odd):
 
 async def test_silence_and_then_again(odd, monkeypatch):
     microscope, stage, _ = odd
-    monkeypatch.setattr("pyrotome.drivers.links.endpoints.HttpLink.get.__defaults__", (0.2,))
+    monkeypatch.setattr("pyrotome.drivers.temscript.http.TemscriptHttp.get.__defaults__", (0.2,))
     microscope.override["GET", "stage_position"] = None
     with pytest.raises(DeviceLost, match=r"read stage_position.*within 0\.2 s"):
         await stage.position()
