@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import argparse
 import csv
 import re
 from collections.abc import Callable, Sequence
@@ -26,7 +25,7 @@ from ...protocols.runfile import layout
 from ...protocols.runfile.reader import Floats, RunReader, Stack
 from ..io.safe_output import new_file
 from ..report.tables import NECKS, PLOTS, SHIFTS, TUNING, export_table
-from .common import run_command, say
+from .interrupts import notify
 
 FRAMES, HEATER = "frames", "heater"
 _LENGTHS = {"x", "y", "z"}
@@ -246,7 +245,7 @@ def export_images(run: RunReader, target: Path, what: str, number: int | None) -
     exported = recorded_frames(run, stack) if what == FRAMES else stored_result(run, stack, what)
     left_out = stack.frames - len(exported.data) if exported.tilt_deg is not None else 0
     if left_out:
-        say(f"{left_out} of {stack.frames} frames of {stack.name} are missing and left out")
+        notify(f"{left_out} of {stack.frames} frames of {stack.name} are missing and left out")
     written = [target]
     with ExitStack() as files:
         partial = files.enter_context(new_file(target))
@@ -311,30 +310,25 @@ def export_heater(run: RunReader, target: Path) -> list[Path]:
     return written
 
 
-def _body(arguments: Any) -> int:
-    target: Path = arguments.to
-    what: str = arguments.what or (HEATER if target.suffix.lower() == ".csv" else FRAMES)
-    with RunReader(arguments.file) as run:
+def export_command(file: Path, target: Path, series: int | None, what: str | None) -> None:
+    """Carry out ``pyrotome export``.
+
+    Parameters
+    ----------
+    file, target : Path
+        The run file, and what is written.
+    series : int or None
+        Number of the tilt series; None for the only one, or for all of them in a table.
+    what : str or None
+        Frames, a result, a table or a plot; None: by the ending of `target`.
+    """
+    what = what or (HEATER if target.suffix.lower() == ".csv" else FRAMES)
+    with RunReader(file) as run:
         if what == HEATER:
             written: Sequence[Path] = export_heater(run, target)
         elif what in (NECKS, SHIFTS, TUNING, *PLOTS):
-            written = export_table(run, target, what, arguments.series, say)
+            written = export_table(run, target, what, series, notify)
         else:
-            written = export_images(run, target, what, arguments.series)
+            written = export_images(run, target, what, series)
     for path in written:
         print(path)
-    return 0
-
-
-def main() -> None:
-    """Carry out ``pyrotome export``."""
-    parser = argparse.ArgumentParser("pyrotome export", description=main.__doc__)
-    parser.add_argument("file", type=Path)
-    parser.add_argument("--to", type=Path, required=True)
-    parser.add_argument("--series", type=int)
-    parser.add_argument("--what")
-    run_command(parser, _body)
-
-
-if __name__ == "__main__":
-    main()

@@ -12,7 +12,6 @@ step. What a file of frames cannot tell (dose, temperature, times, beam) stays e
 
 from __future__ import annotations
 
-import argparse
 import math
 import time
 from collections.abc import Iterator
@@ -33,7 +32,7 @@ from ...protocols.runfile import layout
 from ...protocols.runfile import nexus as nexus_tree
 from ..io.safe_output import new_file
 from ..io.tilt_series_readers import Floats, TiltStack, open_stack, read_tilts
-from .common import run_command, say
+from .interrupts import notify
 
 SERIES = "series_001"
 _DTYPE = np.uint16
@@ -129,7 +128,7 @@ def survey(stack: TiltStack, there: NDArray[np.bool_], path: Path) -> Encoding:
             dark.append(str(index))
     low, high = min(lows), max(highs)
     if dark:
-        say(
+        notify(
             f"{path}: {len(dark)} of {len(lows)} images are one value everywhere (beam blanked, "
             f"detector off?): {', '.join(dark)} (the first is 0); they are kept, and the analysis "
             "leaves them out"
@@ -235,25 +234,7 @@ def import_stack(
     """
     given = None if tilts is None else read_tilts(tilts)
     with open_stack(source, entry) as stack:
-        angles = stack.tilt_deg if given is None else given
-        if angles is None:
-            raise BadInput(str(source), "holds no angles; give a file of them with --tilts")
-        where = str(tilts or source)
-        if len(angles) != stack.shape[0]:
-            raise BadInput(
-                where,
-                f"{len(angles)} angles for the {stack.shape[0]} images of {source.name}; "
-                "one angle for each image is needed",
-            )
-        there = np.ones(len(angles), np.bool_) if stack.there is None else stack.there
-        unknown = np.flatnonzero(~np.isfinite(angles) & there)
-        if unknown.size:
-            raise BadInput(
-                f"{where}: image {unknown[0]} (the first is 0)",
-                f"its angle is {angles[unknown[0]]:g}; give all angles with --tilts",
-            )
-        if not there.any():
-            raise BadInput(str(source), "all its images are marked as missing")
+        angles, there = _checked_angles(stack, source, tilts, given)
         sampling = pixel_nm if pixel_nm is not None else stack.pixel_nm
         if sampling is None:
             raise BadInput(
@@ -267,8 +248,34 @@ def import_stack(
                 _fill(file, stack, angles, there, encoding)
             nexus_tree.finalise(partial)
     for index in np.flatnonzero(~there):
-        say(f"{source}: image {index} ({angles[index]:g} deg) is missing there, and so here")
+        notify(f"{source}: image {index} ({angles[index]:g} deg) is missing there, and so here")
     return int(there.sum()), encoding
+
+
+def _checked_angles(
+    stack: TiltStack, source: Path, tilts: Path | None, given: Floats | None
+) -> tuple[Floats, NDArray[np.bool_]]:
+    """Angle of each image in deg, and which images are there; BadInput if they do not fit."""
+    angles = stack.tilt_deg if given is None else given
+    if angles is None:
+        raise BadInput(str(source), "holds no angles; give a file of them with --tilts")
+    where = str(tilts or source)
+    if len(angles) != stack.shape[0]:
+        raise BadInput(
+            where,
+            f"{len(angles)} angles for the {stack.shape[0]} images of {source.name}; "
+            "one angle for each image is needed",
+        )
+    there = np.ones(len(angles), np.bool_) if stack.there is None else stack.there
+    unknown = np.flatnonzero(~np.isfinite(angles) & there)
+    if unknown.size:
+        raise BadInput(
+            f"{where}: image {unknown[0]} (the first is 0)",
+            f"its angle is {angles[unknown[0]]:g}; give all angles with --tilts",
+        )
+    if not there.any():
+        raise BadInput(str(source), "all its images are marked as missing")
+    return angles, there
 
 
 def _fill(
@@ -287,36 +294,26 @@ def _fill(
     file[layout.STATUS][()] = b"complete"
 
 
-def _body(arguments: Any) -> int:
+def import_command(
+    source: Path,
+    target: Path,
+    tilts: Path | None,
+    pixel_size: str | None,
+    title: str | None,
+    entry: str | None,
+) -> None:
+    """Carry out ``pyrotome import``; arguments as those of `import_stack`."""
     pixel_nm = None
-    if arguments.pixel_size is not None:
+    if pixel_size is not None:
         try:
-            pixel_nm = parse_quantity(arguments.pixel_size, "nm", "3.36 nm")
+            pixel_nm = parse_quantity(pixel_size, "nm", "3.36 nm")
         except ValueError as error:
             raise BadInput("--pixel-size", str(error)) from None
         if pixel_nm <= 0:
-            raise BadInput("--pixel-size", f"{arguments.pixel_size!r} is not more than nothing")
-    target: Path = arguments.output
-    frames, encoding = import_stack(
-        arguments.stack, target, arguments.tilts, pixel_nm, arguments.title, arguments.entry
-    )
+            raise BadInput(
+                "--pixel-size", f"'{pixel_size}' is not above zero; write it as in '3.36 nm'"
+            )
+    frames, encoding = import_stack(source, target, tilts, pixel_nm, title, entry)
     if encoding.scale != 1:
-        say(f"fractions are kept in 16 bits, in steps of {encoding.scale:.6g} (value_scale)")
+        notify(f"fractions are kept in 16 bits, in steps of {encoding.scale:.6g} (value_scale)")
     print(f"{target}: {frames} frames in {SERIES}")
-    return 0
-
-
-def main() -> None:
-    """Carry out ``pyrotome import``."""
-    parser = argparse.ArgumentParser("pyrotome import", description=main.__doc__)
-    parser.add_argument("stack", type=Path)
-    parser.add_argument("--tilts", type=Path)
-    parser.add_argument("--pixel-size")
-    parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--title")
-    parser.add_argument("--entry")
-    run_command(parser, _body)
-
-
-if __name__ == "__main__":
-    main()

@@ -7,7 +7,6 @@ computation leaves the run file as it was.
 
 from __future__ import annotations
 
-import argparse
 import os
 import shutil
 import tempfile
@@ -16,14 +15,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from pydantic import ConfigDict, Field, model_validator
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as Bars
 
 from ... import __version__
 from ...protocols.config.pipeline import AnalysisStep, check_order, planned_results, tunes
@@ -38,7 +32,8 @@ from ..io.result_writer import Scratch, add_results
 from ..io.safe_output import new_file
 from ..pipeline.pipeline import Notice, Output, Pipeline, Progress, Result, StackAnalysis
 from ..report.tables import NECKS, TUNING, write_beside
-from .common import run_command, say, stop_if_asked, uninterrupted
+from .interrupts import notify, stop_if_interrupted, uninterrupted
+from .process_display import ProcessWatcher, ProgressDisplay
 
 SOFTWARE = f"pyrotome {__version__}"
 _BLOCK = "analysis"
@@ -116,27 +111,11 @@ def outputs_of(run: RunReader, stack: Stack, analysis: StackAnalysis) -> Iterato
                 yield Notice("error", f"{stack.name} cannot be analysed as a whole: {error!r}")
 
 
-class Watcher:
-    """Is told what happens while a file is processed; this one keeps it to itself."""
-
-    def say(self, level: str, message: str) -> None:
-        """Take in what the operator should know."""
-
-    def advance(self, name: str, frames: int) -> None:
-        """One more of the frames of a stack was fed."""
-
-    def doing(self, name: str, progress: Progress) -> None:
-        """Take in how far something is that takes a while."""
-
-    def done(self, name: str) -> None:
-        """The results of a stack are in the file."""
-
-
 def process_file(
     path: Path,
     steps: Sequence[AnalysisStep],
     only: int | None = None,
-    watcher: Watcher | None = None,
+    watcher: ProcessWatcher | None = None,
 ) -> list[StackOutcome]:
     """Carry out a pipeline on the frames of a run file and add the results to it.
 
@@ -149,8 +128,8 @@ def process_file(
     only : int, optional
         Number of the one tilt series to process (with the reference frames, if the denoiser is
         tuned by them); else every stack of frames, as online.
-    watcher : Watcher, optional
-        Is told what happens.
+    watcher : ProcessWatcher, optional
+        Is called with what happens.
 
     Returns
     -------
@@ -164,135 +143,130 @@ def process_file(
     OSError
         If the disk is full.
     """
-    watcher = watcher or Watcher()
+    watcher = watcher or ProcessWatcher()
     with RunReader(path) as run:
-        chosen = sorted(run.stacks.values(), key=lambda stack: stack.begun_s)
-        if only is not None:
-            wanted = run.series(only)
-            chosen = [s for s in chosen if s is wanted or (s.kind == "reference" and tunes(steps))]
-        if tunes(steps) and not any(stack.kind == "reference" for stack in chosen):
-            watcher.say(
-                "warning",
-                f"{path} holds no reference frames to tune the denoiser by: frames are denoised "
-                "as white noise of their own variance",
-            )
+        chosen = _chosen_stacks(run, steps, only, watcher)
         plans = {stack.name: plan_of(run, stack, steps) for stack in chosen}
         pipeline = Pipeline(steps, list(plans.values()))
     if not pipeline.stacks:
         kinds = ", ".join(step.kind for step in steps)
         names = ", ".join(plans) or "a file without frames"
-        raise BadInput("the pipeline", f"its steps ({kinds}) leave nothing for {names}")
-    outcomes: list[StackOutcome] = []
-    for name, analysis in pipeline.stacks.items():
-        outcome = StackOutcome(name)
-        outcomes.append(outcome)
-
-        def tell(notice: Notice, outcome: StackOutcome = outcome) -> None:
-            outcome.notes.append(f"{notice.level}: {notice.message}")
-            outcome.failed = outcome.failed or notice.level == "error"
-            watcher.say(notice.level, notice.message)
-
-        # On the same disk, whose room is what counts in the end.
-        with tempfile.TemporaryDirectory(prefix=".pyrotome-", dir=path.parent) as folder:
-            scratch = Scratch(Path(folder) / "results.h5", plans[name].results)
-            try:
-                # Opened anew for every stack: results are added to the file in between.
-                with RunReader(path) as run:
-                    stack = run.stacks[name]
-                    for output in outputs_of(run, stack, analysis):
-                        stop_if_asked()
-                        match output:
-                            case None:
-                                watcher.advance(name, stack.frames)
-                            case Notice():
-                                tell(output)
-                            case Progress():
-                                watcher.doing(name, output)
-                            case Result() if output.record:
-                                scratch.put(
-                                    output.name, output.index, output.data, output.parameters
-                                )
-                            case Result():
-                                pass  # a preview
-                outcome.results = scratch.names()
-                if outcome.results:
-                    date = iso_utc(time.time_ns())
-                    with uninterrupted():
-                        add_results(path, SOFTWARE, plans[name], scratch, date, outcome.notes)
-                elif not outcome.failed and stack.kind == "series":
-                    tell(Notice("error", f"{name}: nothing came of it; nothing is written"))
-            finally:
-                scratch.close()
-        watcher.done(name)
-    return outcomes
+        raise BadInput("the pipeline", f"its steps ({kinds}) give no result for {names}")
+    return [
+        _process_stack(path, plans[name], analysis, watcher)
+        for name, analysis in pipeline.stacks.items()
+    ]
 
 
-class _Display(Watcher):
-    """What a person sees on standard error meanwhile.
-
-    A bar for the frames of each stack, one for what takes a while, and above them the notices.
-    """
-
-    def __init__(self) -> None:
-        self._console = Console(stderr=True)
-        columns = (
-            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[reached]}"),
-            TimeElapsedColumn(),
-        )  # fmt: skip
-        self.bars = Bars(*columns, console=self._console)
-        self._frames: dict[str, tuple[TaskID, int]] = {}
-        self._work: TaskID | None = None
-        self._what = ""
-
-    def say(self, level: str, message: str) -> None:
-        colour = {"error": "red", "warning": "yellow"}.get(level, "default")
-        self._console.print(
-            f"[{colour}]{level}[/]", escape(message), soft_wrap=True, highlight=False
+def _chosen_stacks(
+    run: RunReader, steps: Sequence[AnalysisStep], only: int | None, watcher: ProcessWatcher
+) -> list[Stack]:
+    """Image stacks to process, in the order of their exposure."""
+    chosen = sorted(run.stacks.values(), key=lambda stack: stack.begun_s)
+    if only is not None:
+        wanted = run.series(only)
+        chosen = [s for s in chosen if s is wanted or (s.kind == "reference" and tunes(steps))]
+    if tunes(steps) and not any(stack.kind == "reference" for stack in chosen):
+        watcher.notice(
+            "warning",
+            f"{run.path} holds no reference frames to tune the denoiser by: frames are denoised "
+            "as white noise of their own variance",
         )
-
-    def advance(self, name: str, frames: int) -> None:
-        if name not in self._frames:
-            bar = self.bars.add_task(f"{name} frames", total=frames, reached="")
-            self._frames[name] = (bar, 0)
-        bar, count = self._frames[name]
-        self._frames[name] = (bar, count + 1)
-        self.bars.update(bar, completed=count + 1, reached=f"{count + 1}/{frames}")
-
-    def doing(self, name: str, progress: Progress) -> None:
-        text = f"{name} {progress.what}"
-        if self._work is None or self._what != text:
-            self.done(name)
-            self._work, self._what = self.bars.add_task(text, total=1.0, reached=""), text
-        fraction = min(max(progress.fraction, 0.0), 1.0)
-        self.bars.update(self._work, completed=fraction, reached=f"{fraction:.0%}")
-
-    def done(self, name: str) -> None:
-        if self._work is not None:
-            self.bars.remove_task(self._work)
-        self._work = None
+    return chosen
 
 
-def _body(arguments: Any) -> int:
-    source: Path = arguments.file
-    output: Path | None = arguments.output
+def _process_stack(
+    path: Path, plan: StackPlan, analysis: StackAnalysis, watcher: ProcessWatcher
+) -> StackOutcome:
+    """Process one image stack and add its results to the file."""
+    name = plan.name
+    outcome = StackOutcome(name)
+
+    def notice(notice: Notice) -> None:
+        outcome.notes.append(f"{notice.level}: {notice.message}")
+        outcome.failed = outcome.failed or notice.level == "error"
+        watcher.notice(notice.level, notice.message)
+
+    # On the same disk as the run file: its free space is what counts in the end.
+    with tempfile.TemporaryDirectory(prefix=".pyrotome-", dir=path.parent) as folder:
+        scratch = Scratch(Path(folder) / "results.h5", plan.results)
+        try:
+            # Opened for each stack: results are added to the file in between.
+            with RunReader(path) as run:
+                stack = run.stacks[name]
+                for output in outputs_of(run, stack, analysis):
+                    stop_if_interrupted()
+                    match output:
+                        case None:
+                            watcher.frame_done(name, stack.frames)
+                        case Notice():
+                            notice(output)
+                        case Progress():
+                            watcher.progress(name, output)
+                        case Result() if output.record:
+                            scratch.put(output.name, output.index, output.data, output.parameters)
+                        case Result():
+                            pass  # a preview
+            outcome.results = scratch.names()
+            if outcome.results:
+                date = iso_utc(time.time_ns())
+                with uninterrupted():
+                    add_results(path, SOFTWARE, plan, scratch, date, outcome.notes)
+            elif not outcome.failed and stack.kind == "series":
+                notice(Notice("error", f"{name}: no step gave a result; nothing is written"))
+        finally:
+            scratch.close()
+    watcher.stack_done(name)
+    return outcome
+
+
+def process_command(
+    source: Path,
+    series: int | None,
+    pipeline: Path | None,
+    output: Path | None,
+    tables: Path | None,
+    write_tables: bool,
+) -> int:
+    """Carry out ``pyrotome process``.
+
+    Parameters
+    ----------
+    source : Path
+        The run file.
+    series : int or None
+        Number of the one tilt series to process; None for all.
+    pipeline : Path or None
+        YAML file of the steps; None for those of the recipe.
+    output : Path or None
+        A copy that takes the results instead of `source`.
+    tables : Path or None
+        Folder for table and plots; None for that of the run file.
+    write_tables : bool
+        Whether to write them.
+
+    Returns
+    -------
+    int
+        The exit code.
+    """
     with RunReader(source) as run:
-        steps = steps_of(run, arguments.pipeline)
-        if arguments.series is not None:
-            run.series(arguments.series)
+        steps = steps_of(run, pipeline)
+        if series is not None:
+            run.series(series)
     if output is None and not (os.access(source, os.W_OK) and os.access(source.parent, os.W_OK)):
-        raise BadInput(str(source), "must not be written, or its folder not; name a copy with -o")
+        raise BadInput(str(source), "it or its folder is write-protected; name a copy with -o")
     result = source if output is None else output
-    tables: Path = arguments.tables or result.parent
-    if arguments.tables is not None and not (tables.is_dir() and os.access(tables, os.W_OK)):
-        raise BadInput("--tables", f"{tables} is no folder that can be written")
+    if tables is not None and not (tables.is_dir() and os.access(tables, os.W_OK)):
+        raise BadInput("--tables", f"{tables} is not a folder that can be written")
     with ExitStack() as stack:
         target = source
         if output is not None:
             target = stack.enter_context(new_file(output))
             shutil.copyfile(source, target)
-        display = _Display()
+        display = ProgressDisplay()
         stack.enter_context(display.bars)
-        outcomes = process_file(target, steps, arguments.series, display)
+        outcomes = process_file(target, steps, series, display)
     failed = any(outcome.failed for outcome in outcomes)
     measured: list[str] = []
     for outcome in outcomes:
@@ -301,17 +275,17 @@ def _body(arguments: Any) -> int:
         print(f"{outcome.name}: {made or 'nothing written'}{errors}")
         if NECKS in outcome.results or TUNING in outcome.results:
             measured.append(outcome.name)
-    if measured and not arguments.no_tables:
-        failed |= not _tables_written(result, measured, tables)
+    if measured and write_tables:
+        failed |= not _tables_written(result, measured, tables or result.parent)
     return EXIT_FAILED if failed else EXIT_DONE
 
 
 def _tables_written(path: Path, measured: Sequence[str], folder: Path) -> bool:
     try:
         with RunReader(path) as run:
-            written = write_beside(run, measured, folder, say)
+            written = write_beside(run, measured, folder, notify)
     except (OSError, BadInput) as error:
-        say(
+        notify(
             f"the results are in {path}, but their table or plots could not be written: {error}; "
             f"`pyrotome export {path} --what {NECKS} --to FILE.csv` tries again"
         )
@@ -319,19 +293,3 @@ def _tables_written(path: Path, measured: Sequence[str], folder: Path) -> bool:
     for file in written:
         print(file)
     return True
-
-
-def main() -> None:
-    """Carry out ``pyrotome process``."""
-    parser = argparse.ArgumentParser("pyrotome process", description=main.__doc__)
-    parser.add_argument("file", type=Path)
-    parser.add_argument("--series", type=int)
-    parser.add_argument("--pipeline", type=Path)
-    parser.add_argument("--output", type=Path)
-    parser.add_argument("--tables", type=Path)
-    parser.add_argument("--no-tables", action="store_true")
-    run_command(parser, _body)
-
-
-if __name__ == "__main__":
-    main()

@@ -26,7 +26,7 @@ import numpy as np
 import yaml
 
 from pyrotome.daemon.access.rate_limits import SAFE_EACH
-from pyrotome.daemon.client.client import ask
+from pyrotome.daemon.client.client import send_request
 from pyrotome.protocols.config.rig import SIMULATED_RIG
 from pyrotome.protocols.messages.control import Simple, Submit
 
@@ -121,7 +121,7 @@ class Served:
         }  # fmt: skip
         output = self.folder / f"{next(self._numbers)}.nxs"
         request = Submit(verb="submit", recipe=yaml.safe_dump(recipe), output=str(output))
-        reply = ask(self.endpoint, request)
+        reply = send_request(self.endpoint, request)
         if not reply.ok:
             raise RuntimeError(reply.error)
 
@@ -130,7 +130,7 @@ class Served:
         self.world.look()
         seen = len(self.world.targets)
         asked_ns = time.time_ns()
-        reply = ask(self.endpoint, Simple(verb="safe"), 60.0)
+        reply = send_request(self.endpoint, Simple(verb="safe"), 60.0)
         if not reply.ok:
             raise RuntimeError(reply.error)
         self.world.until(lambda: any(c == 25.0 for _, c in self.world.targets[seen:]))

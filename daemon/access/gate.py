@@ -16,8 +16,9 @@ import zmq.asyncio
 
 from ...protocols.config.rig import Rig
 from .connections import MOST_HEARD, MOST_SILENT, Connections, raise_descriptor_limit
-from .keys import LOCAL, KeyRing, Pair, Person, load_server
+from .keys import KeyRing, Pair, load_server
 from .lease import DEFAULT_S, Lease
+from .people import LOCAL, Person
 from .rate_limits import TokenBucket
 from .zap import DOMAIN, ZapHandler
 

@@ -15,30 +15,17 @@ import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
 
 import zmq
 import zmq.auth
 
 from ...protocols.core.errors import BadInput
 from ...protocols.core.secret_file import check_secret
-
-KeyRole = Literal["observer", "operator", "admin"]
-KEY_ROLES: tuple[KeyRole, ...] = get_args(KeyRole)
-# Who everybody is where there are no keys.
-LOCAL = "local"
+from .people import KEY_ROLES, LOCAL, Person
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _METADATA = re.compile(r"^\s+([\w-]+)\s*=\s*(.*?)\s*$")
 _MAX_KEY_FILE_BYTES = 10_000
-
-
-@dataclass(frozen=True)
-class Person:
-    """Somebody who may connect."""
-
-    name: str
-    role: KeyRole
 
 
 @dataclass(frozen=True)

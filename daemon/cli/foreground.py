@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from ..run.experiment import Experiment, Outcome
 from ..runtime.processes import ChildFailed
 from ..runtime.terminal import Terminal
 from ..schedule.plan import Plan
-from ..service.daemon import exit_code
+from ..service.daemon import Daemon, exit_code
 from ..service.startup import running_daemon, start_simulators
 from .describe import describe_file
 from .progress import ProgressView
@@ -51,38 +52,51 @@ def _starting(rig: Rig) -> str:
     return f"[dim]{rig.name}: {what}connecting[/dim]"
 
 
+@dataclass(frozen=True)
+class ForegroundRun:
+    """One experiment to run in the foreground.
+
+    Attributes
+    ----------
+    plan : Plan
+        What to do.
+    recipe_text, rig_text : str
+        Texts of recipe and rig, for the run file.
+    rig : Rig
+        The instrument.
+    rig_file : str or None
+        Where the rig was read; None for the built-in one, or that of a resumed run.
+    output : Path
+        The run file.
+    speed : float
+        Experiment seconds per wall second.
+    resumed : Interrupted or None
+        The run that continues in `output`.
+    """
+
+    plan: Plan
+    recipe_text: str
+    rig: Rig
+    rig_text: str
+    rig_file: str | None
+    output: Path
+    speed: float
+    resumed: Interrupted | None = None
+
+
 async def run_foreground(
-    plan: Plan,
-    texts: tuple[str, str],
-    rig: Rig,
-    output: Path,
-    speed: float,
-    simulator_log: Path | None,
-    fall_back_ports: bool,
-    rig_file: str | None = None,
-    resumed: Interrupted | None = None,
-    faults: Sequence[Fault] = (),
+    run: ForegroundRun, simulator_log: Path | None = None, faults: Sequence[Fault] = ()
 ) -> int:
     """Run one experiment with live progress and a summary.
 
     Parameters
     ----------
-    plan, texts, rig
-        What to do, the texts of recipe and rig, with what.
-    output : Path
-        The run file.
-    speed : float
-        Experiment seconds per wall second.
+    run : ForegroundRun
+        The experiment.
     simulator_log : Path or None
         Where the simulated world writes its own log.
-    fall_back_ports : bool
-        Take free ports where the usual ones are in use.
-    rig_file : str or None
-        Where the rig was read.
-    resumed : Interrupted or None
-        The run that goes on in `output`.
     faults : sequence of Fault
-        What is to go wrong with the simulated microscope.
+        What goes wrong with the simulated microscope.
 
     Returns
     -------
@@ -109,37 +123,27 @@ async def run_foreground(
         else:
             experiment.stop("aborted", "interrupted at the keyboard")
 
+    def start(daemon: Daemon) -> None:
+        nonlocal experiment
+        experiment = daemon.start(run.plan, run.recipe_text, run.output, run.resumed)
+
+    # Without a rig file, a second run beside this one must not fail for its ports.
+    free_ports = run.rig_file is None
     try:
         with _on_signals(interrupt):
-            console.print(_starting(rig), highlight=False)
+            console.print(_starting(run.rig), highlight=False)
             async with running_daemon(
-                rig,
-                texts[1],
-                speed,
+                run.rig,
+                run.rig_text,
+                run.speed,
                 simulator_log,
-                fall_back_ports,
-                rig_file,
-                resumed.last_ns + 1 if resumed is not None else 0,
+                free_ports,
+                run.rig_file,
+                run.resumed.last_ns + 1 if run.resumed is not None else 0,
                 faults,
                 expendable=True,
             ) as daemon:
-                control = ControlServer(
-                    daemon, rig.streams.control, fall_back_ports, accept_submit=False
-                )
-                try:
-                    console.print(
-                        f"[dim]watch with[/dim] pyrotome watch --endpoint "
-                        f"{daemon.publisher.endpoint}[dim], control on[/dim] {control.endpoint}",
-                        highlight=False, soft_wrap=True,
-                    )  # fmt: skip
-                    with ProgressView(console, speed) as view:
-                        daemon.on_status = view.show
-                        daemon.on_event = view.event
-                        experiment = daemon.start(plan, texts[0], output, resumed)
-                        outcome = await daemon.wait()
-                        daemon.on_status = daemon.on_event = None
-                finally:
-                    await control.close()
+                outcome = await _controlled_run(daemon, start, run, free_ports, console)
     except asyncio.CancelledError:
         if not interrupted:
             raise
@@ -147,9 +151,34 @@ async def run_foreground(
         terminal.settle()
         return EXIT_INTERRUPTED
     terminal.settle()
-    _summary(outcome, output, console)
+    _summary(outcome, run.output, console)
     terminal.settle()
     return exit_code(outcome, interrupted)
+
+
+async def _controlled_run(
+    daemon: Daemon,
+    start: Callable[[Daemon], None],
+    run: ForegroundRun,
+    free_ports: bool,
+    console: Console,
+) -> Outcome:
+    """Start the experiment and wait for its end, with progress in the terminal and control."""
+    control = ControlServer(daemon, run.rig.streams.control, free_ports, accept_submit=False)
+    try:
+        console.print(
+            f"[dim]watch with[/dim] pyrotome watch --endpoint "
+            f"{daemon.publisher.endpoint}[dim], control on[/dim] {control.endpoint}",
+            highlight=False, soft_wrap=True,
+        )  # fmt: skip
+        with ProgressView(console, run.speed) as view:
+            daemon.on_status, daemon.on_event = view.show, view.event
+            start(daemon)
+            outcome = await daemon.wait()
+            daemon.on_status = daemon.on_event = None
+            return outcome
+    finally:
+        await control.close()
 
 
 def _summary(outcome: Outcome, output: Path, console: Console) -> None:
@@ -163,7 +192,7 @@ def _summary(outcome: Outcome, output: Path, console: Console) -> None:
     if output.exists():
         console.print(f"{output}", highlight=False, soft_wrap=True)
     if journal_path(output).exists():
-        text = f"[dim]go on with[/dim] pyrotome run --resume {output}"
+        text = f"[dim]resume with[/dim] pyrotome run --resume {output}"
         console.print(text, highlight=False, soft_wrap=True)
 
 

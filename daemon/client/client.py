@@ -144,7 +144,7 @@ class Caller:
         self.socket.close()
 
 
-def ask(
+def send_request(
     endpoint: str, request: Request, timeout_s: float = 10.0, key: ClientKey | None = None
 ) -> Reply:
     """Send one request and wait for its answer.

@@ -30,8 +30,8 @@ from ...protocols.messages.control import (
     encode,
     parse_request,
 )
-from ..access.keys import Person
 from ..access.lease import LeaseRefused
+from ..access.people import Person
 from ..access.rate_limits import (
     BURST_ALL,
     BURST_EACH,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 import yaml
 
+from pyrotome.daemon.cli.app import main
 from pyrotome.daemon.recording.run_file import RunFile
 from pyrotome.protocols.config.pipeline import AnalysisStep, planned_results
 from pyrotome.protocols.config.recipe import BeamSettings, Sample
@@ -81,10 +81,10 @@ class Done:
 @pytest.fixture
 def command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Iterator[Callable[..., Done]]:
-    """Carry out a command of the analysis in this process, which spares its start."""
+) -> Callable[..., Done]:
+    """Carry out an offline command in this process, which spares its start."""
 
-    def carry_out(main: Callable[[], None], *arguments: str | Path) -> Done:
+    def carry_out(*arguments: str | Path) -> Done:
         monkeypatch.setattr(sys, "argv", ["pyrotome", *map(str, arguments)])
         capsys.readouterr()
         with pytest.raises(SystemExit) as left:
@@ -93,10 +93,7 @@ def command(
         assert isinstance(code, int)
         return Done(code, *capsys.readouterr())
 
-    handler, hook = signal.getsignal(signal.SIGINT), sys.unraisablehook
-    yield carry_out
-    signal.signal(signal.SIGINT, handler)
-    sys.unraisablehook = hook
+    return carry_out
 
 
 @pytest.fixture

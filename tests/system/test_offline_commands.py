@@ -51,7 +51,8 @@ def test_arguments_go_through_and_errors_come_back(cli: Any) -> None:
     a_stack(cli.folder)
     done = cli("import", "stack.npz", "--pixel-size", "-1 nm", "-o", "run.nxs")
     assert done.returncode == 2
-    assert done.stderr == "pyrotome: --pixel-size: '-1 nm' is not more than nothing\n"
+    problem = "--pixel-size: '-1 nm' is not above zero; write it as in '3.36 nm'"
+    assert done.stderr == f"pyrotome: {problem}\n"
     done = cli("import", "stack.npz", "--pixel-size", "5 Å", "-o", "run.nxs", "--title", "-odd")
     assert done.returncode == 0, done.stderr
     assert cli.inspect("run.nxs")["title"] == "-odd"

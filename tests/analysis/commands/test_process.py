@@ -16,9 +16,10 @@ import hdf5plugin  # noqa: F401 - the frames' filter
 import numpy as np
 import pytest
 
-from pyrotome.analysis.commands import common as commands
-from pyrotome.analysis.commands.common import uninterrupted
-from pyrotome.analysis.commands.process import Watcher, main, process_file, steps_of
+from pyrotome.analysis.commands import interrupts
+from pyrotome.analysis.commands.interrupts import interruptible, uninterrupted
+from pyrotome.analysis.commands.process import process_file, steps_of
+from pyrotome.analysis.commands.process_display import ProcessWatcher
 from pyrotome.analysis.core.arrays import binned
 from pyrotome.analysis.pipeline.pipeline import Progress
 from pyrotome.analysis.tomography.iterative import sirt
@@ -37,7 +38,7 @@ def steps(*written: Any) -> list[AnalysisStep]:
 
 def run_module(*arguments: str | Path) -> Any:
     return subprocess.run(
-        [sys.executable, "-P", "-m", "pyrotome.analysis.commands.process", *arguments],
+        [sys.executable, "-P", "-m", "pyrotome.daemon", "process", *arguments],
         capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
 
@@ -236,7 +237,7 @@ def test_necks_leave_a_table_and_plots_beside_the_run(
     make_pair_run: Any, command: Any, tmp_path: Path
 ) -> None:
     path = make_pair_run()
-    done = command(main, path)
+    done = command("process", path)
     assert done.returncode == 0, done.stderr
     table, growth, model = (tmp_path / f"run_{n}" for n in ("necks.csv", "growth.png", "model.png"))
     assert done.stdout.splitlines() == [
@@ -265,7 +266,7 @@ def test_necks_leave_a_table_and_plots_beside_the_run(
         ),
     ):
         there = {p.name for p in tmp_path.iterdir()}
-        done = command(main, path, *arguments)
+        done = command("process", path, *arguments)
         assert done.returncode == 0, done.stderr
         assert {p.name for p in tmp_path.iterdir()} - there == names
     assert {p.name for p in elsewhere.iterdir()} == {
@@ -281,31 +282,31 @@ def test_a_folder_that_is_not_there_is_refused_before_the_work(
 ) -> None:
     path = make_pair_run()
     before = path.read_bytes()
-    done = command(main, path, "--tables", tmp_path / "nowhere")
+    done = command("process", path, "--tables", tmp_path / "nowhere")
     assert done.returncode == 2
     assert "--tables: " in done.stderr
     assert path.read_bytes() == before
 
 
 def test_a_run_without_necks_leaves_no_table(make_run: Any, command: Any, tmp_path: Path) -> None:
-    done = command(main, make_run())
+    done = command("process", make_run())
     assert done.returncode == 0
     assert [p.name for p in tmp_path.iterdir()] == ["run.nxs"]
 
 
 def test_what_is_done_can_be_watched(make_pair_run: Any) -> None:
-    class Notes(Watcher):
+    class Notes(ProcessWatcher):
         def __init__(self) -> None:
             self.seen: list[tuple[str, Any]] = []
 
-        def advance(self, name: str, frames: int) -> None:
+        def frame_done(self, name: str, frames: int) -> None:
             self.seen.append((name, frames))
 
-        def doing(self, name: str, progress: Progress) -> None:
+        def progress(self, name: str, progress: Progress) -> None:
             assert 0 <= progress.fraction <= 1
             self.seen.append((name, progress.what))
 
-        def done(self, name: str) -> None:
+        def stack_done(self, name: str) -> None:
             self.seen.append((name, "done"))
 
     notes = Notes()
@@ -333,7 +334,7 @@ def test_a_denoiser_that_cannot_be_tuned_says_so(
         del file["reference_001"]
     pipeline = tmp_path / "p.yaml"
     pipeline.write_text("- denoise: {noise: auto}\n")
-    done = command(main, path, "--pipeline", pipeline)
+    done = command("process", path, "--pipeline", pipeline)
     assert done.returncode == 0, done.stderr
     assert "holds no reference frames to tune the denoiser by" in done.stderr
 
@@ -343,7 +344,7 @@ def test_ctrl_c_leaves_the_file_as_it_was(make_run: Any, tmp_path: Path, copy: b
     path = make_run()
     before = path.read_bytes()
     (tmp_path / "p.yaml").write_text("- reconstruct: {iterations: 10000, binning: 1}\n")
-    command = [sys.executable, "-P", "-m", "pyrotome.analysis.commands.process", path]
+    command = [sys.executable, "-P", "-m", "pyrotome.daemon", "process", path]
     command += ["--pipeline", tmp_path / "p.yaml"]
     if copy:
         command += ["--output", tmp_path / "copy.nxs"]
@@ -367,7 +368,7 @@ def test_ctrl_c_leaves_the_file_as_it_was(make_run: Any, tmp_path: Path, copy: b
 
 
 def test_ctrl_c_waits_while_results_go_into_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(commands, "_asked", [])
+    monkeypatch.setattr(interrupts, "_received", [])
     reached = False
     with pytest.raises(KeyboardInterrupt), uninterrupted():
         os.kill(os.getpid(), signal.SIGINT)
@@ -378,3 +379,23 @@ def test_ctrl_c_waits_while_results_go_into_the_file(monkeypatch: pytest.MonkeyP
     # And one that a library has swallowed is not forgotten.
     with pytest.raises(KeyboardInterrupt), uninterrupted():
         pytest.fail("results were written after Ctrl-C")
+
+
+def test_ctrl_c_that_a_library_turned_into_an_error_still_ends_with_130(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    handler, hook = signal.getsignal(signal.SIGINT), sys.unraisablehook
+    with pytest.raises(SystemExit) as left, interruptible():
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(1.0)
+        except KeyboardInterrupt:
+            raise RuntimeError("a callback failed") from None
+    assert left.value.code == 130
+    assert capsys.readouterr().err == "pyrotome: interrupted\n"
+    assert (signal.getsignal(signal.SIGINT), sys.unraisablehook) == (handler, hook)
+
+
+def test_an_error_of_its_own_goes_through() -> None:
+    with pytest.raises(BadInput), interruptible():
+        raise BadInput("run.nxs", "no such file")

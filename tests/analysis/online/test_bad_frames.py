@@ -21,8 +21,6 @@ import pytest
 import yaml
 import zmq
 
-from pyrotome.analysis.commands import import_ as importing
-from pyrotome.analysis.commands import process as offline
 from pyrotome.protocols.config.pipeline import AnalysisStep, planned_results
 from pyrotome.protocols.config.recipe import BeamSettings, Sample
 from pyrotome.protocols.messages.credit_link import parse_upstream
@@ -50,10 +48,8 @@ def pyrotome(command: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> C
     monkeypatch.chdir(tmp_path)
 
     def carry_out(name: str, *arguments: str) -> Any:
-        # What the command line becomes for these; that it does is shown in tests/daemon.
-        modules = {"import": importing, "process": offline}
-        if name in modules:
-            return command(modules[name].main, *(a.replace("-o", "--output") for a in arguments))
+        if name in ("import", "process"):
+            return command(name, *arguments)
         return subprocess.run(
             [sys.executable, "-P", "-m", "pyrotome.daemon", name, *arguments],
             capture_output=True, text=True, timeout=120, check=False,

@@ -11,7 +11,6 @@ import zmq.auth
 
 from pyrotome.daemon.access.keys import (
     KeyRing,
-    Person,
     add_person,
     load_client,
     load_server,
@@ -19,6 +18,7 @@ from pyrotome.daemon.access.keys import (
     people,
     revoke,
 )
+from pyrotome.daemon.access.people import Person
 from pyrotome.protocols.core.errors import BadInput
 
 

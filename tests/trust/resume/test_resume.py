@@ -191,7 +191,7 @@ def test_any_process_may_die_and_ctrl_c_is_no_end(cli: Any) -> None:
     running.interrupt()
     assert running.wait() == 130
     assert cli.inspect("run.nxs")["status"] == "aborted"
-    assert "go on with pyrotome run --resume" in running.text()
+    assert "resume with pyrotome run --resume" in running.text()
     running = run.start()
     assert "interrupted at the keyboard" in running.wait_for("resumed after")
     run.until(running, lambda lines: exposures(lines, "series_001") >= 2)
@@ -304,7 +304,7 @@ def refused(cli: Any, *arguments: str) -> str:
 def test_what_cannot_be_resumed_says_why(interrupted: Any) -> None:
     cli = interrupted
     assert "no such file" in refused(cli, "nothing.nxs")
-    assert "is no run file; name that of the interrupted run" in refused(cli, cli.first_recipe)
+    assert "is not a run file; name the run file instead" in refused(cli, cli.first_recipe)
     assert "goes on in its own file" in refused(cli, "run.nxs", "-o", "other.nxs")
     other = cli.recipe(steps=STEPS[:2], analysis=[])
     told = refused(cli, other, "-o", "run.nxs")
@@ -314,10 +314,10 @@ def test_what_cannot_be_resumed_says_why(interrupted: Any) -> None:
     assert "is 'another microscope'" in refused(cli, "run.nxs", "--rig", rig)
     text = cli.folder / "text.nxs"
     text.write_text("no HDF5")
-    assert "is no run file" in refused(cli, cli.first_recipe, "-o", "text.nxs")
+    assert "is not a run file" in refused(cli, cli.first_recipe, "-o", "text.nxs")
     done = cli("run", "run.nxs")
     assert done.returncode == 2
-    assert "to go on with it, --resume" in done.stderr
+    assert "to resume its run, add --resume" in done.stderr
 
 
 def test_without_its_journal_a_run_that_has_begun_does_not_go_on(

@@ -1,0 +1,134 @@
+"""The commands `import`, `process` and `export`: their options, and help, stated here alone.
+
+The command line of the daemon mounts them. What they need is imported when one is carried out, so
+that other commands start fast.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .interrupts import interruptible
+
+commands = typer.Typer()
+
+RunFile = Annotated[Path, typer.Argument(metavar="FILE", help="A run file.")]
+
+
+@commands.command(
+    "import",
+    epilog="Example: `pyrotome import HAADF.mrc --tilts HAADF.rawtlt --pixel-size '3.36 nm' "
+    "-o needle.nxs`",
+)
+def import_(
+    stack: Annotated[
+        Path,
+        typer.Argument(metavar="STACK", help="MRC (.mrc .st .ali), .npz, EMD, NXtomo or .tif."),
+    ],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="FILE", help="Run file; never overwritten.")
+    ],
+    tilts: Annotated[
+        Path | None,
+        typer.Option(metavar="F", help="Angles in degrees, one a line; else those in STACK."),
+    ] = None,
+    pixel_size: Annotated[
+        str | None,
+        typer.Option(metavar="Q", help="Such as '3.36 nm'; else what STACK says."),
+    ] = None,
+    title: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Else the name of STACK.")
+    ] = None,
+    entry: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Which stack of an HDF5 file with several.")
+    ] = None,
+) -> None:
+    """Make a run file of a tilt series from elsewhere.
+
+    Whole numbers are kept exactly, where they span no more than 16 bits; fractions are kept in
+    65535 steps between the lowest and the highest.
+    """
+    with interruptible():
+        from .import_ import import_command
+
+        import_command(stack, output, tilts, pixel_size, title, entry)
+
+
+@commands.command(
+    epilog="Examples: `pyrotome process run.nxs`, "
+    "`pyrotome process needle.nxs --pipeline sirt.yaml -o with_volume.nxs`"
+)
+def process(
+    file: RunFile,
+    series: Annotated[
+        int | None, typer.Option(metavar="N", help="Only this tilt series; else all frames.")
+    ] = None,
+    pipeline: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="P.yaml", help="Steps as in a recipe's block 'analysis'; else the recipe's own."
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--output", metavar="OUT", help="Leave FILE alone and write a copy with results."
+        ),
+    ] = None,
+    tables: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder for table and plots; else beside the file."),
+    ] = None,
+    no_tables: Annotated[
+        bool, typer.Option("--no-tables", help="Write no table and no plots.")
+    ] = False,
+) -> None:
+    """Carry out the analysis pipeline offline, by the same code as online.
+
+    Results are added to FILE, beside those that are there. Interrupted, it leaves FILE as it was.
+    Where necks are measured, FILE_necks.csv, FILE_growth.png and FILE_model.png are written too.
+    """
+    with interruptible():
+        from .process import process_command
+
+        code = process_command(file, series, pipeline, output, tables, write_tables=not no_tables)
+    raise typer.Exit(code)
+
+
+@commands.command(
+    epilog="Examples: `pyrotome export run.nxs --series 2 --what volume --to volume.mrc`, "
+    "`pyrotome export run.nxs --what necks --to necks.csv`, "
+    "`pyrotome export run.nxs --what growth --to growth.png`, "
+    "`pyrotome export run.nxs --what heater --to run`"
+)
+def export(
+    file: RunFile,
+    to: Annotated[
+        Path,
+        typer.Option(
+            metavar="OUT", help=".mrc, .emd or .tif by its ending; .csv for tables, .png for plots."
+        ),
+    ],
+    series: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="Which tilt series, if there are several; tables take all of them."
+        ),
+    ] = None,
+    what: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WHAT",
+            help="frames, an image or volume (denoised, volume, ...), a table (necks, shifts, "
+            "heater, tuning) or a plot (growth, model, tuning).",
+        ),
+    ] = None,
+) -> None:
+    """Write frames, volumes, tables or plots for other programs; overwrites nothing."""
+    with interruptible():
+        from .export import export_command
+
+        export_command(file, to, series, what)
