@@ -78,7 +78,7 @@ def test_without_a_configuration_it_ends() -> None:
     ("line", "problem"),
     [
         ("{}\n", "Field required"),
-        (config_line(beam=BeamRig(driver="none-such", endpoint="x")), "no driver is called"),
+        (config_line(beam=BeamRig(driver="none-such", endpoint="x")), "no driver has the name"),
     ],
 )
 def test_a_configuration_that_cannot_be_used_is_refused(line: str, problem: str) -> None:
