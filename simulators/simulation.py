@@ -29,7 +29,7 @@ from .servers.sockets import background
 from .servers.wire_faults import WireFaults
 from .world.copper import DoesNotFit
 from .world.microscope import World
-from .world.truth_log import Journal
+from .world.truth_log import TruthLog
 
 
 @dataclass(frozen=True)
@@ -232,9 +232,9 @@ async def running(config: SimulatorConfig, fill_frames: int = 0) -> AsyncIterato
         raise BadInput("simulator", "this rig describes no simulated microscope")
     for fault in config.faults:
         _check_fault(rig, fault)
-    journal = Journal(Path(config.log) if config.log else None)
+    truth_log = TruthLog(Path(config.log) if config.log else None)
     try:
-        world = World(rig.simulator, clock.now_ns(), journal)
+        world = World(rig.simulator, clock.now_ns(), truth_log)
     except DoesNotFit as error:
         raise BadInput("simulator.specimen.particles", str(error)) from None
     warm_up()
@@ -250,7 +250,9 @@ async def running(config: SimulatorConfig, fill_frames: int = 0) -> AsyncIterato
                 continue
             key = (wire, entry.endpoint)
             if key not in opened:
-                switches = WireFaults(wire.faults, rig.simulator.seed, _disturb(world, clock, wire))
+                switches = WireFaults(
+                    wire.faults, rig.simulator.seed, _inject_faults(world, clock, wire)
+                )
                 site = Site(world, clock, switches, fill_frames)
                 opened[key] = await stack.enter_async_context(wire.open(site, entry)), switches
             found, faults[role] = opened[key]
@@ -262,14 +264,14 @@ async def running(config: SimulatorConfig, fill_frames: int = 0) -> AsyncIterato
         yield simulation
 
 
-def _disturb(
+def _inject_faults(
     world: World, clock: ExperimentClock, wire: Wire
 ) -> Callable[[frozenset[FaultName]], None] | None:
     """What passes the faults behind a wire on to the world."""
     behind = frozenset(wire.faults & PHYSICAL.keys())
     if not behind:
         return None
-    return lambda on: world.disturb(clock.now_ns(), behind, on & behind)
+    return lambda on: world.inject_faults(clock.now_ns(), behind, on & behind)
 
 
 def _check_fault(rig: Rig, fault: Fault) -> None:
@@ -283,9 +285,9 @@ def _check_fault(rig: Rig, fault: Fault) -> None:
 def warm_up() -> None:
     """Compile what numba has to, so that the first frame is not late."""
     world = World(SimulatorRig(specimen=CuSintering(particles=2)), 0)
-    exposure = world.begin_exposure(2_000_000, 1e-3, (4, 4))
-    scene = world.scene(exposure.middle_ns)
-    world.frame(exposure, scene, world.beam_on(exposure))
+    exposure = world.scan.begin(2_000_000, 1e-3, (4, 4))
+    state = world.scan.state(exposure.middle_ns)
+    world.scan.frame(exposure, state, world.scan.beam_on(exposure))
 
 
 def _data_endpoint(options: dict[str, Any], control: str) -> str:

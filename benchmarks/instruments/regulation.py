@@ -109,7 +109,7 @@ async def steps(
             await asyncio.sleep(1.5)
             sent_ns = await heater.set_temperature(PROCESSING_C)
             await asyncio.sleep(2.0)
-            times, values = simulation.world.heater_course(sent_ns)
+            times, values = simulation.world.heater.history(sent_ns)
             found.append(Step.of((times - sent_ns) * 1e-9, values, 1.0))
         await heater.disconnect()
         await following
@@ -122,7 +122,7 @@ async def noticed_s(link: tuple[str, str, dict[str, Any]], target_c: float, fact
     async with heater_on(driver, options, FILE) as (heater, simulation):
         await heater.set_temperature(target_c)
         await asyncio.sleep(1.5)
-        simulation.world.age_heater(simulation.clock.now_ns(), factor)
+        simulation.world.heater.age(simulation.clock.now_ns(), factor)
         started = time.monotonic()
         with contextlib.suppress(DeviceError):
             async with asyncio.timeout(10.0):

@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...protocols.core.clock import ExperimentClock
-from ..world.microscope import Exposure, Scene, World
+from ..world.microscope import World
+from ..world.scan import Exposure, ImagingState
 from .sockets import end
 
 Encoded = TypeVar("Encoded")
@@ -143,14 +144,14 @@ class Scanner(Generic[Encoded]):
         self.left = 0
         if task is not None:
             await end([task])
-            self._world.abandon_exposure(self._clock.now_ns())
+            self._world.scan.abandon(self._clock.now_ns())
 
     def close(self) -> None:
         """End the threads."""
         self._threads.shutdown(wait=True)
 
     def _begin(self, scan: Scan[Encoded], frames: int) -> Iterator[Exposure]:
-        return self._world.begin_exposures(
+        return self._world.scan.begin_series(
             self._clock.now_ns(), scan.exposure_s, scan.period_s, scan.shape, frames
         )
 
@@ -159,12 +160,12 @@ class Scanner(Generic[Encoded]):
         for exposure in exposures:
             await asyncio.sleep(0)  # for everybody else, when exposures are behind
             await clock.sleep_until_ns(exposure.middle_ns)
-            scene, on = world.scene(exposure.middle_ns), world.beam_on(exposure)
+            state, on = world.scan.state(exposure.middle_ns), world.scan.beam_on(exposure)
             # The beam will most likely stay as it is: draw the frame while the scan goes on.
-            drawn = self._draw(scan, exposure, scene, on)
+            drawn = self._draw(scan, exposure, state, on)
             await clock.sleep_until_ns(exposure.end_ns)
-            if not np.array_equal(truly_on := world.end_exposure(exposure, scene), on):
-                drawn = self._draw(scan, exposure, scene, truly_on)
+            if not np.array_equal(truly_on := world.scan.end(exposure, state), on):
+                drawn = self._draw(scan, exposure, state, truly_on)
             await self._hand_over(scan, exposure.start_ns, exposure.end_ns, drawn)
 
     async def _repeat(self, scan: Scan[Encoded], frames: int) -> None:
@@ -181,27 +182,27 @@ class Scanner(Generic[Encoded]):
         await self._deliver(Shot(scan.frames - self.left, start_ns, end_ns, drawn))
 
     def _draw(
-        self, scan: Scan[Encoded], exposure: Exposure, scene: Scene, on: NDArray[np.float32]
+        self, scan: Scan[Encoded], exposure: Exposure, state: ImagingState, on: NDArray[np.float32]
     ) -> asyncio.Future[Encoded]:
         return asyncio.get_running_loop().run_in_executor(
-            self._threads, lambda: scan.encode(self._counts(scan, exposure, scene, on))
+            self._threads, lambda: scan.encode(self._counts(scan, exposure, state, on))
         )
 
     def _counts(
-        self, scan: Scan[Encoded], exposure: Exposure, scene: Scene, on: NDArray[np.float32]
+        self, scan: Scan[Encoded], exposure: Exposure, state: ImagingState, on: NDArray[np.float32]
     ) -> Counts:
-        counts = self._world.frame(exposure, scene, on, scan.dtype)
+        counts = self._world.scan.frame(exposure, state, on, scan.dtype)
         if self._world.recording is None and scan.ceiling < np.iinfo(scan.dtype).max:
             np.minimum(counts, scan.ceiling, out=counts)
         return counts
 
     def _fill(self, scan: Scan[Encoded]) -> list[Encoded]:
         """Frames as they would look with the beam on for the whole exposure."""
-        scene = self._world.scene(self._clock.now_ns())
+        state = self._world.scan.state(self._clock.now_ns())
         on = np.ones(scan.shape[0], np.float32)
         exposure_ns = max(1, int(scan.exposure_s * 1e9))
         return [
-            scan.encode(self._counts(scan, Exposure(k, 0, exposure_ns, scan.shape), scene, on))
+            scan.encode(self._counts(scan, Exposure(k, 0, exposure_ns, scan.shape), state, on))
             for k in range(self._fill_frames)
         ]
 

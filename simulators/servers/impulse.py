@@ -181,11 +181,11 @@ class _Server:
         while True:
             await self._clock.sleep_until_ns(next_ns)
             t_ns = self._clock.now_ns()
-            reading = self._world.heater_reading(t_ns)
+            reading = self._world.heater.reading(t_ns)
             self._number += 1
             if not (self._faults.is_on("hang") or self._faults.is_on("silent")):
                 await self._publish(wire.encode_heat_sample(self._sample(reading), self._units))
-                if self._busy and not self._world.heater_busy(t_ns):
+                if self._busy and not self._world.heater.is_busy(t_ns):
                     self._busy = False
                     finished = wire.heat_finished(self._duration_s(t_ns))
                     await self._publish(wire.encode_event(finished))
@@ -248,7 +248,7 @@ class _Server:
         if kind == wire.START_RAMP:
             return self._start_ramp(parameters.get("temperature"), parameters.get("rampTime"))
         if kind == wire.STOP_RAMP:
-            self._world.hold_heat(self._clock.now_ns())
+            self._world.heater.hold(self._clock.now_ns())
             self._busy = False
             return wire.Reply()
         if kind.startswith("control."):
@@ -264,7 +264,7 @@ class _Server:
             numbers.append(number)
         temperature_c = self._units["temperatureSetpoint"].inward(numbers[0])
         try:
-            self._world.heat_to(self._clock.now_ns(), temperature_c, numbers[1])
+            self._world.heater.go_to(self._clock.now_ns(), temperature_c, numbers[1])
         except ValueError as error:
             return _invalid(
                 "temperature" if "temperature" in str(error) else "rampTime", str(error)

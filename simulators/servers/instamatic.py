@@ -79,11 +79,11 @@ class _Server:
     def __init__(self, world: World, clock: ExperimentClock, faults: WireFaults) -> None:
         self._world, self._clock, self._faults = world, clock, faults
         self._turn = asyncio.Lock()
-        column, now = world.column, clock.now_ns
+        column, now = world.column.state, clock.now_ns
         self._attributes: dict[str, Any] = {wire.NAME: "simulate"}
         self._functions: dict[str, Callable[..., Any]] = {
             wire.GET_STAGE_POSITION: self._position,
-            wire.IS_STAGE_MOVING: lambda: world.stage_moving(now()),
+            wire.IS_STAGE_MOVING: lambda: world.stage.is_moving(now()),
             wire.STOP_STAGE: self._stop,
             wire.GET_HT: lambda: round(column(now()).voltage_kv * 1e3),
             wire.IS_BEAM_BLANKED: lambda: column(now()).blanked,
@@ -156,41 +156,41 @@ class _Server:
             for axis, value in words.items()
             if value is not None
         }
-        self._world.move_stage(self._clock.now_ns(), targets)
+        self._world.stage.move(self._clock.now_ns(), targets)
         if wire.parse_flag(wait, "wait"):
             await self._wait()
 
     async def _wait(self) -> None:
-        while self._world.stage_moving(self._clock.now_ns()):
+        while self._world.stage.is_moving(self._clock.now_ns()):
             await self._clock.sleep(_WAIT_POLL_S)
 
     def _stop(self) -> None:
         now_ns = self._clock.now_ns()
-        if self._world.stage_moving(now_ns):
-            here = self._world.stage_readback(now_ns)
-            limits = self._world.stage_limits()
-            self._world.move_stage(
+        if self._world.stage.is_moving(now_ns):
+            here = self._world.stage.readback(now_ns)
+            limits = self._world.stage.limits()
+            self._world.stage.move(
                 now_ns,
                 {axis: min(max(v, limits[axis][0]), limits[axis][1]) for axis, v in here.items()},
             )
 
     def _position(self) -> list[float]:
-        here = self._world.stage_readback(self._clock.now_ns())
+        here = self._world.stage.readback(self._clock.now_ns())
         return wire.position_to_wire(StageCoordinates(**here))
 
     def _blank(self, mode: object) -> None:
-        self._world.set_blanked(self._clock.now_ns(), wire.parse_flag(mode, "mode"))
+        self._world.column.set_blanked(self._clock.now_ns(), wire.parse_flag(mode, "mode"))
 
     def _set_spot_size(self, value: object) -> None:
         size = wire.parse_number(value, "spot size")
         if size != int(size):
             raise TEMValueError(f"spot size {size:g} is not a whole number")
-        self._world.set_probe(self._clock.now_ns(), spot_size_index=int(size))
+        self._world.column.set_probe(self._clock.now_ns(), spot_size_index=int(size))
 
     def _magnify(self, value: object) -> None:
         if value not in MAGNIFICATIONS:
             raise TEMValueError(f"No such camera length or magnification: {value}")
-        self._world.set_probe(
+        self._world.column.set_probe(
             self._clock.now_ns(), magnification=wire.parse_number(value, "magnification")
         )
 

@@ -113,7 +113,7 @@ class _Heater:
 
     def values(self) -> dict[str, Any]:
         """Every parameter now."""
-        reading = self._world.heater_reading(self._clock.now_ns())
+        reading = self._world.heater.reading(self._clock.now_ns())
         values = {
             "status": self._status(reading),
             "target": self._target_c + self._zero,
@@ -178,27 +178,27 @@ class _Heater:
 
     def _go_to(self, target_c: float) -> None:
         now_ns = self._clock.now_ns()
-        setpoint_c = self._world.heater_reading(now_ns).setpoint_c
+        setpoint_c = self._world.heater.reading(now_ns).setpoint_c
         ramp_s = 0.0
         if self._use_ramp and self._ramp_per_min > 0:
             ramp_s = abs(target_c - setpoint_c) / self._ramp_per_min * 60.0
         try:
-            self._world.heat_to(now_ns, target_c, ramp_s)
+            self._world.heater.go_to(now_ns, target_c, ramp_s)
         except ValueError as error:
             raise SecopError("RangeError", str(error)) from None
         self._target_c = target_c
 
     def stop(self) -> None:
         now_ns = self._clock.now_ns()
-        self._world.hold_heat(now_ns)
-        self._target_c = self._world.heater_reading(now_ns).setpoint_c
+        self._world.heater.hold(now_ns)
+        self._target_c = self._world.heater.reading(now_ns).setpoint_c
 
     def _status(self, reading: HeaterReading) -> list[Any]:
         if self.trouble:
             return [wire.ERROR, self.trouble]
         if reading.setpoint_c != self._target_c:
             return [wire.BUSY, "ramping"]
-        if self._world.heater_busy(reading.t_ns):
+        if self._world.heater.is_busy(reading.t_ns):
             return [wire.BUSY, "settling"]
         return [wire.IDLE, "at target"]
 

@@ -351,7 +351,7 @@ class SourceMeter:
             return
         self._has_output = on
         amps, volts = self._limits() if on else (0.0, 0.0)
-        self._world.drive_heater(self._clock.now_ns(), amps, volts)
+        self._world.heater.drive(self._clock.now_ns(), amps, volts)
 
     def _limits(self) -> tuple[float, float]:
         """Highest current, and voltage across the heater, that the output allows."""
@@ -373,7 +373,7 @@ class SourceMeter:
         if not self._values[OUTPUT]:
             return 0.0, 0.0, False
         t_ns = self._clock.now_ns() if t_ns is None else t_ns
-        heater_ohm = self._world.heater_resistance(t_ns)
+        heater_ohm = self._world.heater.resistance_ohm(t_ns)
         amps, volts = self._limits()
         current = min(amps, volts / heater_ohm)
         lead_ohm = 0.0 if self._values[RSENSE] else LEAD_OHM

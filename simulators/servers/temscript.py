@@ -86,7 +86,7 @@ class _Server:
     def __init__(self, world: World, clock: ExperimentClock, faults: WireFaults) -> None:
         self._world, self._clock, self._faults = world, clock, faults
         self._method = "GO"
-        column, now = world.column, clock.now_ns
+        column, now = world.column.state, clock.now_ns
         self._get: dict[str, Callable[[], Any]] = {
             wire.FAMILY: lambda: "TITAN",
             wire.MICROSCOPE_ID: lambda: "pyrotome simulator",
@@ -94,8 +94,8 @@ class _Server:
             wire.VOLTAGE: lambda: column(now()).voltage_kv,
             wire.STAGE_HOLDER: lambda: "SINGLE_TILT",
             wire.STAGE_STATUS: self._status,
-            wire.STAGE_LIMITS: lambda: wire.limits_to_wire(world.stage_limits()),
-            wire.STAGE_POSITION: lambda: wire.target_to_wire(**world.stage_readback(now())),
+            wire.STAGE_LIMITS: lambda: wire.limits_to_wire(world.stage.limits()),
+            wire.STAGE_POSITION: lambda: wire.target_to_wire(**world.stage.readback(now())),
             wire.BEAM_BLANKED: lambda: column(now()).blanked,
             wire.SPOT_SIZE_INDEX: lambda: column(now()).spot_size_index,
             wire.INTENSITY: lambda: column(now()).intensity,
@@ -107,14 +107,14 @@ class _Server:
             "instrument_mode": lambda: "STEM",
         }
         self._put: dict[str, Callable[[Any], None]] = {
-            wire.BEAM_BLANKED: lambda value: world.set_blanked(
+            wire.BEAM_BLANKED: lambda value: world.column.set_blanked(
                 now(), wire.parse_flag(value, wire.BEAM_BLANKED)
             ),
             wire.SPOT_SIZE_INDEX: self._set_spot_size,
-            wire.INTENSITY: lambda value: world.set_probe(
+            wire.INTENSITY: lambda value: world.column.set_probe(
                 now(), intensity=wire.parse_number(value, wire.INTENSITY)
             ),
-            wire.STEM_MAGNIFICATION: lambda value: world.set_probe(
+            wire.STEM_MAGNIFICATION: lambda value: world.column.set_probe(
                 now(), magnification=wire.parse_number(value, wire.STEM_MAGNIFICATION)
             ),
         }
@@ -199,22 +199,22 @@ class _Server:
         targets = wire.target_from_wire(value)
         if method == "GO":
             fraction = 1.0 if speed is None else float(speed)
-            self._world.move_stage(self._clock.now_ns(), targets, fraction, "GO")
+            self._world.stage.move(self._clock.now_ns(), targets, fraction, "GO")
         elif method == "MOVE":
             if speed is not None:
                 raise ValueError("speed is only for method GO")
-            self._world.move_stage(self._clock.now_ns(), targets, method="MOVE")
+            self._world.stage.move(self._clock.now_ns(), targets, method="MOVE")
         else:
             raise ValueError(f"unknown method {method!r}; there are GO and MOVE")
         self._method = method
 
     def _status(self) -> str:
-        if not self._world.stage_moving(self._clock.now_ns()):
+        if not self._world.stage.is_moving(self._clock.now_ns()):
             return wire.READY
         return "GOING" if self._method == "GO" else "MOVING"
 
     def _vacuum(self) -> dict[str, Any]:
-        column = self._world.column(self._clock.now_ns())
+        column = self._world.column.state(self._clock.now_ns())
         return {
             "status": wire.VACUUM_READY if column.vacuum_ok else "BUSY",
             "column_valves_open": column.valves_open,
@@ -223,14 +223,14 @@ class _Server:
         }
 
     def _screen_current_a(self) -> float:
-        column = self._world.column(self._clock.now_ns())
+        column = self._world.column.state(self._clock.now_ns())
         return 0.0 if column.blanked else column.current_pa * 1e-12
 
     def _set_spot_size(self, value: object) -> None:
         index = wire.parse_number(value, wire.SPOT_SIZE_INDEX)
         if index != int(index):
             raise ValueError(f"spot size index {index:g} is not a whole number")
-        self._world.set_probe(self._clock.now_ns(), spot_size_index=int(index))
+        self._world.column.set_probe(self._clock.now_ns(), spot_size_index=int(index))
 
 
 def _answer(response: web.Response, raw: bytes, announced: int) -> bytes:

@@ -45,9 +45,9 @@ _T, _REFERENCE, _SETPOINT, _TARGET, _RATE, _TRIM, _HOLDER, _EQUIVALENT, _POWER =
 # Current that is driven through the chip, NaN while the controller has it; voltage that limits it;
 # resistance over that of `resistance_ohm`.
 _CURRENT, _LIMIT, _AGED = 9, 10, 11
-# Temperature whose holding power a controller out of order gives, NaN while it is in order, and
-# how fast that rises.
-_ASTRAY, _ASTRAY_RATE = 12, 13
+# Temperature whose holding power a faulty controller gives, NaN without a fault, and how fast
+# that rises.
+_FAULT, _FAULT_RATE = 12, 13
 OPEN_OHM = 1e9  # what a broken wire leaves
 RUNAWAY_C_PER_S = 40.0
 ALL_IT_CAN_C_PER_S = 500.0
@@ -57,13 +57,6 @@ def resistance_ohm(temperature_c: float) -> float:
     """R(T) = R0 (1 + alpha dT + beta dT^2) with dT from 25 degC."""
     rise = temperature_c - AMBIENT_C
     return R0_OHM * (1.0 + ALPHA_PER_K * rise + BETA_PER_K2 * rise * rise)
-
-
-def temperature_of_resistance_c(resistance: float) -> float:
-    """Inverse of :func:`resistance_ohm` on its rising branch."""
-    c = 1.0 - resistance / R0_OHM
-    root = math.sqrt(ALPHA_PER_K**2 - 4.0 * BETA_PER_K2 * c)
-    return AMBIENT_C + 2.0 * -c / (ALPHA_PER_K + root)
 
 
 def holding_power_w(temperature_c: float) -> float:
@@ -117,9 +110,9 @@ def _integrate(state, t_ns, until_ns, tau_s, decay_s, activation_k, trace_t, tra
             + state[_TRIM]
             + tau_s * CONDUCTANCE_W_PER_K * (setpoint - before) / dt * (rate != 0.0)
         )
-        if not math.isnan(state[_ASTRAY]):
-            state[_ASTRAY] = min(state[_ASTRAY] + state[_ASTRAY_RATE] * dt, MELTING_C)
-            power = min(_loss_w(state[_ASTRAY]), MAX_POWER_W)
+        if not math.isnan(state[_FAULT]):
+            state[_FAULT] = min(state[_FAULT] + state[_FAULT_RATE] * dt, MELTING_C)
+            power = min(_loss_w(state[_FAULT]), MAX_POWER_W)
             wanted = math.nan
         else:
             power = min(max(wanted, 0.0), MAX_POWER_W)
@@ -185,7 +178,7 @@ class Chip:
         self.config = config
         self.t_ns = t_ns
         self._state = np.zeros(14)
-        self._state[[_CURRENT, _ASTRAY]] = math.nan
+        self._state[[_CURRENT, _FAULT]] = math.nan
         self._state[_AGED] = 1.0
         self._state[[_T, _REFERENCE, _SETPOINT, _TARGET, _HOLDER]] = AMBIENT_C
         self._trace_t = np.full(_TRACE, t_ns, np.int64)
@@ -208,11 +201,6 @@ class Chip:
     def target_c(self) -> float:
         """Where the ramp under way ends."""
         return float(self._state[_TARGET])
-
-    @property
-    def equivalent_s(self) -> float:
-        """Time at 350 degC that would have sintered as much: integral of the Arrhenius factor."""
-        return float(self._state[_EQUIVALENT])
 
     def advance_to(self, t_ns: int) -> None:
         """Integrate up to a moment; a moment already past changes nothing."""
@@ -249,7 +237,7 @@ class Chip:
         if not 0.0 <= ramp_s <= 1e7:
             raise ValueError(f"ramp time {ramp_s:g} s is not within 0 to 1e7")
         state = self._state
-        if self.driven:  # the controller takes the chip over as it is
+        if not math.isnan(state[_CURRENT]):  # the controller takes the chip over as it is
             state[_CURRENT] = math.nan
             state[_TRIM] = state[_RATE] = 0.0
             state[_REFERENCE] = state[_SETPOINT] = state[_T]
@@ -278,27 +266,22 @@ class Chip:
         self._state[_LIMIT] = abs(limit_v)
         self._state[_RATE] = self._state[_TRIM] = 0.0
 
-    def go_astray(self, rate_c_per_s: float) -> None:
-        """Let the controller follow its setpoint no more: the power goes on from where it is.
+    def inject_controller_fault(self, rate_c_per_s: float | None) -> None:
+        """Let the controller ignore its setpoint, or follow it again.
 
         Parameters
         ----------
-        rate_c_per_s : float
-            Rise of the temperature whose holding power it gives.
+        rate_c_per_s : float or None
+            The faulty controller gives the holding power of a temperature that rises so fast
+            from the present one; None ends the fault, without a trim.
         """
-        self._state[_ASTRAY] = self._state[_T]
-        self._state[_ASTRAY_RATE] = rate_c_per_s
-
-    def come_back(self) -> None:
-        """Let the controller follow its setpoint again, without a trim."""
-        self._state[_ASTRAY] = math.nan
-        self._state[_TRIM] = 0.0
-        self._state[_REFERENCE] = self._state[_SETPOINT]
-
-    @property
-    def driven(self) -> bool:
-        """Whether a current is driven from outside."""
-        return not math.isnan(self._state[_CURRENT])
+        state = self._state
+        if rate_c_per_s is None:
+            state[_FAULT] = math.nan
+            state[_TRIM] = 0.0
+            state[_REFERENCE] = state[_SETPOINT]
+        else:
+            state[_FAULT], state[_FAULT_RATE] = state[_T], rate_c_per_s
 
     def age(self, factor: float) -> None:
         """Let the heater's resistance be so many times what its calibration says, as films drift.
@@ -307,7 +290,7 @@ class Chip:
         """
         self._state[_AGED] = factor
 
-    def break_heater(self) -> None:
+    def break_wire(self) -> None:
         """Break the heater's wire, for good."""
         self._broken = True
         self.drive(0.0, 0.0)
@@ -364,7 +347,7 @@ class Chip:
         """
         count = min(self._cursor, _TRACE)
         step = 64
-        # Walk back until the moment is covered: what is asked for is nearly always recent.
+        # Walk back until the moment is covered: requests are nearly always recent.
         while step < count and self._trace_t[(self._cursor - step) % _TRACE] > since_ns:
             step *= 4
         places = np.arange(self._cursor - min(step, count), self._cursor) % _TRACE

@@ -34,7 +34,7 @@ class Dose:
     unblanked_outside_s: float = 0.0
 
 
-class Column:
+class ElectronColumn:
     """The column, from one moment on, blanked, with a probe of 2 pA."""
 
     def __init__(self, config: SimulatedColumn, t_ns: int) -> None:
@@ -101,7 +101,7 @@ class Column:
     def set_spot_size(self, index: int) -> None:
         """Choose the probe current's coarse step; ValueError for one that the column lacks."""
         if index not in SPOT_CURRENTS_PA:
-            raise ValueError(f"spot size index {index} is none of {list(SPOT_CURRENTS_PA)}")
+            raise ValueError(f"spot size index {index} is not one of {list(SPOT_CURRENTS_PA)}")
         self.spot_size_index = index
 
     def set_intensity(self, intensity: float) -> None:

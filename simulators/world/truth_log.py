@@ -1,4 +1,4 @@
-"""The world's own record of what truly happened: JSON lines, to be compared with recordings.
+"""The truth log: what truly happened in the world, as JSON lines, to compare recordings with.
 
 Every line has ``t_ns`` (experiment clock) and ``event``; lines come in the order of writing,
 which is not strictly that of time. Events and their further fields:
@@ -6,8 +6,8 @@ which is not strictly that of time. Events and their further fields:
 ``heater``       ``action`` ("ramp" or "hold"), ``target_c``, ``ramp_s``, ``setpoint_c``
 ``temperature``  ``temperature_c`` (true), ``setpoint_c``; at each published sample, and every
                  millisecond of the quarter second after a heater command
-``drive``        ``on``: whether a source-measure unit drives a current, told when that changes
-``fault``        ``name``, ``on``: something behind the wires goes wrong, or is in order again
+``drive``        ``on``: whether a source-measure unit drives a current, at each change
+``fault``        ``name``, ``on``: a fault behind the wires begins or ends
 ``beam``         ``blanked``, ``current_pa``, ``field_nm``
 ``stage``        ``action`` ("start" or "arrived"), ``tilt_deg`` (true), ``target_deg``
 ``exposure``     ``index``, ``start_ns``, ``end_ns``, ``shape``, ``tilt_deg`` and
@@ -25,8 +25,8 @@ from typing import Any, TextIO
 from ...protocols.core.errors import BadInput
 
 
-class Journal:
-    """Writer of the record; without a path it writes nothing.
+class TruthLog:
+    """Writer of the log; without a path it writes nothing.
 
     Raises
     ------

@@ -234,50 +234,50 @@ async def heat(site: Site) -> None:
         async for sample in site.device.samples():
             if abs(sample.temperature_c - target_c) < 4:
                 break
-    assert abs(site.simulation.world.temperature_at(sample.t_ns) - target_c) < 12
+    assert abs(site.simulation.world.heater.temperature_c(sample.t_ns) - target_c) < 12
 
 
 async def ramp(site: Site) -> None:
     await site.device.start_ramp(400.0, 60.0)
     await site.simulation.clock.sleep(5.0)
-    assert site.simulation.world.temperature_at(site.now_ns) > 40
+    assert site.simulation.world.heater.temperature_c(site.now_ns) > 40
 
 
 async def read_temperature(site: Site) -> None:
     sample = await anext(aiter(site.device.samples()))
-    assert abs(sample.temperature_c - site.simulation.world.temperature_at(sample.t_ns)) < 8
+    assert abs(sample.temperature_c - site.simulation.world.heater.temperature_c(sample.t_ns)) < 8
 
 
 def is_cold(site: Site) -> bool:
-    return site.simulation.world.temperature_at(site.now_ns) < 60
+    return site.simulation.world.heater.temperature_c(site.now_ns) < 60
 
 
 async def tilt(site: Site) -> None:
     target_deg = 3.0 * (1 + site.commands % 5)
     at = await site.device.move_to(target_deg)
     assert abs(at.tilt_deg - target_deg) < 0.1
-    assert abs(site.simulation.world.true_tilt_deg(site.now_ns) - target_deg) < 0.1
+    assert abs(site.simulation.world.stage.true_tilt_deg(site.now_ns) - target_deg) < 0.1
 
 
 async def begin_tilting(site: Site) -> None:
     move = asyncio.create_task(site.device.move_to(-60.0))
     await site.simulation.clock.sleep(1.0)
-    assert site.simulation.world.stage_moving(site.now_ns)
+    assert site.simulation.world.stage.is_moving(site.now_ns)
     move.cancel()
     await asyncio.wait([move])
 
 
 async def read_tilt(site: Site) -> None:
     at = await site.device.position()
-    assert abs(at.tilt_deg - site.simulation.world.true_tilt_deg(at.t_ns)) < 0.5
+    assert abs(at.tilt_deg - site.simulation.world.stage.true_tilt_deg(at.t_ns)) < 0.5
 
 
 async def unblank(site: Site) -> None:
     await site.device.blank()
-    assert site.simulation.world.column(site.now_ns).blanked
+    assert site.simulation.world.column.state(site.now_ns).blanked
     await site.device.unblank()
     assert not await site.device.is_blanked()
-    assert not site.simulation.world.column(site.now_ns).blanked
+    assert not site.simulation.world.column.state(site.now_ns).blanked
 
 
 async def begin_unblanking(site: Site) -> None:
@@ -285,7 +285,7 @@ async def begin_unblanking(site: Site) -> None:
 
 
 async def read_blanker(site: Site) -> None:
-    assert await site.device.is_blanked() == site.simulation.world.column(site.now_ns).blanked
+    assert await site.device.is_blanked() == site.simulation.world.column.state(site.now_ns).blanked
 
 
 async def expose(site: Site) -> None:
@@ -323,13 +323,13 @@ ROLE = {
         tilt,
         begin_tilting,
         read_tilt,
-        lambda site: not site.simulation.world.stage_moving(site.now_ns),
+        lambda site: not site.simulation.world.stage.is_moving(site.now_ns),
     ),
     "beam": Behaviour(
         unblank,
         begin_unblanking,
         read_blanker,
-        lambda site: site.simulation.world.column(site.now_ns).blanked,
+        lambda site: site.simulation.world.column.state(site.now_ns).blanked,
     ),
     # Nothing in the world tells an idle detector; the command that follows does.
     "detector": Behaviour(expose, begin_exposing, read_frame, lambda _: True),

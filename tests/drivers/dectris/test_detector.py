@@ -76,7 +76,7 @@ class Bench:
 async def bench(speed=20.0, server=None, **options):
     clock, faults = ExperimentClock(speed), WireFaults(simulator.FAULTS)
     world = World(FEW, clock.now_ns())
-    world.set_blanked(clock.now_ns(), False)
+    world.column.set_blanked(clock.now_ns(), False)
     settings = {"bit_depth": options.get("bit_depth", 16), "faults": faults, **(server or {})}
     ends = "http://127.0.0.1:0", "tcp://127.0.0.1:0"
     async with simulator.serve(world, clock, *ends, **settings) as endpoints:
@@ -130,10 +130,10 @@ async def test_a_frame_is_what_the_world_renders(simulated):
     await detector.arm(1, 0.5, (64, 64))
     _, (frame,) = await take(detector, 1)
     now = clock.now_ns()
-    scene = world.scene(now)
-    exposure = world.begin_exposure(now, 0.5 - 1e-7, (64, 64))
+    scene = world.scan.state(now)
+    exposure = world.scan.begin(now, 0.5 - 1e-7, (64, 64))
     twin = replace(exposure, index=0)
-    np.testing.assert_array_equal(frame, world.frame(twin, scene, np.ones(64, np.float32)))
+    np.testing.assert_array_equal(frame, world.scan.frame(twin, scene, np.ones(64, np.float32)))
 
 
 @pytest.mark.parametrize("stream_format", ["legacy", "cbor"])

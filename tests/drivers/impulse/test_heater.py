@@ -197,7 +197,7 @@ async def test_units_of_the_simulator_are_taken_over():
         await heater.ramp_ended(5.0)
         hot = await first(heater, lambda s: s.setpoint_c > 299.9)
         assert hot.setpoint_c == pytest.approx(300.0)
-        assert world.temperature_at(clock.now_ns()) == pytest.approx(300.0, abs=5)
+        assert world.heater.temperature_c(clock.now_ns()) == pytest.approx(300.0, abs=5)
         assert hot.values["power_w"] == pytest.approx(
             hot.values["current_a"] * hot.values["voltage_v"], rel=1e-3
         )
@@ -265,7 +265,7 @@ async def test_safe_after_a_restart(simulated, quick):
     await heater.set_temperature(300.0)
     simulation.switch(parse_fault("heater:disconnectx1"))
     await heater.make_safe()
-    assert simulation.world.temperature_at(heater.clock.now_ns()) < 60
+    assert simulation.world.heater.temperature_c(heater.clock.now_ns()) < 60
 
 
 async def test_a_late_reply_is_not_taken_for_another(simulated, quick):

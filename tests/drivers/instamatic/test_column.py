@@ -194,7 +194,7 @@ async def test_simulated_stage_and_beam(simulated):
         needed_s = abs(tilt_deg - before_deg) / 20 + stage.rig.limits.settle_s
         assert at.t_ns - sent_ns > needed_s * 1e9
         assert at.tilt_deg == pytest.approx(tilt_deg, abs=0.05)
-        truth_deg = simulation.world.true_tilt_deg(stage.clock.now_ns())
+        truth_deg = simulation.world.stage.true_tilt_deg(stage.clock.now_ns())
         assert truth_deg == pytest.approx(tilt_deg, abs=0.05)
     move = asyncio.create_task(stage.move_to(75.0))
     await asyncio.sleep(0.05)
@@ -206,14 +206,14 @@ async def test_simulated_stage_and_beam(simulated):
     await stage.clock.sleep(1.0)
     assert (await stage.position()).tilt_deg == pytest.approx(stopped_deg, abs=0.05)
     await beam.prepare(settings("300 kV", "4 pA"))
-    column = simulation.world.column(beam.clock.now_ns())
+    column = simulation.world.column.state(beam.clock.now_ns())
     assert column.blanked
     assert column.current_pa == pytest.approx(4.0)
     assert column.field_nm == pytest.approx(1000.0)
     await beam.unblank()
-    assert not simulation.world.column(beam.clock.now_ns()).blanked
+    assert not simulation.world.column.state(beam.clock.now_ns()).blanked
     await beam.make_safe()
-    assert simulation.world.column(beam.clock.now_ns()).blanked
+    assert simulation.world.column.state(beam.clock.now_ns()).blanked
 
 
 async def test_hang_and_then_again(simulated, quick):
@@ -237,7 +237,7 @@ async def test_made_safe_after_a_broken_connection(simulated):
     with pytest.raises(DeviceLost, match="broke"):
         await stage.position()
     await beam.make_safe()
-    assert simulation.world.column(beam.clock.now_ns()).blanked
+    assert simulation.world.column.state(beam.clock.now_ns()).blanked
     simulation.switch(parse_fault("stage:disconnectx1"))
     await stage.make_safe()
     assert (await stage.position()).tilt_deg == pytest.approx(0.0, abs=0.05)

@@ -55,7 +55,7 @@ def fault(simulation, text):
 
 
 def true_c(simulation):
-    return simulation.world.temperature_at(simulation.clock.now_ns())
+    return simulation.world.heater.temperature_c(simulation.clock.now_ns())
 
 
 async def becomes(wanted, timeout_s=5.0):
@@ -142,7 +142,7 @@ async def test_step_settles_without_overshoot(driver, baud):
         await asyncio.sleep(0.5)
         sent_ns = await heater.set_temperature(350.0)
         await asyncio.sleep(1.5)
-        times, values = simulation.world.heater_course(sent_ns)
+        times, values = simulation.world.heater.history(sent_ns)
         outside = np.flatnonzero(np.abs(values - 350.0) > 1.0)
         assert (times[outside[-1]] - sent_ns) * 1e-9 < 1.0
         assert values.max() < 355.0
@@ -163,7 +163,7 @@ async def test_ramp_hold_and_the_time_of_readings():
         ramp = [s for s in samples if sent_ns + 100_000_000 < s.t_ns < sent_ns + 700_000_000]
         slope = np.polyfit([s.t_ns * 1e-9 for s in ramp], [s.setpoint_c for s in ramp], 1)[0]
         assert slope == pytest.approx(200.0, rel=0.01)
-        times, values = simulation.world.heater_course(sent_ns)
+        times, values = simulation.world.heater.history(sent_ns)
         errors = [s.temperature_c - np.interp(s.t_ns, times, values) for s in ramp]
         assert abs(np.median(errors)) < 1.0  # 200 degC/s: 5 ms
         assert samples[-1].temperature_c == pytest.approx(samples[-1].setpoint_c, abs=1.0)
@@ -191,7 +191,7 @@ async def test_too_hot_too_fast_and_too_cold_send_nothing():
         assert took_s > 0.9
         sent_ns = heater.clock.now_ns()
         await heater.make_safe()
-        times, values = sim.world.heater_course(sent_ns)
+        times, values = sim.world.heater.history(sent_ns)
         rates = np.diff(values[::50]) / (np.diff(times[::50]) * 1e-9)
         assert rates.min() > -800.0  # an output turned off at 400 degC falls at 20,000
         await is_cold(sim)
@@ -253,7 +253,7 @@ async def test_wrong_calibration_is_refused_cold(error, tmp_path):
 async def test_wrong_calibration_is_found_hot(target_c, factor):
     async with smu() as (heater, simulation):
         await heater.connect()
-        simulation.world.age_heater(simulation.clock.now_ns(), factor)
+        simulation.world.heater.age(simulation.clock.now_ns(), factor)
         await heater.set_temperature(target_c)
         started = time.monotonic()
         await tripped(heater, simulation, DeviceError, "do not belong together")
@@ -263,7 +263,7 @@ async def test_wrong_calibration_is_found_hot(target_c, factor):
         with pytest.raises(DeviceRefused, match="% in resistance from the calibration"):
             await heater.set_temperature(100.0)
         await is_cold(simulation)
-        simulation.world.age_heater(simulation.clock.now_ns(), 1.0)
+        simulation.world.heater.age(simulation.clock.now_ns(), 1.0)
         await heater.make_safe()
         await heater.set_temperature(100.0)
         await settled(simulation, 100.0)
@@ -274,7 +274,7 @@ async def test_chip_that_breaks():
         await heater.connect()
         await heater.set_temperature(300.0)
         await settled(simulation, 300.0)
-        simulation.world.break_heater(simulation.clock.now_ns())
+        simulation.world.heater.break_wire(simulation.clock.now_ns())
         await tripped(heater, simulation, DeviceError, "it is in compliance")
 
 
@@ -401,7 +401,7 @@ async def test_connection_that_breaks_is_opened_anew_to_turn_off():
 
 async def test_safe_without_having_connected():
     async with smu() as (heater, simulation):
-        simulation.world.drive_heater(simulation.clock.now_ns(), 0.006, 20.0)
+        simulation.world.heater.drive(simulation.clock.now_ns(), 0.006, 20.0)
         other = Keithley2450Heater("other", heater.rig, heater.clock)
         await other.connect()
         await other.set_temperature(300.0)

@@ -170,7 +170,7 @@ async def test_counter_depths_and_chips(simulate, depth, dtype, chips):
         rig,
     ):
         world, clock = simulation.world, simulation.clock
-        world.set_blanked(clock.now_ns(), False)
+        world.column.set_blanked(clock.now_ns(), False)
         detector = MerlinDetector("detector", rig.detector, clock)
         assert detector.dtype == dtype
         await detector.connect()

@@ -158,7 +158,7 @@ async def test_simulated_stage_and_beam(simulate):
             needed_s = abs(tilt_deg - before_deg) / 20 + rig.stage.limits.settle_s
             assert at.t_ns - sent_ns > needed_s * 1e9
             assert at.tilt_deg == pytest.approx(tilt_deg, abs=0.05)
-            truth_deg = simulation.world.true_tilt_deg(stage.clock.now_ns())
+            truth_deg = simulation.world.stage.true_tilt_deg(stage.clock.now_ns())
             assert truth_deg == pytest.approx(tilt_deg, abs=0.05)
         move = asyncio.create_task(stage.move_to(75.0))
         await asyncio.sleep(0.05)
@@ -170,13 +170,13 @@ async def test_simulated_stage_and_beam(simulate):
         await stage.clock.sleep(1.0)
         assert (await stage.position()).tilt_deg == pytest.approx(stopped_deg, abs=0.05)
         await beam.prepare(settings("300 kV", "3 pA"))
-        column = simulation.world.column(beam.clock.now_ns())
+        column = simulation.world.column.state(beam.clock.now_ns())
         assert column.blanked
         assert column.current_pa == pytest.approx(3.0)
         await beam.unblank()
-        assert not simulation.world.column(beam.clock.now_ns()).blanked
+        assert not simulation.world.column.state(beam.clock.now_ns()).blanked
         await beam.make_safe()
-        assert simulation.world.column(beam.clock.now_ns()).blanked
+        assert simulation.world.column.state(beam.clock.now_ns()).blanked
         await stage.disconnect()
         await beam.disconnect()
 

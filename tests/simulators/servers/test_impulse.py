@@ -99,7 +99,7 @@ async def test_samples_carry_the_moment_at_which_they_were_true(simulate):
         samples = [(await receive())[1] for _ in range(60)]
         for sample in samples[10:]:
             t_ns = simulation.clock.epoch_utc_ns + round(sample["experimentDuration"] * 1e9)
-            true = simulation.world.temperature_at(t_ns)
+            true = simulation.world.heater.temperature_c(t_ns)
             assert sample["temperatureMeasured"] == pytest.approx(true, abs=0.01)
         gaps = [b["experimentDuration"] - a["experimentDuration"] for a, b in pairwise(samples)]
         assert min(gaps) > 0
@@ -272,7 +272,7 @@ async def test_units_that_are_asked_for():
                 sample = (await receive())[1]
             power_mw = 1e3 * sample["voltageMeasured"] * sample["currentMeasured"]
             assert sample["powerMeasured"] == pytest.approx(power_mw)
-            assert world.temperature_at(clock.now_ns()) > 190
+            assert world.heater.temperature_c(clock.now_ns()) > 190
     with pytest.raises(ValueError, match="powerMeasured"):
         async with impulse.serve(
             world, clock, any_port, any_port, 0.02, units={"powerMeasured": "K"}

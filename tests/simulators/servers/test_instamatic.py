@@ -114,7 +114,7 @@ async def test_instamatics_client(tem, foreign, tmp_path):
     assert "TEMValueError a_deg 500 is beyond the limits" in said
     assert "AttributeError" in said
     assert said.rstrip().endswith("done")
-    column = tem.world.column(tem.clock.now_ns())
+    column = tem.world.column.state(tem.clock.now_ns())
     assert not column.blanked
     assert column.current_pa == pytest.approx(16.0)
     assert column.field_nm == pytest.approx(1e8 / 120_000)
@@ -145,8 +145,8 @@ async def test_ways_to_move(tem, function, args, kwargs, moved):
     before_s = tem.clock.now_s()
     assert await tem.call(function, *args, **kwargs) == [200, None]
     assert tem.clock.now_s() > before_s  # it waited
-    assert not tem.world.stage_moving(tem.clock.now_ns())
-    at = tem.world.stage_readback(tem.clock.now_ns())
+    assert not tem.world.stage.is_moving(tem.clock.now_ns())
+    at = tem.world.stage.readback(tem.clock.now_ns())
     assert {axis: pytest.approx(value) for axis, value in moved.items()} == {
         axis: at[axis] for axis in moved
     }
@@ -175,9 +175,9 @@ async def test_bad_calls_are_refused_and_change_nothing(tem, function, args, nam
     status, (said, texts) = await tem.call(function, *args)
     assert (status, said) == (500, name)
     assert texts[0]
-    column = tem.world.column(tem.clock.now_ns())
+    column = tem.world.column.state(tem.clock.now_ns())
     assert (column.blanked, column.spot_size_index) == (True, 6)
-    assert not tem.world.stage_moving(tem.clock.now_ns())
+    assert not tem.world.stage.is_moving(tem.clock.now_ns())
 
 
 async def test_calls_split_and_run_together(tem):
@@ -207,7 +207,7 @@ async def test_nobody_is_answered_while_one_waits_for_the_stage(tem):
     waiting = asyncio.create_task(tem.call("setStageA", 40.0))
     await asyncio.sleep(0.1)
     await Tem(reader, writer).call("getHTValue")
-    assert not tem.world.stage_moving(tem.clock.now_ns())
+    assert not tem.world.stage.is_moving(tem.clock.now_ns())
     assert await waiting == [200, None]
     writer.close()
 

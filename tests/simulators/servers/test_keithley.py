@@ -90,7 +90,7 @@ HEAT_2400 = (
 
 
 def true_c(simulation):
-    return simulation.world.temperature_at(simulation.clock.now_ns())
+    return simulation.world.heater.temperature_c(simulation.clock.now_ns())
 
 
 @pytest.mark.parametrize(("driver", "heat"), [(TCP, HEAT_2450), (SERIAL, HEAT_2400)])
@@ -142,7 +142,7 @@ async def test_compliance_holds_the_voltage():
         smu.say(":SOUR:CURR:VLIM 10")
         await asyncio.sleep(0.3)
         assert await smu.ask(":SOUR:CURR:VLIM:TRIP?") == "0"
-        simulation.world.break_heater(simulation.clock.now_ns())
+        simulation.world.heater.break_wire(simulation.clock.now_ns())
         current, volts = await smu.numbers(":READ? 'defbuffer1',SOUR,READ")
         assert abs(current) < 1e-6
         assert volts == pytest.approx(10.0, rel=1e-3)
@@ -246,14 +246,14 @@ async def test_terminals_that_cannot_be_had(endpoint, baud, message):
 async def test_the_chip_is_one_with_that_of_the_other_wire():
     async with client(TCP) as (smu, simulation):
         world, clock = simulation.world, simulation.clock
-        world.heat_to(clock.now_ns(), 300.0)
+        world.heater.go_to(clock.now_ns(), 300.0)
         await asyncio.sleep(0.3)
         assert true_c(simulation) > 290  # whatever the instrument is set to with its output off
         smu.say(HEAT_2450)
         await asyncio.sleep(0.5)
         assert true_c(simulation) < 250
-        assert world.heater_reading(clock.now_ns()).current_a == pytest.approx(0.005, rel=0.01)
-        world.heat_to(clock.now_ns(), 300.0)
+        assert world.heater.reading(clock.now_ns()).current_a == pytest.approx(0.005, rel=0.01)
+        world.heater.go_to(clock.now_ns(), 300.0)
         await asyncio.sleep(0.3)
         assert true_c(simulation) > 290
 

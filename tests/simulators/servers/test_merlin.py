@@ -100,7 +100,7 @@ def merlin(simulate):
 
 async def test_soft_triggered_frames(merlin):
     async with merlin() as (simulation, client):
-        simulation.world.set_blanked(simulation.clock.now_ns(), False)
+        simulation.world.column.set_blanked(simulation.clock.now_ns(), False)
         header = await client.arm(3, (48, 64))
         assert header.startswith("HDR,")
         assert "Frames in Acquisition (Number):\t3" in header
@@ -125,15 +125,15 @@ async def test_soft_triggered_frames(merlin):
 async def test_a_frame_is_what_the_world_renders(merlin, tmp_path):
     async with merlin(log=tmp_path / "log") as (simulation, client):
         world, clock = simulation.world, simulation.clock
-        world.set_blanked(clock.now_ns(), False)
+        world.column.set_blanked(clock.now_ns(), False)
         await client.arm(1, (64, 64), time_ms=100.0)
         await client.trigger()
         _, pixels, _ = await client.frame()
         now = clock.now_ns()
-        exposure = world.begin_exposure(now, 0.1, (64, 64))
+        exposure = world.scan.begin(now, 0.1, (64, 64))
         twin = type(exposure)(0, now, now + 100_000_000, (64, 64))
-        scene = world.scene(now)
-        expected = world.frame(twin, scene, np.ones(64, np.float32))
+        scene = world.scan.state(now)
+        expected = world.scan.frame(twin, scene, np.ones(64, np.float32))
         np.testing.assert_array_equal(pixels, expected)
 
 
@@ -173,16 +173,18 @@ async def test_speed_shortens_the_exposure(merlin):
 async def test_blanked_in_mid_exposure_the_later_rows_are_dark(merlin):
     async with merlin() as (simulation, client):
         world, clock = simulation.world, simulation.clock
-        world.set_blanked(clock.now_ns(), False)
+        world.column.set_blanked(clock.now_ns(), False)
         await client.arm(1, (64, 64), time_ms=400.0)
         await client.trigger()
         await asyncio.sleep(0.3)
-        world.set_blanked(clock.now_ns(), True)
+        world.column.set_blanked(clock.now_ns(), True)
         _, pixels, _ = await client.frame()
         lit = np.flatnonzero(pixels.sum(axis=1))
         assert 38 <= lit.max() <= 58
         assert lit.min() == 0
-        assert world.dose(clock.now_ns()).unblanked_in_exposures_s == pytest.approx(0.3, abs=0.06)
+        assert world.column.dose(clock.now_ns()).unblanked_in_exposures_s == pytest.approx(
+            0.3, abs=0.06
+        )
 
 
 async def test_several_frames_per_trigger_and_internal_trigger(merlin):
@@ -298,7 +300,7 @@ async def test_a_recording_fixes_the_scan_and_comes_exactly(merlin, tmp_path):
     }
     config = SimulatorRig.model_validate({"specimen": specimen})
     async with merlin(simulator=config) as (simulation, client):
-        simulation.world.set_blanked(simulation.clock.now_ns(), False)
+        simulation.world.column.set_blanked(simulation.clock.now_ns(), False)
         assert await client.ask("GET,IMAGEX") == "GET,IMAGEX,8,0"
         assert await client.ask("GET,IMAGEY") == "GET,IMAGEY,6,0"
         assert await client.ask("SET,IMAGEX,6") == "SET,IMAGEX,3"
@@ -339,7 +341,7 @@ async def of_chips(chips):
 @pytest.mark.parametrize(("depth", "kind"), [(1, "U08"), (6, "U08"), (12, "U16"), (24, "U32")])
 async def test_four_chips(depth, kind):
     async with of_chips(4) as simulation, connected(simulation) as c:
-        simulation.world.set_blanked(simulation.clock.now_ns(), False)
+        simulation.world.column.set_blanked(simulation.clock.now_ns(), False)
         await c.arm(1, (64, 96), 50.0, depth=depth)
         await c.trigger()
         _, pixels, fields = await c.frame()
@@ -352,7 +354,7 @@ async def test_four_chips(depth, kind):
 
 async def test_counters_stop_at_their_highest_count(merlin):
     async with merlin() as (simulation, client):
-        simulation.world.set_blanked(simulation.clock.now_ns(), False)
+        simulation.world.column.set_blanked(simulation.clock.now_ns(), False)
         for depth in (1, 6):
             await client.arm(1, (16, 16), 300.0, depth=depth)
             await client.trigger()
@@ -506,14 +508,14 @@ async def test_libertem_live_acquires_what_the_world_rendered(tmp_path, depth, c
         pytest.skip("libertem-live is not installed (extra 'interop')")
     async with of_chips(chips) as simulation:
         world = simulation.world
-        world.set_blanked(simulation.clock.now_ns(), False)
-        rendered, render = {}, world.frame
+        world.column.set_blanked(simulation.clock.now_ns(), False)
+        rendered, render = {}, world.scan.frame
 
         def frame(exposure, *arguments):
             rendered[exposure.index] = render(exposure, *arguments)
             return rendered[exposure.index]
 
-        world.frame = frame
+        world.scan.frame = frame
         entry = simulation.devices["detector"]
         ports = [
             e.rpartition(":")[2] for e in (entry["endpoint"], entry["options"]["data_endpoint"])

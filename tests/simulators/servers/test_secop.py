@@ -160,7 +160,7 @@ async def test_ramp_is_what_it_says(lines):
         await plain.ask("change heater:target 573.15")
         assert (await plain.data("read heater:setpoint"))[0] == pytest.approx(573.15)
         await plain.clock.sleep(0.5)
-        assert plain.world.temperature_at(plain.clock.now_ns()) > 290
+        assert plain.world.heater.temperature_c(plain.clock.now_ns()) > 290
 
 
 @pytest.mark.parametrize(

@@ -117,7 +117,7 @@ async def served(speed=1.0, fill_frames=0, simulator=FEW, **options):
 
 async def test_a_series_from_switching_on_to_its_end():
     async with served() as (world, clock, client, _):
-        world.set_blanked(clock.now_ns(), False)
+        world.column.set_blanked(clock.now_ns(), False)
         assert await client.get("state", "status") == "na"
         series = await client.arm(nimages=2, ntrigger=2)
         head, config = [json.loads(part) for part in await client.message()]
@@ -147,15 +147,15 @@ async def test_a_series_from_switching_on_to_its_end():
 
 async def test_a_frame_is_what_the_world_renders():
     async with served() as (world, clock, client, _):
-        world.set_blanked(clock.now_ns(), False)
+        world.column.set_blanked(clock.now_ns(), False)
         await client.arm((64, 64), 0.1)
         await client.message()
         await client.command("trigger")
         _, pixels, _ = await client.image()
         now = clock.now_ns()
-        exposure = world.begin_exposure(now, 0.1 - 1e-7, (64, 64))
+        exposure = world.scan.begin(now, 0.1 - 1e-7, (64, 64))
         twin = type(exposure)(0, now, now + exposure.end_ns - exposure.start_ns, (64, 64))
-        expected = world.frame(twin, world.scene(now), np.ones(64, np.float32))
+        expected = world.scan.frame(twin, world.scan.state(now), np.ones(64, np.float32))
         np.testing.assert_array_equal(pixels, expected)
 
 
@@ -253,7 +253,7 @@ async def test_bodies_that_are_none(body):
 @pytest.mark.parametrize("compression", ["bslz4", "none"])
 async def test_newer_format(depth, compression):
     async with served(bit_depth=depth) as (world, clock, client, _):
-        world.set_blanked(clock.now_ns(), False)
+        world.column.set_blanked(clock.now_ns(), False)
         series = await client.arm(format="cbor", compression=compression)
         start = cbor2.loads((await client.message())[0])
         assert start["type"] == "start"
@@ -411,7 +411,7 @@ async def test_a_recording_fixes_the_scan(tmp_path):
     }
     config = SimulatorRig.model_validate({"specimen": specimen})
     async with served(simulator=config, initialized=True) as (world, clock, client, _):
-        world.set_blanked(clock.now_ns(), False)
+        world.column.set_blanked(clock.now_ns(), False)
         assert await client.get("x_pixels_in_detector") == 8
         url = "/detector/api/1.8.0/config/x_pixels_in_detector"
         assert (await client.ask("PUT", url, 6))[0] == 400
@@ -501,7 +501,7 @@ async def test_dectris_own_client_and_libertem(compression, tmp_path):
     async with served(ends_itself=True) as (world, clock, client, _):
         data = client.pull.getsockopt(zmq.LAST_ENDPOINT).decode().rstrip("\0")
         client.pull.close(linger=0)  # two that pull would share the images
-        world.set_blanked(clock.now_ns(), False)
+        world.column.set_blanked(clock.now_ns(), False)
         rendered = recorded(world)
         out = tmp_path / "frames.npy"
         rest = client.url.rpartition(":")[2]
@@ -515,13 +515,13 @@ async def test_dectris_own_client_and_libertem(compression, tmp_path):
 
 def recorded(world):
     """Frames that the world renders, by the number of their exposure."""
-    rendered, render = {}, world.frame
+    rendered, render = {}, world.scan.frame
 
     def frame(exposure, *arguments):
         rendered[exposure.index] = render(exposure, *arguments)
         return rendered[exposure.index]
 
-    world.frame = frame
+    world.scan.frame = frame
     return rendered
 
 

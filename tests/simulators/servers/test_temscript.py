@@ -83,7 +83,7 @@ async def test_temscripts_client_moves_the_stage_and_the_blanker(simulate):
         world, clock = simulation.world, simulation.clock
 
         await asyncio.to_thread(session, port)
-        column = world.column(clock.now_ns())
+        column = world.column.state(clock.now_ns())
         assert column.current_pa == pytest.approx(8.0)
         assert column.field_nm == pytest.approx(1000.0)
 
@@ -145,8 +145,8 @@ async def test_bad_requests_are_refused_and_change_nothing(http, method, path, b
         async with session.get("/v1/stage_status") as response:
             assert await response.json() == "READY"
         now = simulation.clock.now_ns()
-        assert simulation.world.column(now).blanked
-        assert simulation.world.column(now).current_pa == pytest.approx(2.0)
+        assert simulation.world.column.state(now).blanked
+        assert simulation.world.column.state(now).current_pa == pytest.approx(2.0)
 
 
 def raw_exchange(port, request):
@@ -184,7 +184,7 @@ async def test_answers_that_are_spoilt(http, fault):
         assert ended == (fault in {"short-frame", "wrong-length"})
         assert answer.startswith(b"HTTP/1.1 204") != (fault == "garbage")
         # It was carried out, whatever came back of it.
-        assert not simulation.world.column(simulation.clock.now_ns()).blanked
+        assert not simulation.world.column.state(simulation.clock.now_ns()).blanked
         async with session.get("/v1/stage_position") as response:
             assert set(await response.json()) == set("xyzab")
 
@@ -206,7 +206,7 @@ async def test_hang_slow_and_error(http):
         async with session.put("/v1/beam_blanked", json=False) as response:
             assert response.status == 500
             assert "instrument error" in response.reason
-        assert simulation.world.column(simulation.clock.now_ns()).blanked
+        assert simulation.world.column.state(simulation.clock.now_ns()).blanked
 
 
 async def test_a_server_that_hangs_can_be_stopped(http):

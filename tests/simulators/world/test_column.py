@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 
 from pyrotome.protocols.config.rig import SimulatedColumn
-from pyrotome.simulators.world.column import Column
+from pyrotome.simulators.world.column import ElectronColumn
 
 S = 1_000_000_000
 PER_PA_S = 1e-12 / 1.602176634e-19
 
 
 def test_starts_blanked_at_2_pa_over_the_field_of_the_paper():
-    column = Column(SimulatedColumn(), 0)
+    column = ElectronColumn(SimulatedColumn(), 0)
     assert column.blanked
     assert column.current_pa == pytest.approx(2.0)
     assert column.field_nm == pytest.approx(1024 * 1.04)
@@ -24,12 +24,12 @@ def test_starts_blanked_at_2_pa_over_the_field_of_the_paper():
         lambda: column.set_intensity(float("nan")),
         lambda: column.set_magnification(-1.0),
     ):
-        with pytest.raises(ValueError, match=r"not within|none of"):
+        with pytest.raises(ValueError, match=r"not within|not one of"):
             refused()
 
 
 def test_electrons_are_counted_inside_and_outside_exposures():
-    column = Column(SimulatedColumn(), 0)
+    column = ElectronColumn(SimulatedColumn(), 0)
     per_s = 2.0 * PER_PA_S / (1024 * 1.04) ** 2
     column.advance_to(5 * S)
     column.set_blanked(False)
@@ -46,7 +46,7 @@ def test_electrons_are_counted_inside_and_outside_exposures():
 
 
 def test_blanking_in_mid_scan_leaves_later_rows_dark():
-    column = Column(SimulatedColumn(), 0)
+    column = ElectronColumn(SimulatedColumn(), 0)
     column.set_blanked(False)
     column.advance_to(S)
     column.set_blanked(True)

@@ -10,7 +10,7 @@ from pyrotome.protocols.config.rig import SimulatorRig
 from pyrotome.protocols.core.errors import BadInput
 from pyrotome.simulators.world.haadf import expected_fraction, thickness_nm
 from pyrotome.simulators.world.microscope import World
-from pyrotome.simulators.world.truth_log import Journal
+from pyrotome.simulators.world.truth_log import TruthLog
 
 S = 1_000_000_000
 SHAPE = (128, 128)
@@ -22,23 +22,23 @@ def world(journal=None, **options) -> World:
 
 
 def expose(w: World, t_ns: int, exposure_s=0.5, shape=SHAPE):
-    exposure = w.begin_exposure(t_ns, exposure_s, shape)
-    scene = w.scene(exposure.middle_ns)
-    on = w.end_exposure(exposure, scene)
-    return w.frame(exposure, scene, on), scene, exposure
+    exposure = w.scan.begin(t_ns, exposure_s, shape)
+    state = w.scan.state(exposure.middle_ns)
+    on = w.scan.end(exposure, state)
+    return w.scan.frame(exposure, state, on), state, exposure
 
 
 def test_a_frame_holds_the_dose_and_the_specimen():
     w = world()
-    w.set_blanked(0, False)
-    w.move_stage(0, {"a_deg": 20.0})
-    frame, scene, exposure = expose(w, 5 * S)
+    w.column.set_blanked(0, False)
+    w.stage.move(0, {"a_deg": 20.0})
+    frame, state, exposure = expose(w, 5 * S)
     pixel_nm = 1064.96 / 128
     truth = w.truth_at(exposure.middle_ns)
-    thickness = thickness_nm(truth, SHAPE, pixel_nm, scene.tilt_deg, scene.shift_nm)
+    thickness = thickness_nm(truth, SHAPE, pixel_nm, state.tilt_deg, state.shift_nm)
     electrons = 2e-12 * 0.5 / 128**2 / 1.602176634e-19
     expected = electrons * expected_fraction(thickness)
-    assert scene.tilt_deg == pytest.approx(20.0, abs=0.02)
+    assert state.tilt_deg == pytest.approx(20.0, abs=0.02)
     assert frame.sum() == pytest.approx(expected.sum(), rel=5.0 / np.sqrt(expected.sum()))
     assert np.corrcoef(frame.ravel(), expected.ravel())[0, 1] > 0.95
 
@@ -47,7 +47,7 @@ def test_frames_are_decided_by_seed_and_history():
     frames = []
     for _ in range(2):
         w = world()
-        w.set_blanked(0, False)
+        w.column.set_blanked(0, False)
         frames.append([expose(w, k * S)[0] for k in range(1, 3)])
     np.testing.assert_array_equal(frames[0], frames[1])
     assert not np.array_equal(frames[0][0], frames[0][1]), "each frame has noise of its own"
@@ -57,52 +57,52 @@ def test_a_blanked_beam_leaves_an_empty_frame_and_no_dose():
     w = world()
     frame, _, _ = expose(w, S)
     assert frame.max() == 0
-    assert w.dose(10 * S).total_e_per_nm2 == 0.0
+    assert w.column.dose(10 * S).total_e_per_nm2 == 0.0
 
 
 def test_blanking_in_mid_exposure():
     w = world()
-    w.set_blanked(0, False)
-    exposure = w.begin_exposure(S, 1.0, SHAPE)
-    scene = w.scene(exposure.middle_ns)
-    assert w.beam_on(exposure).min() == 1.0
-    w.set_blanked(S + S // 2, True)
-    on = w.end_exposure(exposure, scene)
-    frame = w.frame(exposure, scene, on)
+    w.column.set_blanked(0, False)
+    exposure = w.scan.begin(S, 1.0, SHAPE)
+    state = w.scan.state(exposure.middle_ns)
+    assert w.scan.beam_on(exposure).min() == 1.0
+    w.column.set_blanked(S + S // 2, True)
+    on = w.scan.end(exposure, state)
+    frame = w.scan.frame(exposure, state, on)
     assert frame[:64].max() > 0
     assert frame[64:].max() == 0
-    dose = w.dose(10 * S)
+    dose = w.column.dose(10 * S)
     assert dose.unblanked_in_exposures_s == pytest.approx(0.5)
     assert dose.unblanked_outside_s == pytest.approx(1.0)
 
 
 def test_a_hold_sinters_and_drags_the_specimen_along():
     w = world(goniometer={"drift_nm": 5.0, "eucentric_error_nm": 0.0})
-    w.heat_to(0, 200.0)
+    w.heater.go_to(0, 200.0)
     t = 3600 * S
-    before, shift = w.truth_at(t), w.scene(t).shift_nm
+    before, shift = w.truth_at(t), w.scan.state(t).shift_nm
     assert np.allclose(before.neck_radii_nm, w.truth_at(60 * S).neck_radii_nm, atol=0.2)
-    w.heat_to(t, 350.0)
+    w.heater.go_to(t, 350.0)
     t += 30 * S
     after = w.truth_at(t)
-    w.heat_to(t, 200.0)
-    moved = np.hypot(*np.subtract(w.scene(t).shift_nm, shift))
+    w.heater.go_to(t, 200.0)
+    moved = np.hypot(*np.subtract(w.scan.state(t).shift_nm, shift))
     assert 2.0 < moved < 6.0
     assert np.all(after.neck_radii_nm > 2.0 * before.neck_radii_nm)
-    later = w.scene(t + 120 * S).shift_nm
+    later = w.scan.state(t + 120 * S).shift_nm
     assert np.hypot(*np.subtract(later, shift)) < 0.3 * moved, "and it comes back"
 
 
 def test_the_journal_tells_what_happened(tmp_path):
     path = tmp_path / "world.log"
-    w = world(Journal(path))
-    w.heat_to(S, 200.0)
+    w = world(TruthLog(path))
+    w.heater.go_to(S, 200.0)
     for k in range(100, 200):
-        w.heater_reading(k * S // 100)
-    w.move_stage(2 * S, {"a_deg": 10.0})
-    w.set_blanked(3 * S, False)
-    _, scene, exposure = expose(w, 3 * S)
-    w.set_blanked(4 * S, True)
+        w.heater.reading(k * S // 100)
+    w.stage.move(2 * S, {"a_deg": 10.0})
+    w.column.set_blanked(3 * S, False)
+    _, state, exposure = expose(w, 3 * S)
+    w.column.set_blanked(4 * S, True)
     w.close()
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     by_event = {e: [x for x in lines if x["event"] == e] for e in {x["event"] for x in lines}}
@@ -120,7 +120,7 @@ def test_the_journal_tells_what_happened(tmp_path):
     assert [x["blanked"] for x in by_event["beam"]] == [False, True]
     (shot,) = by_event["exposure"]
     assert shot["index"] == exposure.index == 0
-    assert shot["tilt_deg"] == scene.tilt_deg
+    assert shot["tilt_deg"] == state.tilt_deg
     assert shot["dose_e_per_nm2"] == pytest.approx(2e-12 * 0.5 / 1.602176634e-19 / 1064.96**2)
     (dose,) = by_event["dose"]
     assert dose["unblanked_in_exposures_s"] == pytest.approx(0.5)
@@ -130,30 +130,30 @@ def test_the_journal_tells_what_happened(tmp_path):
 
 def test_a_journal_that_cannot_be_written(tmp_path):
     with pytest.raises(BadInput, match="cannot be written"):
-        Journal(tmp_path / "none" / "world.log")
+        TruthLog(tmp_path / "none" / "world.log")
 
 
 def test_time_never_runs_backwards():
     w = world()
     assert w.advance_to(10 * S) == 10 * S
     assert w.advance_to(5 * S) == 10 * S
-    w.heat_to(5 * S, 200.0)
-    assert w.temperature_at(10 * S) == pytest.approx(25.0)
-    assert w.temperature_at(11 * S) > 190.0
+    w.heater.go_to(5 * S, 200.0)
+    assert w.heater.temperature_c(10 * S) == pytest.approx(25.0)
+    assert w.heater.temperature_c(11 * S) > 190.0
 
 
 def test_many_threads_may_ask():
     w = world()
-    w.heat_to(0, 350.0)
-    w.set_blanked(0, False)
+    w.heater.go_to(0, 350.0)
+    w.column.set_blanked(0, False)
     problems = []
 
     def ask(offset):
         try:
             for k in range(1, 60):
                 t = k * S // 50 + offset
-                w.heater_reading(t)
-                w.stage_readback(t)
+                w.heater.reading(t)
+                w.stage.readback(t)
                 if k % 20 == 0:
                     frame, _, _ = expose(w, t, 0.01, (64, 64))
                     assert frame.max() > 0
@@ -166,6 +166,6 @@ def test_many_threads_may_ask():
     for thread in threads:
         thread.join()
     assert not problems
-    assert w.dose(2 * S).total_e_per_nm2 == pytest.approx(
+    assert w.column.dose(2 * S).total_e_per_nm2 == pytest.approx(
         2e-12 / 1.602176634e-19 / 1064.96**2 * 2.0, rel=1e-6
     )
