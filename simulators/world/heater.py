@@ -90,6 +90,11 @@ class Heater:
                 self._log_temperature(now_ns)
             return resistance
 
+    @property
+    def is_driven(self) -> bool:
+        """Whether a source-measure unit drives a current now."""
+        return self._is_driven
+
     # The truth
 
     def temperature_c(self, t_ns: int) -> float:

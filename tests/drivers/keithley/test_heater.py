@@ -69,7 +69,7 @@ async def is_cold(simulation):
     await becomes(lambda: true_c(simulation) < 26.0, 2.0)
     await asyncio.sleep(0.1)
     assert true_c(simulation) < 26.0
-    assert not simulation.world._chip._state[9]
+    assert not simulation.world.heater.is_driven
 
 
 def followed(heater):
