@@ -1,75 +1,75 @@
-"""Alignment of a tilt series: shifts between neighbours, tilt axis, and one interpolation.
+"""Alignment of a tilt series: pairwise registration, projection matching, one interpolation.
 
-Neighbouring tilts are registered and their shifts summed up from the lowest tilt outwards. Sums
-drift, so that shifts and axis are then refined together against reprojections (`match`). What the
-numbers mean is told in `warp`.
+Neighbours in tilt are registered, and their shifts are summed from the lowest tilt outwards. Sums
+drift, so that shifts and tilt axis are then refined together against reprojections
+(:mod:`.projection_matching`). :mod:`.resampling` states what shifts, offset and rotation mean.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from ..core.arrays import Floats, binned, checked_series, in_threads
-from ..core.progress import run_to_end
+from ..core.progress import run_to_end, scaled_progress
 from .pairwise import Method, PairShifts, checked_method, iter_register_series, register_series
 from .preparation import MATCHING_SIDE, binning_for
-from .projection_matching import iter_match_projections
+from .projection_matching import ProjectionMatch, iter_match_projections
 from .resampling import Axis, apply_alignment
 from .tilt_axis import axis_through_mass
 
 __all__ = ["Alignment", "align_series", "dark_images", "iter_align_series", "register_series"]
 
 Floats64 = NDArray[np.float64]
-_T = TypeVar("_T")
 
 # An image with less than this part of the usual contrast is dark.
 _DARK = 0.1
-_FEWEST = 3
+_MIN_IMAGES = 3
 _ROUNDS = 30
-# Range of the cosines of the tilts from which the axis's offset can be told from a displacement.
-_LEAST_COSINES = 0.02
-# Share of the time that registration and the last interpolation take, roughly.
+# The offset of the axis differs from a displacement if the cosines of the tilts span this much.
+_MIN_COSINE_SPAN = 0.02
+# Approximate shares of the time that registration and the final resampling take.
 _REGISTRATION_SHARE = {"mutual-information": 0.3, "phase-correlation": 0.1, "centre-of-mass": 0.05}
-_WARP_SHARE = 0.1
-# Pixels that are interpolated in one piece.
-_WARP_PIXELS = 2_000_000
+_RESAMPLING_SHARE = 0.1
+# Pixels that are resampled in one piece of work.
+_RESAMPLED_PIXELS = 2_000_000
 
 
 @dataclass(frozen=True)
 class Alignment:
-    """An aligned tilt series and how it was aligned, lengths in pixels of the images given.
+    """An aligned tilt series and its alignment; lengths are pixels of the images given.
 
     Attributes
     ----------
     shifts_px : ndarray
-        Float64, shape (n, 2): displacement along rows and columns of each image against a
-        specimen that tilts about the axis. The specimen is taken to lie so that the image of the
-        lowest tilt stays in place; shift and offset together are zero there.
+        Float64, shape (n, 2), along rows and columns: displacement of each image against a
+        specimen that tilts about the axis. A displacement of the whole specimen is chosen so
+        that the image of the lowest tilt stays in place: its shift and the offset cancel.
     axis_offset_px, rotation_deg : float
-        The tilt axis, see `warp`.
+        The tilt axis, see :mod:`.resampling`.
     images : ndarray
-        Float32, shape (n, rows, columns): the images, interpolated once, the axis upright in the
-        middle of the columns.
+        Float32, shape (n, rows, columns): the images, interpolated once. The tilt axis runs
+        along the rows' direction (y) through the centre of the columns.
     method : str
-        How neighbours were registered.
+        Method of the pairwise registration.
     correlation : ndarray
-        Shape (n,): correlation coefficient of each image with its reprojection; NaN for a dark one.
+        Shape (n,): correlation coefficient of each image with its reprojection; NaN for a dark
+        image.
     residual_before, residual_after : float
-        Misfit of the volume in the first and the last round of the refinement.
+        Relative residual of the matching volume in the first and the last round.
     last_move_px : float
-        Root mean square of the last correction: how far from settled.
+        Root mean square of the last correction of the shifts.
     thickness_px : int
-        Thickness of the specimen: that of the volume which explains the images best.
+        Thickness of the volume that explains the images best.
     dark : tuple of int
-        Images without contrast; their shifts are interpolated between neighbours in tilt.
+        Indices of images without contrast; their shifts are interpolated over the tilt.
     notes : tuple of str
-        What the operator should know.
+        Messages for the operator.
     """
 
     shifts_px: Floats64
@@ -87,7 +87,7 @@ class Alignment:
 
     @property
     def axis(self) -> Axis:
-        """The tilt axis, as `warp.apply_alignment` takes it."""
+        """The tilt axis, as :func:`.resampling.apply_alignment` takes it."""
         return Axis(self.axis_offset_px, self.rotation_deg)
 
 
@@ -101,25 +101,30 @@ def align_series(
     start_axis: Axis | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> Alignment:
-    """Align a tilt series: register, find the axis, refine both, and interpolate once.
+    """Align a tilt series.
+
+    Neighbours in tilt are registered, the tilt axis is placed, shifts and axis are refined by
+    projection matching (Guersoy et al., Sci. Rep. 7, 11818, 2017), and every image is resampled
+    once.
 
     Parameters
     ----------
     images : ndarray
         Shape (n, rows, columns), as recorded or denoised.
     tilt_deg : ndarray
-        Angles in degrees, shape (n,), in any order and spacing; a missing tilt is no matter.
+        Angles in degrees, shape (n,), in any order and spacing.
     method : str
-        See :func:`pairwise.register_pair`.
+        Method of the pairwise registration, see :func:`.pairwise.register_pair`.
     rounds : int
-        Rounds of the refinement against reprojections at most; it ends when they are settled.
+        Most rounds of projection matching; it ends earlier when the alignment has settled.
     pair_shifts : mapping, optional
-        Steps between neighbours in tilt that are known already (`pairwise.OnlineRegistration`), by
-        the places of both images in `images`, the lower tilt first. What is missing is computed;
-        the outcome is the same bit by bit.
+        Shifts between neighbours in tilt that are known already
+        (:meth:`.pairwise.OnlineRegistration.pair_shifts`), in pixels, by the indices of both
+        images, the lower tilt first. Missing ones are computed. The result is the same, bit for
+        bit, with and without them.
     start_axis : Axis, optional
-        Where the axis was in the series before, to start from; an upright one through the middle
-        of the specimen without it. A wrong one costs rounds, not accuracy.
+        Tilt axis to start from, for example that of the previous series. By default an upright
+        axis through the centre of the specimen. A wrong start costs rounds, not accuracy.
     progress : callable, optional
         Called with the finished fraction.
 
@@ -131,13 +136,26 @@ def align_series(
     Raises
     ------
     ValueError
-        If images and angles do not belong together, an image holds NaN (named), fewer than three
-        images show anything, a known step or `start_axis` is not finite, or the method is unknown.
+        If images and angles do not belong together, an image holds NaN, fewer than three images
+        have contrast, a known shift or `start_axis` is not finite, or the method is unknown.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pyrotome.analysis.tomography import project
+    >>> volume = np.zeros((32, 32, 32), np.float32)
+    >>> volume[8:20, 12:18, 12:20] = 1
+    >>> tilt_deg = np.arange(-40.0, 41.0, 20.0)
+    >>> images = project(volume, tilt_deg)
+    >>> images[0] = np.roll(images[0], 3, axis=0)
+    >>> found = align_series(images, tilt_deg, "phase-correlation", rounds=5)
+    >>> [round(float(shift)) for shift in found.shifts_px[:, 0]]
+    [3, 0, 0, 0, 0]
     """
-    pieces = iter_align_series(
+    steps = iter_align_series(
         images, tilt_deg, method, rounds=rounds, pair_shifts=pair_shifts, start_axis=start_axis
     )
-    return run_to_end(pieces, progress)
+    return run_to_end(steps, progress)
 
 
 def iter_align_series(
@@ -149,7 +167,7 @@ def iter_align_series(
     pair_shifts: PairShifts | None = None,
     start_axis: Axis | None = None,
 ) -> Generator[float, None, Alignment]:
-    """:func:`align_series` in small pieces, so that something urgent may be done in between.
+    """Align a tilt series as :func:`align_series` does, in small pieces of work.
 
     Parameters
     ----------
@@ -159,66 +177,106 @@ def iter_align_series(
     Yields
     ------
     float
-        Finished fraction, never falling, after each piece: a few pairs of neighbours, a trial of
-        the volume's thickness, a round of the refinement, some images interpolated.
+        Finished fraction after each piece of work (a few pairs of images, a trial of the volume's
+        thickness, a round of projection matching, some images resampled); it never falls.
 
     Returns
     -------
     Alignment
-        As the generator's value.
+        As the generator's return value.
 
     Raises
     ------
     ValueError
-        See :func:`align_series`; with the first piece.
+        See :func:`align_series`; raised by the first step.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> steps = iter_align_series(np.random.default_rng(0).random((3, 16, 16)), np.arange(3.0))
+    >>> next(steps)
+    0.0
     """
     images, tilts = checked_series(images, tilt_deg)
     checked_method(method)
-    if (
-        start_axis is not None
-        and not np.isfinite([start_axis.offset_px, start_axis.rotation_deg]).all()
-    ):
-        raise ValueError(f"{start_axis} is no place to start from: not finite")
+    _check_start(start_axis)
     dark = dark_images(images)
     usable = np.setdiff1d(np.arange(len(images)), dark)
-    if len(usable) < _FEWEST:
+    if len(usable) < _MIN_IMAGES:
         raise ValueError(
-            f"{len(dark)} of {len(images)} images are dark and {len(usable)} show something; "
-            f"alignment needs {_FEWEST}: is the beam blanked or the specimen out of the field?"
+            f"{len(dark)} of {len(images)} images are dark, {len(usable)} have contrast; alignment "
+            f"needs {_MIN_IMAGES}. Check that the beam is on and that the specimen is in the field"
         )
     lit, lit_tilts = (images[usable], tilts[usable]) if len(dark) else (images, tilts)
     yield 0.0
-    places = {int(n): place for place, n in enumerate(usable)}
-    known = {
-        (places[a], places[b]): step
-        for (a, b), step in (pair_shifts or {}).items()
-        if a in places and b in places
-    }
+    known = _among(pair_shifts or {}, usable)
     share = _REGISTRATION_SHARE[method]
-    shifts = yield from _part(iter_register_series(lit, lit_tilts, method, known), 0.0, share)
+    shifts = yield from scaled_progress(
+        0.0, share, iter_register_series(lit, lit_tilts, method, known)
+    )
     through_mass = axis_through_mass(lit, shifts, binning_for(images.shape[1:], MATCHING_SIDE))
     yield share
     if start_axis is None:
-        shifts, start = _kept_in_field(shifts, through_mass, lit_tilts)
+        shifts, start = _lowest_tilt_in_place(shifts, through_mass, lit_tilts)
     else:
         shifts, start = _about(start_axis, shifts, through_mass, lit_tilts), start_axis
-    match = yield from _part(
-        iter_match_projections(lit, lit_tilts, shifts, start, rounds=rounds),
+    match = yield from scaled_progress(
         share,
-        1 - share - _WARP_SHARE,
+        1 - _RESAMPLING_SHARE,
+        iter_match_projections(lit, lit_tilts, shifts, start, rounds=rounds),
     )
-    shifts, axis = _kept_in_field(match.shifts_px, match.axis, lit_tilts)
-    every, correlation = _filled(shifts, tilts, usable), np.full(len(images), np.nan)
-    correlation[usable] = match.correlation
+    shifts, axis = _lowest_tilt_in_place(match.shifts_px, match.axis, lit_tilts)
+    every = _interpolated(shifts, tilts, usable)
+    aligned = yield from scaled_progress(
+        1 - _RESAMPLING_SHARE, 1.0, _iter_resample(images, every, axis)
+    )
+    return _alignment(match, every, axis, aligned, method, tilts, usable, dark)
+
+
+def _check_start(axis: Axis | None) -> None:
+    if axis is not None and not np.isfinite([axis.offset_px, axis.rotation_deg]).all():
+        raise ValueError(
+            f"the start axis {axis} is not finite; give finite numbers or leave it out"
+        )
+
+
+def _among(pair_shifts: PairShifts, usable: NDArray[np.intp]) -> PairShifts:
+    """Known shifts by the indices among the usable images."""
+    index_of = {int(number): index for index, number in enumerate(usable)}
+    return {
+        (index_of[a], index_of[b]): shift
+        for (a, b), shift in pair_shifts.items()
+        if a in index_of and b in index_of
+    }
+
+
+def _iter_resample(
+    images: NDArray[Any], shifts: Floats64, axis: Axis
+) -> Generator[float, None, Floats]:
+    """Resample some images at a time."""
     aligned = np.empty(images.shape, np.float32)
-    at_once = max(1, _WARP_PIXELS // images[0].size)
+    at_once = max(1, _RESAMPLED_PIXELS // images[0].size)
     for first in range(0, len(images), at_once):
         part = slice(first, first + at_once)
-        aligned[part] = apply_alignment(images[part], every[part], axis)
-        done = min(1.0, (first + at_once) / len(images))
-        yield 1.0 - _WARP_SHARE * (1.0 - done)
+        aligned[part] = apply_alignment(images[part], shifts[part], axis)
+        yield min(1.0, (first + at_once) / len(images))
+    return aligned
+
+
+def _alignment(
+    match: ProjectionMatch,
+    shifts: Floats64,
+    axis: Axis,
+    aligned: Floats,
+    method: str,
+    tilts: Floats64,
+    usable: NDArray[np.intp],
+    dark: NDArray[np.intp],
+) -> Alignment:
+    correlation = np.full(len(tilts), np.nan)
+    correlation[usable] = match.correlation
     return Alignment(
-        shifts_px=every,
+        shifts_px=shifts,
         axis_offset_px=axis.offset_px,
         rotation_deg=axis.rotation_deg,
         images=aligned,
@@ -230,27 +288,14 @@ def iter_align_series(
         thickness_px=match.thickness_px,
         dark=tuple(int(n) for n in dark),
         notes=tuple(
-            f"image {n} at {tilts[n]:g} deg is dark; its shift is interpolated from its neighbours"
+            f"image {n} at {tilts[n]:g} deg is dark; its shift is interpolated over the tilt"
             for n in dark
         ),
     )
 
 
-def _part(
-    pieces: Generator[float, None, _T], begin: float, share: float
-) -> Generator[float, None, _T]:
-    """Pieces that are a part of the whole: their fractions within it."""
-    highest = 0.0
-    while True:
-        try:
-            highest = max(highest, next(pieces))
-        except StopIteration as end:
-            return end.value
-        yield begin + share * highest
-
-
 def dark_images(images: NDArray[Any]) -> NDArray[np.intp]:
-    """Positions of images with far less contrast than the rest: no beam, or no specimen.
+    """Find images with far less contrast than the others: no beam, or no specimen.
 
     Parameters
     ----------
@@ -260,8 +305,16 @@ def dark_images(images: NDArray[Any]) -> NDArray[np.intp]:
     Returns
     -------
     ndarray
-        Images whose standard deviation, binned and blurred, is under a tenth of the median of
-        those that have any; all of them if none has.
+        Indices of images whose standard deviation, binned and blurred, is less than a tenth of
+        the median of the images with contrast; all indices if no image has contrast.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> images = np.random.default_rng(0).random((4, 16, 16))
+    >>> images[2] = 7.0
+    >>> dark_images(images)
+    array([2])
     """
     binning = binning_for(images.shape[1:], MATCHING_SIDE // 2)
     contrasts = np.empty(len(images))
@@ -276,42 +329,43 @@ def dark_images(images: NDArray[Any]) -> NDArray[np.intp]:
 
 
 def _about(axis: Axis, shifts: Floats64, through_mass: Axis, tilts: Floats64) -> Floats64:
-    """Shifts for an axis that is known: mass beside the axis moves as the specimen tilts.
+    """Shifts about a known axis, from shifts about the axis through the mass.
 
-    Registered with one another, images keep the mass in place, which is right for an axis through
-    it; about another one it moves with the cosine of the tilt.
+    Pairwise registration keeps the mass in place, which is right for an axis through the mass;
+    about another axis the mass moves with the cosine of the tilt.
     """
-    turn_rad = np.deg2rad(axis.rotation_deg)
+    rotation_rad = np.deg2rad(axis.rotation_deg)
     lever_px = through_mass.offset_px - axis.offset_px
     across = lever_px * (1 - np.cos(np.deg2rad(tilts)))
-    return shifts + across[:, None] * [np.sin(turn_rad), np.cos(turn_rad)]
+    return shifts + across[:, None] * [np.sin(rotation_rad), np.cos(rotation_rad)]
 
 
-def _kept_in_field(shifts: Floats64, axis: Axis, tilts: Floats64) -> tuple[Floats64, Axis]:
-    """The same alignment with the specimen where the image of the lowest tilt shows it.
+def _lowest_tilt_in_place(shifts: Floats64, axis: Axis, tilts: Floats64) -> tuple[Floats64, Axis]:
+    """The same alignment, with the specimen where the image of the lowest tilt shows it.
 
     A specimen may be displaced as a whole: along the axis all images move alike, across it with
-    the cosine of the tilt. The offset that is told apart from the shifts is the constant beside
-    the cosine and the sine, which no displacement changes; it is 0 where tilts are too alike.
+    the cosine of the tilt. Shifts across the axis are fitted by a constant, a cosine and a sine;
+    the constant is the offset, which no displacement changes. It is 0 where the tilts are too
+    much alike to separate it.
     """
-    turn_rad = np.deg2rad(axis.rotation_deg)
-    down = np.array([np.cos(turn_rad), -np.sin(turn_rad)])
-    across = np.array([np.sin(turn_rad), np.cos(turn_rad)])
+    rotation_rad = np.deg2rad(axis.rotation_deg)
+    down = np.array([np.cos(rotation_rad), -np.sin(rotation_rad)])
+    across = np.array([np.sin(rotation_rad), np.cos(rotation_rad)])
     moves = np.column_stack([shifts @ down, shifts @ across + axis.offset_px])
     cosines, sines = np.cos(np.deg2rad(tilts)), np.sin(np.deg2rad(tilts))
     lowest = int(np.argmax(cosines))
     moves[:, 0] -= moves[lowest, 0]
     moves[:, 1] -= moves[lowest, 1] / cosines[lowest] * cosines
     offset = 0.0
-    if np.ptp(cosines) > _LEAST_COSINES:
+    if np.ptp(cosines) > _MIN_COSINE_SPAN:
         terms = np.column_stack([np.ones_like(cosines), cosines, sines])
         offset = float(np.linalg.lstsq(terms, moves[:, 1])[0][0])
     moves[:, 1] -= offset
     return moves[:, :1] * down + moves[:, 1:] * across, Axis(offset, axis.rotation_deg)
 
 
-def _filled(shifts: Floats64, tilts: Floats64, usable: NDArray[np.intp]) -> Floats64:
-    """Shifts of all images, those that have none interpolated linearly over the tilt."""
+def _interpolated(shifts: Floats64, tilts: Floats64, usable: NDArray[np.intp]) -> Floats64:
+    """Shifts of all images; those of dark images are interpolated linearly over the tilt."""
     order = usable[np.argsort(tilts[usable], kind="stable")]
     known = np.full((len(tilts), 2), np.nan)
     known[usable] = shifts

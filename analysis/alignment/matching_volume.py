@@ -1,10 +1,10 @@
-"""A slab-shaped volume that follows a tilt series while its alignment is still being refined.
+"""Matching volume: a thin volume that is fitted while the alignment of its series is refined.
 
-Projected gradient steps on the misfit of ramp-filtered images, with the momentum of Nesterov
-(Beck and Teboulle, SIAM J. Imaging Sci. 2, 183, 2009): the filter makes coarse and fine detail
-converge alike, so that what the volume leaves unexplained is noise and misalignment, not detail
-that a few iterations of SIRT have yet to reach and that would pull shifts and rotation aside.
-Volume and momentum are kept from one alignment to the next, in the layout of the projector.
+The fit takes projected gradient steps on the residual of ramp-filtered images, with Nesterov's
+momentum (Beck and Teboulle, SIAM J. Imaging Sci. 2, 183, 2009). The filter makes coarse and fine
+detail converge alike, so that the residual is noise and misalignment. A few iterations of SIRT
+would leave fine detail in the residual, which would bias shifts and rotation. Volume and momentum
+are kept from one alignment to the next, in the layout of the projector.
 """
 # numba's decorators are untyped.
 # pyright: basic, reportMissingTypeStubs=false, reportCallIssue=false, reportPrivateUsage=false
@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from ..core.arrays import Floats, in_threads, zeros
 from ..tomography.projector import LANES, Geometry, _add_taps, blocks_of, slices_of
 
-# Frequencies above this (cycles per pixel) are left out of the volume little by little.
-_CUT = 0.15
+# The filter falls off above this frequency (cycles per pixel).
+_CUT_OFF = 0.15
 _POWER_ITERATIONS = 8
 _SEED = 2023
 
@@ -65,8 +65,8 @@ def _filter_rows(matrix, weights, sinogram, out):
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
-def _advance(ahead, following, here, pace):
-    """Take the step and look ahead with momentum; returns the next pace."""
+def _accelerated_step(ahead, following, here, momentum_t):
+    """Take the step and extrapolate with momentum; returns the next momentum parameter."""
     uphill = np.float32(0)
     for z in range(here.shape[0]):
         for x in range(here.shape[1]):
@@ -74,9 +74,9 @@ def _advance(ahead, following, here, pace):
                 new = following[z, x, lane]
                 uphill += (ahead[z, x, lane] - new) * (new - here[z, x, lane])
     if uphill > 0:
-        pace = 1.0
-    after = 0.5 * (1 + math.sqrt(1 + 4 * pace * pace))
-    momentum = np.float32((pace - 1) / after)
+        momentum_t = 1.0
+    after = 0.5 * (1 + math.sqrt(1 + 4 * momentum_t * momentum_t))
+    momentum = np.float32((momentum_t - 1) / after)
     for z in range(here.shape[0]):
         for x in range(here.shape[1]):
             for lane in range(here.shape[2]):
@@ -87,12 +87,12 @@ def _advance(ahead, following, here, pace):
 
 
 class MatchingVolume:
-    """Volume under a tilt series, a bit wider than the images and of a given thickness.
+    """Volume of given thickness for a tilt series, slightly wider than the images.
 
     Parameters
     ----------
     tilt_deg : ndarray
-        Angles, shape (n,).
+        Angles in degrees, shape (n,).
     shape : tuple of int
         Rows and columns of the images.
     thickness : int
@@ -103,19 +103,19 @@ class MatchingVolume:
         self, tilt_deg: NDArray[np.float64], shape: tuple[int, int], thickness: int
     ) -> None:
         self._tall, wide = shape
-        # Tilted, the specimen beside the field comes into it.
+        # The specimen beside the field enters it at high tilt.
         width = wide + 2 * math.ceil(wide / 16)
         self.thickness = thickness
         self._geometry = Geometry(tilt_deg, wide, thickness, width)
         blocks = -(-self._tall // LANES)
         self._volume = zeros((blocks, thickness, width, LANES))
         self._ahead = zeros(self._volume.shape)
-        self._pace = np.ones(blocks)
+        self._momentum_t = np.ones(blocks)
         self._filter = _ramp(wide, thickness, math.radians(float(np.ptp(tilt_deg))))
         self._gains = np.full((thickness, width), 1.0 / self._largest(), np.float32)
 
     def _largest(self) -> float:
-        """Largest eigenvalue of back-projection, filter and projection."""
+        """Largest eigenvalue of back-projection, filter and projection, by power iteration."""
         shape = self._volume.shape[1:]
         trial = zeros(shape)
         trial[:] = np.random.default_rng(_SEED).random((*shape[:2], 1), np.float32)
@@ -132,28 +132,29 @@ class MatchingVolume:
             if largest == 0.0:
                 return 1.0
             trial /= np.float32(largest)
-        # The power iteration ends a little below.
+        # The power iteration ends slightly below the eigenvalue.
         return 1.1 * largest
 
-    def fit(self, images: Floats, seen: NDArray[np.bool_], iterations: int) -> float:
+    def fit(self, images: Floats, valid: NDArray[np.bool_], iterations: int) -> float:
         """Improve the volume.
 
         Parameters
         ----------
         images : ndarray
-            Float32, shape (n, rows, columns), the tilt axis in the middle of the columns.
-        seen : ndarray
-            The same shape: which pixels were recorded; the others ask nothing of the volume.
+            Float32, shape (n, rows, columns), the tilt axis in the centre of the columns.
+        valid : ndarray of bool
+            Shape (n, rows, columns): the recorded pixels; others have no weight.
         iterations : int
-            How many.
+            Number of iterations.
 
         Returns
         -------
         float
-            Filtered norm of what was left in the last iteration over that of the images.
+            Relative residual: filtered norm of the residual in the last iteration over the
+            filtered norm of the images.
         """
         measured = blocks_of(images.transpose(1, 0, 2))
-        weights = blocks_of(seen.transpose(1, 0, 2))
+        weights = blocks_of(valid.transpose(1, 0, 2))
         left, whole = np.zeros(len(measured)), np.zeros(len(measured))
 
         def improve(block: int) -> None:
@@ -168,20 +169,22 @@ class MatchingVolume:
                 left[block] = _filter_rows(self._filter, weights[block], residual, filtered)
                 following[:] = ahead
                 self._geometry.backproject(filtered, following, self._gains, 0.0)
-                self._pace[block] = _advance(ahead, following, here, self._pace[block])
+                self._momentum_t[block] = _accelerated_step(
+                    ahead, following, here, self._momentum_t[block]
+                )
 
         in_threads(improve, range(len(measured)))
         total = float(whole.sum())
         return math.sqrt(max(0.0, float(left.sum())) / total) if total > 0 else 0.0
 
     def projections(self) -> tuple[Floats, Floats, Floats]:
-        """Images of the volume, and what its two shears in the plane of the axis add to them.
+        """Project the volume and the derivatives of its two shears in the plane of the axis.
 
         Returns
         -------
         images, along, across : ndarray
-            Float32, shape (n, rows, columns): the projections, those of the slope along y times
-            x (the shear that moves along the axis), and of the slope along x times y.
+            Float32, shape (n, rows, columns): projections of the volume, of its slope along y
+            times x (the shear that moves along the axis), and of its slope along x times y.
         """
         _, thickness, width, _ = self._volume.shape
         tall, wide = self._tall, self._geometry.detector
@@ -206,7 +209,7 @@ class MatchingVolume:
             np.ascontiguousarray(slices_of(part, tall).transpose(1, 0, 2))
             for part in (images, along, across)
         )
-        # Slices are projected each on its own: slopes across them may be taken afterwards.
+        # Slices are projected independently: slopes across them may be taken afterwards.
         sheared_y = np.gradient(sheared_y, axis=1) if tall > 1 else np.zeros_like(sheared_y)
         y = np.arange(tall, dtype=np.float32) - (tall - 1) / 2
         sheared_x *= y[None, :, None].astype(np.float32)
@@ -216,14 +219,14 @@ class MatchingVolume:
 def _ramp(wide: int, thickness: int, span_rad: float) -> NDArray[Any]:
     """Filter of image rows as a matrix, float32, shape (wide, wide or one more to be even).
 
-    The density of projections goes with the inverse of the frequency, down to where all tilts
-    overlap in a slab that is as thick as this.
+    The density of projections falls with the inverse of the frequency, down to the frequency
+    where all tilts overlap in a volume of this thickness.
     """
     frequencies = np.abs(np.fft.fftfreq(2 * wide))
     floor = 1.0 / max(1.0, thickness * max(span_rad, 0.1))
-    response = np.maximum(frequencies, min(floor, 0.5)) * np.exp(-((frequencies / _CUT) ** 4))
+    response = np.maximum(frequencies, min(floor, 0.5)) * np.exp(-((frequencies / _CUT_OFF) ** 4))
     kernel = np.fft.ifft(response).real
-    places = np.arange(wide)
+    pixels = np.arange(wide)
     matrix = np.zeros((wide, wide + wide % 2), np.float32)
-    matrix[:, :wide] = kernel[(places[:, None] - places[None, :]) % (2 * wide)]
+    matrix[:, :wide] = kernel[(pixels[:, None] - pixels[None, :]) % (2 * wide)]
     return matrix

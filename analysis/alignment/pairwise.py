@@ -1,7 +1,7 @@
-"""Shifts between neighbouring tilts, one pair at a time, as images arrive or all at once.
+"""Pairwise registration of neighbours in tilt, online as images arrive or all at once.
 
-Each image is prepared from itself alone, so that pairs registered while a series is recorded give
-the very numbers that the finished series gives.
+Each image is prepared from itself alone, so that pairs registered while a series is recorded have
+exactly the shifts that the finished series gives.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from .registration import (
 Method = Literal["mutual-information", "phase-correlation", "centre-of-mass"]
 METHODS: tuple[Method, ...] = ("mutual-information", "phase-correlation", "centre-of-mass")
 Floats64 = NDArray[np.float64]
-# Steps between neighbours: (place of the lower tilt, of the higher one) to (rows, columns).
+# Shift along (rows, columns) by (index of the lower tilt, index of the higher tilt).
 PairShifts = Mapping[tuple[int, int], NDArray[Any]]
 
 # Longer side of the images that are registered with one another, and their blur in such pixels.
@@ -39,18 +39,18 @@ _BLUR_PX = 1.0
 
 @dataclass(frozen=True)
 class PreparedImage:
-    """One image made ready for registration with any other of its series.
+    """An image prepared for registration with any other image of its series.
 
     Attributes
     ----------
     method : str
-        How it will be registered.
+        Method of registration.
     shape : tuple of int
-        Rows and columns of the image given.
+        Rows and columns of the original image.
     binning : int
-        Pixels of the image given in one of `small`.
+        Side in original pixels of one pixel of `small`.
     small : ndarray
-        Float32: binned, blurred, freed from its background.
+        Float32, at most 128 pixels a side: binned, blurred, background subtracted.
     """
 
     method: Method
@@ -60,14 +60,14 @@ class PreparedImage:
 
 
 def prepare_image(image: NDArray[Any], method: Method) -> PreparedImage:
-    """Prepare one image for :func:`register_pair`, from itself alone.
+    """Prepare one image for :func:`register_pair`.
 
     Parameters
     ----------
     image : ndarray
         Shape (rows, columns), as recorded or denoised.
     method : str
-        See :func:`register_pair`.
+        Method of registration, see :func:`register_pair`.
 
     Returns
     -------
@@ -78,10 +78,16 @@ def prepare_image(image: NDArray[Any], method: Method) -> PreparedImage:
     ------
     ValueError
         If the image has no pixels or holds NaN, or the method is unknown.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> prepare_image(np.eye(512), "phase-correlation").small.shape
+    (128, 128)
     """
     checked_method(method)
     if image.ndim != 2 or image.size == 0:
-        raise ValueError(f"an image of shape {image.shape}; (rows, columns) is needed")
+        raise ValueError(f"the image has the shape {image.shape}; (rows, columns) is needed")
     if not np.isfinite(image).all():
         raise ValueError("the image holds NaN or infinity; leave it out")
     binning = binning_for(image.shape, _SIDE)
@@ -90,47 +96,54 @@ def prepare_image(image: NDArray[Any], method: Method) -> PreparedImage:
 
 
 def checked_method(method: str) -> None:
-    """Refuse a method that is not known.
-
-    Raises
-    ------
-    ValueError
-        With the names of those that are.
-    """
+    """Raise a ValueError that names the known methods if a method is unknown."""
     if method not in METHODS:
-        raise ValueError(f"alignment by '{method}'; one of {', '.join(METHODS)} is known")
+        raise ValueError(f"alignment method '{method}' is unknown; use one of {', '.join(METHODS)}")
 
 
 def register_pair(first: PreparedImage, second: PreparedImage) -> Floats64:
-    """Register two images with one another.
+    """Register two images by the method that they were prepared for.
 
-    Which way depends on what they were prepared for. ``mutual-information``: (1+1) evolution
-    strategy on Mattes mutual information, begun at the result of phase correlation.
-    ``phase-correlation``. ``centre-of-mass``: along x' the centre of mass, which asks for a
-    specimen with nothing beside it; along y, the tilt axis, the cross correlation of the intensity
-    summed across the axis (common line).
+    ``phase-correlation``: see :func:`.registration.phase_correlation`.
+
+    ``mutual-information``: (1+1) evolution strategy on Mattes mutual information, started at the
+    result of phase correlation; see :func:`.registration.mutual_information`.
+
+    ``centre-of-mass``: across the tilt axis (x') the centre of mass, which needs a specimen with
+    nothing beside it; along the axis (y) the cross correlation of common lines, the intensity
+    summed across the axis.
 
     Parameters
     ----------
     first, second : PreparedImage
-        Neighbours in tilt, the lower tilt first: turned round, the numbers differ a little.
+        Neighbours in tilt, the lower tilt first. In the other order the result differs slightly.
 
     Returns
     -------
     ndarray
-        Float64, shape (2,) along (rows, columns): where the specimen of the second image has
-        moved to against the first, in pixels of the images given. The same two images give the
-        same numbers, bit by bit.
+        Float64, shape (2,) along (rows, columns): displacement of the specimen in the second
+        image against the first, in pixels of the original images. The same two images give the
+        same shift, bit for bit.
 
     Raises
     ------
     ValueError
         If the images differ in shape or were prepared for different methods.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> image = np.zeros((64, 64))
+    >>> image[20:40, 24:36] = 1
+    >>> pair = (image, np.roll(image, 3, axis=0))
+    >>> shift = register_pair(*(prepare_image(one, "phase-correlation") for one in pair))
+    >>> round(float(shift[0])), abs(round(float(shift[1])))
+    (3, 0)
     """
     if first.shape != second.shape or first.method != second.method:
         raise ValueError(
-            f"images of {first.shape} for {first.method} and of {second.shape} for "
-            f"{second.method} cannot be registered with one another"
+            f"an image of shape {first.shape} prepared for {first.method} and an image of shape "
+            f"{second.shape} prepared for {second.method} cannot be registered with one another"
         )
     one, other = first.small, second.small
     if first.method == "centre-of-mass":
@@ -144,15 +157,27 @@ def register_pair(first: PreparedImage, second: PreparedImage) -> Floats64:
 
 
 class OnlineRegistration:
-    """Registers each image of a series with its neighbours in tilt as soon as it is there.
+    """Pairwise registration of a series while it is recorded.
 
-    Images may come in any order of tilts. One that comes between two others is registered with
-    both; the step between those two is then no longer asked for.
+    Each image is registered with its neighbours in tilt when it arrives. Images may arrive in any
+    order of tilts. An image that arrives between two others is registered with both; the shift
+    between those two is then not needed any more.
 
     Parameters
     ----------
     method : str
-        See :func:`register_pair`.
+        Method of registration, see :func:`register_pair`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> image = np.zeros((32, 32))
+    >>> image[8:20, 10:18] = 1
+    >>> registration = OnlineRegistration("centre-of-mass")
+    >>> registration.add(0, -2.0, image)
+    >>> registration.add(1, 0.0, np.roll(image, 2, axis=1))
+    >>> registration.pair_shifts([0, 1])[0, 1].round().tolist()
+    [0.0, 2.0]
     """
 
     def __init__(self, method: Method = "mutual-information") -> None:
@@ -160,68 +185,70 @@ class OnlineRegistration:
         self.method: Method = method
         self._order: list[tuple[float, int]] = []
         self._images: dict[int, PreparedImage] = {}
-        self._steps: dict[tuple[int, int], Floats64] = {}
+        self._shifts: dict[tuple[int, int], Floats64] = {}
 
     def add(self, number: int, tilt_deg: float, image: NDArray[Any]) -> None:
-        """Take in an image and register it with the neighbours that are there.
+        """Add an image and register it with its neighbours in tilt.
 
         Parameters
         ----------
         number : int
-            Of the image in the series; with equal tilts the lower number comes first.
+            Number of the image in the series; at equal tilts the lower number comes first.
         tilt_deg : float
-            Its tilt.
+            Tilt angle in degrees.
         image : ndarray
-            Shape (rows, columns), the same for all.
+            Shape (rows, columns), the same for all images.
 
         Raises
         ------
         ValueError
-            If the number has been there, the tilt or a pixel is not finite, or the shape is not
-            that of the others. The series is then as it was.
+            If an image of this number has been added, the tilt or a pixel is not finite, or the
+            shape differs from that of the other images. Nothing is added then.
         """
         if number in self._images:
-            raise ValueError(f"image {number} of the series has been there already")
+            raise ValueError(f"image {number} of the series was added before")
         if not np.isfinite(tilt_deg):
             raise ValueError(f"the tilt angle of image {number} is not a finite number")
         ready = prepare_image(image, self.method)
         if self._images:
             shape = next(iter(self._images.values())).shape
             if ready.shape != shape:
-                raise ValueError(f"image {number} has shape {ready.shape}, the others {shape}")
+                raise ValueError(
+                    f"image {number} has the shape {ready.shape}, the other images {shape}"
+                )
         insort(self._order, (float(tilt_deg), number))
         self._images[number] = ready
-        place = self._order.index((float(tilt_deg), number))
-        for k in (place - 1, place):
+        index = self._order.index((float(tilt_deg), number))
+        for k in (index - 1, index):
             if 0 <= k < len(self._order) - 1:
                 a, b = self._order[k][1], self._order[k + 1][1]
-                self._steps[a, b] = register_pair(self._images[a], self._images[b])
+                self._shifts[a, b] = register_pair(self._images[a], self._images[b])
 
     def pair_shifts(
         self, numbers: Sequence[int] | NDArray[np.integer[Any]]
     ) -> dict[tuple[int, int], Floats64]:
-        """Steps found so far, as `align.align_series` takes them.
+        """Shifts found so far, as :func:`.align.align_series` takes them.
 
         Parameters
         ----------
         numbers : sequence of int
-            The number of each image in the stack that is to be aligned.
+            Number of each image of the image stack that will be aligned.
 
         Returns
         -------
         dict
-            By the places of both images in that stack.
+            Shifts in pixels, shape (2,), by the indices of both images in that stack.
         """
-        places = {int(number): place for place, number in enumerate(numbers)}
+        index_of = {int(number): index for index, number in enumerate(numbers)}
         return {
-            (places[a], places[b]): step
-            for (a, b), step in self._steps.items()
-            if a in places and b in places
+            (index_of[a], index_of[b]): shift
+            for (a, b), shift in self._shifts.items()
+            if a in index_of and b in index_of
         }
 
 
 def neighbours_in_tilt(tilts: Floats64) -> list[tuple[int, int]]:
-    """Places of neighbours, the lower tilt first; equal tilts in the order they have."""
+    """Indices of neighbours in tilt, the lower tilt first; equal tilts keep their order."""
     order = np.argsort(tilts, kind="stable")
     return [(int(order[k]), int(order[k + 1])) for k in range(len(order) - 1)]
 
@@ -229,15 +256,15 @@ def neighbours_in_tilt(tilts: Floats64) -> list[tuple[int, int]]:
 def iter_register_series(
     images: NDArray[Any], tilts: Floats64, method: Method, known: PairShifts | None = None
 ) -> Generator[float, None, Floats64]:
-    """:func:`register_series` in small pieces: yields the finished fraction, returns the shifts."""
+    """Do what :func:`register_series` does in small pieces; yields the finished fraction."""
     pairs = neighbours_in_tilt(tilts)
     lowest = int(np.argmin(np.abs(tilts)))
     given = {} if known is None else known
-    steps = {pair: np.asarray(given[pair], np.float64) for pair in pairs if pair in given}
-    bad = [p for p, step in steps.items() if step.shape != (2,) or not np.isfinite(step).all()]
+    found = {pair: np.asarray(given[pair], np.float64) for pair in pairs if pair in given}
+    bad = [p for p, shift in found.items() if shift.shape != (2,) or not np.isfinite(shift).all()]
     if bad:
-        raise ValueError(f"the step between images {bad[0]} is no pair of finite numbers")
-    missing = [pair for pair in pairs if pair not in steps]
+        raise ValueError(f"the known shift between images {bad[0]} is not a pair of finite numbers")
+    missing = [pair for pair in pairs if pair not in found]
     ready: dict[int, PreparedImage] = {}
     at_once = 2 * len(sched_getaffinity(0))
     for begin in range(0, len(missing), at_once):
@@ -247,12 +274,12 @@ def iter_register_series(
             ready[n] = prepare_image(images[n], method)
 
         def register(k: int, part: list[tuple[int, int]] = part) -> None:
-            steps[part[k]] = register_pair(*(ready[n] for n in part[k]))
+            found[part[k]] = register_pair(*(ready[n] for n in part[k]))
 
         in_threads(prepare, sorted({n for pair in part for n in pair} - ready.keys()))
         in_threads(register, range(len(part)))
         yield min(1.0, (begin + len(part)) / len(missing))
-    summed = np.concatenate([np.zeros((1, 2)), np.cumsum([steps[p] for p in pairs], axis=0)])
+    summed = np.concatenate([np.zeros((1, 2)), np.cumsum([found[p] for p in pairs], axis=0)])
     shifts = np.empty((len(images), 2))
     shifts[[pairs[0][0], *(b for _, b in pairs)]] = summed
     return shifts - shifts[lowest]
@@ -265,7 +292,10 @@ def register_series(
     *,
     pair_shifts: PairShifts | None = None,
 ) -> Floats64:
-    """Shifts of a tilt series by registering neighbours in tilt, nothing else.
+    """Shifts of a tilt series from pairwise registration alone.
+
+    The shifts between neighbours in tilt are summed, and so are their errors; :func:`.align_series`
+    refines them.
 
     Parameters
     ----------
@@ -274,22 +304,32 @@ def register_series(
     tilt_deg : ndarray
         Angles in degrees, shape (n,), in any order and spacing.
     method : str
-        See :func:`register_pair`.
+        Method of registration, see :func:`register_pair`.
     pair_shifts : mapping, optional
-        What :func:`register_pair` has already found, by the places of the two images in `images`,
-        the lower tilt first. Only what is missing is computed.
+        Shifts that :func:`register_pair` has already found, by the indices of the two images, the
+        lower tilt first. Missing ones are computed.
 
     Returns
     -------
     ndarray
-        Float64, shape (n, 2) along (rows, columns): where the specimen has moved to against the
-        image of the lowest tilt.
+        Float64, shape (n, 2) along (rows, columns): displacement of the specimen in each image
+        against the image of the lowest tilt, in pixels.
 
     Raises
     ------
     ValueError
-        If images and angles do not belong together, hold NaN, a known step is not two finite
+        If images and angles do not belong together, hold NaN, a known shift is not two finite
         numbers, or the method is unknown.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> image = np.zeros((32, 32))
+    >>> image[8:20, 10:18] = 1
+    >>> images = np.stack([np.roll(image, k, axis=1) for k in (0, 2, 5)])
+    >>> shifts = register_series(images, np.array([0.0, 1.0, 2.0]), "centre-of-mass")
+    >>> shifts[:, 1].round().tolist()
+    [0.0, 2.0, 5.0]
     """
     images, tilts = checked_series(images, tilt_deg)
     checked_method(method)

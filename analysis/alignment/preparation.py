@@ -10,14 +10,14 @@ from scipy.ndimage import gaussian_filter
 
 from ..core.arrays import Floats, binned, in_threads
 
-# Pixels along the longer side at which series are matched.
+# Longer side in pixels at which projections are matched.
 MATCHING_SIDE = 128
 _BLUR_PX = 0.9
 _BACKGROUND_PERCENTILE = 10.0
 
 
 def prepared_image(image: NDArray[Any], binning: int, blur_px: float = _BLUR_PX) -> Floats:
-    """One image binned, blurred and freed from its background; nothing but itself is asked.
+    """Bin and blur one image and subtract its background, the tenth percentile.
 
     Parameters
     ----------
@@ -31,7 +31,7 @@ def prepared_image(image: NDArray[Any], binning: int, blur_px: float = _BLUR_PX)
     Returns
     -------
     ndarray
-        Float32, shape (rows // binning, columns // binning).
+        Float32, shape (rows // binning, columns // binning), in the image's unit.
     """
     small = binned(image, binning) if binning > 1 else image.astype(np.float32)
     if blur_px > 0:
@@ -40,7 +40,7 @@ def prepared_image(image: NDArray[Any], binning: int, blur_px: float = _BLUR_PX)
 
 
 def prepared(images: NDArray[Any], binning: int, blur_px: float = _BLUR_PX) -> Floats:
-    """Images of a series, each as by :func:`prepared_image`, brought to a mean of 1 together.
+    """Prepare all images of a series and scale them together to a mean of 1.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ def prepared(images: NDArray[Any], binning: int, blur_px: float = _BLUR_PX) -> F
 
 
 def binning_for(shape: tuple[int, ...], side: int) -> int:
-    """Smallest binning, a power of two, that brings the longer side of an image to `side`."""
+    """Smallest power of two that, as a binning, brings the longer side of an image to `side`."""
     binning = 1
     while max(shape) // binning > side:
         binning *= 2

@@ -1,12 +1,16 @@
 """Projection matching: shifts, axis offset and rotation that make a tilt series agree with itself.
 
-Reconstruction and registration take turns (Guersoy et al., Sci. Rep. 7, 11818, 2017): a few
-iterations from the volume reached before, then one Gauss-Newton step of all shifts and the
-rotation towards the reprojections. Three things make it exact enough for a missing wedge. The
-volume is no thicker than the specimen, or it swallows wrong shifts: the thickness is where a short
-SIRT leaves the least misfit. It converges fast in all detail (`slab`), and pixels beyond the
-recorded border ask nothing of it. And the step knows that a rotation of the images has been taken
-up by the volume as far as a volume can: its two shears in the plane of the axis are fitted beside.
+Reconstruction and registration alternate (Guersoy et al., Sci. Rep. 7, 11818, 2017): a few
+iterations of a volume that continues from the previous round, then one Gauss-Newton step of all
+shifts and of the rotation towards the reprojections. Three measures make it accurate despite the
+missing wedge:
+
+* The volume is not thicker than the specimen, for a thicker one can explain wrong shifts. The
+  thickness is where a short SIRT leaves the smallest residual.
+* The volume converges alike in coarse and fine detail (:mod:`.matching_volume`), and pixels beyond
+  the recorded border have no weight.
+* The volume takes up a rotation of the images as far as a volume can, by two shears in the plane
+  of the axis. The step fits these shears together with the rotation.
 """
 # numba's decorators are untyped.
 # pyright: basic, reportMissingTypeStubs=false, reportCallIssue=false
@@ -16,7 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numba
 import numpy as np
@@ -31,42 +35,40 @@ from .preparation import MATCHING_SIDE, binning_for, prepared
 from .resampling import Axis, Splines
 
 Floats64 = NDArray[np.float64]
-_T = TypeVar("_T")
 
-# Thicknesses of the volume that are tried first, in widths; then around the best; and what is
-# added to it.
+# Thicknesses of the volume that are tried first, in image widths; then around the best one; and
+# the margin that is added to the best.
 _THICKNESSES = (0.8, 0.6, 0.45, 0.34, 0.26, 0.2, 0.15)
 _NEARBY = (1.3, 1.15, 1.0, 0.87, 0.75)
 _THICKNESS_MARGIN = 1.05
-# The middle of the specimen is sought within this part of its thickness.
-_MIDDLES = (-0.3, -0.15, 0.0, 0.15, 0.3)
+# The centre of the specimen along z is searched within this part of its thickness.
+_CENTRES = (-0.3, -0.15, 0.0, 0.15, 0.3)
 _TRIAL_ITERATIONS = 8
-# Iterations of a volume from nothing, and from the one before.
+# Iterations of a new volume, and of one that continues.
 _FIRST, _FURTHER = 15, 3
-# After these rounds the thickness is found again: what was thick enough for rough shifts is too
-# thick for better ones.
+# After so many rounds the thickness is searched again: coarse shifts need a thicker volume.
 _SETTLING = 5
-# The volume takes up more of a turn than its shears.
-_TURN_GAIN = 1.7
-_LARGEST_TURN_RAD = math.radians(1.0)
-# Gain of the offset when all shifts are free: the volume takes up much of a wrong one.
+# The volume takes up more of a rotation than its shears.
+_ROTATION_GAIN = 1.7
+_MAX_ROTATION_STEP_RAD = math.radians(1.0)
+# Gain of the offset when all shifts are free: the volume takes up a part of a wrong offset.
 _OFFSET_GAIN = 1.7
-# Settled: moves (rms, in matched pixels), offset and turn of two rounds on end are below.
+# Settled: moves (rms, in binned pixels), offset and rotation of two successive rounds are smaller.
 _SETTLED_PX = 0.003
 _SETTLED_OFFSET_PX = 0.006
 _SETTLED_RAD = math.radians(0.004)
-# Part of the largest eigenvalue below which what is common to all images is left alone.
-_LEAST_VALUE = 1e-7
-# An offset is told from a displacement if this part of it is beside all displacements.
-_LEAST_BESIDE = 0.01
-# Per image: moves along y and x', and gain; together: rotation and the shears of the volume.
+# Common terms whose eigenvalue is below this part of the largest are left alone.
+_MIN_EIGENVALUE = 1e-7
+# An offset differs from a displacement if this part of it is orthogonal to all displacements.
+_MIN_ORTHOGONAL = 0.01
+# Terms of each image: moves along y and x', and gain; common terms: rotation and two shears.
 _LOCAL, _SHARED = 3, 3
 _TERMS = _LOCAL + _SHARED + 1
 
 
 @dataclass(frozen=True)
 class ProjectionMatch:
-    """Outcome of projection matching, in pixels of the images given.
+    """Result of projection matching; lengths are pixels of the images given.
 
     Attributes
     ----------
@@ -75,11 +77,12 @@ class ProjectionMatch:
     axis : Axis
         The tilt axis.
     residual : ndarray
-        Of the volume after each round: norm of (images - projections) over that of the images.
+        Relative residual of the volume after each round: norm of (images - projections) over
+        the norm of the images.
     correlation : ndarray
         Shape (n,): correlation coefficient of each aligned image and its reprojection.
     thickness_px : int
-        Thickness given to the volume.
+        Thickness of the volume.
     last_move_px : float
         Root mean square of the last step of the shifts.
     """
@@ -100,37 +103,51 @@ def match_projections(
     *,
     rounds: int = 30,
     axis_only: bool = False,
-    report: Callable[[float], None] | None = None,
+    progress: Callable[[float], None] | None = None,
 ) -> ProjectionMatch:
-    """Refine an alignment until images and reprojections of their volume agree.
+    """Refine an alignment until the images agree with the reprojections of their volume.
+
+    Guersoy et al., Sci. Rep. 7, 11818, 2017; see the docstring of the module for what differs.
 
     Parameters
     ----------
     images : ndarray
-        Shape (n, rows, columns), as recorded; they are binned to `MATCHING_SIDE`.
+        Shape (n, rows, columns), as recorded; they are binned to at most 128 pixels a side.
     tilt_deg : ndarray
-        Angles, shape (n,).
+        Angles in degrees, shape (n,).
     shifts_px : ndarray
-        Shape (n, 2), where to start.
+        Start of the shifts, shape (n, 2), along rows and columns.
     axis : Axis
-        Where to start.
+        Start of the tilt axis.
     rounds : int
-        How often volume and shifts are improved at most; it ends when they are settled.
+        Most rounds; the refinement ends earlier when it has settled.
     axis_only : bool
-        Leave the shifts as they are and refine only offset and rotation of the axis.
-    report : callable, optional
-        Is told the finished fraction after each round.
+        Keep the shifts and refine only offset and rotation of the axis.
+    progress : callable, optional
+        Called with the finished fraction after each round.
 
     Returns
     -------
     ProjectionMatch
-        What a specimen's own displacement does to the images (the same along the axis, and a
-        cosine and a sine of the tilt across) cannot be told from shifts and is left as it is.
+        A displacement of the specimen (constant along the axis, a cosine and a sine of the tilt
+        across it) cannot be separated from the shifts; it stays as it was at the start.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pyrotome.analysis.tomography import project
+    >>> volume = np.zeros((24, 24, 24), np.float32)
+    >>> volume[6:18, 9:15, 8:16] = 1
+    >>> tilt_deg = np.arange(-60.0, 61.0, 20.0)
+    >>> images, shifts = project(volume, tilt_deg), np.zeros((7, 2))
+    >>> found = match_projections(images, tilt_deg, shifts, Axis(), rounds=3)
+    >>> bool(found.residual[-1] < 0.2)
+    True
     """
-    pieces = iter_match_projections(
+    steps = iter_match_projections(
         images, tilt_deg, shifts_px, axis, rounds=rounds, axis_only=axis_only
     )
-    return run_to_end(pieces, report)
+    return run_to_end(steps, progress)
 
 
 def iter_match_projections(
@@ -142,90 +159,160 @@ def iter_match_projections(
     rounds: int = 30,
     axis_only: bool = False,
 ) -> Generator[float, None, ProjectionMatch]:
-    """:func:`match_projections` in small pieces: yields the finished fraction after each."""
-    binning = binning_for(images.shape[1:], MATCHING_SIDE)
-    small = prepared(images, binning)
-    tilts = np.asarray(tilt_deg, np.float64)
-    tall, wide = small.shape[1:]
-    splines = Splines(small)
-    trials = _Trials(splines, tilts)
+    """Do what :func:`match_projections` does in small pieces of work.
+
+    Parameters
+    ----------
+    images, tilt_deg, shifts_px, axis, rounds, axis_only
+        See :func:`match_projections`.
+
+    Yields
+    ------
+    float
+        Finished fraction after each piece of work.
+
+    Returns
+    -------
+    ProjectionMatch
+        As the generator's return value.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> images = np.random.default_rng(0).random((3, 16, 16))
+    >>> next(iter_match_projections(images, np.arange(3.0), np.zeros((3, 2)), Axis()))
+    0.0
+    """
+    refinement = _Refinement(images, tilt_deg, shifts_px, axis, axis_only=axis_only)
     yield 0.0
-    shifts = np.asarray(shifts_px, np.float64) / binning
-    offset, turn_rad = axis.offset_px / binning, math.radians(axis.rotation_deg)
-    shape = _offset_component(tilts)
-    constant = float(shape.sum()) or 1.0
-    misfit: list[float] = []
-    slab, last_move, quiet = None, 0.0, 0
-    aligned = reprojected = small
-    seen = np.ones(small.shape, np.bool_)
-    best = float(wide)
     rounds = max(1, rounds)
     for number in range(rounds):
-        here = Axis(offset, math.degrees(turn_rad))
         if number in (0, _SETTLING):
-            factors = _THICKNESSES if slab is None else _NEARBY
-            best, middle = yield from _slab(
-                trials, shifts, here, [best * f for f in factors], number / rounds
-            )
-            shifts, slab = shifted_in_z(shifts, here, tilts, middle), None
-        aligned = splines.sampled(shifts, here)
-        seen = splines.valid_mask(shifts, here)
-        if slab is None:
-            slab = MatchingVolume(
-                tilts, (tall, wide), min(wide, math.ceil(best * _THICKNESS_MARGIN))
-            )
-            for _ in range(_FIRST // _FURTHER - 1):
-                slab.fit(aligned, seen, _FURTHER)
-                yield number / rounds
-        misfit.append(slab.fit(aligned, seen, _FURTHER))
-        reprojected, *sheared = slab.projections()
-        moves, slide, turn = _step(
-            aligned, reprojected, sheared, seen, tilts if axis_only else None
-        )
-        if not axis_only:
-            part = float(shape @ moves[:, 1])
-            moves[:, 1] += (_OFFSET_GAIN - 1) * part * shape
-            slide = _OFFSET_GAIN * part / constant
-        else:
-            offset += slide
-        cosine, sine = math.cos(turn_rad), math.sin(turn_rad)
-        shifts = shifts + np.column_stack(
-            [moves[:, 0] * cosine + moves[:, 1] * sine, moves[:, 1] * cosine - moves[:, 0] * sine]
-        )
-        turn_rad += min(max(_TURN_GAIN * turn, -_LARGEST_TURN_RAD), _LARGEST_TURN_RAD)
-        last_move = float(np.sqrt((moves**2).sum(axis=1).mean()))
-        calm = (
-            last_move < _SETTLED_PX and abs(slide) < _SETTLED_OFFSET_PX and abs(turn) < _SETTLED_RAD
-        )
-        quiet = quiet + 1 if calm and number > _SETTLING else 0
-        if quiet == 2:
+            yield from refinement.find_thickness(number / rounds)
+        yield from refinement.improve_volume(number / rounds)
+        settled = refinement.improve_alignment()
+        if refinement.count_settled(settled and number > _SETTLING) == 2:
             break
         yield (number + 1) / rounds
     yield 1.0
-    assert slab is not None
-    return ProjectionMatch(
-        np.asarray(shifts_px, np.float64) if axis_only else shifts * binning,
-        Axis(offset * binning, math.degrees(turn_rad)),
-        np.array(misfit),
-        _correlations(aligned * seen, reprojected * seen),
-        slab.thickness * binning,
-        last_move * binning,
-    )
+    return refinement.match()
 
 
-class _Trials:
-    """Short reconstructions of a few slices, to compare what an alignment is worth."""
+class _Refinement:
+    """State of the refinement; all lengths are binned pixels."""
+
+    def __init__(
+        self,
+        images: NDArray[Any],
+        tilt_deg: NDArray[Any],
+        shifts_px: NDArray[Any],
+        axis: Axis,
+        *,
+        axis_only: bool,
+    ) -> None:
+        self._binning = binning_for(images.shape[1:], MATCHING_SIDE)
+        small = prepared(images, self._binning)
+        self._tilts = np.asarray(tilt_deg, np.float64)
+        self._splines = Splines(small)
+        self._trials = _ThicknessTrials(self._splines, self._tilts)
+        self._given_px, self._axis_only = np.asarray(shifts_px, np.float64), axis_only
+        self._shifts = self._given_px / self._binning
+        self._offset = axis.offset_px / self._binning
+        self._rotation_rad = math.radians(axis.rotation_deg)
+        self._component = _offset_component(self._tilts)
+        self._volume: MatchingVolume | None = None
+        self._thickness = float(self._splines.shape[1])
+        self._residuals: list[float] = []
+        self._last_move, self._settled_rounds = 0.0, 0
+        self._aligned = self._reprojected = small
+        self._valid = np.ones(small.shape, np.bool_)
+
+    @property
+    def _axis(self) -> Axis:
+        return Axis(self._offset, math.degrees(self._rotation_rad))
+
+    def find_thickness(self, done: float) -> Generator[float, None, None]:
+        """Search thickness and height of the volume; the next one begins from nothing."""
+        factors = _THICKNESSES if self._volume is None else _NEARBY
+        thicknesses = [self._thickness * factor for factor in factors]
+        self._thickness, height = yield from _iter_find_thickness(
+            self._trials, self._shifts, self._axis, thicknesses, done
+        )
+        self._shifts = shifted_in_z(self._shifts, self._axis, self._tilts, height)
+        self._volume = None
+
+    def improve_volume(self, done: float) -> Generator[float, None, None]:
+        """Resample the images and fit the volume to them."""
+        self._aligned = self._splines.sampled(self._shifts, self._axis)
+        self._valid = self._splines.valid_mask(self._shifts, self._axis)
+        if self._volume is None:
+            tall, wide = self._splines.shape
+            thickness = min(wide, math.ceil(self._thickness * _THICKNESS_MARGIN))
+            self._volume = MatchingVolume(self._tilts, (tall, wide), thickness)
+            for _ in range(_FIRST // _FURTHER - 1):
+                self._volume.fit(self._aligned, self._valid, _FURTHER)
+                yield done
+        self._residuals.append(self._volume.fit(self._aligned, self._valid, _FURTHER))
+
+    def improve_alignment(self) -> bool:
+        """Step towards the reprojections; returns whether the step is negligible."""
+        assert self._volume is not None
+        self._reprojected, *sheared = self._volume.projections()
+        tilts = self._tilts if self._axis_only else None
+        moves, slide, rotation = _gauss_newton_step(
+            self._aligned, self._reprojected, sheared, self._valid, tilts
+        )
+        if not self._axis_only:
+            part = float(self._component @ moves[:, 1])
+            moves[:, 1] += (_OFFSET_GAIN - 1) * part * self._component
+            slide = _OFFSET_GAIN * part / (float(self._component.sum()) or 1.0)
+        else:
+            self._offset += slide
+        cosine, sine = math.cos(self._rotation_rad), math.sin(self._rotation_rad)
+        self._shifts = self._shifts + np.column_stack(
+            [moves[:, 0] * cosine + moves[:, 1] * sine, moves[:, 1] * cosine - moves[:, 0] * sine]
+        )
+        self._rotation_rad += min(
+            max(_ROTATION_GAIN * rotation, -_MAX_ROTATION_STEP_RAD), _MAX_ROTATION_STEP_RAD
+        )
+        self._last_move = float(np.sqrt((moves**2).sum(axis=1).mean()))
+        return (
+            self._last_move < _SETTLED_PX
+            and abs(slide) < _SETTLED_OFFSET_PX
+            and abs(rotation) < _SETTLED_RAD
+        )
+
+    def count_settled(self, settled: bool) -> int:
+        """Number of successive rounds that have settled."""
+        self._settled_rounds = self._settled_rounds + 1 if settled else 0
+        return self._settled_rounds
+
+    def match(self) -> ProjectionMatch:
+        """The result in pixels of the images given."""
+        assert self._volume is not None
+        return ProjectionMatch(
+            self._given_px if self._axis_only else self._shifts * self._binning,
+            Axis(self._offset * self._binning, math.degrees(self._rotation_rad)),
+            np.array(self._residuals),
+            _correlations(self._aligned * self._valid, self._reprojected * self._valid),
+            self._volume.thickness * self._binning,
+            self._last_move * self._binning,
+        )
+
+
+class _ThicknessTrials:
+    """Short reconstructions of a few slices that compare thicknesses of the volume."""
 
     def __init__(self, splines: Splines, tilts: Floats64) -> None:
         tall, self.wide = splines.shape
         rows = np.unique(np.linspace(0, tall - 1, min(tall, 2 * LANES)).astype(int))
         self._splines, self._tilts, self._rows = splines, tilts, rows
 
-    def residual(
-        self, shifts: Floats64, axis: Axis, thicknesses: Sequence[int], middle: float
+    def residuals(
+        self, shifts: Floats64, axis: Axis, thicknesses: Sequence[int], height: float
     ) -> Iterator[float]:
-        """Yield the misfits that are left of volumes of some thicknesses at one height."""
-        lower = shifted_in_z(shifts, axis, self._tilts, middle)
+        """Yield the relative residual for each thickness of a volume at one height."""
+        lower = shifted_in_z(shifts, axis, self._tilts, height)
         aligned = self._splines.sampled(lower, axis, self._rows)
         for thickness in thicknesses:
             shape = (thickness, self.wide)
@@ -233,100 +320,105 @@ class _Trials:
             yield float(made.residual[-1])
 
 
-def _slab(
-    trials: _Trials, shifts: Floats64, axis: Axis, thicknesses: Sequence[float], done: float
+def _iter_find_thickness(
+    trials: _ThicknessTrials,
+    shifts: Floats64,
+    axis: Axis,
+    thicknesses: Sequence[float],
+    done: float,
 ) -> Generator[float, None, tuple[float, float]]:
-    """Thickness of the volume that explains the images best, and where its middle lies along z.
+    """Thickness of the volume that explains the images best, and height of its centre along z.
 
-    Displaced by the middle, the specimen lies where the slab expects it. Yields `done`.
+    Shifted in z by that height, the specimen lies in the centre of the volume. Yields `done`.
     """
-    heights = sorted({min(trials.wide, max(4, round(t))) for t in thicknesses}, reverse=True)
+    tried = sorted({min(trials.wide, max(4, round(t))) for t in thicknesses}, reverse=True)
     found: list[float] = []
-    for misfit in trials.residual(shifts, axis, heights, 0.0):
-        found.append(misfit)
+    for residual in trials.residuals(shifts, axis, tried, 0.0):
+        found.append(residual)
         yield done
-    best = float(heights[int(np.argmin(found))])
+    best = float(tried[int(np.argmin(found))])
     if best >= trials.wide:
         return best, 0.0
-    if len(heights) == len(thicknesses):
+    if len(tried) == len(thicknesses):
         # Their ratios are about the same.
-        best = math.exp(_lowest_of(np.log(heights), np.array(found)))
+        best = math.exp(_parabola_minimum(np.log(tried), np.array(found)))
     found = []
-    for part in _MIDDLES:
-        found.extend(trials.residual(shifts, axis, [round(best)], part * best))
+    for part in _CENTRES:
+        found.extend(trials.residuals(shifts, axis, [round(best)], part * best))
         yield done
-    return best, _lowest_of(best * np.array(_MIDDLES), np.array(found))
+    return best, _parabola_minimum(best * np.array(_CENTRES), np.array(found))
 
 
-def _lowest_of(places: Floats64, values: Floats64) -> float:
-    """Place of the lowest value, between places by a parabola."""
+def _parabola_minimum(positions: Floats64, values: Floats64) -> float:
+    """Position of the lowest value, interpolated by a parabola."""
     k = min(max(int(np.argmin(values)), 1), len(values) - 2)
     before, here, after = values[k - 1 : k + 2]
     curvature = before - 2 * here + after
     step = 0.5 * (before - after) / curvature if curvature > 0 else 0.0
-    return float(places[k] + min(max(step, -1.0), 1.0) * (places[1] - places[0]))
+    return float(positions[k] + min(max(step, -1.0), 1.0) * (positions[1] - positions[0]))
 
 
 def shifted_in_z(shifts: Floats64, axis: Axis, tilts: Floats64, height: float) -> Floats64:
-    """Shifts with which the volume comes to lie lower by `height` along z."""
-    turn_rad = math.radians(axis.rotation_deg)
+    """Shifts with which the reconstructed specimen lies lower by `height` along z."""
+    rotation_rad = math.radians(axis.rotation_deg)
     across = height * np.sin(np.deg2rad(tilts))
-    return shifts + across[:, None] * [math.sin(turn_rad), math.cos(turn_rad)]
+    return shifts + across[:, None] * [math.sin(rotation_rad), math.cos(rotation_rad)]
 
 
 def _offset_component(tilts: Floats64) -> Floats64:
-    """What an offset of the axis is beside all displacements of the specimen; norm 1 or 0."""
+    """Part of an axis offset that is orthogonal to all displacements; norm 1, or all zeros."""
     tilt_rad = np.deg2rad(tilts)
     displaced = np.column_stack([np.cos(tilt_rad), np.sin(tilt_rad)])
     even = np.ones(len(tilts))
-    beside = even - displaced @ np.linalg.lstsq(displaced, even)[0]
-    norm = float(np.linalg.norm(beside))
-    return beside / norm if norm > _LEAST_BESIDE * len(tilts) ** 0.5 else np.zeros(len(tilts))
+    orthogonal = even - displaced @ np.linalg.lstsq(displaced, even)[0]
+    norm = float(np.linalg.norm(orthogonal))
+    significant = norm > _MIN_ORTHOGONAL * len(tilts) ** 0.5
+    return orthogonal / norm if significant else np.zeros(len(tilts))
 
 
-def _step(
+def _gauss_newton_step(
     aligned: Floats,
     reprojected: Floats,
     sheared: Sequence[Floats],
-    seen: NDArray[np.bool_],
+    valid: NDArray[np.bool_],
     tilts: Floats64 | None,
 ) -> tuple[Floats64, float, float]:
-    """One Gauss-Newton step: moves (y, x') in the aligned frame, offset, and turn in radians.
+    """One Gauss-Newton step: moves (y, x') in the aligned frame, offset, rotation in radians.
 
-    With `tilts` (in degrees) no image moves on its own: there are the axis's offset and a
-    displacement of the specimen. The offset is 0 otherwise.
+    With `tilts` (in degrees) images do not move on their own: the step has an offset of the axis
+    and a displacement of the specimen. Without `tilts` the offset is 0.
     """
     count = len(aligned)
     grams = np.zeros((count, _TERMS, _TERMS))
 
     def one(n: int) -> None:
-        _gram(aligned[n], reprojected[n], sheared[0][n], sheared[1][n], seen[n], grams[n])
+        _gram(aligned[n], reprojected[n], sheared[0][n], sheared[1][n], valid[n], grams[n])
 
     in_threads(one, range(count))
     grams += np.tril(grams, -1).transpose(0, 2, 1)
     if tilts is None:
-        local, shared = _solved(grams, _LOCAL)
+        local, shared = _solve(grams, _LOCAL)
         return local[:, :2], 0.0, float(shared[0])
-    # An image's own is its gain; common are the offset, the displacement, turn and shears.
+    # Each image has a gain; common are offset, displacement, rotation and shears.
     cosines, sines = np.cos(np.deg2rad(tilts)), np.sin(np.deg2rad(tilts))
     terms = np.zeros((count, 5 + _SHARED + 1, _TERMS))
     terms[:, 0, 2] = 1.0
     terms[:, 1, 1], terms[:, 2, 1], terms[:, 3, 1] = 1.0, cosines, sines
     terms[:, 4, 0] = 1.0
     terms[:, 5:, _LOCAL:] = np.eye(_SHARED + 1)
-    _, common = _solved(terms @ grams @ terms.transpose(0, 2, 1), 1)
-    offset, cosine, sine, down, turn = (float(value) for value in common[:5])
+    _, common = _solve(terms @ grams @ terms.transpose(0, 2, 1), 1)
+    offset, cosine, sine, down, rotation = (float(value) for value in common[:5])
     moves = np.column_stack([np.full(count, down), cosine * cosines + sine * sines])
-    return moves, offset, turn
+    return moves, offset, rotation
 
 
-def _solved(grams: Floats64, own: int) -> tuple[Floats64, Floats64]:
-    """Least squares from the products of the terms of each image; the last is the difference.
+def _solve(grams: Floats64, own: int) -> tuple[Floats64, Floats64]:
+    """Solve the least squares from the Gram matrices of the terms; the last term is the residual.
 
-    The first `own` terms are each image's own (shape (n, own)), the rest common to all; the own
-    ones are eliminated image by image.
+    The first `own` terms belong to each image (result of shape (n, own)), the others are common.
+    The terms of each image are eliminated first.
     """
-    # An image that shows nothing moves nothing.
+    # An image without contrast does not move.
     inverse = np.linalg.pinv(grams[:, :own, :own], rcond=1e-9, hermitian=True)
     beside, right = grams[:, :own, own:-1], grams[:, :own, -1:]
     common = grams[:, own:-1, own:-1].sum(axis=0)
@@ -335,7 +427,7 @@ def _solved(grams: Floats64, own: int) -> tuple[Floats64, Floats64]:
     wanted = grams[:, own:-1, -1].sum(axis=0)
     wanted = wanted - (beside.transpose(0, 2, 1) @ inverse @ right).sum(axis=0)[:, 0]
     shared = (
-        np.linalg.pinv(reduced / np.outer(scale, scale), rcond=_LEAST_VALUE, hermitian=True)
+        np.linalg.pinv(reduced / np.outer(scale, scale), rcond=_MIN_EIGENVALUE, hermitian=True)
         @ (wanted / scale)
         / scale
     )
@@ -343,18 +435,18 @@ def _solved(grams: Floats64, own: int) -> tuple[Floats64, Floats64]:
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
-def _gram(aligned, reprojected, shear_y, shear_x, seen, gram):
-    """Lower triangle of the products of all terms of one image; the last is the difference."""
+def _gram(aligned, reprojected, shear_y, shear_x, valid, gram):
+    """Lower triangle of the Gram matrix of the terms of one image; the last is the residual."""
     tall, wide = aligned.shape
     terms = np.empty(7)
     for i in range(1, tall - 1):
         y = i - 0.5 * (tall - 1)
         for j in range(1, wide - 1):
-            # Beyond the recorded border nothing is compared.
-            if not seen[i, j]:
+            # Pixels beyond the recorded border are not compared.
+            if not valid[i, j]:
                 continue
             x = j - 0.5 * (wide - 1)
-            # Slopes of the reprojection alone: those of the image share its noise.
+            # Slopes of the reprojection alone: slopes of the image would share its noise.
             terms[0] = 0.5 * (reprojected[i + 1, j] - reprojected[i - 1, j])
             terms[1] = 0.5 * (reprojected[i, j + 1] - reprojected[i, j - 1])
             terms[2] = reprojected[i, j]

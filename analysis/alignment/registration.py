@@ -1,7 +1,7 @@
-"""How far the specimen moved between two images: mutual information, phase correlation, and more.
+"""Registration of two images: phase correlation, mutual information, common line, centre of mass.
 
-All functions take images of one shape and return the displacement (y, x') of the second's
-specimen against the first's, in pixels, positive towards higher rows and columns.
+All functions take images of one shape and return the displacement (y, x') of the specimen in the
+second image against the first, in pixels, positive towards higher rows and columns.
 """
 # SimpleITK and scipy are untyped here.
 # scipy.fft declares its results as dispatchables.
@@ -23,7 +23,7 @@ from scipy.signal.windows import tukey
 Floats64 = NDArray[np.float64]
 
 _WINDOW_TAPER = 0.5
-# Spatial frequencies (cycles per pixel, standard deviation) that phase correlation listens to.
+# Spatial frequencies (cycles per pixel, standard deviation) that phase correlation uses.
 _BAND = 0.12
 # Part of the largest cross power below which a frequency counts less.
 _NOISE_FLOOR = 1e-2
@@ -31,24 +31,39 @@ _HISTOGRAM_BINS = 32
 _EVOLUTION_ROUNDS = 60
 _SMALLEST_SIDE = 64
 _SEED = 2023
-# Part of the pixels that the mutual information is taken from, on a regular grid.
+# Part of the pixels, on a regular grid, that the mutual information is computed from.
 _SAMPLED = 0.25
 
 
 def phase_correlation(first: NDArray[Any], second: NDArray[Any]) -> Floats64:
-    """Peak of the cross correlation with whitened spectra, under a window that follows the shift.
+    """Displacement from the peak of the cross correlation of whitened spectra.
 
-    Kuglin and Hines, Proc. IEEE Conf. Cybernetics and Society, 163 (1975). The maximum is placed
-    between the pixels by parabolas. Shifts of up to a third of the image are found.
+    Kuglin and Hines, Proc. IEEE Conf. Cybernetics and Society, 163 (1975). A window follows the
+    shift. The maximum is interpolated between the pixels by parabolas. Shifts of up to a third
+    of the image are found.
+
+    Parameters
+    ----------
+    first, second : ndarray
+        Shape (rows, columns) both.
 
     Returns
     -------
     ndarray
-        Shape (2,).
+        Shape (2,): (y, x') in pixels.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> image = np.zeros((48, 48))
+    >>> image[16:28, 12:30] = 1
+    >>> shift = phase_correlation(image, np.roll(image, 4, axis=0))
+    >>> [round(float(part)) for part in shift]
+    [4, 0]
     """
     shift = np.zeros(2)
     for _ in range(3):
-        # The window is laid on the same part of the specimen in both images.
+        # The window covers the same part of the specimen in both images.
         whole = np.round(shift).astype(int)
         one, other = _overlap(first, second, whole)
         if min(one.shape) < 4:
@@ -63,7 +78,7 @@ def phase_correlation(first: NDArray[Any], second: NDArray[Any]) -> Floats64:
 def _overlap(
     first: NDArray[Any], second: NDArray[Any], shift: NDArray[np.int_]
 ) -> tuple[NDArray[Any], NDArray[Any]]:
-    """The parts of both images that show the same, if the second is moved by a whole shift."""
+    """The overlapping parts of two images, the second displaced by whole pixels."""
     rows, columns = first.shape
     y, x = (int(v) for v in shift)
     one = first[max(0, -y) : rows - max(0, y), max(0, -x) : columns - max(0, x)]
@@ -86,22 +101,22 @@ def _correlation_peak(one: Floats64, other: Floats64) -> Floats64:
     band = np.exp(-(down**2 + along**2) / (2 * _BAND**2))
     floor = _NOISE_FLOOR * power.max()
     correlation = irfft2(cross / (power + floor + 1e-30) * band, (rows, columns))
-    # Half of the doubled frame cannot be a shift of overlapping images.
+    # A shift of overlapping images is less than half of the doubled frame.
     peak = np.unravel_index(int(np.argmax(correlation)), correlation.shape)
     found = np.empty(2)
-    for axis, (place, side) in enumerate(zip(peak, (rows, columns), strict=True)):
+    for axis, (index, side) in enumerate(zip(peak, (rows, columns), strict=True)):
         line = np.moveaxis(correlation, axis, 0)[:, peak[1 - axis]]
-        found[axis] = _between(line, int(place))
+        found[axis] = _parabola_peak(line, int(index))
         if found[axis] > side / 2:
             found[axis] -= side
     return found
 
 
-def _between(line: Floats64, place: int) -> float:
-    """Top of the parabola through a maximum and its neighbours, on a circle."""
-    before, here, after = line[place - 1], line[place], line[(place + 1) % len(line)]
+def _parabola_peak(line: Floats64, index: int) -> float:
+    """Vertex of the parabola through a maximum and its neighbours, on a circle."""
+    before, here, after = line[index - 1], line[index], line[(index + 1) % len(line)]
     curvature = before - 2 * here + after
-    return place + (0.5 * (before - after) / curvature if curvature < 0 else 0.0)
+    return index + (0.5 * (before - after) / curvature if curvature < 0 else 0.0)
 
 
 def mutual_information(
@@ -117,14 +132,23 @@ def mutual_information(
     first, second : ndarray
         Float32, shape (rows, columns).
     start_px : ndarray
-        Shape (2,), where the search begins.
+        Start of the search, shape (2,), (y, x') in pixels.
 
     Returns
     -------
     shift : ndarray
-        Shape (2,).
+        Shape (2,): (y, x') in pixels.
     information : float
         Mutual information reached, in nats.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> image = np.zeros((48, 48), np.float32)
+    >>> image[16:28, 12:30] = 1
+    >>> shift, _ = mutual_information(image, np.roll(image, 2, axis=0), np.array([1.0, 0.0]))
+    >>> round(float(shift[0]))
+    2
     """
     fixed, moving = (sitk.GetImageFromArray(np.asarray(i, np.float32)) for i in (first, second))
     levels = max(0, min(2, int(math.log2(max(1.0, min(first.shape) / _SMALLEST_SIDE)))))
@@ -149,10 +173,28 @@ def mutual_information(
 
 
 def centre_of_mass(image: NDArray[Any]) -> float:
-    """Mean column (from the middle, in pixels) weighted by intensity above the background.
+    """Mean column weighted by the intensity above the background.
 
-    The background is the image's lower mode as Otsu's threshold separates it; the weight of the
-    rest begins at the background, so that its noise does not pull the centre to the middle.
+    The background is the mean below Otsu's threshold (IEEE Trans. Syst. Man Cybern. 9, 62, 1979).
+    It is subtracted from the weights, so that its noise does not pull the result to the centre.
+
+    Parameters
+    ----------
+    image : ndarray
+        Shape (rows, columns).
+
+    Returns
+    -------
+    float
+        In pixels from the centre of the columns; 0 for an image without contrast.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> image = np.zeros((8, 9))
+    >>> image[2:6, 6] = 1
+    >>> centre_of_mass(image)
+    2.0
     """
     threshold = _otsu(image)
     low = image[image <= threshold]
@@ -175,18 +217,56 @@ def _otsu(image: NDArray[Any]) -> float:
 
 
 def common_line(image: NDArray[Any]) -> Floats64:
-    """Intensity summed across the tilt axis: a function of y that all tilts share."""
+    """Sum the intensity across the tilt axis.
+
+    The result is a function of y that all tilts of a series share, up to a shift.
+
+    Parameters
+    ----------
+    image : ndarray
+        Shape (rows, columns).
+
+    Returns
+    -------
+    ndarray
+        Float64, shape (rows,).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> common_line(np.ones((2, 3)))
+    array([3., 3.])
+    """
     return np.asarray(image, np.float64).sum(axis=1)
 
 
 def line_shift(first: Floats64, second: Floats64) -> float:
-    """Displacement of the second profile against the first, by their cross correlation."""
+    """Displacement of the second profile against the first, from their cross correlation.
+
+    Parameters
+    ----------
+    first, second : ndarray
+        Profiles along y, shape (rows,).
+
+    Returns
+    -------
+    float
+        In pixels.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> line = np.zeros(64)
+    >>> line[20:36] = 1
+    >>> round(line_shift(line, np.roll(line, 5)))
+    5
+    """
     size = next_fast_len(2 * len(first), real=True)
-    # Slopes, not levels: a specimen that runs out of the image is no peak at zero.
+    # Slopes, not levels: a specimen cut off by the border must not make a peak at zero.
     window = tukey(len(first), 0.2)
     one, other = (
         gaussian_filter1d(p, 1.0, order=1, mode="nearest") * window for p in (first, second)
     )
     correlation = irfft(rfft(other, size) * np.conj(rfft(one, size)), size)
-    found = _between(correlation, int(np.argmax(correlation)))
+    found = _parabola_peak(correlation, int(np.argmax(correlation)))
     return found - size if found > size / 2 else found

@@ -1,15 +1,14 @@
-"""Shifts and rotation applied to images in one interpolation, by cubic B-splines.
+"""Resampling: shifts, axis offset and rotation applied in one interpolation by cubic B-splines.
 
-Convention, the same everywhere in the alignment. Positions count from the middle of an image,
-(n - 1) / 2, as (y, x') along (rows, columns). What an aligned image shows at (y, x') is seen in
-the recorded one at
+All rooms of the alignment use one convention. Positions (y, x') along (rows, columns) count from
+the centre of an image, (n - 1) / 2. The aligned image at (y, x') shows the recorded image at
 
     row    = y cos(r) + (x' + offset) sin(r) + shift_y
     column = (x' + offset) cos(r) - y sin(r) + shift_x
 
-so that a shift is where the specimen has moved to, the offset is how far the tilt axis lies from
-the middle of the columns, and a positive rotation r turns the axis clockwise on a screen whose
-rows run downwards seen from the column axis (columns towards rows).
+A shift is the displacement of the specimen in the recorded image. The offset is the distance of
+the tilt axis from the centre of the columns. A positive rotation r turns the axis from the rows'
+direction (y) towards the columns (x').
 """
 # numba's decorators and scipy's filters are untyped.
 # pyright: basic, reportMissingTypeStubs=false, reportCallIssue=false, reportArgumentType=false
@@ -27,21 +26,21 @@ from scipy.ndimage import gaussian_filter1d, spline_filter
 
 from ..core.arrays import Floats, in_threads
 
-# Outermost lines whose mean continues an image beyond its border, and its smoothing along it.
+# Beyond its border an image continues as the mean of so many outermost lines, smoothed along it.
 _BORDER_LINES = 8
 _BORDER_SMOOTHING_PX = 3.0
 
 
 @dataclass(frozen=True)
 class Axis:
-    """Where the tilt axis lies in images whose shifts are taken out.
+    """The tilt axis in images that are free of shifts.
 
     Attributes
     ----------
     offset_px : float
-        Distance from the middle of the columns.
+        Distance from the centre of the columns.
     rotation_deg : float
-        Turn against the image's rows direction, columns towards rows.
+        Rotation from the rows' direction (y) towards the columns (x').
     """
 
     offset_px: float = 0.0
@@ -50,16 +49,16 @@ class Axis:
 
 @numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
 def _sample(
-    coefficients, exact, edges_y, edges_x, turn, offset, shift_y, shift_x, whole, picks, out
+    coefficients, exact, edges_y, edges_x, rotation, offset, shift_y, shift_x, whole, picks, out
 ):
-    """Fill `out` with some rows from the spline of one image, beyond it from its border.
+    """Fill `out` with the rows `picks` of the aligned image, from the spline of one image.
 
-    `edges_y` (2, columns) continues it above and below, `edges_x` (2, rows) left and right.
-    With `whole` all positions are pixels of `exact`, the image itself.
+    `edges_y` (2, columns) continues the image above and below, `edges_x` (2, rows) left and
+    right. With `whole` all positions are whole pixels of `exact`, the image itself.
     """
     rows, columns = coefficients.shape
     wide = out.shape[1]
-    cosine, sine = math.cos(turn), math.sin(turn)
+    cosine, sine = math.cos(rotation), math.sin(rotation)
     weights_y = np.empty(4, np.float32)
     weights_x = np.empty(4, np.float32)
     last_r, last_c = rows - 1, columns - 1
@@ -129,7 +128,7 @@ def _mirrored(i, last):
 
 
 class Splines:
-    """Images ready to be sampled again and again, each time from the recorded pixels.
+    """Spline coefficients of a series, for repeated resampling from the recorded pixels.
 
     Parameters
     ----------
@@ -158,15 +157,27 @@ class Splines:
     def sampled(
         self, shifts_px: NDArray[Any], axis: Axis, rows: NDArray[np.integer[Any]] | None = None
     ) -> Floats:
-        """Aligned images, see the module's convention; float32, the shape of the recorded ones.
+        """Resample the images by the convention of this module.
 
-        With `rows` these rows of them only.
+        Parameters
+        ----------
+        shifts_px : ndarray
+            Shape (n, 2), along rows and columns.
+        axis : Axis
+            The tilt axis.
+        rows : ndarray of int, optional
+            Only these rows of the aligned images.
+
+        Returns
+        -------
+        ndarray
+            Float32, shape (n, rows, columns).
         """
         shifts = np.asarray(shifts_px, np.float64)
         tall, wide = self.shape
         picks = np.arange(tall) if rows is None else np.asarray(rows, np.intp)
         out = np.empty((len(self._exact), len(picks), wide), np.float32)
-        turn = math.radians(axis.rotation_deg)
+        rotation = math.radians(axis.rotation_deg)
         straight = axis.rotation_deg == 0.0
 
         def one(n: int) -> None:
@@ -177,7 +188,7 @@ class Splines:
                 self._exact[n],
                 self._edges_y[n],
                 self._edges_x[n],
-                turn,
+                rotation,
                 float(axis.offset_px),
                 shifts[n, 0],
                 shifts[n, 1],
@@ -190,13 +201,13 @@ class Splines:
         return out
 
     def valid_mask(self, shifts_px: NDArray[Any], axis: Axis) -> NDArray[np.bool_]:
-        """Which pixels of :meth:`sampled` were recorded, not continued beyond the border."""
+        """Mask of the pixels of :meth:`sampled` that lie within the recorded image."""
         tall, wide = self.shape
-        turn = math.radians(axis.rotation_deg)
+        rotation = math.radians(axis.rotation_deg)
         y = np.arange(tall)[:, None] - 0.5 * (tall - 1)
         x = np.arange(wide)[None, :] - 0.5 * (wide - 1) + axis.offset_px
-        row = y * math.cos(turn) + x * math.sin(turn) + 0.5 * (tall - 1)
-        column = x * math.cos(turn) - y * math.sin(turn) + 0.5 * (wide - 1)
+        row = y * math.cos(rotation) + x * math.sin(rotation) + 0.5 * (tall - 1)
+        column = x * math.cos(rotation) - y * math.sin(rotation) + 0.5 * (wide - 1)
         out = np.empty((len(self._exact), tall, wide), np.bool_)
         for n, (down, along) in enumerate(np.asarray(shifts_px, np.float64)):
             out[n] = (row >= -down) & (row <= tall - 1 - down)
@@ -205,46 +216,56 @@ class Splines:
 
 
 def apply_alignment(images: NDArray[Any], shifts_px: NDArray[Any], axis: Axis) -> Floats:
-    """Images with shifts, axis offset and rotation taken out in one interpolation.
+    """Resample images so that shifts, axis offset and rotation are removed.
 
     Parameters
     ----------
     images : ndarray
         Shape (n, rows, columns), as recorded.
     shifts_px : ndarray
-        Shape (n, 2): where the specimen has moved to in each image, along rows and columns.
+        Shape (n, 2): displacement of the specimen in each image along rows and columns.
     axis : Axis
         The tilt axis.
 
     Returns
     -------
     ndarray
-        Float32, shape (n, rows, columns); the tilt axis is the middle of the columns. Cubic
-        B-splines; whole pixels without rotation are copied as they are. Beyond its border an
-        image is continued by the mean of its eight outermost lines.
+        Float32, shape (n, rows, columns); the tilt axis is the centre of the columns. The
+        interpolation is by cubic B-splines (Unser, IEEE Signal Process. Mag. 16(6), 22, 1999);
+        shifts by whole pixels without rotation copy the pixels. Beyond its border an image
+        continues as the mean of its eight outermost lines.
 
     Raises
     ------
     ValueError
-        If images and shifts differ in number or something is not finite.
+        If images and shifts differ in number or a value is not finite.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> image = np.arange(16, dtype=np.float32).reshape(4, 4)
+    >>> moved = np.roll(image, 1, axis=1)
+    >>> aligned = apply_alignment(moved[None], np.array([[0.0, 1.0]]), Axis())
+    >>> np.array_equal(aligned[0, :, :3], image[:, :3])
+    True
     """
     shifts = np.asarray(shifts_px, np.float64)
     if images.ndim != 3 or images.size == 0:
-        raise ValueError(f"images of shape {images.shape}; (n, rows, columns) is needed")
+        raise ValueError(f"the images have the shape {images.shape}; (n, rows, columns) is needed")
     if shifts.shape != (len(images), 2):
         raise ValueError(
-            f"shifts of shape {shifts.shape} for {len(images)} images; each image needs "
-            "one along the rows and one along the columns"
+            f"shifts of shape {shifts.shape} for {len(images)} images; each image needs one shift "
+            "along the rows and one along the columns"
         )
     if not np.isfinite(shifts).all() or not math.isfinite(axis.offset_px + axis.rotation_deg):
-        raise ValueError("a shift, or the axis, is not a finite number")
+        raise ValueError("a shift or the tilt axis is not a finite number")
     bad = next((n for n, image in enumerate(images) if not np.isfinite(image).all()), None)
     if bad is not None:
         raise ValueError(f"image {bad} holds NaN or infinity; leave that image out")
     out = np.empty(images.shape, np.float32)
 
     def one(n: int) -> None:
-        # Only the splines of the images at work are in memory.
+        # Only the splines of the images in work are in memory.
         out[n] = Splines(images[n : n + 1]).sampled(shifts[n : n + 1], axis)[0]
 
     in_threads(one, range(len(images)))

@@ -1,4 +1,4 @@
-"""Where the tilt axis lies in a series whose shifts are taken out: its offset and its turn."""
+"""Offset and rotation of the tilt axis in a series whose shifts are known."""
 
 from __future__ import annotations
 
@@ -20,26 +20,35 @@ __all__ = ["Axis", "axis_through_mass", "find_axis"]
 def axis_through_mass(
     images: NDArray[Any], shifts_px: NDArray[Any], binning: int, rotation_deg: float = 0.0
 ) -> Axis:
-    """Axis through the middle of the specimen: right where the shifts keep its mass in place.
+    """Place the tilt axis through the centre of the specimen's mass.
 
-    Registered with one another, images show a specimen that does not move on the whole; only one
-    that lies on the axis does so.
+    That is right for shifts from pairwise registration, which keep the mass in place: only a
+    mass on the axis stays in place while the specimen tilts.
 
     Parameters
     ----------
     images : ndarray
         Shape (n, rows, columns).
     shifts_px : ndarray
-        Shape (n, 2).
+        Shape (n, 2), along rows and columns, in pixels.
     binning : int
-        Binning at which the mass is weighed.
+        Binning at which the centres of mass are measured.
     rotation_deg : float
-        Taken over.
+        Rotation of the axis, passed through to the result.
 
     Returns
     -------
     Axis
-        Offset: the median over the images of their centre of mass less their shift.
+        Its offset is the median over the images of centre of mass minus shift.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> images = np.zeros((3, 16, 17))
+    >>> images[:, 4:12, 9:12] = 1
+    >>> axis = axis_through_mass(images, np.zeros((3, 2)), 1)
+    >>> round(axis.offset_px, 1)
+    2.0
     """
     centres = [centre_of_mass(image) * binning for image in prepared(images, binning)]
     return Axis(float(np.median(np.array(centres) - shifts_px[:, 1])), rotation_deg)
@@ -51,38 +60,49 @@ def find_axis(
     *,
     start: Axis | None = None,
     rounds: int = 30,
-    report: Callable[[float], None] | None = None,
+    progress: Callable[[float], None] | None = None,
 ) -> Axis:
-    """Find the tilt axis of a series that needs no shifts any more.
+    """Find the tilt axis of a series that is free of shifts.
 
-    The axis is moved and turned until the images agree with the projections of their volume
-    (`match.match_projections` with the axis alone left free).
+    Offset and rotation are refined until the images agree with the reprojections of their volume
+    (:func:`.match_projections` with `axis_only`).
 
     Parameters
     ----------
     images : ndarray
-        Shape (n, rows, columns); the specimen stays where the tilting leaves it.
+        Shape (n, rows, columns), without shifts: only the tilt moves the specimen.
     tilt_deg : ndarray
         Angles in degrees, shape (n,), in any order and spacing.
     start : Axis, optional
-        First guess; the middle of the images without it.
+        First guess; by default the centre of the images, upright.
     rounds : int
-        How often volume and axis are improved.
-    report : callable, optional
-        Is told the finished fraction after each round.
+        Most rounds of refinement.
+    progress : callable, optional
+        Called with the finished fraction after each round.
 
     Returns
     -------
     Axis
-        `warp` says what offset and rotation mean.
+        Offset and rotation, see :mod:`.resampling`.
 
     Raises
     ------
     ValueError
         If images and angles do not belong together or hold NaN.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pyrotome.analysis.tomography import project
+    >>> volume = np.zeros((24, 24, 24), np.float32)
+    >>> volume[6:18, 9:15, 8:16] = 1
+    >>> tilt_deg = np.arange(-60.0, 61.0, 20.0)
+    >>> axis = find_axis(project(volume, tilt_deg), tilt_deg, rounds=3)
+    >>> abs(axis.offset_px) < 0.5
+    True
     """
     images, tilts = checked_series(images, tilt_deg)
     return match_projections(
         images, tilts, np.zeros((len(images), 2)), start or Axis(),
-        rounds=rounds, axis_only=True, report=report,
+        rounds=rounds, axis_only=True, progress=progress,
     ).axis  # fmt: skip

@@ -28,7 +28,7 @@ from ...protocols.messages.control import EXIT_DONE, EXIT_FAILED
 from ...protocols.messages.manifest import StackPlan
 from ...protocols.runfile import layout
 from ...protocols.runfile.reader import RunReader, Stack
-from ..io.result_writer import Scratch, add_results
+from ..io.result_writer import ResultScratch, add_results
 from ..io.safe_output import new_file
 from ..pipeline.pipeline import Notice, Output, Pipeline, Progress, Result, StackAnalysis
 from ..report.tables import NECKS, TUNING, write_beside
@@ -189,7 +189,7 @@ def _process_stack(
 
     # On the same disk as the run file: its free space is what counts in the end.
     with tempfile.TemporaryDirectory(prefix=".pyrotome-", dir=path.parent) as folder:
-        scratch = Scratch(Path(folder) / "results.h5", plan.results)
+        scratch = ResultScratch(Path(folder) / "results.h5", plan.results)
         try:
             # Opened for each stack: results are added to the file in between.
             with RunReader(path) as run:

@@ -1,4 +1,4 @@
-"""Arrays as all steps of the analysis use them: aligned memory, binning, threads over slices."""
+"""Arrays as the whole analysis uses them: aligned memory, binning, threads over slices."""
 
 from __future__ import annotations
 
@@ -16,7 +16,25 @@ Floats = NDArray[np.float32]
 
 
 def zeros(shape: tuple[int, ...]) -> Floats:
-    """Make float32 zeros that begin with a cache line: rows that straddle two load slowly."""
+    """Make an array of zeros that begins at a cache line.
+
+    Rows that straddle two cache lines load slowly.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Shape of the array.
+
+    Returns
+    -------
+    ndarray
+        Float32, C-contiguous, aligned to 64 bytes.
+
+    Examples
+    --------
+    >>> zeros((2, 3)).ctypes.data % 64
+    0
+    """
     count = math.prod(shape)
     memory = np.zeros(count + _LINE_FLOATS, np.float32)
     skip = -(memory.ctypes.data // memory.itemsize) % _LINE_FLOATS
@@ -24,7 +42,23 @@ def zeros(shape: tuple[int, ...]) -> Floats:
 
 
 def in_threads(work: Callable[[int], None], numbers: Iterable[int]) -> None:
-    """Do independent pieces of compiled work (which hold no GIL) on every core."""
+    """Call a function for each number, on every core this process may use.
+
+    Parameters
+    ----------
+    work : callable
+        Called once with each number; compiled code that releases the GIL. An exception ends the
+        call and is raised here.
+    numbers : iterable of int
+        Numbers of independent pieces of work, for example blocks of slices.
+
+    Examples
+    --------
+    >>> squares = [0, 0, 0]
+    >>> in_threads(lambda n: squares.__setitem__(n, n * n), range(3))
+    >>> squares
+    [0, 1, 4]
+    """
     todo = list(numbers)
     workers = min(len(todo), len(os.sched_getaffinity(0)))
     if workers <= 1:
@@ -37,20 +71,28 @@ def in_threads(work: Callable[[int], None], numbers: Iterable[int]) -> None:
 
 
 def binned(frame: NDArray[Any], binning: int) -> Floats:
-    """Mean over squares of `binning` pixels; what does not fill a square is cut off evenly.
+    """Average a frame over squares of pixels.
+
+    Pixels that do not fill a square are cut off evenly at both ends, so that the centre of the
+    frame, where the tilt axis is, stays in the centre.
 
     Parameters
     ----------
     frame : ndarray
         Shape (rows, columns).
     binning : int
-        Side of the squares; a shorter side of the frame is averaged whole.
+        Side of the squares in pixels. A side of the frame that is shorter is averaged whole.
 
     Returns
     -------
     ndarray
-        Float32, shape (max(1, rows // binning), max(1, columns // binning)). Cutting both ends
-        keeps the middle of the frame, where the tilt axis is, in the middle.
+        Float32, shape (max(1, rows // binning), max(1, columns // binning)), in the frame's unit.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> binned(np.arange(10.0).reshape(2, 5), 2)
+    array([[3., 5.]], dtype=float32)
     """
     rows, columns = frame.shape
     tall, wide = min(binning, rows), min(binning, columns)
@@ -63,16 +105,39 @@ def binned(frame: NDArray[Any], binning: int) -> Floats:
 def checked_series(
     images: NDArray[Any], tilt_deg: NDArray[Any]
 ) -> tuple[NDArray[Any], NDArray[np.float64]]:
-    """Images and angles that belong together.
+    """Check that images and tilt angles belong together.
+
+    Parameters
+    ----------
+    images : ndarray
+        Shape (angles, rows, columns).
+    tilt_deg : ndarray
+        Angles in degrees, shape (angles,).
+
+    Returns
+    -------
+    images : ndarray
+        The images as given.
+    tilt_deg : ndarray
+        The angles as float64.
 
     Raises
     ------
     ValueError
-        If they differ in number, or hold something that is not finite.
+        If they differ in number, or a value is NaN or infinite.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> images, tilts = checked_series(np.ones((2, 4, 4)), np.array([-10, 10]))
+    >>> tilts
+    array([-10.,  10.])
     """
     tilts = np.asarray(tilt_deg, np.float64)
     if images.ndim != 3 or images.size == 0:
-        raise ValueError(f"images of shape {images.shape}; (angles, rows, columns) is needed")
+        raise ValueError(
+            f"the images have the shape {images.shape}; (angles, rows, columns) is needed"
+        )
     if tilts.shape != (len(images),):
         raise ValueError(
             f"{len(images)} images but {tilts.size} tilt angles; each image needs its own"

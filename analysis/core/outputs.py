@@ -1,4 +1,4 @@
-"""What the analysis hands out: results, notices, progress, and tasks on whole series."""
+"""Outputs of the analysis: results, notices, progress, and tasks on whole series."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ Parameters = dict[str, str | int | float]
 
 @dataclass(frozen=True)
 class Result:
-    """Something computed.
+    """A result of the analysis.
 
     Attributes
     ----------
     name, series : str
-        Which result of which stack of frames.
+        Name of the result, and of the stack of frames that it belongs to.
     data : ndarray
         Contiguous, little-endian.
     index : int or None
-        Position of the frame in its stack, for results of single frames.
+        Index of the frame in its stack; None for a result of the whole stack.
     elapsed_s : float
-        Wall time that it took.
+        Wall time of the computation.
     parameters : dict
-        What it was computed with.
+        Settings and figures of the computation, written into the run file.
     record : bool
-        Whether it belongs into the file; if not, it is only shown.
+        Whether the result is written into the run file; otherwise it is only published.
     """
 
     name: str
@@ -42,7 +42,15 @@ class Result:
 
 @dataclass(frozen=True)
 class Notice:
-    """Something that the operator should know."""
+    """A message for the operator.
+
+    Attributes
+    ----------
+    level : str
+        ``info``, ``warning`` or ``error``.
+    message : str
+        One sentence.
+    """
 
     level: Literal["info", "warning", "error"]
     message: str
@@ -50,7 +58,15 @@ class Notice:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far something is that takes a while."""
+    """How far a long computation is.
+
+    Attributes
+    ----------
+    what : str
+        What is computed, for example ``aligning``.
+    fraction : float
+        Finished fraction, 0 to 1.
+    """
 
     what: str
     fraction: float
@@ -61,7 +77,33 @@ T = TypeVar("T")
 
 
 def with_progress(what: str, steps: Generator[float, None, T]) -> Generator[Output, None, T]:
-    """Pass the finished fractions of some steps on as progress; return what they return."""
+    """Turn the fractions of a progress generator into :class:`Progress` outputs.
+
+    Parameters
+    ----------
+    what : str
+        What is computed.
+    steps : generator
+        Yields finished fractions.
+
+    Yields
+    ------
+    Progress
+        One for each fraction.
+
+    Returns
+    -------
+    object
+        What the generator returns.
+
+    Examples
+    --------
+    >>> def halves():
+    ...     yield 0.5
+    ...     yield 1.0
+    >>> [output.fraction for output in with_progress("aligning", halves())]
+    [0.5, 1.0]
+    """
     while True:
         try:
             fraction = next(steps)
@@ -72,7 +114,16 @@ def with_progress(what: str, steps: Generator[float, None, T]) -> Generator[Outp
 
 @dataclass(frozen=True)
 class Task:
-    """Work on a whole series; its outputs are computed one after another, and tasks in order."""
+    """Work on a whole series.
+
+    Attributes
+    ----------
+    series : str
+        Name of the series.
+    outputs : iterator of Output
+        The outputs; each step of the iterator does a piece of the work. The tasks of a series
+        are carried out in their order.
+    """
 
     series: str
     outputs: Iterator[Output]

@@ -24,7 +24,7 @@ from ...protocols.runfile.transaction import edited
 _RESERVE_BYTES = 32 << 20
 
 
-class Scratch:
+class ResultScratch:
     """Results on their way into a run file, in a file of their own until they are whole.
 
     Parameters
@@ -92,7 +92,12 @@ def _moved(node: layout.Dataset, path: str) -> layout.Dataset:
 
 
 def add_results(
-    path: Path, software: str, stack: StackPlan, scratch: Scratch, date: str, notes: Iterable[str]
+    path: Path,
+    software: str,
+    stack: StackPlan,
+    scratch: ResultScratch,
+    date: str,
+    notes: Iterable[str],
 ) -> None:
     """Write the results of one stack into a run file, beside those that are there.
 
@@ -106,7 +111,7 @@ def add_results(
         Program and version.
     stack : StackPlan
         Its `results`, whose process numbers must be free.
-    scratch : Scratch
+    scratch : ResultScratch
         The results; one of which nothing came is left out.
     date : str
         When they were made, ISO 8601.

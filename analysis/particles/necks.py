@@ -330,7 +330,7 @@ def _width(profile: NDArray[np.float64], middle: int, level: float) -> float:
     return width
 
 
-def write_csv(path: Path, rows: Iterable[tuple[str, float, Neck]]) -> None:
+def write_necks(path: Path, rows: Iterable[tuple[str, float, Neck]]) -> None:
     """Write ``necks.csv``: one line for each pair of each series.
 
     Parameters

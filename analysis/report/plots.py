@@ -77,7 +77,7 @@ def plot_growth(path: Path, rows: Iterable[Row]) -> None:
     path : Path
         PNG to write.
     rows : iterable of (series, hold_total_s, Neck)
-        As :func:`~.necks.write_csv` takes them, with labels tracked over the series.
+        As :func:`~.necks.write_necks` takes them, with labels tracked over the series.
 
     Raises
     ------

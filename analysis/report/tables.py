@@ -16,7 +16,7 @@ from ...protocols.core.errors import BadInput
 from ...protocols.runfile.reader import RunReader, Stack
 from ..denoise.parameter_search import Choice, choice_of
 from ..io.safe_output import new_file
-from ..particles.necks import Neck, write_csv
+from ..particles.necks import Neck, write_necks
 from .plots import Row, plot_growth, plot_model, plot_tuning
 
 NECKS, SHIFTS, TUNING = "necks", "shifts", "tuning"
@@ -99,7 +99,7 @@ def write_shifts(path: Path, run: RunReader, stacks: Iterable[Stack]) -> None:
                 writer.writerow([stack.name, view, angle, *texts])
 
 
-def timed(rows: Sequence[Row], say: Say) -> list[Row]:
+def with_known_time(rows: Sequence[Row], say: Say) -> list[Row]:
     """Rows whose time at processing temperature is known; `say` is told of the others."""
     known = [row for row in rows if math.isfinite(row[1])]
     left_out = dict.fromkeys(name for name, total_s, _ in rows if not math.isfinite(total_s))
@@ -166,7 +166,7 @@ def write_beside(run: RunReader, names: Sequence[str], folder: Path, say: Say) -
     measured = [stack for stack in stacks if stack.kind == "series"]
     choices = [choice for stack in stacks if (choice := tuning_of(run, stack)) is not None]
     rows = neck_rows(run, measured)
-    plotted = timed(rows, say)
+    plotted = with_known_time(rows, say)
     if measured and not rows:
         say("no pair of particles with a neck was found: the table is empty, and not plotted")
     target = next(
@@ -177,7 +177,7 @@ def write_beside(run: RunReader, names: Sequence[str], folder: Path, say: Say) -
     written: list[Path] = []
     with ExitStack() as files:
         if measured:
-            write_csv(files.enter_context(new_file(target[NECKS])), rows)
+            write_necks(files.enter_context(new_file(target[NECKS])), rows)
             written.append(target[NECKS])
         if choices:
             plot_tuning(files.enter_context(new_file(target[TUNING])), choices[-1])
@@ -251,7 +251,7 @@ def export_table(
     _say_if_mixed(run, stacks, say)
     rows = neck_rows(run, stacks)
     if what in PLOTS:
-        rows = timed(rows, say)
+        rows = with_known_time(rows, say)
         if not rows:
             raise BadInput(
                 "--what",
@@ -262,7 +262,7 @@ def export_table(
         if what in PLOTS:
             PLOTS[what](partial, rows)
         else:
-            write_csv(partial, rows)
+            write_necks(partial, rows)
     return [target]
 
 

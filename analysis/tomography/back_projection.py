@@ -1,4 +1,4 @@
-"""Volumes by weighted back-projection: at once, but with the streaks of a missing wedge."""
+"""Weighted back-projection: fast, but with the streaks of a missing wedge."""
 
 from __future__ import annotations
 
@@ -15,21 +15,27 @@ Window = Literal["ramp", "hann", "cosine", "shepp-logan"]
 
 
 def angle_shares_deg(tilt_deg: NDArray[Any]) -> NDArray[np.float64]:
-    """How much of the half turn each view stands for.
+    """Share of the half circle that each view represents.
 
-    Between neighbours the border is half way (angles count modulo 180 deg). A gap of more than
-    five times the median one is a missing wedge, for which no view stands: those at its edge
-    reach as far into it as to the other side. Views at the same angle share.
+    The border between two neighbours lies half way (angles count modulo 180 deg). A gap of more
+    than five times the median gap is a missing wedge: a view at its edge reaches as far into it
+    as to the other side. Views at the same angle divide their share.
 
     Parameters
     ----------
     tilt_deg : ndarray
-        Angles, shape (views,), in any order.
+        Angles in degrees, shape (views,), in any order.
 
     Returns
     -------
     ndarray
-        Degrees, shape (views,).
+        Shares in degrees, shape (views,).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> angle_shares_deg(np.array([-2.0, 0.0, 2.0, 5.0]))
+    array([2. , 2. , 2.5, 3. ])
     """
     angles = np.asarray(tilt_deg, np.float64) % 180.0
     distinct, which, counts = np.unique(angles, return_inverse=True, return_counts=True)
@@ -43,21 +49,37 @@ def angle_shares_deg(tilt_deg: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def ramp(length: int, window: Window = "ramp") -> NDArray[np.float64]:
-    """Frequency response of the ramp filter for rows padded to `length` (for ``rfft``).
+    """Frequency response of the ramp filter.
 
-    It is the transform of the band-limited kernel in space (Kak and Slaney, Principles of
-    Computerized Tomographic Imaging, 1988, eq. 3.61), which keeps the mean right, in units of
-    1/pixel: close to |frequency|.
+    It is the Fourier transform of the band-limited kernel in space (Kak and Slaney, Principles of
+    Computerized Tomographic Imaging, 1988, eq. 3.61), which preserves the mean.
+
+    Parameters
+    ----------
+    length : int
+        Length to which rows are padded.
+    window : str
+        Window on the ramp, see :func:`wbp`.
+
+    Returns
+    -------
+    ndarray
+        Float64, shape (length // 2 + 1,), in 1/pixel, for ``rfft``; close to |frequency|.
 
     Raises
     ------
     ValueError
         If the window is unknown.
+
+    Examples
+    --------
+    >>> ramp(8).round(3)
+    array([0.025, 0.123, 0.25 , 0.377, 0.475])
     """
-    place = np.fft.fftfreq(length, 1 / length)
+    position = np.fft.fftfreq(length, 1 / length)
     kernel = np.zeros(length)
-    odd = place % 2 == 1
-    kernel[odd] = -1 / (np.pi * place[odd]) ** 2
+    odd = position % 2 == 1
+    kernel[odd] = -1 / (np.pi * position[odd]) ** 2
     kernel[0] = 0.25
     response = np.fft.rfft(kernel).real
     frequency = np.fft.rfftfreq(length)
@@ -68,7 +90,7 @@ def ramp(length: int, window: Window = "ramp") -> NDArray[np.float64]:
     elif window == "shepp-logan":
         response *= np.sinc(frequency)
     elif window != "ramp":
-        raise ValueError(f"window '{window}'; ramp, hann, cosine or shepp-logan is needed")
+        raise ValueError(f"window '{window}' is unknown; use ramp, hann, cosine or shepp-logan")
     return response
 
 
@@ -80,22 +102,24 @@ def wbp(
     window: Window = "ramp",
     minimum: float = -np.inf,
 ) -> Floats:
-    """Weighted (filtered) back-projection.
+    """Reconstruct a volume by weighted (filtered) back-projection.
+
+    Radermacher, in: Electron Tomography, ed. J. Frank, Plenum, 1992, p. 91.
 
     Parameters
     ----------
     images : ndarray
-        Shape (views, y, x'); the tilt axis runs along y through the middle of x'.
+        Shape (views, y, x'); the tilt axis runs along y through the centre of x'.
     tilt_deg : ndarray
-        Angles in degrees, shape (views,), in any order and spacing; uneven ones are weighted by
+        Angles in degrees, shape (views,), in any order and spacing; each view has the weight of
         :func:`angle_shares_deg`.
     slice_shape : tuple of int, optional
-        Voxels along (z, x); a square as wide as the images without it.
+        Voxels along (z, x); by default a square as wide as the images.
     window : str
-        What tempers the ramp at high frequencies: ``hann`` most, then ``cosine``,
-        ``shepp-logan``, and ``ramp`` not at all.
+        Damping of high frequencies: ``hann`` is the strongest, then ``cosine`` and
+        ``shepp-logan``; ``ramp`` does not damp.
     minimum : float
-        Voxels are raised to this at the end.
+        Lower voxels are raised to this value at the end.
 
     Returns
     -------
@@ -106,6 +130,17 @@ def wbp(
     ------
     ValueError
         If images and angles do not belong together or hold NaN, or the window is unknown.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pyrotome.analysis.tomography import project
+    >>> volume = np.zeros((4, 32, 32), np.float32)
+    >>> volume[:, 12:20, 10:22] = 1
+    >>> tilt_deg = np.arange(-90.0, 90.0, 3.0)
+    >>> made = wbp(project(volume, tilt_deg), tilt_deg)
+    >>> round(float(made[2, 16, 16]), 1)
+    1.0
     """
     images, tilts = checked_series(images, tilt_deg)
     detector = images.shape[2]

@@ -1,4 +1,4 @@
-"""Volumes from tilt series: SIRT on many slices at once, binning, and how well a volume fits."""
+"""SIRT, the simultaneous iterative reconstruction technique, on many slices at once."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from ..core.arrays import Floats, checked_series, in_threads, zeros
 from .projector import LANES, Geometry, blocks_of
 from .reconstruction import Reconstruction
 
-# A ray or a voxel that is met by less than this (in voxel sides) is left alone.
-_TOUCH = 1e-6
+# Rays and voxels with a smaller sum (in voxel sides) are left alone.
+_MIN_SUM = 1e-6
 
 
 def sirt(
@@ -24,40 +24,50 @@ def sirt(
     initial: NDArray[Any] | None = None,
     minimum: float = 0.0,
 ) -> Reconstruction:
-    """Simultaneous iterative reconstruction, x <- max(minimum, x + C P^T R (b - P x)).
+    """Reconstruct a volume by SIRT: x <- max(minimum, x + C P^T R (b - P x)).
 
     R and C are the inverse row and column sums of the projector P (Gilbert, J. Theor. Biol. 36,
     105, 1972; van der Sluis and van der Vorst, Linear Algebra Appl. 130, 257, 1990).
 
-    Beyond the images and the volume that is returned it needs, for each thread and two at least,
-    128 bytes for a voxel of one slice and 384 for a pixel of its sinogram, whatever the number of
-    slices: 12 MB at 256 pixels and 41 angles, 150 MB at 1024. While the images are checked, it
-    needs a byte for each of their pixels.
+    Memory beside the images and the volume, per thread and for any number of slices: 128 bytes
+    for each voxel of one slice and 384 bytes for each pixel of its sinogram (12 MB at 256 pixels
+    and 41 angles, 150 MB at 1024 pixels). The check of the images needs one byte per pixel.
 
     Parameters
     ----------
     images : ndarray
-        Shape (angles, y, x'); the tilt axis runs along y through the middle of x'.
+        Shape (angles, y, x'); the tilt axis runs along y through the centre of x'.
     tilt_deg : ndarray
         Angles in degrees, shape (angles,), in any order and spacing.
     iterations : int
-        How many.
+        Number of iterations.
     slice_shape : tuple of int, optional
-        Voxels along (z, x); a square as wide as the images without it.
+        Voxels along (z, x); by default a square as wide as the images.
     initial : ndarray, optional
-        Volume to start from, shape (y, z, x); zeros without it.
+        Volume to start from, shape (y, z, x); by default zeros.
     minimum : float
         Lowest value that a voxel may take; ``-inf`` for no bound.
 
     Returns
     -------
     Reconstruction
-        The volume and the misfit before each iteration.
+        The volume and the relative residual before each iteration.
 
     Raises
     ------
     ValueError
         If images, angles and initial volume do not belong together or hold NaN.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pyrotome.analysis.tomography import project
+    >>> volume = np.zeros((4, 16, 16), np.float32)
+    >>> volume[:, 5:11, 6:10] = 1
+    >>> tilt_deg = np.arange(-60.0, 61.0, 10.0)
+    >>> made = sirt(project(volume, tilt_deg), tilt_deg, 30)
+    >>> made.volume.shape, bool(made.residual[-1] < 0.1 * made.residual[0])
+    ((4, 16, 16), True)
     """
     images, tilts = checked_series(images, tilt_deg)
     _, slices, detector = images.shape
@@ -65,13 +75,12 @@ def sirt(
     geometry = Geometry(tilts, detector, height, width)
     if initial is not None and initial.shape != (slices, height, width):
         raise ValueError(
-            f"initial volume of shape {initial.shape}; {(slices, height, width)} is needed"
+            f"the initial volume has the shape {initial.shape}; {(slices, height, width)} is needed"
         )
     ray_weights, voxel_gains = _inverse_sums(geometry)
     made = np.empty((slices, height, width), np.float32)
     blocks = -(-slices // LANES)
     squares, norms = np.zeros((blocks, iterations)), np.zeros(blocks)
-    weights = ray_weights[:, :, None]
 
     def solve(block: int) -> None:
         part = slice(block * LANES, min((block + 1) * LANES, slices))
@@ -80,21 +89,38 @@ def sirt(
             volume = zeros((height, width, LANES))
         else:
             (volume,) = blocks_of(initial[part])
-        residual, weighted = zeros(measured.shape), zeros(measured.shape)
-        np.multiply(measured, weights, out=weighted)
-        norms[block] = np.vdot(weighted, measured)
-        for iteration in range(iterations):
-            residual[:] = measured
-            geometry.project(volume, residual, -1.0)
-            np.multiply(residual, weights, out=weighted)
-            squares[block, iteration] = np.vdot(weighted, residual)
-            geometry.backproject(weighted, volume, voxel_gains, minimum)
+        norms[block] = _solve_block(
+            geometry, measured, volume, ray_weights[:, :, None], voxel_gains, minimum,
+            squares[block],
+        )  # fmt: skip
         made[part] = volume[:, :, : part.stop - part.start].transpose(2, 0, 1)
 
     in_threads(solve, range(blocks))
     norm = norms.sum()
-    misfit = np.sqrt(squares.sum(axis=0) / norm) if norm > 0 else np.zeros(iterations)
-    return Reconstruction(made, misfit)
+    relative = np.sqrt(squares.sum(axis=0) / norm) if norm > 0 else np.zeros(iterations)
+    return Reconstruction(made, relative)
+
+
+def _solve_block(
+    geometry: Geometry,
+    measured: Floats,
+    volume: Floats,
+    weights: Floats,
+    gains: Floats,
+    minimum: float,
+    squares: NDArray[np.float64],
+) -> float:
+    """Iterate on one block of slices; `volume` and `squares` are filled, the norm is returned."""
+    residual, weighted = zeros(measured.shape), zeros(measured.shape)
+    np.multiply(measured, weights, out=weighted)
+    norm = float(np.vdot(weighted, measured))
+    for iteration in range(squares.size):
+        residual[:] = measured
+        geometry.project(volume, residual, -1.0)
+        np.multiply(residual, weights, out=weighted)
+        squares[iteration] = np.vdot(weighted, residual)
+        geometry.backproject(weighted, volume, gains, minimum)
+    return norm
 
 
 def _inverse_sums(geometry: Geometry) -> tuple[Floats, Floats]:
@@ -108,5 +134,5 @@ def _inverse_sums(geometry: Geometry) -> tuple[Floats, Floats]:
 
 def _inverse(sums: Floats) -> Floats:
     inverse = np.zeros_like(sums)
-    np.divide(1.0, sums, out=inverse, where=sums > _TOUCH)
+    np.divide(1.0, sums, out=inverse, where=sums > _MIN_SUM)
     return inverse

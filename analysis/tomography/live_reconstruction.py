@@ -1,4 +1,4 @@
-"""The volume while its series is acquired: every view is taken in as it comes."""
+"""Live reconstruction: a volume that improves with every view while its series is recorded."""
 
 from __future__ import annotations
 
@@ -14,27 +14,36 @@ from .iterative import sirt
 from .reconstruction import central_slices
 from .total_variation import TvSolver
 
-# Part of the iterations of total-variation minimisation that is done while views come in.
+# Part of the iterations of total-variation minimisation that is done while views arrive.
 _EARLY_SHARE = 0.5
 
 
 class LiveReconstruction:
-    """A volume, better after every view; what it has reached is where the final one begins.
+    """A volume that improves with every view; the final reconstruction continues from it.
 
     Parameters
     ----------
     shape : tuple of int
-        Slices, and voxels along (z, x).
+        Voxels along (y, z, x).
     views : int
-        How many are expected.
+        Number of expected views.
     tv_iterations : int
-        Iterations of total-variation minimisation in all; half of them are spread evenly over
-        the views. With 0, or too few for one a view, the volume grows by one iteration of SIRT
-        for each view, which is of no use to the final one.
+        Total number of iterations of total-variation minimisation; half of them are spread evenly
+        over the views. If this gives less than one iteration per view, each view adds one
+        iteration of SIRT instead, from which the final reconstruction cannot continue.
     initial : ndarray, optional
         Volume to start from, shape (y, z, x).
     thickness : int, optional
-        Voxels along z, about the middle, beyond which total-variation minimisation leaves vacuum.
+        Voxels along z, about the centre; total-variation minimisation leaves vacuum beyond them.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> live = LiveReconstruction((4, 16, 16), views=3, tv_iterations=30)
+    >>> list(live.add_view(np.ones((4, 16), np.float32), 0.0))
+    [0.2, 0.4, 0.6, 0.8, 1.0]
+    >>> live.volume.shape
+    (4, 16, 16)
     """
 
     def __init__(
@@ -46,7 +55,7 @@ class LiveReconstruction:
         thickness: int | None = None,
     ) -> None:
         self._shape = shape
-        self._slab = _middle(shape[1], thickness)
+        self._occupied = _central(shape[1], thickness)
         self.iterations_per_view = int(_EARLY_SHARE * tv_iterations / max(1, views))
         self.iterations = 0
         self._solver: TvSolver | None = None
@@ -59,28 +68,28 @@ class LiveReconstruction:
 
     @property
     def serves_as_start(self) -> bool:
-        """Whether the iterations done count towards the final volume."""
+        """Whether the final reconstruction can continue from this volume."""
         return self._solver is not None
 
     @property
     def volume(self) -> Floats:
-        """The volume as it stands, shape (y, z, x), in the images' unit per voxel side."""
+        """The current volume, shape (y, z, x), in the unit of the images per voxel side."""
         if self._solver is not None:
             whole = np.zeros(self._shape, np.float32)
-            whole[:, self._slab] = self._solver.volume
+            whole[:, self._occupied] = self._solver.volume
             return whole
         return np.zeros(self._shape, np.float32) if self._volume is None else self._volume
 
     @property
     def central_slices(self) -> dict[str, Floats]:
-        """The planes through the middle, see :func:`.reconstruction.central_slices`."""
+        """The planes through the centre, see :func:`.reconstruction.central_slices`."""
         if self._solver is None:
             return central_slices(self.volume)
         thin = self._solver.central_slices()
         planes = {axis: np.zeros(self._plane_shape(axis), np.float32) for axis in thin}
-        planes["y"][self._slab] = thin["y"]
+        planes["y"][self._occupied] = thin["y"]
         planes["z"][:] = thin["z"]
-        planes["x"][:, self._slab] = thin["x"]
+        planes["x"][:, self._occupied] = thin["x"]
         return planes
 
     def _plane_shape(self, axis: str) -> tuple[int, int]:
@@ -89,19 +98,24 @@ class LiveReconstruction:
 
     def _new_solver(self, initial: Floats | None) -> TvSolver:
         y, _, x = self._shape
-        height = self._slab.stop - self._slab.start
-        start = None if initial is None else initial[:, self._slab]
+        height = self._occupied.stop - self._occupied.start
+        start = None if initial is None else initial[:, self._occupied]
         return TvSolver(y, x, slice_shape=(height, x), initial=start)
 
     def add_view(self, image: Floats, tilt_deg: float) -> Iterator[float]:
-        """Take in an aligned view; yields the finished fraction after each iteration.
+        """Add an aligned view and iterate.
 
         Parameters
         ----------
         image : ndarray
-            Shape (y, x'); what its vacuum shows is taken off.
+            Shape (y, x'); the value of its vacuum is subtracted.
         tilt_deg : float
-            Its angle.
+            Tilt angle in degrees.
+
+        Yields
+        ------
+        float
+            Finished fraction after each iteration.
         """
         clean = image - np.float32(vacuum_level(image))
         if self._solver is not None:
@@ -127,45 +141,51 @@ class LiveReconstruction:
         displacement: tuple[float, float, float] = (0.0, 0.0, 0.0),
         thickness: int | None = None,
     ) -> Generator[float, None, None]:
-        """Go on with the final images; yields the finished fraction after each iteration.
+        """Continue with the final images.
 
         Parameters
         ----------
         images : ndarray
-            Shape (views, y, x'), zero in the vacuum; they replace those taken in before.
+            Shape (views, y, x'), zero in the vacuum; they replace the views added before.
         tilt_deg : ndarray
-            Their angles.
+            Angles in degrees, shape (views,).
         iterations : int
-            In all, those done before included.
+            Total number of iterations, including those already done.
         displacement : tuple of float
-            How far (y, z, x), in voxels, the specimen lies from where the views showed it.
+            Displacement of the specimen along (y, z, x), in voxels, against the views added
+            before.
         thickness : int, optional
-            As for the class; what is known by now.
+            As for the class, if it is known better now.
+
+        Yields
+        ------
+        float
+            Finished fraction after each iteration.
         """
         start = np.roll(self.volume, [round(d) for d in displacement], (0, 1, 2))
-        # What the old solver holds is given back before the new one takes as much.
+        # The old solver frees its memory before the new one allocates as much.
         self._solver = None
-        self._slab = _middle(self._shape[1], thickness)
+        self._occupied = _central(self._shape[1], thickness)
         solver = self._new_solver(start)
         del start
         for image, tilt in zip(images, tilt_deg, strict=True):
             solver.add_view(image, float(tilt))
         self._solver = solver
-        left = max(1, iterations - self.iterations)
-        for done in range(left):
+        remaining = max(1, iterations - self.iterations)
+        for done in range(remaining):
             solver.step()
             self.iterations += 1
-            yield (done + 1) / left
+            yield (done + 1) / remaining
 
     @property
     def residual(self) -> float:
-        """Misfit before the last iteration of total-variation minimisation."""
+        """Relative residual before the last iteration of total-variation minimisation, or NaN."""
         return float(self._solver.residual[-1]) if self._solver is not None else math.nan
 
 
-def _middle(height: int, thickness: int | None) -> slice:
-    """Voxels of the middle of a column, as many as are wanted; all without a wish."""
-    wanted = height if thickness is None else min(thickness, height)
-    # As many on either side, for the axis to stay in the middle.
-    wanted += (height - wanted) % 2
-    return slice((height - wanted) // 2, (height + wanted) // 2)
+def _central(height: int, thickness: int | None) -> slice:
+    """The central `thickness` voxels of a column; all voxels without a thickness."""
+    count = height if thickness is None else min(thickness, height)
+    # The same number is left out at both ends, so that the axis stays in the centre.
+    count += (height - count) % 2
+    return slice((height - count) // 2, (height + count) // 2)

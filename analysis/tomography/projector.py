@@ -1,17 +1,17 @@
 """Parallel-beam projector and its exact adjoint for single-axis tomography, many slices at once.
 
-The tilt axis is parallel to image axis 0, so that every image row y is a slice of its own and all
-slices share one geometry. With (z, x) counted from the middle of the slice, a voxel is seen at
+The tilt axis is parallel to image axis 0, so that every image row y is an independent slice and
+all slices share one geometry. With (z, x) counted from the centre of the slice, a voxel projects to
 
     x' = x cos(tilt) + z sin(tilt)
 
-from the middle of the detector; the middle of n pixels is (n - 1) / 2. A ray is sampled where it
-crosses the pixel rows (or columns, beyond 45 deg), linearly interpolated in between (Joseph, IEEE
-Trans. Med. Imaging 1, 192, 1982). A projection is the line integral in units of the voxel's side.
+counted from the centre of the detector; the centre of n pixels is (n - 1) / 2. A ray is sampled
+where it crosses the pixel rows (or columns, beyond 45 deg), with linear interpolation (Joseph,
+IEEE Trans. Med. Imaging 1, 192, 1982). A projection is the line integral in units of a voxel side.
 
-Speed comes from the layout: `LANES` slices lie innermost, so that one weight serves a contiguous
-run of numbers which stays in vector registers while the taps of a ray (or of a voxel) are summed.
-Projector and adjoint both gather, never scatter, and walk in tiles that fit the second-level cache.
+The speed comes from the layout: `LANES` slices lie innermost, so that one weight serves a
+contiguous run of numbers, which stays in vector registers while the taps of a ray (or of a voxel)
+are summed. Projector and adjoint both gather, never scatter, in tiles that fit the L2 cache.
 """
 # Neither numba nor llvmlite is typed.
 # pyright: basic, reportMissingTypeStubs=false, reportCallIssue=false
@@ -52,8 +52,10 @@ def _add_taps(
 ) -> Any:
     """Do ``target[:] = max(floor, target + gain * sum_k weights[k] * source[rows[k]])``.
 
-    The first three and `target` are addresses; a row is `LANES` float32, `rows` are int32 and
-    their number `taps` is even. Written as LLVM code because numba keeps no array in registers.
+    `source`, `rows`, `weights` and `target` are addresses. A row is `LANES` float32; `rows` are
+    int32 and their number `taps` is even. Written as LLVM code because numba does not keep arrays
+    in registers. Example with two taps, ``rows = [3, 4]`` and ``weights = [0.75, 0.25]``: each
+    lane of `target` grows by ``gain * (0.75 * source[3] + 0.25 * source[4])``.
     """
     signature = types.void(
         types.intp, types.intp, types.intp, types.intp, types.intp, types.float32, types.float32
@@ -87,7 +89,7 @@ def _add_taps(
         builder.position_at_end(loop)
         k = builder.phi(i64, "k")
         k.add_incoming(i64(0), before)
-        # Two taps a turn, each with accumulators of its own, hide the latency of the additions.
+        # Two taps per iteration with separate accumulators hide the latency of the additions.
         sums = [builder.phi(vector) for _ in range(2 * parts)]
         for total in sums:
             total.add_incoming(ir.Constant(vector, [0.0] * width), before)
@@ -108,11 +110,11 @@ def _add_taps(
         builder.position_at_end(after)
         gains, floors = spread(gain_), spread(floor_)
         for part in range(parts):
-            place = at(target_, i64(4 * width * part))
+            address = at(target_, i64(4 * width * part))
             total = builder.fadd(totals[part], totals[parts + part])
-            value = fused(gains, total, builder.load(place, typ=vector, align=4))
+            value = fused(gains, total, builder.load(address, typ=vector, align=4))
             above = builder.fcmp_ordered(">", value, floors)
-            builder.store(builder.select(above, value, floors), place, align=4)
+            builder.store(builder.select(above, value, floors), address, align=4)
         return context.get_dummy_value()
 
     return signature, codegen
@@ -127,7 +129,7 @@ def _project(volume, picks, major, minor, gain, sinogram):
     """
     planes, length, _ = volume.shape
     detector = sinogram.shape[1]
-    middle_m, middle_i, middle_u = (planes - 1) / 2, (length - 1) / 2, (detector - 1) / 2
+    centre_m, centre_i, centre_u = (planes - 1) / 2, (length - 1) / 2, (detector - 1) / 2
     rows = np.empty(2 * _PLANES, np.int32)
     weights = np.empty(2 * _PLANES, np.float32)
     minus_infinity = np.float32(-np.inf)
@@ -145,19 +147,19 @@ def _project(volume, picks, major, minor, gain, sinogram):
                 scale = np.float32(abs(step))
                 slope = minor[pick] * step
                 slope32 = np.float32(slope)
-                start = middle_i - (first - middle_m) * slope
-                one = math.ceil(middle_u + (chunk - start) * major[pick])
-                other = math.ceil(middle_u + (chunk + _CHUNK - start) * major[pick])
+                start = centre_i - (first - centre_m) * slope
+                one = math.ceil(centre_u + (chunk - start) * major[pick])
+                other = math.ceil(centre_u + (chunk + _CHUNK - start) * major[pick])
                 line = sinogram.ctypes.data + picks[pick] * detector * (LANES * 4)
                 for u in range(max(0, min(one, other)), min(detector, max(one, other))):
-                    # Whole part apart, so that float32 is exact enough and vectors are long.
-                    position = start + (u - middle_u) * step
+                    # The whole part is separate, so that float32 suffices and vectors are long.
+                    position = start + (u - centre_u) * step
                     whole = np.int32(math.floor(position))
                     part = np.float32(position - whole)
                     for k in range(count):
-                        place = part - np.float32(k) * slope32
-                        lower = np.floor(place)
-                        fraction = place - lower
+                        offset = part - np.float32(k) * slope32
+                        lower = np.floor(offset)
+                        fraction = offset - lower
                         i = whole + np.int32(lower)
                         base = np.int32(first + k) * last_i + np.int32(first + k)
                         rows[k] = base + min(max(i, zero), last_i)
@@ -185,7 +187,7 @@ def _backproject(sinogram, cosines, sines, gains, floor, volume):
     """
     height, width, _ = volume.shape
     angles, detector, _ = sinogram.shape
-    middle_z, middle_x, middle_u = (height - 1) / 2, (width - 1) / 2, (detector - 1) / 2
+    centre_z, centre_x, centre_u = (height - 1) / 2, (width - 1) / 2, (detector - 1) / 2
     rows = np.empty(2 * angles, np.int32)
     weights = np.empty(2 * angles, np.float32)
     spans = np.empty(angles, np.float32)
@@ -202,16 +204,16 @@ def _backproject(sinogram, cosines, sines, gains, floor, volume):
         for first_x in range(0, width, _TILE_X):
             for z in range(first_z, min(first_z + _TILE_Z, height)):
                 for angle in range(angles):
-                    position = middle_u + (z - middle_z) * sines[angle]
-                    position += (first_x - middle_x) * cosines[angle]
+                    position = centre_u + (z - centre_z) * sines[angle]
+                    position += (first_x - centre_x) * cosines[angle]
                     wholes[angle] = math.floor(position)
                     parts[angle] = position - wholes[angle]
                 for x in range(first_x, min(first_x + _TILE_X, width)):
                     along = np.float32(x - first_x)
                     for angle in range(angles):
-                        place = parts[angle] + along * steps[angle]
-                        lower = np.floor(place)
-                        fraction = place - lower
+                        offset = parts[angle] + along * steps[angle]
+                        lower = np.floor(offset)
+                        fraction = offset - lower
                         u = wholes[angle] + np.int32(lower)
                         base = np.int32(angle) * last_u + np.int32(angle)
                         rows[angle] = base + min(max(u, zero), last_u)
@@ -233,14 +235,14 @@ def _backproject(sinogram, cosines, sines, gains, floor, volume):
 
 @dataclass(frozen=True)
 class Geometry:
-    """Angles and sizes of one tilt series; the numbers that every slice shares.
+    """Geometry of one tilt series, the same for all slices.
 
     Parameters
     ----------
     tilt_deg : ndarray
-        Angles, shape (angles,), in any order and spacing.
+        Angles in degrees, shape (angles,), in any order and spacing.
     detector : int
-        Pixels of one image row.
+        Pixels of an image row.
     height, width : int
         Voxels of a slice along z and x.
 
@@ -262,8 +264,8 @@ class Geometry:
             raise ValueError("a tilt angle is not a finite number; leave that image out")
         if min(self.detector, self.height, self.width) < 1:
             raise ValueError(
-                f"detector of {self.detector} and slice of {self.height} x {self.width} pixels; "
-                "each needs at least 1"
+                f"the detector has {self.detector} pixels and a slice {self.height} x {self.width} "
+                "voxels; each needs at least 1"
             )
 
     @property
@@ -323,7 +325,7 @@ class Geometry:
 
 
 def blocks_of(stack: NDArray[Any]) -> Floats:
-    """Slices moved innermost in groups of `LANES`, the last one filled up with zeros.
+    """Move slices innermost in groups of `LANES`; the last group is padded with zeros.
 
     Parameters
     ----------
@@ -344,7 +346,7 @@ def blocks_of(stack: NDArray[Any]) -> Floats:
 
 
 def slices_of(blocks: Floats, slices: int) -> Floats:
-    """Inverse of :func:`blocks_of`: shape (slices, a, b), contiguous."""
+    """Undo :func:`blocks_of`; returns a contiguous array of shape (slices, a, b)."""
     _, first, second, _ = blocks.shape
     stack = np.empty((slices, first, second), np.float32)
     for number, block in enumerate(blocks):
@@ -354,21 +356,36 @@ def slices_of(blocks: Floats, slices: int) -> Floats:
 
 
 def project(volume: NDArray[Any], tilt_deg: NDArray[Any], detector: int | None = None) -> Floats:
-    """Projections of a volume.
+    """Project a volume along the beam for a series of tilts.
+
+    Joseph, IEEE Trans. Med. Imaging 1, 192, 1982.
 
     Parameters
     ----------
     volume : ndarray
-        Shape (y, z, x).
+        Shape (y, z, x); the tilt axis runs along y through the centre.
     tilt_deg : ndarray
         Angles in degrees, shape (angles,).
     detector : int, optional
-        Pixels of an image row; as many as voxels along x without it.
+        Pixels of an image row; by default the number of voxels along x.
 
     Returns
     -------
     ndarray
-        Float32 images, shape (angles, y, x'), in voxel sides times the volume's unit.
+        Float32 images, shape (angles, y, x'), in voxel sides times the unit of the volume.
+
+    Raises
+    ------
+    ValueError
+        If there is no angle or an angle is not finite.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> volume = np.zeros((1, 5, 5))
+    >>> volume[0, 1:4, 2] = 1.0
+    >>> project(volume, np.array([0.0]))[0, 0].tolist()
+    [0.0, 0.0, 3.0, 0.0, 0.0]
     """
     slices, height, width = volume.shape
     tilts = np.asarray(tilt_deg, np.float64)
@@ -382,7 +399,7 @@ def project(volume: NDArray[Any], tilt_deg: NDArray[Any], detector: int | None =
 def backproject(
     images: NDArray[Any], tilt_deg: NDArray[Any], slice_shape: tuple[int, int] | None = None
 ) -> Floats:
-    """Adjoint of :func:`project`: images smeared back, without a filter.
+    """Back-project images without a filter; the exact adjoint of :func:`project`.
 
     Parameters
     ----------
@@ -391,17 +408,23 @@ def backproject(
     tilt_deg : ndarray
         Angles in degrees, shape (angles,).
     slice_shape : tuple of int, optional
-        Voxels along (z, x); a square as wide as the image without it.
+        Voxels along (z, x); by default a square as wide as the images.
 
     Returns
     -------
     ndarray
-        Float32, shape (y, z, x).
+        Float32, shape (y, z, x), in the unit of the images times voxel sides.
 
     Raises
     ------
     ValueError
         If images and angles differ in number.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> backproject(np.ones((2, 1, 3)), np.array([0.0, 90.0]))[0, 1].tolist()
+    [2.0, 2.0, 2.0]
     """
     angles, slices, detector = images.shape
     tilts = np.asarray(tilt_deg, np.float64)

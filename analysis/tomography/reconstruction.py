@@ -14,15 +14,16 @@ from .projector import project
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """A volume and how it was reached.
+    """A reconstructed volume and its convergence.
 
     Attributes
     ----------
     volume : ndarray
-        Float32, shape (y, z, x), in the images' unit per voxel side.
+        Float32, shape (y, z, x), in the unit of the images per voxel side.
     residual : ndarray
-        Before each iteration, the norm of (images - projections) over that of the images, rays
-        weighted by the inverse of their length in the volume; SIRT never lets it grow.
+        Relative residual before each iteration: norm of (images - projections) over the norm of
+        the images. SIRT weights rays by the inverse of their length in the volume; with these
+        weights its residual never grows.
     """
 
     volume: Floats
@@ -30,17 +31,35 @@ class Reconstruction:
 
 
 def r_factor(volume: NDArray[Any], images: NDArray[Any], tilt_deg: NDArray[Any]) -> float:
-    """Sum of |projections - images| over that of |images|, the mean over all angles.
+    """R-factor: sum of |projections - images| over the sum of |images|, averaged over angles.
 
     Parameters
     ----------
-    volume, images, tilt_deg : ndarray
-        Shapes (y, z, x), (angles, y, x') and (angles,).
+    volume : ndarray
+        Shape (y, z, x).
+    images : ndarray
+        Shape (angles, y, x').
+    tilt_deg : ndarray
+        Angles in degrees, shape (angles,).
 
     Returns
     -------
     float
-        0 for a perfect fit; images without any intensity are left out.
+        0 for a perfect fit. Images without intensity are left out.
+
+    Raises
+    ------
+    ValueError
+        If images and angles do not belong together or hold NaN.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> volume = np.zeros((4, 16, 16), np.float32)
+    >>> volume[:, 5:11, 6:10] = 1
+    >>> tilt_deg = np.array([-30.0, 0.0, 30.0])
+    >>> r_factor(volume, project(volume, tilt_deg), tilt_deg)
+    0.0
     """
     images, tilts = checked_series(images, tilt_deg)
     wrong = np.abs(project(volume, tilts, images.shape[2]) - images).sum(axis=(1, 2), dtype=float)
@@ -50,12 +69,25 @@ def r_factor(volume: NDArray[Any], images: NDArray[Any], tilt_deg: NDArray[Any])
 
 
 def central_slices(volume: Floats) -> dict[str, Floats]:
-    """Cut the three orthogonal planes through the middle of a volume (y, z, x).
+    """Cut the three orthogonal planes through the centre of a volume.
+
+    Parameters
+    ----------
+    volume : ndarray
+        Shape (y, z, x).
 
     Returns
     -------
     dict
-        By the axis across which the volume was cut: ``y`` (z, x), ``z`` (y, x), ``x`` (y, z).
+        Contiguous planes by the axis that is normal to them: ``y`` (z, x), ``z`` (y, x), ``x``
+        (y, z).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> planes = central_slices(np.zeros((4, 6, 8), np.float32))
+    >>> planes["z"].shape
+    (4, 8)
     """
     y, z, x = (side // 2 for side in volume.shape)
     return {

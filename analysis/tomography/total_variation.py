@@ -1,16 +1,16 @@
-"""Volumes from few views and a missing wedge: least squares with the total variation held low.
+"""Total-variation minimisation: volumes from few views and with a missing wedge.
 
-Found is the minimum, among volumes x of no voxel below `minimum`, of
+The solver minimises, over volumes x without voxels below `minimum`,
 
     1/2 |P x - b|^2 + weight * TV(x),    TV(x) = sum of |grad x| over the voxels in 3D.
 
-As in ISER each iteration first lessens the misfit to the images and then the total variation.
-Here the first is a gradient step and the second one step of the dual problem of TV denoising
-(Beck and Teboulle, IEEE Trans. Image Process. 18, 2419, 2009), whose dual field is carried from
-iteration to iteration; Nesterov's momentum accelerates both.
+Each iteration first reduces the residual and then the total variation, as in ISER. The first is a
+gradient step, the second is one step of the dual problem of TV denoising (Beck and Teboulle, IEEE
+Trans. Image Process. 18, 2419, 2009). The dual field is kept from iteration to iteration, and
+Nesterov's momentum accelerates both.
 
-The volume stays in the projector's blocks (`LANES` slices innermost) throughout; differences
-along y reach from the last lane of a block to the first of the next.
+The volume stays in the blocks of the projector (`LANES` slices innermost); differences along y
+reach from the last lane of a block to the first lane of the next.
 """
 
 from __future__ import annotations
@@ -30,32 +30,42 @@ from .tv_kernels import accelerated_primal_step, dual_step, primal_step
 
 # The gradient in 3D has a squared norm of at most 12.
 _DUAL_STEP = 1.0 / 12.0
-# Views that come singly: room for so many at first, and the automatic weight is sought again after
-# each of the first, then whenever there are so many times as many.
-_ROOM, _FEW, _MORE = 8, 8, 1.2
+# Memory for so many views at first. The automatic weight is computed again after each of the first
+# views, and then when their number has grown by this factor.
+_CAPACITY, _FEW, _GROWTH = 8, 8, 1.2
 
 
 class TvSolver:
-    """A volume that grows with its tilt series: views and iterations in any order.
+    """Total-variation minimisation to which views are added between iterations.
 
     Parameters
     ----------
     slices, detector : int
-        Rows and columns of every image; the tilt axis runs along the rows' numbers (y).
+        Rows (y) and columns (x') of every image; the tilt axis runs along y.
     slice_shape : tuple of int, optional
-        Voxels along (z, x); a square as wide as the images without it.
+        Voxels along (z, x); by default a square as wide as the images.
     weight : float or "auto"
-        Weight of the total variation, in units of (image value) x (voxel side); "auto" takes it
-        from the noise of the images (:func:`automatic_weight`).
+        Weight of the total variation, in units of (image value) x (voxel side); "auto" computes
+        it from the noise of the images (:func:`.image_levels.automatic_weight`).
     minimum : float
         Lowest value that a voxel may take; ``-inf`` for no bound.
     initial : ndarray, optional
-        Volume to start from, shape (y, z, x); zeros without it.
+        Volume to start from, shape (y, z, x); by default zeros.
 
     Raises
     ------
     ValueError
-        If sizes are not positive, the weight is negative, or the initial volume does not fit.
+        If a size is not positive, the weight is negative, or the initial volume does not fit.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> solver = TvSolver(4, 16)
+    >>> for tilt_deg in (-20.0, 0.0, 20.0):
+    ...     solver.add_view(np.ones((4, 16)), tilt_deg)
+    ...     solver.step(2)
+    >>> solver.views, solver.volume.shape, solver.residual.size
+    (3, (4, 16, 16), 6)
     """
 
     def __init__(
@@ -71,19 +81,19 @@ class TvSolver:
         height, width = slice_shape or (detector, detector)
         if min(slices, detector, height, width) < 1:
             raise ValueError(
-                f"{slices} slices of {height} x {width} voxels from {detector} pixels; "
-                "each needs at least 1"
+                f"{slices} slices of {height} x {width} voxels from {detector} pixels: "
+                "each number must be at least 1"
             )
         if weight != "auto" and not (math.isfinite(weight) and weight >= 0):
-            raise ValueError(f"a weight of {weight}; 'auto' or a number from 0 on is needed")
+            raise ValueError(f"the weight is {weight}; it must be 'auto' or a number >= 0")
         shape = (slices, height, width)
         if initial is not None and initial.shape != shape:
-            raise ValueError(f"initial volume of shape {initial.shape}; {shape} is needed")
+            raise ValueError(f"the initial volume has the shape {initial.shape}; {shape} is needed")
         if initial is not None and not np.isfinite(initial).all():
             raise ValueError("the initial volume holds NaN or infinity")
         self._slices, self._detector = slices, detector
         self._height, self._width = height, width
-        self._asked_weight, self._floor = weight, np.float32(minimum)
+        self._requested_weight, self._floor = weight, np.float32(minimum)
         self._volume = blocks_of(
             np.broadcast_to(np.float32(0), shape) if initial is None else initial
         )
@@ -96,17 +106,17 @@ class TvSolver:
         self._follows.reshape(-1)[: slices - 1] = 1.0
         self._tilts: list[float] = []
         self._views: list[Floats] = []
-        # Images in the projector's blocks, with room for some more.
-        self._measured = zeros((blocks, _ROOM, detector, LANES))
+        # Images in the blocks of the projector, with memory for some more.
+        self._measured = zeros((blocks, _CAPACITY, detector, LANES))
         self._geometry: Geometry | None = None
-        self._rate, self._weight = 0.0, 0.0
-        self._weighed, self._noise = 0, 0.0
+        self._step_size, self._weight = 0.0, 0.0
+        self._weight_views, self._noise = 0, 0.0
         self._momentum_age = 0
-        self._misfit: list[float] = []
+        self._residuals: list[float] = []
 
     @property
     def views(self) -> int:
-        """Number of images so far."""
+        """Number of images added so far."""
         return len(self._tilts)
 
     @property
@@ -117,16 +127,16 @@ class TvSolver:
 
     @property
     def residual(self) -> NDArray[np.float64]:
-        """Before each iteration, the norm of (images - projections) over that of the images."""
-        return np.array(self._misfit)
+        """Relative residual before each iteration, shape (iterations,)."""
+        return np.array(self._residuals)
 
     @property
     def volume(self) -> Floats:
-        """A copy of the volume as it stands; float32, shape (y, z, x)."""
+        """A copy of the current volume; float32, shape (y, z, x)."""
         return slices_of(self._volume, self._slices)
 
     def central_slices(self) -> dict[str, Floats]:
-        """Cut the planes through the middle, like :func:`.reconstruction.central_slices`."""
+        """Cut the planes through the centre, like :func:`.reconstruction.central_slices`."""
         blocks = self._volume
         y, z, x = self._slices // 2, self._height // 2, self._width // 2
         across = {"z": blocks[:, z], "x": blocks[:, :, x]}
@@ -139,23 +149,23 @@ class TvSolver:
         return {"y": np.ascontiguousarray(blocks[y // LANES, :, :, y % LANES])} | planes
 
     def add_view(self, image: NDArray[Any], tilt_deg: float) -> None:
-        """Take in an image; the next iterations count it.
+        """Add an image; the next iterations use it.
 
         Parameters
         ----------
         image : ndarray
             Shape (slices, detector).
         tilt_deg : float
-            Its tilt angle.
+            Tilt angle in degrees.
 
         Raises
         ------
         ValueError
-            If the shape differs from the solver's, or something is not finite.
+            If the shape differs from that of the solver, or a value is not finite.
         """
         if image.shape != (self._slices, self._detector):
             raise ValueError(
-                f"an image of shape {image.shape}; {(self._slices, self._detector)} is needed"
+                f"the image has the shape {image.shape}; {(self._slices, self._detector)} is needed"
             )
         checked_series(image[None], np.array([tilt_deg]))
         number = len(self._views)
@@ -169,18 +179,23 @@ class TvSolver:
         self._geometry = None
 
     def step(self, iterations: int = 1) -> None:
-        """Iterate on the images so far.
+        """Iterate on the images added so far.
+
+        Parameters
+        ----------
+        iterations : int
+            Number of iterations.
 
         Raises
         ------
         ValueError
-            If there is no image yet.
+            If no image has been added.
         """
         geometry, measured = self._prepare()
         norm = float(sum(np.vdot(block, block) for block in measured))
         blocks = range(len(measured))
-        rate = np.full((self._height, self._width), self._rate, np.float32)
-        radius = np.float32(self._weight * self._rate)
+        step_sizes = np.full((self._height, self._width), self._step_size, np.float32)
+        radius = np.float32(self._weight * self._step_size)
         squares = np.zeros(len(measured))
         ahead, trial, dual = self._ahead, self._trial, self._dual
         step = np.float32(_DUAL_STEP)
@@ -190,7 +205,7 @@ class TvSolver:
             residual[:] = measured[block]
             geometry.project(ahead[block], residual, -1.0)
             squares[block] = np.vdot(residual, residual)
-            geometry.backproject(residual, ahead[block], rate)
+            geometry.backproject(residual, ahead[block], step_sizes)
 
         for _ in range(iterations):
             momentum = np.float32(self._momentum_age / (self._momentum_age + 4))
@@ -200,7 +215,7 @@ class TvSolver:
                 in_threads(lambda b: primal_step(b, ahead, dual, self._floor, trial), blocks)
                 in_threads(lambda b: dual_step(b, trial, self._follows, step, radius, dual), blocks)
             self._advance_all(momentum)
-            self._misfit.append(math.sqrt(squares.sum() / norm) if norm > 0 else 0.0)
+            self._residuals.append(math.sqrt(squares.sum() / norm) if norm > 0 else 0.0)
 
     def _advance_all(self, momentum: np.float32) -> None:
         ahead, dual, floor, volume = self._ahead, self._dual, self._floor, self._volume
@@ -210,7 +225,7 @@ class TvSolver:
         )
 
     def _prepare(self) -> tuple[Geometry, list[Floats]]:
-        """Bring geometry, step and weight up to date after new images."""
+        """Update geometry, step size and weight after new images."""
         count = len(self._views)
         measured = [block[:count] for block in self._measured]
         if self._geometry is not None:
@@ -219,22 +234,22 @@ class TvSolver:
             raise ValueError("no image has been added yet; nothing can be reconstructed")
         tilts = np.array(self._tilts)
         self._geometry = Geometry(tilts, self._detector, self._height, self._width)
-        self._rate = 1.0 / _largest_eigenvalue(self._geometry)
-        if self._asked_weight != "auto":
-            self._weight = float(self._asked_weight)
-        elif count < _FEW or count >= _MORE * self._weighed:
+        self._step_size = 1.0 / _largest_eigenvalue(self._geometry)
+        if self._requested_weight != "auto":
+            self._weight = float(self._requested_weight)
+        elif count < _FEW or count >= _GROWTH * self._weight_views:
             self._weight = automatic_weight(np.stack(self._views), tilts)
-            self._weighed, self._noise = count, self._weight / math.sqrt(count)
+            self._weight_views, self._noise = count, self._weight / math.sqrt(count)
         else:
             self._weight = self._noise * math.sqrt(count)
-        # Momentum towards the minimum for fewer images is worth nothing now.
+        # Momentum points to the minimum for fewer images, which is another one.
         self._ahead[:] = self._volume
         self._momentum_age = 0
         return self._geometry, measured
 
 
 def _largest_eigenvalue(geometry: Geometry) -> float:
-    """Bound of the largest eigenvalue of P^T P: the largest of its row sums."""
+    """Upper bound of the largest eigenvalue of P^T P: its largest row sum."""
     sinogram = zeros((geometry.angles, geometry.detector, LANES))
     geometry.project(np.ones((geometry.height, geometry.width, LANES), np.float32), sinogram)
     volume = zeros((geometry.height, geometry.width, LANES))
@@ -253,23 +268,27 @@ def tv(
     minimum: float = 0.0,
     progress: Callable[[int], None] | None = None,
 ) -> Reconstruction:
-    """Reconstruct by total-variation minimisation; the problem is in the module's docstring.
+    """Reconstruct a volume by total-variation minimisation.
+
+    Minimises ``1/2 |P x - b|^2 + weight * TV(x)`` by an accelerated proximal gradient method (Beck
+    and Teboulle, IEEE Trans. Image Process. 18, 2419, 2009).
 
     Parameters
     ----------
     images : ndarray
-        Shape (views, y, x'), zero where there is vacuum; the tilt axis runs along y through the
-        middle of x'.
+        Shape (views, y, x'), zero in the vacuum (:func:`.image_levels.vacuum_level`); the tilt
+        axis runs along y through the centre of x'.
     tilt_deg : ndarray
         Angles in degrees, shape (views,), in any order and spacing.
     iterations : int
-        How many.
+        Number of iterations.
     weight : float or "auto"
-        Weight of the total variation, in the images' unit; see :func:`automatic_weight`.
+        Weight of the total variation, in units of (image value) x (voxel side); see
+        :func:`.image_levels.automatic_weight`.
     slice_shape : tuple of int, optional
-        Voxels along (z, x); a square as wide as the images without it.
+        Voxels along (z, x); by default a square as wide as the images.
     initial : ndarray, optional
-        Volume to start from, shape (y, z, x); zeros without it.
+        Volume to start from, shape (y, z, x); by default zeros.
     minimum : float
         Lowest value that a voxel may take; ``-inf`` for no bound.
     progress : callable, optional
@@ -278,13 +297,24 @@ def tv(
     Returns
     -------
     Reconstruction
-        The volume, and before each iteration the norm of (images - projections) over that of the
-        images, without weights; with momentum it need not fall in every single iteration.
+        The volume, and the relative residual before each iteration, without weights. Because of
+        the momentum the residual need not fall in every iteration.
 
     Raises
     ------
     ValueError
         If images, angles and initial volume do not belong together or hold NaN.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pyrotome.analysis.tomography import project
+    >>> volume = np.zeros((4, 16, 16), np.float32)
+    >>> volume[:, 5:11, 6:10] = 1
+    >>> tilt_deg = np.arange(-40.0, 41.0, 10.0)
+    >>> made = tv(project(volume, tilt_deg), tilt_deg, 100, weight=0.01)
+    >>> bool(np.abs(made.volume - volume).mean() < 0.05)
+    True
     """
     images, tilts = checked_series(images, tilt_deg)
     _, slices, detector = images.shape

@@ -41,7 +41,7 @@ def dual_step(block, volume, follows, step, radius, dual):
     for z in range(height):
         for x in range(width):
             here = volume[block, z, x]
-            # At the far side the difference is nought: a voxel is its own neighbour.
+            # At the far side the difference is zero: a voxel is its own neighbour.
             below = volume[block, z + 1, x] if z < height - 1 else here
             beside = volume[block, z, x + 1] if x < width - 1 else here
             for lane in range(LANES):
@@ -68,7 +68,7 @@ def dual_step(block, volume, follows, step, radius, dual):
 def accelerated_primal_step(block, ahead, dual, floor, momentum, volume):
     """As :func:`primal_step`, with momentum.
 
-    On entry `ahead` holds the target of the step, on return the place of the next gradient.
+    On entry `ahead` holds the target of the step, on return the point of the next gradient.
     """
     _, height, width, _ = volume.shape
     none = np.zeros(LANES, np.float32)

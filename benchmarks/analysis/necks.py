@@ -16,7 +16,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from pyrotome.analysis.core.arrays import binned
-from pyrotome.analysis.particles.necks import measure_necks, measure_particles, write_csv
+from pyrotome.analysis.particles.necks import measure_necks, measure_particles, write_necks
 from pyrotome.analysis.particles.segmentation import otsu_level, segment, track
 from pyrotome.analysis.report.plots import plot_growth, plot_model
 from pyrotome.analysis.tomography.back_projection import wbp
@@ -273,7 +273,7 @@ def main():
     with tempfile.TemporaryDirectory() as scratch:
         folder = asked.out or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
-        write_csv(folder / "necks.csv", rows)
+        write_necks(folder / "necks.csv", rows)
         plot_growth(folder / "growth.png", rows)
         plot_model(folder / "model.png", rows)
 

@@ -253,9 +253,11 @@ def test_errors_name_the_image_or_the_method():
         align_series(images, TILTS[1:])
     with pytest.raises(ValueError, match="21 of 21 images are dark"):
         align_series(np.zeros_like(images), TILTS)
-    with pytest.raises(ValueError, match="no place to start from"):
+    with pytest.raises(ValueError, match="the start axis Axis"):
         align_series(images, TILTS, start_axis=Axis(np.nan, 0.0))
-    with pytest.raises(ValueError, match="alignment by 'guessing'; one of mutual-information"):
+    with pytest.raises(
+        ValueError, match="alignment method 'guessing' is unknown; use one of mutual-information"
+    ):
         align_series(images, TILTS, "guessing")
     images[4, 3, 2] = np.nan
     with pytest.raises(ValueError, match="image 4 holds NaN"):

@@ -26,16 +26,16 @@ def smooth_volume(tall=40, thickness=16, wide=48, seed=0):
 @pytest.mark.parametrize("wide", [48, 47])
 def test_volume_explains_its_images_sooner_than_sirt(wide):
     images = project(smooth_volume(wide=wide), TILTS)
-    slab = MatchingVolume(TILTS, images.shape[1:], 16)
+    matching = MatchingVolume(TILTS, images.shape[1:], 16)
     seen = np.ones(images.shape, bool)
-    misfits = [slab.fit(images, seen, 5) for _ in range(6)]
-    assert misfits == sorted(misfits, reverse=True)
+    residuals = [matching.fit(images, seen, 5) for _ in range(6)]
+    assert residuals == sorted(residuals, reverse=True)
 
     def left(projections):
         return np.linalg.norm(projections - images) / np.linalg.norm(images)
 
     peer = sirt(images, TILTS, 30, slice_shape=(16, wide)).volume
-    assert left(slab.projections()[0]) < 0.8 * left(project(peer, TILTS))
+    assert left(matching.projections()[0]) < 0.8 * left(project(peer, TILTS))
 
 
 def test_pixels_that_were_not_recorded_ask_nothing_of_the_volume():
@@ -46,18 +46,18 @@ def test_pixels_that_were_not_recorded_ask_nothing_of_the_volume():
     spoilt = np.where(seen, images, 1e3).astype(np.float32)
     volumes = []
     for given in (images, spoilt):
-        slab = MatchingVolume(TILTS, images.shape[1:], 16)
-        slab.fit(given, seen, 6)
-        volumes.append(slab.projections()[0])
+        matching = MatchingVolume(TILTS, images.shape[1:], 16)
+        matching.fit(given, seen, 6)
+        volumes.append(matching.projections()[0])
     assert np.array_equal(*volumes)
 
 
 def test_shears_are_what_they_do_to_the_images():
     volume = smooth_volume()
     images = project(volume, TILTS)
-    slab = MatchingVolume(TILTS, images.shape[1:], 16)
-    slab.fit(images, np.ones(images.shape, bool), 60)
-    made, along, across = slab.projections()
+    matching = MatchingVolume(TILTS, images.shape[1:], 16)
+    matching.fit(images, np.ones(images.shape, bool), 60)
+    made, along, across = matching.projections()
     y, z, x = np.meshgrid(*(np.arange(n) - (n - 1) / 2 for n in volume.shape), indexing="ij")
     middle = [(n - 1) / 2 for n in volume.shape]
     angle = 0.01
@@ -77,6 +77,6 @@ def test_shears_are_what_they_do_to_the_images():
 
 def test_nothing_is_made_of_nothing():
     images = np.zeros((TILTS.size, 8, 12), np.float32)
-    slab = MatchingVolume(TILTS, (8, 12), 4)
-    assert slab.fit(images, np.ones(images.shape, bool), 3) == 0.0
-    assert not any(part.any() for part in slab.projections())
+    matching = MatchingVolume(TILTS, (8, 12), 4)
+    assert matching.fit(images, np.ones(images.shape, bool), 3) == 0.0
+    assert not any(part.any() for part in matching.projections())

@@ -66,7 +66,7 @@ def test_axis_runs_through_the_mass_of_a_specimen_that_stays_in_place():
 
 def test_progress_is_told_and_ends():
     told = []
-    find_axis(spheres_series(TILTS, 32, 0.0, 0.0), TILTS, rounds=4, report=told.append)
+    find_axis(spheres_series(TILTS, 32, 0.0, 0.0), TILTS, rounds=4, progress=told.append)
     assert told == sorted(told)
     assert {0.25, 0.5, 0.75, 1.0} <= set(told) and told[-1] == 1.0
 

@@ -12,7 +12,7 @@ from pyrotome.analysis.particles.necks import (
     iter_measure_necks,
     measure_necks,
     measure_particles,
-    write_csv,
+    write_necks,
 )
 from pyrotome.analysis.particles.segmentation import segment
 from pyrotome.analysis.tomography.projector import project
@@ -241,7 +241,7 @@ def test_bad_input_is_refused():
 
 def test_the_table(tmp_path):
     neck = Neck(3, 7, 31.5, 75.0, 148.25, 140.0, 48.7, 1.05, 0.42, 0.988333333)
-    write_csv(tmp_path / "necks.csv", [("series_001", 0.0, neck), ("series_002", 5.002, neck)])
+    write_necks(tmp_path / "necks.csv", [("series_001", 0.0, neck), ("series_002", 5.002, neck)])
     with (tmp_path / "necks.csv").open(newline="") as file:
         first, second = csv.DictReader(file)
     assert first["series"] == "series_001"

@@ -124,7 +124,7 @@ def test_bad_series_are_refused():
     images[1, 0, 0] = np.nan
     with pytest.raises(ValueError, match="image 1 holds NaN"):
         sirt(images, tilts, 1)
-    with pytest.raises(ValueError, match=r"initial volume of shape \(1, 1, 1\)"):
+    with pytest.raises(ValueError, match=r"initial volume has the shape \(1, 1, 1\)"):
         sirt(np.ones((3, 2, 8)), tilts, 1, initial=np.zeros((1, 1, 1)))
 
 

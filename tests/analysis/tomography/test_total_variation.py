@@ -158,20 +158,20 @@ def test_bad_input_is_refused():
     images, tilts = np.ones((3, 2, 8)), np.array([-10.0, 0, 10])
     with pytest.raises(ValueError, match="3 images but 2 tilt angles"):
         tv(images, tilts[:2], 1)
-    with pytest.raises(ValueError, match="weight of -1"):
+    with pytest.raises(ValueError, match="the weight is -1"):
         tv(images, tilts, 1, -1.0)
-    with pytest.raises(ValueError, match=r"initial volume of shape \(1, 1, 1\)"):
+    with pytest.raises(ValueError, match=r"initial volume has the shape \(1, 1, 1\)"):
         tv(images, tilts, 1, initial=np.zeros((1, 1, 1)))
     with pytest.raises(ValueError, match="initial volume holds NaN"):
         tv(images, tilts, 1, initial=np.full((2, 8, 8), np.nan))
     solver = TvSolver(2, 8)
     with pytest.raises(ValueError, match="no image"):
         solver.step()
-    with pytest.raises(ValueError, match=r"image of shape \(8, 2\)"):
+    with pytest.raises(ValueError, match=r"image has the shape \(8, 2\)"):
         solver.add_view(np.ones((8, 2)), 0.0)
     with pytest.raises(ValueError, match="holds NaN"):
         solver.add_view(np.full((2, 8), np.nan), 0.0)
     with pytest.raises(ValueError, match="tilt angle is not a finite"):
         solver.add_view(np.ones((2, 8)), np.nan)
-    with pytest.raises(ValueError, match="each needs at least 1"):
+    with pytest.raises(ValueError, match="each number must be at least 1"):
         TvSolver(0, 8)

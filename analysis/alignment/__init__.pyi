@@ -1,0 +1,47 @@
+from .align import Alignment, align_series, dark_images, iter_align_series
+from .coarse import CoarseAlignment, KnownAlignment, displacement_between, displacements
+from .pairwise import (
+    OnlineRegistration,
+    PreparedImage,
+    prepare_image,
+    register_pair,
+    register_series,
+)
+from .projection_matching import ProjectionMatch, iter_match_projections, match_projections
+from .registration import (
+    centre_of_mass,
+    common_line,
+    line_shift,
+    mutual_information,
+    phase_correlation,
+)
+from .resampling import Axis, apply_alignment
+from .tilt_axis import axis_through_mass, find_axis
+
+__all__ = [
+    "Alignment",
+    "Axis",
+    "CoarseAlignment",
+    "KnownAlignment",
+    "OnlineRegistration",
+    "PreparedImage",
+    "ProjectionMatch",
+    "align_series",
+    "apply_alignment",
+    "axis_through_mass",
+    "centre_of_mass",
+    "common_line",
+    "dark_images",
+    "displacement_between",
+    "displacements",
+    "find_axis",
+    "iter_align_series",
+    "iter_match_projections",
+    "line_shift",
+    "match_projections",
+    "mutual_information",
+    "phase_correlation",
+    "prepare_image",
+    "register_pair",
+    "register_series",
+]

@@ -1,0 +1,24 @@
+from .back_projection import angle_shares_deg, ramp, wbp
+from .image_levels import automatic_weight, vacuum_level
+from .iterative import sirt
+from .live_reconstruction import LiveReconstruction
+from .projector import backproject, project
+from .reconstruction import Reconstruction, central_slices, r_factor
+from .total_variation import TvSolver, tv
+
+__all__ = [
+    "LiveReconstruction",
+    "Reconstruction",
+    "TvSolver",
+    "angle_shares_deg",
+    "automatic_weight",
+    "backproject",
+    "central_slices",
+    "project",
+    "r_factor",
+    "ramp",
+    "sirt",
+    "tv",
+    "vacuum_level",
+    "wbp",
+]
