@@ -1,1 +1,1 @@
-"""Who may connect and do what: keys, roles, lease, limits of rate."""
+"""Access to the daemon from outside: keys, roles, the control lease, rate limits, connections."""

@@ -29,7 +29,7 @@ _MAX_KEY_FILE_BYTES = 10_000
 
 
 @dataclass(frozen=True)
-class Pair:
+class KeyPair:
     """A key pair, Z85-encoded."""
 
     public: bytes
@@ -37,8 +37,8 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class ClientKey(Pair):
-    """What one person holds; `server` is the daemon's public key."""
+class ClientKey(KeyPair):
+    """The key of one person; `server` is the daemon's public key."""
 
     server: bytes
 
@@ -66,14 +66,14 @@ def make_server_keys(folder: Path) -> Path:
 
 
 def add_person(folder: Path, name: str, role: str, output: Path | None = None) -> Path:
-    """Make a key for somebody and file its public half; returns the secret file for them.
+    """Make a key for a person and file its public half; returns the secret file for them.
 
     Parameters
     ----------
     folder : Path
         Made by :func:`make_server_keys`.
     name : str
-        Letters, digits, ``.``, ``_`` and ``-``; every event about them carries it.
+        Letters, digits, ``.``, ``_`` and ``-``; events about them carry it.
     role : str
         Observer, operator or admin.
     output : Path, optional
@@ -82,7 +82,7 @@ def add_person(folder: Path, name: str, role: str, output: Path | None = None) -
     Raises
     ------
     BadInput
-        If the name is taken or no name, or a file exists already.
+        If the name is taken or not valid, or a file exists already.
     """
     if not _NAME.fullmatch(name) or name in (LOCAL, "server"):
         raise BadInput(
@@ -110,17 +110,17 @@ def add_person(folder: Path, name: str, role: str, output: Path | None = None) -
 
 
 def revoke(folder: Path, name: str) -> Path:
-    """Let a key in no longer; returns where it lies now.
+    """Revoke a key; returns where its file is now.
 
     Raises
     ------
     BadInput
-        If nobody of that name has one.
+        If there is no key of that name.
     """
     filed = folder / "clients" / f"{name}.key"
     if not _NAME.fullmatch(name) or not filed.is_file():
         known = ", ".join(sorted(person.name for person in people(folder))) or "nobody"
-        raise BadInput(str(filed), f"no such key; there are those of {known}")
+        raise BadInput(str(filed), f"no such key; keys exist for: {known}")
     away = folder / "revoked"
     away.mkdir(mode=0o700, exist_ok=True)
     number, moved = 1, away / f"{name}.key"
@@ -132,20 +132,20 @@ def revoke(folder: Path, name: str) -> Path:
 
 
 def people(folder: Path) -> list[Person]:
-    """Everybody who has a key in a folder, by name; BadInput if it is no folder of keys."""
+    """Everybody who has a key in a folder, by name; BadInput if it is not a folder of keys."""
     clients = folder / "clients"
     if not clients.is_dir():
         raise BadInput(str(folder), "holds no keys; make them with `pyrotome keys init FOLDER`")
     return sorted(_read_people(clients, lambda _: None).values(), key=lambda person: person.name)
 
 
-def load_server(folder: Path) -> Pair:
+def load_server(folder: Path) -> KeyPair:
     """The daemon's key pair.
 
     Raises
     ------
     BadInput
-        If there is none, or others could read it or file keys of their own.
+        If there is none, or other users could read it or add keys.
     """
     path = folder / "server.key_secret"
     hint = f"make it with `pyrotome keys init {folder}`"
@@ -153,14 +153,14 @@ def load_server(folder: Path) -> Pair:
     check_secret(path)
     for place in (folder, folder / "clients"):
         if not place.is_dir():
-            raise BadInput(str(place), f"is no folder; {hint}")
+            raise BadInput(str(place), f"is not a folder; {hint}")
         if stat.S_IMODE(place.stat().st_mode) & 0o022:
             raise BadInput(
-                str(place), f"others could file keys of their own there: chmod go-w {place}"
+                str(place), f"other users could add keys there: run `chmod go-w {place}`"
             )
     if secret is None:
         raise BadInput(str(path), "holds no secret key")
-    return Pair(public, secret)
+    return KeyPair(public, secret)
 
 
 def load_client(path: Path) -> ClientKey:
@@ -169,9 +169,9 @@ def load_client(path: Path) -> ClientKey:
     Raises
     ------
     BadInput
-        If it is none, or others could read it.
+        If it is not a key, or other users could read it.
     """
-    public, secret = _load(path, "ask for it where the daemon runs (`pyrotome keys add`)")
+    public, secret = _load(path, "the operator of the daemon makes one with `pyrotome keys add`")
     check_secret(path)
     server = _about(path).get("server-key", "").encode()
     if secret is None or not _is_key(server):
@@ -183,14 +183,14 @@ def load_client(path: Path) -> ClientKey:
 
 
 class KeyRing:
-    """Whose public key is whose, as the files in a folder say at the moment of asking.
+    """The owners of public keys, always as the files in a folder say.
 
     Parameters
     ----------
     folder : Path
-        That of the public keys.
+        The folder of the public keys.
     problem : callable
-        Told of a file that is no key.
+        Called with a message about each file that is not a key.
     """
 
     def __init__(self, folder: Path, problem: Callable[[str], None]) -> None:
@@ -199,7 +199,7 @@ class KeyRing:
         self._people: dict[bytes, Person] = {}
 
     def refresh(self) -> bool:
-        """Read the files again if one has changed; whether one had."""
+        """Read the files again if one has changed; returns whether one had."""
         found: list[tuple[object, ...]] = []
         with contextlib.suppress(OSError), os.scandir(self._folder) as entries:
             for entry in entries:
@@ -214,12 +214,12 @@ class KeyRing:
         return True
 
     def person(self, public: bytes) -> Person | None:
-        """Whose key this is; None if nobody's."""
+        """Owner of a public key; None if it is not filed."""
         self.refresh()
         return self._people.get(public)
 
     def named(self, name: str) -> Person | None:
-        """Somebody by name, who has proven to be it; None if their key was revoked."""
+        """The person of a name; None if their key was revoked."""
         return next((person for person in self._people.values() if person.name == name), None)
 
 
@@ -235,7 +235,7 @@ def _read_people(folder: Path, problem: Callable[[str], None]) -> dict[bytes, Pe
         if role not in KEY_ROLES or not _NAME.fullmatch(path.stem):
             problem(f"{path}: the role {role!r} is not one of {', '.join(KEY_ROLES)}")
         elif public in found:
-            problem(f"{path}: is the key of '{found[public].name}' too, who keeps it")
+            problem(f"{path}: is also the key of '{found[public].name}'; it is ignored")
         else:
             found[public] = Person(path.stem, role)
     return found
@@ -256,9 +256,9 @@ def _load(path: Path, hint: str) -> tuple[bytes, bytes | None]:
     except OSError as error:
         raise BadInput(str(path), f"cannot be read: {error.strerror or error}{after}") from None
     except (ValueError, IndexError):
-        raise BadInput(str(path), f"is no key (a ZeroMQ certificate){after}") from None
+        raise BadInput(str(path), f"is not a key (a ZeroMQ certificate){after}") from None
     if not _is_key(public) or (secret is not None and not _is_key(secret)):
-        raise BadInput(str(path), f"holds no key of 40 characters (Z85){after}")
+        raise BadInput(str(path), f"does not hold a key of 40 characters (Z85){after}")
     return public, secret
 
 
@@ -274,9 +274,9 @@ def _about(path: Path) -> dict[str, str]:
 
 
 def _write(path: Path, about: dict[str, str], public: bytes, secret: bytes | None = None) -> None:
-    """Write a certificate that nobody else can read if it is a secret one; overwrites nothing."""
+    """Write a certificate; a secret one can be read by its owner alone. Overwrites nothing."""
     banner = (
-        "#   ZeroMQ CURVE **Secret** Certificate\n#   Give this file to nobody else.\n"
+        "#   ZeroMQ CURVE **Secret** Certificate\n#   Keep this file to yourself.\n"
         if secret is not None
         else "#   ZeroMQ CURVE Public Certificate\n"
     )

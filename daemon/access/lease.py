@@ -11,21 +11,21 @@ DEFAULT_S = 60.0
 
 
 class LeaseRefused(Exception):
-    """Somebody else holds the lease, or the token is none; the message says who and until when."""
+    """Another person holds the lease, or the token is not valid; the message says who holds it."""
 
 
 @dataclass(frozen=True)
 class Grant:
-    """What a holder is told.
+    """The lease as its holder receives it.
 
     Attributes
     ----------
     token : str
         To be sent with each request.
     seconds : float
-        For how long it holds from now on.
+        How long it is valid from now on.
     renewed : bool
-        Whether it was theirs already.
+        Whether the person held it already.
     taken_from : str or None
         Who held it until now.
     """
@@ -50,9 +50,9 @@ class Lease:
     Parameters
     ----------
     seconds : float
-        How long a lease holds without being renewed.
+        How long a lease is valid without being renewed.
     new_token : callable
-        Makes a token that nobody can guess.
+        Makes a token that cannot be guessed.
     """
 
     def __init__(
@@ -83,21 +83,21 @@ class Lease:
         }
 
     def take(self, name: str, now_s: float, take_over: bool = False) -> Grant:
-        """Take the lease if it is free, renew it if it is theirs already.
+        """Take the lease if it is free, or renew it.
 
         Parameters
         ----------
         name : str
-            Who asks.
+            The person.
         now_s : float
             Monotonic seconds.
         take_over : bool
-            Take it from whoever holds it; their token is worth nothing from then on.
+            Take it from its holder, whose token is not valid any more.
 
         Raises
         ------
         LeaseRefused
-            If somebody else holds it and it is not taken over.
+            If another person holds it and it is not taken over.
         """
         held = self._now_held(now_s)
         until_s = now_s + self.seconds
@@ -105,28 +105,28 @@ class Lease:
             held.until_s = until_s
             return Grant(held.token, self.seconds, renewed=True)
         if held is not None and not take_over:
-            raise LeaseRefused(f"{_told(held, now_s)}; an admin can take it over")
+            raise LeaseRefused(f"{_described(held, now_s)}; an admin can take it over")
         self._held = _Held(name, self._new_token(), now_s, until_s)
         taken_from = held.holder if held is not None else None
         return Grant(self._held.token, self.seconds, renewed=False, taken_from=taken_from)
 
     def release(self, name: str, token: str | None, now_s: float) -> None:
-        """Give the lease back; without a token, for any program of the same holder.
+        """Give the lease back; without a token, any program of the holder may.
 
         Raises
         ------
         LeaseRefused
-            If somebody else holds it.
+            If another person holds it.
         """
         held = self._now_held(now_s)
         if held is None:
             return
         if held.holder != name or (token is not None and not _same(token, held.token)):
-            raise LeaseRefused(f"it is not yours: {_told(held, now_s)}")
+            raise LeaseRefused(f"the control lease is not yours: {_described(held, now_s)}")
         self._held = None
 
     def check(self, name: str, token: str | None, now_s: float) -> None:
-        """Whether a request to control may be carried out.
+        """Check that a request may control.
 
         Raises
         ------
@@ -139,19 +139,23 @@ class Lease:
                 return
             raise LeaseRefused(
                 f"your control lease expired {now_s - held.until_s:.0f} s ago; take it again "
-                "(`pyrotome lease`)"
+                "with `pyrotome lease`"
             )
         what = "the token is not that of the control lease" if token else "no control lease"
         held = self._now_held(now_s)
-        told = "nobody holds it, take it (`pyrotome lease`)" if held is None else _told(held, now_s)
-        raise LeaseRefused(f"{what}: {told}")
+        holder = (
+            "nobody holds it; take it with `pyrotome lease`"
+            if held is None
+            else _described(held, now_s)
+        )
+        raise LeaseRefused(f"{what}: {holder}")
 
 
 def _same(token: str, other: str) -> bool:
     return hmac.compare_digest(token.encode(errors="replace"), other.encode())
 
 
-def _told(held: _Held, now_s: float) -> str:
+def _described(held: _Held, now_s: float) -> str:
     return (
         f"'{held.holder}' has held the control lease for {now_s - held.since_s:.0f} s, "
         f"and it expires in {held.until_s - now_s:.0f} s unless renewed"

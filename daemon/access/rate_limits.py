@@ -1,4 +1,4 @@
-"""How many requests are let in, and none of them twice. Pure; the time is given."""
+"""Rate limits of requests, and a guard against replays. Pure; the time is given."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from dataclasses import dataclass
 
 # A request is at most so old, or so far ahead, by the daemon's clock.
 WINDOW_S = 30.0
-# Requests a second, and at once: of one key (or connection, where there are no keys), and in all.
+# Requests a second, and at once: of one key (of one connection, without keys), and in all.
 RATE_EACH, BURST_EACH = 20.0, 40.0
 RATE_ALL, BURST_ALL = 200.0, 400.0
-# The share of `safe`, which nothing else can use up.
+# Of `safe`, whose share no other request can use up.
 SAFE_EACH, SAFE_BURST_EACH = 2.0, 5.0
 SAFE_ALL, SAFE_BURST_ALL = 50.0, 100.0
-# Refusals of one connection before it is cut; a long request counts as one more for each 10 kB.
+# Refusals of one connection before it is disconnected; each 10 kB of a request count as one more.
 REFUSALS, BURST_REFUSALS, REFUSAL_BYTES = 200.0, 2000.0, 10_000
-# Those whose rates are remembered.
+# Clients whose rates are remembered.
 MOST_COUNTED = 1000
-# Enough for every request that the rates let in while one could come again.
+# Enough for every request that the rates allow while a replay would be within the window.
 MOST_REMEMBERED = int(2 * (2 * WINDOW_S * (RATE_ALL + SAFE_ALL) + BURST_ALL + SAFE_BURST_ALL))
 
 
 @dataclass
 class TokenBucket:
-    """So many a second in the long run, so many at once."""
+    """Allows `rate` a second in the long run, `burst` at once."""
 
     rate: float
     burst: float
@@ -31,7 +31,7 @@ class TokenBucket:
     _at_s: float = 0.0
 
     def take(self, now_s: float, amount: float = 1.0) -> bool:
-        """Whether one more, or so much, may pass now."""
+        """Whether `amount` more may pass at `now_s` (monotonic seconds)."""
         if self._left < 0:
             self._left, self._at_s = self.burst, now_s
         self._left = min(self.burst, self._left + max(0.0, now_s - self._at_s) * self.rate)
@@ -42,15 +42,15 @@ class TokenBucket:
         return True
 
 
-class Buckets:
-    """A bucket for each; of those that are remembered, who has been silent for the longest goes."""
+class TokenBuckets:
+    """A bucket for each client; the one that was silent for the longest is forgotten first."""
 
     def __init__(self, rate: float, burst: float) -> None:
         self._rate, self._burst = rate, burst
         self._buckets: OrderedDict[object, TokenBucket] = OrderedDict()
 
     def take(self, who: object, now_s: float, amount: float = 1.0) -> bool:
-        """Whether one more of theirs, or so much, may pass now."""
+        """Whether `amount` more of a client may pass now."""
         bucket = self._buckets.pop(who, None) or TokenBucket(self._rate, self._burst)
         self._buckets[who] = bucket
         while len(self._buckets) > MOST_COUNTED:
@@ -58,37 +58,37 @@ class Buckets:
         return bucket.take(now_s, amount)
 
     def forget(self, who: object) -> None:
-        """Begin anew with somebody."""
+        """Start a client with a full bucket again."""
         self._buckets.pop(who, None)
 
 
-class Rates:
-    """One bucket for each, and one for all of them together.
+class RateLimits:
+    """One bucket for each client, and one for all together.
 
     Parameters
     ----------
     each, burst_each : float
-        What one may ask in a second, and at once.
+        Requests of one client in a second, and at once.
     in_all, burst_all : float
-        The same for all of them together.
+        The same for all clients together.
     """
 
     def __init__(self, each: float, burst_each: float, in_all: float, burst_all: float) -> None:
-        self._each = Buckets(each, burst_each)
+        self._each = TokenBuckets(each, burst_each)
         self._all = TokenBucket(in_all, burst_all)
 
     def take(self, who: object, now_s: float) -> bool:
-        """Whether one more of theirs may pass now."""
-        # Their own comes first: who asks too much uses up nothing of the others' share.
+        """Whether one more request of a client may pass now."""
+        # Its own bucket first: a client that sends too much uses up nothing of the others' share.
         return self._each.take(who, now_s) and self._all.take(now_s)
 
 
 class Replayed(Exception):
-    """A request that has come before, or is too old to know."""
+    """A request that has come before, or may have: it is too old."""
 
 
-class Memory:
-    """Which requests have come, for as long as they could come again; bounded.
+class ReplayGuard:
+    """Remembers requests for as long as a replay would be within the window; bounded.
 
     Parameters
     ----------
@@ -106,38 +106,38 @@ class Memory:
     def admit(
         self, name: str, request: str, sent_ns: int | None, now_ns: int, strict: bool
     ) -> None:
-        """Let a request in once.
+        """Accept a request once.
 
         Parameters
         ----------
         name : str
-            Whose it is.
+            Name of the client.
         request : str
             Its id.
         sent_ns : int or None
-            When it was sent, UTC nanoseconds by its own account.
+            When it was sent, UTC nanoseconds by the client's clock.
         now_ns : int
-            UTC nanoseconds here.
+            UTC nanoseconds by this daemon's clock.
         strict : bool
-            Whether an id and a time are demanded, and the time has to be now: with keys, and for
-            all but `safe`, which a wrong clock must not keep from working.
+            Whether an id and a recent time are required: with keys, and for all requests but
+            `safe`, which must work with a wrong clock as well.
 
         Raises
         ------
         Replayed
-            Saying why.
+            With the reason.
         """
         if strict and not request:
-            raise Replayed("a request needs an `id` of its own")
+            raise Replayed("the request has no `id`; give each request its own")
         if strict:
             if sent_ns is None:
-                raise Replayed("a request needs `sent_ns`, when it was sent (UTC nanoseconds)")
+                raise Replayed("the request has no `sent_ns`, the UTC nanoseconds when it was sent")
             off_s = (now_ns - sent_ns) * 1e-9
             if abs(off_s) > WINDOW_S:
-                which = "behind" if off_s > 0 else "ahead"
+                which = "behind" if off_s > 0 else "ahead of"
                 raise Replayed(
-                    f"it was sent {abs(off_s):.0f} s {which} of the daemon's clock, at most "
-                    f"{WINDOW_S:g} s are allowed: set the clock of the machine that sends"
+                    f"the clock of the client is {abs(off_s):.0f} s {which} the daemon's; at "
+                    f"most {WINDOW_S:g} s are allowed: set the client's clock"
                 )
         if not request:
             return

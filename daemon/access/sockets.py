@@ -10,12 +10,23 @@ from ...protocols.core.errors import BadInput
 
 
 def bind(socket: zmq.Socket[Any], endpoint: str, what: str, fall_back: bool) -> str:
-    """Bind a socket and return where it listens.
+    """Bind a socket and return the endpoint in use.
+
+    Parameters
+    ----------
+    socket : zmq.Socket
+        The socket.
+    endpoint : str
+        Where to listen.
+    what : str
+        Its key in the rig, for messages.
+    fall_back : bool
+        Take any free port if that of `endpoint` is in use.
 
     Raises
     ------
     BadInput
-        If that is impossible, saying what could be done.
+        If the endpoint cannot be bound.
     """
     if "[" in endpoint:
         socket.set(zmq.IPV6, 1)

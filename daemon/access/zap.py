@@ -1,4 +1,4 @@
-"""Asks whose key it is whenever somebody connects (ZAP, ZeroMQ RFC 27)."""
+"""Answer libzmq whether a key is known, for each new connection (ZAP, ZeroMQ RFC 27)."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from zmq.utils import z85
 
 ENDPOINT = "inproc://zeromq.zap.01"
 VERSION = b"1.0"
-# Without a domain, libzmq would let everyone in where nobody answers here.
+# Without a domain, libzmq accepts everybody while no handler answers.
 DOMAIN = b"pyrotome"
 
 
 class ZapHandler:
-    """Answers libzmq's questions for all sockets of a context.
+    """Answers libzmq's requests for all sockets of a context.
 
     Parameters
     ----------
     context : zmq.asyncio.Context
-        Whose sockets are protected; there may be one handler.
+        Its sockets are protected; a context takes one handler.
     known : callable or None
-        Name of a public key's owner (Z85), or None. If it is None itself, no keys are demanded.
-    refused : callable
-        Told of address and reason of whoever is not let in.
+        Takes a public key (Z85) and returns its owner's name, or None. None: no keys are required.
+    rejected : callable
+        Called with address and reason of each connection that is rejected.
     """
 
     def __init__(
         self,
         context: zmq.asyncio.Context,
         known: Callable[[bytes], str | None] | None,
-        refused: Callable[[str, str], None],
+        rejected: Callable[[str, str], None],
     ) -> None:
-        self._known, self._refused = known, refused
+        self._known, self._rejected = known, rejected
         self._socket = context.socket(zmq.REP)
         self._socket.set(zmq.LINGER, 0)
         self._socket.bind(ENDPOINT)
@@ -59,12 +59,12 @@ class ZapHandler:
         if self._known is None:
             return reply(b"200", b"OK")
         if mechanism != b"CURVE" or len(credentials) != 1 or len(credentials[0]) != 32:
-            self._refused(address, "it came without a key")
+            self._rejected(address, "it came without a key")
             return reply(b"400", b"a CURVE key is needed")
         public = z85.encode(credentials[0])
         name = self._known(public)
         if name is None:
-            self._refused(address, f"the key {public[:8].decode()}... is not known here")
+            self._rejected(address, f"the key {public[:8].decode()}... is not known here")
             return reply(b"400", b"this key is not known")
         return reply(b"200", b"OK", name.encode())
 

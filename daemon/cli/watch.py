@@ -11,7 +11,7 @@ from rich.console import Console
 
 from ...protocols.messages.stream import BadMessage, Message, parse
 from ..access.keys import ClientKey
-from ..client.client import Caller
+from ..client.client import Client
 from ..streaming.last_values import LAST
 from .progress import ProgressView
 
@@ -35,39 +35,39 @@ def watch_endpoint(
     Raises
     ------
     BadInput
-        If the endpoint is no ZeroMQ address, or the daemon refuses the key.
+        If the endpoint is not a ZeroMQ address, or the daemon refuses the key.
     """
     with zmq.Context() as context:
-        caller = Caller(context, zmq.SUB, endpoint, key)
+        client = Client(context, zmq.SUB, endpoint, key)
         try:
             for topic in _TOPICS:
-                caller.socket.subscribe(topic.encode())
+                client.socket.subscribe(topic.encode())
             for topic in _TOPICS:
-                caller.socket.subscribe((LAST + topic).encode())
+                client.socket.subscribe((LAST + topic).encode())
             with ProgressView(out, 1.0) as view:
-                _follow(caller, view, as_json, seconds, err)
+                _follow(client, view, as_json, seconds, err)
         finally:
-            caller.close()
+            client.close()
 
 
 def _follow(
-    caller: Caller, view: ProgressView, as_json: bool, seconds: float | None, err: Console
+    client: Client, view: ProgressView, as_json: bool, seconds: float | None, err: Console
 ) -> None:
-    endpoint = caller.endpoint
+    endpoint = client.endpoint
     end = time.monotonic() + seconds if seconds is not None else None
     seen: dict[str, int] = {}
     heard = time.monotonic()
     told = False
     while end is None or time.monotonic() < end:
-        if not caller.poll(0.2):
+        if not client.poll(0.2):
             if not told and time.monotonic() - heard > _SILENCE_S:
                 told = True
-                text = f"nothing heard from {endpoint} yet{caller.hint}; still listening"
+                text = f"nothing received from {endpoint} yet{client.hint}; still listening"
                 err.print(text, highlight=False, soft_wrap=True)
             continue
         heard, told = time.monotonic(), False
         try:
-            message = parse(caller.socket.recv_multipart())
+            message = parse(client.socket.recv_multipart())
         except BadMessage as error:
             err.print(f"{endpoint}: {error}", highlight=False)
             continue
@@ -76,7 +76,7 @@ def _follow(
         seq = int(header.get("seq", 0))
         before = seen.get(topic)
         if late and before is not None:
-            continue  # asked for by somebody else, or overtaken
+            continue  # another subscriber's, or overtaken by a newer message
         if before is not None and before + 1 < seq:
             err.print(f"{topic}: {seq - before - 1} messages lost on the way here", highlight=False)
         seen[topic] = seq

@@ -1,1 +1,1 @@
-"""The client of the control server."""
+"""Client of the control server and of the monitor; the base of command line and web page."""

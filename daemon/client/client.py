@@ -1,4 +1,4 @@
-"""The clients' side: ask a daemon, or subscribe to it, with a key where it demands one."""
+"""A client of the daemon: request, or subscribe, with a key where the daemon requires one."""
 
 from __future__ import annotations
 
@@ -21,37 +21,37 @@ _FAILED = (
 )
 
 
-# A daemon that is stormed may hang up now and then; one that does it so often will do so for ever.
+# A busy daemon may close a connection now and then; so many failures mean that it always will.
 _HOPELESS_FAILURES = 30
 
 
 class NoDaemon(Exception):
-    """Nobody answered on the endpoint."""
+    """No daemon answered on the endpoint."""
 
 
 def read_key(path: Path | None) -> ClientKey | None:
-    """The key in a file; None where none is named. BadInput if it is no key."""
+    """The key in a file, or None without a file; BadInput if it is not a key."""
     return load_client(path) if path is not None else None
 
 
-class Caller:
-    """A socket that connects to a daemon, and knows why it does not get through.
+class Client:
+    """A connection to a daemon, which knows why it fails.
 
     Parameters
     ----------
     context : zmq.Context
-        Of the caller.
+        Of this program.
     kind : int
         ``zmq.REQ`` or ``zmq.SUB``.
     endpoint : str
         Of the daemon.
     key : ClientKey or None
-        For a daemon that demands one.
+        For a daemon that requires one.
 
     Raises
     ------
     BadInput
-        If the endpoint is no ZeroMQ address.
+        If the endpoint is not a ZeroMQ address.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Caller:
         self.endpoint, self._key = endpoint, key
         self.socket: zmq.Socket[bytes] = zmq.Socket(context, kind)
         self.socket.set(zmq.LINGER, 0)
-        # The kernel tries ever more seldom where nobody answers: an emergency stop must not wait.
+        # The kernel retries less and less often: an emergency stop must not wait for that.
         self.socket.set(zmq.CONNECT_TIMEOUT, 1000)
         if "[" in endpoint:
             self.socket.set(zmq.IPV6, 1)
@@ -68,7 +68,7 @@ class Caller:
             self.socket.set(zmq.CURVE_PUBLICKEY, key.public)
             self.socket.set(zmq.CURVE_SECRETKEY, key.secret)
             self.socket.set(zmq.CURVE_SERVERKEY, key.server)
-        where = f"inproc://caller-{id(self)}"
+        where = f"inproc://client-{id(self)}"
         self.socket.monitor(where, _FAILED)
         self._events: zmq.Socket[bytes] = zmq.Socket(context, zmq.PAIR)
         self._events.set(zmq.LINGER, 0)
@@ -80,7 +80,7 @@ class Caller:
             self.close()
             raise BadInput(
                 endpoint,
-                f"is no ZeroMQ address ({zmq.strerror(error.errno or 0)}); "
+                f"is not a ZeroMQ address ({zmq.strerror(error.errno or 0)}); "
                 "write it as tcp://127.0.0.1:5570",
             ) from None
 
@@ -90,7 +90,7 @@ class Caller:
         Raises
         ------
         BadInput
-            If the daemon refuses the key, or there is none and it demands one.
+            If the daemon refuses the key, or requires one and there is none.
         """
         poller = zmq.Poller()
         poller.register(self.socket, zmq.POLLIN)
@@ -109,33 +109,33 @@ class Caller:
         if number == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
             raise BadInput(
                 self.endpoint,
-                "the daemon does not know this key, or it was revoked; ask for another "
-                "where it runs (`pyrotome keys add`)",
+                "the daemon does not know this key, or it was revoked; the operator of the "
+                "daemon makes another with `pyrotome keys add`",
             )
         mismatch = value == zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH
         if number == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL and mismatch:
             raise BadInput(
                 self.endpoint,
-                "the daemon demands a key: name it with --key FILE, or in PYROTOME_KEY"
+                "the daemon requires a key: pass --key FILE or set PYROTOME_KEY"
                 if self._key is None
-                else "the daemon takes no keys; leave --key and PYROTOME_KEY out",
+                else "the daemon uses no keys; leave --key and PYROTOME_KEY out",
             )
-        # Who hangs up before the other has read why is not told the reason.
+        # A peer that closes the connection early gives no reason.
         self._failures += 1
         if self._failures >= _HOPELESS_FAILURES:
             raise BadInput(self.endpoint, self.hint.removeprefix("; "))
 
     @property
     def hint(self) -> str:
-        """What may be wrong if somebody is there and no connection comes about."""
+        """What may be wrong if the daemon is there and no connection succeeds; else empty."""
         if not self._failures:
             return ""
         if self._key is None:
             return (
-                "; who listens there hangs up: a daemon that demands a key? Name it with "
-                "--key FILE, or in PYROTOME_KEY"
+                "; the daemon closed the connection. It may require a key: pass --key FILE or set "
+                "PYROTOME_KEY"
             )
-        return "; who listens there hangs up: this key is not for that daemon"
+        return "; the daemon closed the connection: this key is not for that daemon"
 
     def close(self) -> None:
         """Close the connection."""
@@ -147,28 +147,41 @@ class Caller:
 def send_request(
     endpoint: str, request: Request, timeout_s: float = 10.0, key: ClientKey | None = None
 ) -> Reply:
-    """Send one request and wait for its answer.
+    """Send one request and wait for the reply.
+
+    Parameters
+    ----------
+    endpoint : str
+        Control endpoint of the daemon.
+    request : Request
+        What is requested; its id and time are filled in.
+    timeout_s : float
+        Wall seconds to wait.
+    key : ClientKey or None
+        For a daemon that requires one.
 
     Raises
     ------
     BadInput
-        If the endpoint is no ZeroMQ address, or the daemon refuses the key.
+        If the endpoint is not a ZeroMQ address, or the daemon refuses the key.
     NoDaemon
-        If no answer comes in time.
+        If no reply comes in time.
     """
     request = request.model_copy(update={"id": uuid.uuid4().hex, "sent_ns": time.time_ns()})
     with zmq.Context() as context:
-        caller = Caller(context, zmq.REQ, endpoint, key)
+        client = Client(context, zmq.REQ, endpoint, key)
         try:
-            caller.socket.send(encode(request))
-            if not caller.poll(timeout_s):
+            client.socket.send(encode(request))
+            if not client.poll(timeout_s):
                 raise NoDaemon(
-                    f"no daemon answered on {endpoint} within {timeout_s:g} s{caller.hint}; "
+                    f"no daemon answered on {endpoint} within {timeout_s:g} s{client.hint}; "
                     "start one with `pyrotome serve --rig RIG`, or name another --endpoint"
                 )
-            reply = parse_reply(caller.socket.recv())
+            reply = parse_reply(client.socket.recv())
         finally:
-            caller.close()
+            client.close()
     if reply.id not in ("", request.id):
-        raise NoDaemon(f"{endpoint} answered another request; is that a pyrotome daemon?")
+        raise NoDaemon(
+            f"{endpoint} answered another request; check that a pyrotome daemon listens there"
+        )
     return reply

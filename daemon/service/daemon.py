@@ -25,7 +25,7 @@ from ...protocols.messages.control import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
 )
-from ..access.gate import Gate
+from ..access.access_control import AccessControl
 from ..resume.interrupted_run import Interrupted
 from ..resume.run_journal import journal_path
 from ..run.experiment import Experiment, Outcome
@@ -73,10 +73,10 @@ class Daemon:
         self.rig, self.rig_text, self.clock, self.context = rig, rig_text, clock, context
         self.machine = StateMachine(self._state_changed)
         self.broker = MqttReport(rig.mqtt) if rig.mqtt is not None else None
-        self.gate = Gate(rig, public, self._event)
+        self.gate = AccessControl(rig, public, self._event)
         self.publisher = Publisher(
             public, rig.streams.monitor, clock, fall_back_ports,
-            lambda socket: self.gate.protect(socket, "the monitor"),
+            lambda socket, on_gone: self.gate.protect(socket, "the monitor", on_gone),
         )  # fmt: skip
         self.devices = Devices.of(rig, clock)
         self.watch = HeaterWatch(self.devices.heater, clock)

@@ -24,7 +24,12 @@ from numpy.typing import NDArray
 from ...protocols.core.clock import ExperimentClock
 from ...protocols.core.errors import BadInput
 from ...protocols.messages.stream import Message
-from ..access.connections import Connections
+from ..access.connections import (
+    Connection,
+    Connections,
+    disconnect_slowest,
+    disconnect_stalled,
+)
 from ..access.rate_limits import TokenBucket
 from ..access.sockets import bind
 from ..access.zap import descriptor, metadata
@@ -49,6 +54,9 @@ _SWEEP_S = 0.5
 _LATE_RATE, _LATE_BURST = 20.0, 40.0
 
 
+Protect = Callable[[zmq.Socket[Any], Callable[[Connection], None]], Connections]
+
+
 class Publisher:
     """Give every message its run, sequence number and time, and publish it.
 
@@ -63,7 +71,7 @@ class Publisher:
     fall_back : bool
         Take any free port when the one asked for is in use.
     protect : callable, optional
-        Makes the socket safe before it is bound (`Gate.protect`); by default anyone may connect.
+        Protects the socket before it is bound (`AccessControl.protect`); else anyone may connect.
 
     Raises
     ------
@@ -77,7 +85,7 @@ class Publisher:
         endpoint: str,
         clock: ExperimentClock,
         fall_back: bool = False,
-        protect: Callable[[zmq.Socket[Any]], Connections] | None = None,
+        protect: Protect | None = None,
     ) -> None:
         self._socket: zmq.Socket[bytes] = zmq.Socket(context, zmq.XPUB)
         self._socket.set(zmq.SNDHWM, HIGH_WATER_MARK)
@@ -85,8 +93,7 @@ class Publisher:
         # Every subscription is told, also to what somebody else has subscribed to already.
         self._socket.set(zmq.XPUB_VERBOSE, 1)
         self._socket.set(zmq.MAXMSGSIZE, MAX_SUBSCRIPTION_BYTES)
-        self.connections = (protect or _unprotected)(self._socket)
-        self.connections.on_gone = self._gone
+        self.connections = (protect or _unprotected)(self._socket, self._gone)
         try:
             self.endpoint = bind(self._socket, endpoint, "streams.monitor", fall_back)
         except BadInput:
@@ -200,7 +207,7 @@ class Publisher:
         source = descriptor(frame)
         connection = None
         if source >= 0:
-            connection = self.connections.heard(source, now_s, metadata(frame, "User-Id"))
+            connection = self.connections.message_from(source, now_s, metadata(frame, "User-Id"))
         if connection is None or kind not in (b"\x00", b"\x01"):
             return
         connection.said += 1
@@ -213,9 +220,9 @@ class Publisher:
             connection.prefixes.add(prefix)
             self._prefixes[prefix] = self._prefixes.get(prefix, 0) + 1
         if len(connection.prefixes) > MOST_SUBSCRIPTIONS:
-            self.connections.cut(connection, f"more than {MOST_SUBSCRIPTIONS} subscriptions")
+            self.connections.disconnect(connection, f"more than {MOST_SUBSCRIPTIONS} subscriptions")
         elif connection.said > MOST_CHANGES * _SWEEP_S:
-            self.connections.cut(connection, "it changes its subscriptions all the time")
+            self.connections.disconnect(connection, "it changes its subscriptions all the time")
         elif prefix.startswith(LAST.encode()):
             self._late[prefix] = None
 
@@ -257,14 +264,14 @@ class Publisher:
                 swept_s = now_s
                 for connection in self.connections.all():
                     connection.said = 0
-                self.connections.cut_stalled(now_s)
+                disconnect_stalled(self.connections, now_s)
                 if self.held_bytes() > HELD_BYTES / 2:
-                    self.connections.cut_slowest(now_s, SLOW_S)
+                    disconnect_slowest(self.connections, now_s, SLOW_S)
             await asyncio.sleep(0 if not done else _LOOK_S)
 
     def losses(self) -> dict[str, int]:
         """What monitors have missed, as far as it is known here."""
-        return {"held_back": self.held_back, "cut": self.connections.cut_count}
+        return {"held_back": self.held_back, "cut": self.connections.disconnected_count}
 
     def close(self) -> None:
         """Close the socket; what subscribers have not taken within half a second is lost."""
@@ -272,8 +279,8 @@ class Publisher:
         self._socket.close()
 
 
-def _unprotected(socket: zmq.Socket[Any]) -> Connections:
-    return Connections(socket, lambda _address, _why: None)
+def _unprotected(socket: zmq.Socket[Any], on_gone: Callable[[Connection], None]) -> Connections:
+    return Connections(socket, lambda _address, _why: None, on_gone)
 
 
 def make_preview(frame: NDArray[Any]) -> tuple[NDArray[np.uint8], dict[str, float]]:

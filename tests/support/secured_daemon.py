@@ -14,7 +14,7 @@ import psutil
 import pytest
 import zmq
 
-from pyrotome.daemon.access.gate import EVENTS_PER_S
+from pyrotome.daemon.access.access_control import EVENTS_PER_S
 from pyrotome.daemon.access.keys import ClientKey, add_person, load_client, make_server_keys
 
 LEASE_S = 3.0

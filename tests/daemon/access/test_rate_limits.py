@@ -6,7 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyrotome.daemon.access.rate_limits import MOST_REMEMBERED, Memory, Rates, Replayed, TokenBucket
+from pyrotome.daemon.access.rate_limits import (
+    MOST_REMEMBERED,
+    RateLimits,
+    Replayed,
+    ReplayGuard,
+    TokenBucket,
+)
 
 NOW_NS = 1_800_000_000 * 10**9
 
@@ -29,20 +35,20 @@ def test_a_bucket_lets_no_more_through_than_rate_and_burst_allow(
 
 
 def test_who_asks_too_much_uses_up_nothing_of_the_others() -> None:
-    rates = Rates(1.0, 5.0, 10.0, 20.0)
+    rates = RateLimits(1.0, 5.0, 10.0, 20.0)
     assert sum(rates.take("greedy", 0.0) for _ in range(1000)) == 5
     assert [rates.take("modest", 0.0) for _ in range(5)] == [True] * 5
     assert sum(rates.take(f"one of many {n}", 0.0) for n in range(5000)) == 10, "20 in all"
 
 
 def test_a_request_is_let_in_once() -> None:
-    memory = Memory()
-    memory.admit("anna", "1", NOW_NS, NOW_NS, strict=True)
-    memory.admit("bert", "1", NOW_NS, NOW_NS, strict=True)
+    guard = ReplayGuard()
+    guard.admit("anna", "1", NOW_NS, NOW_NS, strict=True)
+    guard.admit("bert", "1", NOW_NS, NOW_NS, strict=True)
     with pytest.raises(Replayed, match="'1' has come before"):
-        memory.admit("anna", "1", NOW_NS, NOW_NS + 10**9, strict=True)
+        guard.admit("anna", "1", NOW_NS, NOW_NS + 10**9, strict=True)
     with pytest.raises(Replayed, match="has come before"):
-        memory.admit("anna", "1", None, NOW_NS, strict=False)
+        guard.admit("anna", "1", None, NOW_NS, strict=False)
 
 
 @pytest.mark.parametrize(
@@ -58,22 +64,22 @@ def test_with_keys_a_request_says_when_it_was_sent(
     request_id: str, sent_ns: int | None, why: str
 ) -> None:
     with pytest.raises(Replayed, match=why):
-        Memory().admit("anna", request_id, sent_ns, NOW_NS, strict=True)
+        ReplayGuard().admit("anna", request_id, sent_ns, NOW_NS, strict=True)
 
 
 def test_without_keys_nothing_is_demanded() -> None:
-    memory = Memory()
+    guard = ReplayGuard()
     for _ in range(3):
-        memory.admit("local", "", None, NOW_NS, strict=False)
-    assert len(memory) == 0
+        guard.admit("local", "", None, NOW_NS, strict=False)
+    assert len(guard) == 0
 
 
 def test_memory_is_bounded_and_keeps_the_latest() -> None:
-    memory = Memory(100)
+    guard = ReplayGuard(100)
     for number in range(1000):
-        memory.admit("anna", str(number), NOW_NS, NOW_NS, strict=True)
-    assert len(memory) == 100
+        guard.admit("anna", str(number), NOW_NS, NOW_NS, strict=True)
+    assert len(guard) == 100
     with pytest.raises(Replayed):
-        memory.admit("anna", "999", NOW_NS, NOW_NS, strict=True)
+        guard.admit("anna", "999", NOW_NS, NOW_NS, strict=True)
     # Whatever the rates let in while a request is young enough to come again is remembered.
     assert MOST_REMEMBERED > 60 * 250

@@ -25,10 +25,10 @@ def test_a_request_is_carried_out_once_and_only_if_it_is_new(secured: SecuredDae
     assert "has come before" in otto.request("safe", **first)["error"]
     secured.wait_for_event("'otto'", "has come before")
     old = otto.request("status", sent_ns=time.time_ns() - 120 * 10**9)
-    assert "set the clock" in old["error"]
+    assert "set the client's clock" in old["error"]
     otto.send("status", id=None)
     assert otto.socket.poll(60_000)
-    assert "needs an `id`" in otto.socket.recv_json()["error"]
+    assert "has no `id`" in otto.socket.recv_json()["error"]
     assert "sent_ns" in otto.request("status", sent_ns=None)["error"]
     assert secured.status()["state"] == "running"
 
