@@ -21,10 +21,10 @@ from pathlib import Path
 import h5py
 import hdf5plugin
 import numpy as np
-import zmq.asyncio
 
 from pyrotome.daemon.run.experiment import Experiment, Outcome
 from pyrotome.daemon.run.hold_timer import HoldTimer
+from pyrotome.daemon.runtime.event_bus import EventBus
 from pyrotome.daemon.runtime.processes import Child
 from pyrotome.daemon.schedule.plan import make_plan
 from pyrotome.daemon.service.daemon import Daemon
@@ -133,7 +133,6 @@ async def connected() -> AsyncIterator[Chain]:
     rig = simulated_rig().model_copy(
         update={"streams": Streams(monitor="tcp://127.0.0.1:*", control="tcp://127.0.0.1:*")}
     )
-    context, public = zmq.asyncio.Context(), zmq.asyncio.Context()
     config = SimulatorConfig(rig=rig, clock=ClockConfig.of(clock))
     # Two processes, as there are two instruments: frames must not delay the heater's own end.
     simulators = await Child.start("simulators", "pyrotome.simulators", config)
@@ -141,23 +140,16 @@ async def connected() -> AsyncIterator[Chain]:
     served = served_by(rig, simulators).model_copy(
         update={"detector": served_by(rig, camera).detector}
     )
-    daemon = Daemon(served, "", clock, context, public, fall_back_ports=True)
-    tasks: list[asyncio.Task[None]] = []
+    daemon = Daemon(served, "", clock, EventBus(), fall_back_ports=True)
     try:
-        await daemon.connect()
-        tasks = [asyncio.create_task(daemon.follow_heater()), asyncio.create_task(daemon.tick())]
+        await daemon.open()
         await daemon.devices.heater.start_ramp(200.0, 2.0)
         await daemon.watch.settled(200.0, clock.now_ns() + 2_000_000_000)
         started = {"simulators": simulators, "camera": camera}
         yield Chain(daemon, rig, {name: child.process.pid for name, child in started.items()})
     finally:
         await daemon.close()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
         await asyncio.gather(simulators.stop(), camera.stop())
-        context.destroy(linger=0)
-        public.destroy(linger=0)
 
 
 async def run(frames: int, holds: int, hold_s: float, folder: Path) -> None:

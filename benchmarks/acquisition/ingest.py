@@ -19,8 +19,8 @@ from typing import Any
 
 import h5py
 import hdf5plugin
-import zmq.asyncio
 
+from pyrotome.daemon.runtime.event_bus import EventBus
 from pyrotome.daemon.runtime.processes import Child
 from pyrotome.daemon.schedule.plan import make_plan
 from pyrotome.daemon.service.daemon import Daemon
@@ -65,21 +65,18 @@ def rig_with(driver: str) -> Rig:
 async def ours(rig: Rig, side: int, frames: int, file: Path) -> tuple[float, dict[str, Any]]:
     """Frames per second between the first and the last, and what the file says of itself."""
     clock = ExperimentClock()
-    context, public = zmq.asyncio.Context(), zmq.asyncio.Context()
     config = SimulatorConfig(rig=rig, clock=ClockConfig.of(clock))
     simulators = await Child.start("simulators", "pyrotome.simulators", config, "--fill", str(FILL))
     served = served_by(rig, simulators)
-    daemon = Daemon(served, "", clock, context, public, fall_back_ports=True)
-    tasks: list[asyncio.Task[None]] = []
+    daemon = Daemon(served, "", clock, EventBus(), fall_back_ports=True)
     try:
-        await daemon.connect()
-        tasks = [asyncio.create_task(daemon.follow_heater()), asyncio.create_task(daemon.tick())]
+        await daemon.open()
         daemon.start(make_plan(recipe(side, frames), rig), "", file)
         started: float | None = None
         while daemon.experiment is not None and daemon.experiment.outcome is None:
-            if started is None and daemon.experiment.engine.frames_done:
-                started, first = time.perf_counter(), daemon.experiment.engine.frames_done
-            if daemon.experiment.engine.frames_done >= frames:
+            if started is None and daemon.experiment.engine.progress.frames_done:
+                started, first = time.perf_counter(), daemon.experiment.engine.progress.frames_done
+            if daemon.experiment.engine.progress.frames_done >= frames:
                 break
             await asyncio.sleep(0.01)
         await daemon.wait()
@@ -88,12 +85,7 @@ async def ours(rig: Rig, side: int, frames: int, file: Path) -> tuple[float, dic
         return (frames - first) / (time.perf_counter() - started), inspect_file(file)
     finally:
         await daemon.close()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
         await simulators.stop()
-        context.destroy(linger=0)
-        public.destroy(linger=0)
 
 
 def bare_loop(source: Path, target: Path, frames: int) -> float:

@@ -23,11 +23,13 @@ from ..control.server import ControlServer
 from ..resume.interrupted_run import Interrupted
 from ..resume.run_journal import journal_path
 from ..run.experiment import Experiment, Outcome
+from ..runtime.event_bus import EventBus
 from ..runtime.processes import ChildFailed
 from ..runtime.terminal import Terminal
 from ..schedule.plan import Plan
 from ..service.daemon import Daemon, exit_code
 from ..service.startup import running_daemon, start_simulators
+from ..streaming.telemetry_hub import PublishedEvent, PublishedState
 from .describe import describe_file
 from .progress import ProgressView
 
@@ -45,6 +47,20 @@ def _on_signals(act: Callable[[], None]) -> Iterator[None]:
     finally:
         for number in _SIGNALS:
             loop.remove_signal_handler(number)
+
+
+@contextmanager
+def _shown(bus: EventBus, view: ProgressView) -> Iterator[None]:
+    """Show events and states in the terminal meanwhile."""
+    ends = (
+        bus.subscribe(PublishedState, lambda published: view.show(published.status)),
+        bus.subscribe(PublishedEvent, lambda published: view.event(published.header)),
+    )
+    try:
+        yield
+    finally:
+        for end in ends:
+            end()
 
 
 def _starting(rig: Rig) -> str:
@@ -171,12 +187,9 @@ async def _controlled_run(
             f"{daemon.publisher.endpoint}[dim], control on[/dim] {control.endpoint}",
             highlight=False, soft_wrap=True,
         )  # fmt: skip
-        with ProgressView(console, run.speed) as view:
-            daemon.on_status, daemon.on_event = view.show, view.event
+        with ProgressView(console, run.speed) as view, _shown(daemon.bus, view):
             start(daemon)
-            outcome = await daemon.wait()
-            daemon.on_status = daemon.on_event = None
-            return outcome
+            return await daemon.wait()
     finally:
         await control.close()
 
@@ -229,7 +242,8 @@ async def serve_until_stopped(rig: Rig, rig_text: str, speed: float) -> int:
                 f"{daemon.publisher.endpoint}; Ctrl-C stops it",
                 highlight=False, soft_wrap=True,
             )  # fmt: skip
-            daemon.on_event = ProgressView(console, speed).event
+            view = ProgressView(console, speed)
+            daemon.bus.subscribe(PublishedEvent, lambda published: view.event(published.header))
             await _until_signal()
             if daemon.experiment is not None:
                 await daemon.abort("the daemon was stopped")

@@ -93,7 +93,7 @@ def _new_experiment(
 ) -> ForegroundRun:
     """What to run for a recipe."""
     from ...protocols.config.recipe import load_recipe
-    from ..run.experiment import new_output
+    from ..run.run_file_plan import new_output
     from ..schedule.plan import make_plan
     from .foreground import ForegroundRun
 

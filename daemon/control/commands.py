@@ -27,7 +27,7 @@ from ..access.access_control import AccessControl
 from ..access.lease import LeaseRefused
 from ..access.people import Person
 from ..access.rate_limits import ReplayGuard
-from ..run.experiment import new_output
+from ..run.run_file_plan import new_output
 from ..safety.devices import SafingStep
 from ..schedule.plan import Plan, make_plan
 from ..service.daemon import Busy, Daemon
@@ -88,7 +88,7 @@ class Commands:
 
     def __init__(self, daemon: Daemon, accept_submit: bool) -> None:
         self._daemon, self._accept_submit = daemon, accept_submit
-        self._access = daemon.gate
+        self._access = daemon.access_control
         self._safing: asyncio.Task[list[SafingStep]] | None = None
 
     async def reply(self, request: Request, person: Person) -> Reply:
@@ -128,7 +128,7 @@ class Commands:
             case "safe":
                 return {"steps": [asdict(step) for step in await self._safe()]}
             case "clear":
-                return {"steps": [asdict(step) for step in await daemon.clear()]}
+                return {"steps": [asdict(step) for step in await daemon.safing.clear()]}
             case "release":
                 self._access.lease.release(person.name, request.token, time.monotonic())
         return daemon.status()
@@ -136,7 +136,7 @@ class Commands:
     async def _safe(self) -> list[SafingStep]:
         """Make everything safe; requests that come meanwhile share the one safing under way."""
         if self._safing is None or self._safing.done():
-            self._safing = asyncio.create_task(self._daemon.safe(), name="safe")
+            self._safing = asyncio.create_task(self._daemon.safing.safe(), name="safe")
         return await asyncio.shield(self._safing)
 
     def _take_lease(self, request: TakeLease, person: Person) -> dict[str, Any]:

@@ -88,7 +88,7 @@ class ControlServer:
     def __init__(
         self, daemon: Daemon, endpoint: str, fall_back: bool = False, accept_submit: bool = True
     ) -> None:
-        self._access = daemon.gate
+        self._access = daemon.access_control
         self._commands = Commands(daemon, accept_submit)
         self._socket = self._access.context.socket(zmq.ROUTER)
         self._socket.set(zmq.MAXMSGSIZE, MAX_REQUEST_BYTES)

@@ -178,12 +178,11 @@ class Recorder:
             text = f"state: {header.get('state')}"
             self._file.add_event({"level": "info", "source": "engine", "message": text} | header)
         elif kind == "event":
-            if "clock" in header:
-                self._file.add_clock(header["clock"])
-                return
             self._file.add_event(header)
-            if "hold" in header:
-                self._file.set_hold(header["hold"])
+        elif kind == "hold":
+            self._file.set_hold(header)
+        elif kind == "clock":
+            self._file.add_clock(header)
         elif kind != "preview":
             self._report("error", f"recorder: nothing is known about the topic '{message.topic}'")
 

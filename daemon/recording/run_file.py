@@ -229,14 +229,10 @@ class RunFile:
 
     def add_event(self, header: Mapping[str, Any]) -> None:
         """Note an event; too long a text is cut and ends in an ellipsis."""
-        hold = header.get("hold")
-        message = header.get("message")
-        if message is None and isinstance(hold, dict):
-            message = f"hold {hold.get('index')}"
         texts = {
             "level": str(header.get("level", "info")),
             "source": str(header.get("source", "")),
-            "message": str(message or ""),
+            "message": str(header.get("message") or ""),
             "json": json.dumps(header, ensure_ascii=False, separators=(",", ":")),
         }
         row: dict[str, Any] = {

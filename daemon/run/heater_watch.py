@@ -37,7 +37,7 @@ class HeaterWatch:
         finally:
             self._wake()
 
-    def found_again(self) -> None:
+    def reconnected(self) -> None:
         """Forget that the heater was lost, and the readings from before."""
         self._lost = None
         self._samples.clear()

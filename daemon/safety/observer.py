@@ -1,34 +1,33 @@
-"""The supervisor's eyes and hands: it is told of heater, column and stage from connect to close."""
+"""The observer: makes the supervisor's observations of heater, column and stage, idle or not."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from ...drivers.base import DeviceError, HeaterSample, StagePosition
 from ...protocols.config.rig import Rig
 from ...protocols.core.clock import ExperimentClock
+from ..runtime.event_bus import EventBus
 from .devices import Devices
 from .observations import BeamObservation, Observation, Reading, StageObservation, Tick
-from .supervisor import Supervisor, Trip
+from .supervisor import Supervisor
+from .topics import HeaterReconnected, RunPrepared, SupervisorFailed
 
 # Wall seconds.
 TICK_S = 0.1
 LOOK_EVERY_S = 1.0
 LOOK_AGAIN_S = 0.2
 LOOK_TIMEOUT_S = 2.0
-# The column may fail to answer so often before that is worth an event.
+# Failed requests to the column in a row that are worth an event.
 _MUTE = 3
 
 
-class Engine(Protocol):
-    """What is observed of the engine, and the hooks through which it lets itself be observed."""
+class RunActivity(Protocol):
+    """What the observer needs to know of the run under way."""
 
     exposing: bool
-    between_exposures: Callable[[], Awaitable[None]]
-    stage_seen: Callable[[StagePosition, StagePosition, str], None] | None
 
     @property
     def takes_frames(self) -> bool:
@@ -37,80 +36,82 @@ class Engine(Protocol):
 
 
 class Observer:
-    """Feeds the supervisor.
+    """Feeds the supervisor with observations and publishes what trips.
 
     Parameters
     ----------
-    rig, devices, clock
-        What is watched.
-    tripped : callable
-        Called with whatever the supervisor says.
-    mute : callable
-        Called with a text when the column does not answer for long.
-    failed : callable
-        Called, once, with a text when the supervisor itself goes wrong.
+    rig : Rig
+        Limits of the chip, and changes of the rules.
+    devices : Devices
+        Whose column is looked at.
+    clock : ExperimentClock
+        Time of the observations.
+    bus : EventBus
+        Brings heater samples; gets `Trip`, `SupervisorFailed`, and events.
     """
 
-    def __init__(
-        self,
-        rig: Rig,
-        devices: Devices,
-        clock: ExperimentClock,
-        tripped: Callable[[Trip], None],
-        mute: Callable[[str], None],
-        failed: Callable[[str], None],
-    ) -> None:
+    def __init__(self, rig: Rig, devices: Devices, clock: ExperimentClock, bus: EventBus) -> None:
         self.supervisor = Supervisor(rig)
-        self._devices, self._clock = devices, clock
-        self._tripped, self._mute, self._failed = tripped, mute, failed
-        self._has_failed = False
-        self._engine: Engine | None = None
-        # Before pyrotome has blanked it once, the beam is whoever's sits at the microscope.
+        self._devices, self._clock, self._bus = devices, clock, bus
+        self._failed = False
+        self._activity: RunActivity | None = None
+        # Until pyrotome has blanked it once, a person at the microscope may have the beam on.
         self._beam_is_ours = False
         self._looked_s = time.monotonic()
         self._unanswered = 0
+        bus.subscribe(HeaterSample, self._heater_sample, required=True)
+        bus.subscribe(HeaterReconnected, self._heater_reconnected, required=True)
+        bus.subscribe(RunPrepared, lambda _: self.beam_is_ours(), required=True)
 
     # --- what is going on ----------------------------------------------------------------------
 
-    def run_begins(self, engine: Engine, limit_c: float | None) -> None:
-        """A run begins, with its recipe's highest temperature; its beam is not blanked yet."""
-        self._engine, self._beam_is_ours = engine, False
+    def run_begins(self, activity: RunActivity, limit_c: float | None) -> None:
+        """Observe a run from now on.
+
+        Parameters
+        ----------
+        activity : RunActivity
+            What the run is doing.
+        limit_c : float or None
+            Highest temperature of its recipe.
+        """
+        # Its beam is not blanked yet.
+        self._activity, self._beam_is_ours = activity, False
         self.supervisor.run(limit_c)
-        engine.between_exposures = self._between_exposures
-        engine.stage_seen = self._stage_seen
 
     def beam_is_ours(self) -> None:
         """The beam has been blanked: from now on it is on for exposures only."""
         self._beam_is_ours = True
 
     def run_ends(self) -> None:
-        """The run is over."""
-        self._engine, self._beam_is_ours = None, True
+        """Observe without a run from now on."""
+        self._activity, self._beam_is_ours = None, True
         self.supervisor.run(None)
 
     # --- observations --------------------------------------------------------------------------
 
-    def heater_sample(self, sample: HeaterSample) -> None:
-        """Take in a reading of the heater."""
-        self._see(Reading(self._clock.now_ns(), time.monotonic(), sample))
+    def _heater_sample(self, sample: HeaterSample) -> None:
+        self._observe(Reading(self._clock.now_ns(), time.monotonic(), sample))
 
-    def heater_connected(self) -> None:
-        """The heater was found again."""
+    def _heater_reconnected(self, _: HeaterReconnected) -> None:
         self.supervisor.heater_connected()
 
-    def _stage_seen(self, before: StagePosition, after: StagePosition, frames: str) -> None:
-        self._see(StageObservation(self._clock.now_ns(), time.monotonic(), before, after, frames))
+    def stage_seen(self, before: StagePosition, after: StagePosition, frames: str) -> None:
+        """Observe the stage: where it was before and after the exposure of some frames."""
+        now_ns = self._clock.now_ns()
+        self._observe(StageObservation(now_ns, time.monotonic(), before, after, frames))
 
-    def _see(self, observation: Observation) -> None:
+    def _observe(self, observation: Observation) -> None:
         try:
             trips = self.supervisor.see(observation)
         except Exception as error:
-            if not self._has_failed:
-                self._has_failed = True
-                self._failed(f"unexpected in the supervisor: {error!r}")
+            if not self._failed:
+                self._failed = True
+                problem = f"unexpected error in the supervisor: {error!r}"
+                self._bus.publish(SupervisorFailed(problem))
             return
         for trip in trips:
-            self._tripped(trip)
+            self._bus.publish(trip)
 
     async def watch(self) -> None:
         """Let time pass for the supervisor, and look at the column; until cancelled."""
@@ -118,8 +119,8 @@ class Observer:
         try:
             while True:
                 await asyncio.sleep(TICK_S)
-                self._see(Tick(self._clock.now_ns(), time.monotonic()))
-                # Between exposures the engine itself lets us look.
+                self._observe(Tick(self._clock.now_ns(), time.monotonic()))
+                # Between exposures the engine waits for a look itself.
                 busy = self._takes_frames or self._devices.safing
                 if (looking is None or looking.done()) and not busy and self._is_due:
                     looking = asyncio.create_task(self._look(), name="look at the column")
@@ -128,7 +129,8 @@ class Observer:
                 looking.cancel()
                 await asyncio.gather(looking, return_exceptions=True)
 
-    async def _between_exposures(self) -> None:
+    async def between_exposures(self) -> None:
+        """Look at the column if it is time to; the engine waits for it before an exposure."""
         if self._is_due:
             await self._look()
 
@@ -139,10 +141,10 @@ class Observer:
 
     @property
     def _takes_frames(self) -> bool:
-        return self._engine is not None and self._engine.takes_frames
+        return self._activity is not None and self._activity.takes_frames
 
     async def _look(self) -> None:
-        engine, wanted = self._engine, self._takes_frames
+        activity, wanted = self._activity, self._takes_frames
         ours = self._beam_is_ours
         self._looked_s = time.monotonic()
         try:
@@ -151,12 +153,14 @@ class Observer:
         except (DeviceError, TimeoutError) as error:
             self._unanswered += 1
             if self._unanswered == _MUTE:
-                self._mute(f"the column does not say how it stands: {str(error) or 'no answer'}")
+                why = str(error) or "no answer"
+                text = f"the column does not report its state: {why}"
+                self._bus.event("warning", "supervisor", text)
             return
         self._unanswered = 0
-        # What happened in the meantime may have opened the beam.
-        same = engine is self._engine and wanted == self._takes_frames
-        exposing = engine is not None and engine.exposing
+        # What happened in the meantime may have turned the beam on.
+        same = activity is self._activity and wanted == self._takes_frames
+        exposing = activity is not None and activity.exposing
         may_be_open = exposing or not same or not (ours and self._beam_is_ours)
         now_ns = self._clock.now_ns()
-        self._see(BeamObservation(now_ns, time.monotonic(), state, may_be_open, wanted))
+        self._observe(BeamObservation(now_ns, time.monotonic(), state, may_be_open, wanted))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from enum import StrEnum
 
 
@@ -25,37 +26,55 @@ TRANSITIONS: Mapping[State, frozenset[State]] = {
     State.PAUSED: frozenset({State.RUNNING, State.SAFING}),
     State.FINISHING: frozenset({State.IDLE, State.SAFING}),
     State.SAFING: frozenset({State.IDLE, State.PANICKED}),
-    # A person's word, and nothing else, takes it back (`Daemon.clear`).
+    # Only a person clears it (`Safing.clear`).
     State.PANICKED: frozenset({State.IDLE}),
 }
 
 
+@dataclass(frozen=True)
+class StateChange:
+    """The state has changed."""
+
+    old: State
+    new: State
+
+
+class Busy(Exception):
+    """The daemon cannot do this in its present state."""
+
+
 class IllegalTransition(RuntimeError):
-    """A step that the table does not hold."""
+    """A transition that the table does not contain."""
 
 
 class StateMachine:
-    """The current state; every change goes through the table and is told to `changed`."""
+    """The current state; every change follows the table.
 
-    def __init__(self, changed: Callable[[State, State], None]) -> None:
+    Parameters
+    ----------
+    on_change : callable
+        Called with each change after it has happened.
+    """
+
+    def __init__(self, on_change: Callable[[StateChange], object]) -> None:
         self._state = State.IDLE
-        self._changed = changed
+        self._on_change = on_change
 
     @property
     def state(self) -> State:
-        """Where the engine is."""
+        """The current state."""
         return self._state
 
     def to(self, new: State) -> None:
-        """Go to another state.
+        """Change the state.
 
         Raises
         ------
         IllegalTransition
-            If the table does not allow it; the state stays.
+            If the table does not contain the transition; the state stays.
         """
         old = self._state
         if new not in TRANSITIONS[old]:
             raise IllegalTransition(f"the engine cannot go from {old} to {new}")
         self._state = new
-        self._changed(old, new)
+        self._on_change(StateChange(old, new))

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
-
-import zmq
-import zmq.asyncio
 
 from ...drivers.registry import check_drivers
 from ...protocols.config.faults import Fault
@@ -20,9 +15,11 @@ from ...protocols.core.clock import ExperimentClock
 from ...protocols.core.errors import BadInput
 from ...protocols.messages.control import EXIT_BAD_INPUT
 from ...protocols.messages.process import ClockConfig, SimulatorConfig
+from ..runtime.event_bus import EventBus
 from ..runtime.gc_pause import start_frozen
 from ..runtime.processes import Child, ChildFailed
 from ..safety.guardian_handle import GuardianHandle
+from ..safety.topics import GuardianActed
 from ..schedule.states import State
 from .daemon import Daemon
 from .instrument_lock import lock_instruments
@@ -36,7 +33,7 @@ async def start_simulators(
     Raises
     ------
     BadInput
-        If an endpoint cannot be had, or a wire cannot have a fault that is asked for.
+        If an endpoint is not available, or a wire cannot have a requested fault.
     ChildFailed
         If the simulators cannot start.
     """
@@ -89,14 +86,36 @@ async def running_daemon(
     not_before_ns: int = 0,
     simulator_faults: Sequence[Fault] = (),
     expendable: bool = False,
+    bus: EventBus | None = None,
 ) -> AsyncIterator[Daemon]:
     """A connected daemon, with its guardian, and its simulators if the rig has some.
 
-    All of it ends afterwards. `expendable` is for a process that is nothing but the daemon: the
-    guardian kills it when its event loop stands still.
+    Parameters
+    ----------
+    rig, rig_text
+        The rig, and as it was written.
+    speed : float
+        Experiment seconds per wall second.
+    simulator_log : Path, optional
+        Where the simulated world writes its own log.
+    fall_back_ports : bool
+        Whether to take free ports if the usual ones are in use.
+    rig_file : str, optional
+        Where the rig was read.
+    not_before_ns : int
+        The clock starts no earlier, so that time stamps in a resumed file stay monotonic.
+    simulator_faults : sequence of Fault
+        Faults of the simulated instruments.
+    expendable : bool
+        Whether this process is the daemon alone: the guardian kills it when its event loop is
+        blocked.
+    bus : EventBus, optional
+        To hear of events from the start.
 
-    Its clock begins at `not_before_ns`, if the system's is behind that: simulated time may have
-    run ahead, and a file that is gone on with must not run backwards.
+    Yields
+    ------
+    Daemon
+        Everything is ended afterwards.
 
     Raises
     ------
@@ -115,54 +134,73 @@ async def running_daemon(
     if simulator_faults and rig.simulator is None:
         raise BadInput(f"rig '{rig.name}'", "--simulator-fault: nothing is simulated, it is real")
     clock = ExperimentClock(speed, max(time.time_ns(), not_before_ns))
+    bus = EventBus() if bus is None else bus
     simulators: Child | None = None
-    guardian: GuardianHandle | None = None
-    context = zmq.asyncio.Context()
-    # Whoever comes from outside is served by a thread of their own.
-    public = zmq.asyncio.Context()
-    daemon: Daemon | None = None
-    tasks: list[asyncio.Task[None]] = []
-    locks = contextlib.ExitStack()
     try:
-        locks.enter_context(lock_instruments(rig))
-        if rig.simulator is not None:
-            simulators = await Child.spawn("simulators", "pyrotome.simulators")
-        guardian = GuardianHandle(
-            expendable,
-            simulators,
-            lambda level, text: daemon and daemon.guardian_told(level, text),
-            lambda reason: daemon and daemon.guardian_acted(reason),
-            lambda reason: daemon and daemon.guardian_acted(reason),
-        )
-        await guardian.spawn(rig)  # which imports while the simulators do
+        with lock_instruments(rig):
+            if rig.simulator is not None:
+                simulators = await Child.spawn("simulators", "pyrotome.simulators")
+
+            async def serve() -> Rig:
+                if simulators is None:
+                    return rig
+                return await begin_simulators(
+                    simulators, rig, clock, simulator_log, simulator_faults
+                )
+
+            async with guarded_daemon(
+                rig, rig_text, clock, bus, simulators, serve, fall_back_ports, rig_file, expendable
+            ) as daemon:
+                yield daemon
+    finally:
         if simulators is not None:
-            rig = await begin_simulators(simulators, rig, clock, simulator_log, simulator_faults)
+            await simulators.stop()
+
+
+@asynccontextmanager
+async def guarded_daemon(
+    rig: Rig,
+    rig_text: str,
+    clock: ExperimentClock,
+    bus: EventBus,
+    simulators: Child | None = None,
+    serve: Callable[[], Awaitable[Rig]] | None = None,
+    fall_back_ports: bool = False,
+    rig_file: str | None = None,
+    expendable: bool = False,
+) -> AsyncIterator[Daemon]:
+    """A connected daemon with its guardian; both are ended afterwards, the simulators are not.
+
+    Parameters
+    ----------
+    rig, rig_text, clock, bus
+        Of the daemon.
+    simulators : Child, optional
+        The process of the instruments; the guardian keeps it alive when this process dies.
+    serve : callable, optional
+        Awaited while the guardian's process imports its modules; returns the rig with the
+        endpoints in use.
+    fall_back_ports, rig_file, expendable
+        See `running_daemon`.
+    """
+    guardian = GuardianHandle(
+        expendable,
+        simulators,
+        lambda level, text: bus.event(level, "guardian", text),
+        lambda reason: bus.publish(GuardianActed(reason)),
+        lambda reason: bus.publish(GuardianActed(reason)),
+    )
+    daemon: Daemon | None = None
+    try:
+        await guardian.spawn(rig)
+        if serve is not None:
+            rig = await serve()
         await guardian.begin(rig, clock)
-        daemon = Daemon(rig, rig_text, clock, context, public, fall_back_ports, rig_file)
-        daemon.guardian, daemon.simulators = guardian, simulators
-        await daemon.connect()
-        tasks.append(asyncio.create_task(daemon.follow_heater(), name="follow heater"))
-        tasks.append(asyncio.create_task(daemon.tick(), name="tick"))
-        tasks.append(asyncio.create_task(daemon.observer.watch(), name="observer"))
-        pressing = daemon.devices.press_on(daemon.safe_at_last)
-        tasks.append(asyncio.create_task(pressing, name="press on"))
-        for task in tasks:
-            task.add_done_callback(daemon.task_ended)
-        tasks.append(asyncio.create_task(daemon.publisher.look_after(), name="monitor"))
-        if daemon.broker is not None:
-            tasks.append(asyncio.create_task(daemon.broker.report(daemon.publisher), name="mqtt"))
+        daemon = Daemon(rig, rig_text, clock, bus, guardian, fall_back_ports, rig_file)
+        await daemon.open()
         with start_frozen():
             yield daemon
     finally:
         if daemon is not None:
             await daemon.close()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        if guardian is not None:
-            await guardian.stop(daemon is not None and daemon.machine.state is State.PANICKED)
-        if simulators is not None:
-            await simulators.stop()
-        locks.close()
-        context.destroy(linger=500)
-        public.destroy(linger=500)
+        await guardian.stop(daemon is not None and daemon.machine.state is State.PANICKED)

@@ -1,4 +1,4 @@
-"""The lossless link to recorder and analysis: frames go out against credit, results come in."""
+"""The credit-controlled link to recorder and analysis: frames go out, results come in."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from ...protocols.messages.stream import BadMessage, Message
 
 @dataclass
 class Consumer:
-    """One process that must not miss a frame.
+    """A process that must not miss a frame.
 
-    One that is `essential` holds the schedule when it has no credit left; another one is then
-    sent headers alone, marked ``in_file``, and reads the pixels from the run file.
+    An `essential` consumer without credit holds the schedule. Another consumer without credit gets
+    headers alone, marked ``in_file``, and reads the pixels from the run file.
     """
 
     name: str
@@ -43,34 +43,52 @@ class Consumer:
 
     @property
     def receives(self) -> bool:
-        """Whether it can be sent something: it has said hello, lives, and expects more."""
+        """Whether messages can be sent to it: it has said hello, lives, and expects more."""
         return self.alive and not self.ended and self.hello.is_set()
 
     @property
     def backlog(self) -> int:
-        """Frames sent and not yet reported as dealt with."""
+        """Number of frames sent and not yet reported as processed."""
         return len(self.sent_s)
 
     @property
     def keeps_all(self) -> bool:
-        """Whether no death can take away a frame that was sent to it."""
+        """Whether every frame sent to it survives its death."""
         kept = self.status.get("kept")
         return self.sent == 0 or (type(kept) is int and kept >= self.sent)
 
     @property
     def problem(self) -> str | None:
-        """Why it cannot deal with anything now, in its own words."""
+        """Why it cannot process anything now, as it reports it."""
         problem = self.status.get("problem")
         return problem if isinstance(problem, str) else None
 
     def staleness_s(self, now_s: float) -> float:
-        """Wall seconds since the oldest frame was sent that is not yet dealt with."""
+        """Wall seconds since the oldest unprocessed frame was sent."""
         return now_s - self.sent_s[0] if self.sent_s else 0.0
 
-    def note_status(self, body: dict[str, Any]) -> None:
-        """Take in what it says of itself; ``dealt`` counts the frames that it is done with.
+    def reason_to_wait(self, frames: int, kept: bool) -> str | None:
+        """Why so many frames cannot be sent to it now; None if they can.
 
-        For one that says no such thing, ``frames`` does.
+        Parameters
+        ----------
+        frames : int
+            Number of frames for which it must have credit.
+        kept : bool
+            Whether every frame sent so far must survive its death.
+        """
+        if self.problem:
+            return self.problem
+        if self.credit >= frames and (not kept or self.keeps_all):
+            return None
+        if self.backlog:
+            return f"{self.backlog} frames not yet written"
+        return "no credit yet" if self.credit < frames else "frames not yet on the disk"
+
+    def note_status(self, body: dict[str, Any]) -> None:
+        """Keep its status; ``dealt`` counts the frames that it has processed.
+
+        A consumer that does not report ``dealt`` reports ``frames``.
         """
         self.status = body
         dealt = body.get("dealt", body.get("frames"))
@@ -79,15 +97,28 @@ class Consumer:
                 self.sent_s.popleft()
 
 
+@dataclass(frozen=True)
+class _OpenLink:
+    """What exists while the link is open."""
+
+    socket: zmq.asyncio.Socket
+    task: asyncio.Task[None]
+    folder: tempfile.TemporaryDirectory[str]
+
+
 class CreditLink:
-    """Sends stream messages to every consumer and takes what they send back.
+    """Sends stream messages to every consumer and receives what they send back.
+
+    Before `open` and after `close` it has no consumers, and sending does nothing.
 
     Parameters
     ----------
     context : zmq.asyncio.Context
         The daemon's context.
-    on_result, on_event : callable
-        Called with a consumer's name, body and payload.
+    on_result : callable
+        Called with a consumer's name, and body and payload of its result.
+    on_event : callable
+        Called with a consumer's name, and the body of its event.
     """
 
     def __init__(
@@ -96,28 +127,35 @@ class CreditLink:
         on_result: Callable[[str, dict[str, Any], Sequence[bytes | memoryview]], None],
         on_event: Callable[[str, dict[str, Any]], None],
     ) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="pyrotome-")
-        self.endpoint = f"ipc://{Path(self._folder.name) / 'link'}"
-        self._socket = context.socket(zmq.ROUTER)
-        # Frames are limited by credit, the rest is small: nothing may be dropped here.
-        self._socket.set(zmq.SNDHWM, 0)
-        self._socket.set(zmq.RCVHWM, 0)
-        self._socket.set(zmq.ROUTER_MANDATORY, 1)
-        self._socket.set(zmq.LINGER, 0)
-        self._socket.bind(self.endpoint)
+        self._context = context
         self._on_result, self._on_event = on_result, on_event
         self.consumers: dict[str, Consumer] = {}
         self._changed = asyncio.Event()
-        self._task = asyncio.create_task(self._receive(), name="outlet")
+        self._open: _OpenLink | None = None
+
+    def open(self) -> str:
+        """Bind the socket and begin to receive; returns the endpoint for the consumers."""
+        folder = tempfile.TemporaryDirectory(prefix="pyrotome-")
+        endpoint = f"ipc://{Path(folder.name) / 'link'}"
+        socket = self._context.socket(zmq.ROUTER)
+        # Frames are limited by credit, the rest is small: nothing may be dropped here.
+        socket.set(zmq.SNDHWM, 0)
+        socket.set(zmq.RCVHWM, 0)
+        socket.set(zmq.ROUTER_MANDATORY, 1)
+        socket.set(zmq.LINGER, 0)
+        socket.bind(endpoint)
+        task = asyncio.create_task(self._receive(socket), name="credit link")
+        self._open = _OpenLink(socket, task, folder)
+        return endpoint
 
     def expect(self, name: str, essential: bool = True) -> Consumer:
-        """Reckon with a consumer; until it says hello, nothing is sent to it."""
+        """Add a consumer; until it says hello, nothing is sent to it."""
         consumer = Consumer(name, essential)
         self.consumers[name] = consumer
         return consumer
 
     def lose(self, name: str) -> None:
-        """Go on without a consumer that has died."""
+        """Mark a consumer as dead; nothing waits for it any longer."""
         consumer = self.consumers.get(name)
         if consumer is not None:
             consumer.alive = False
@@ -132,31 +170,31 @@ class CreditLink:
         return max(1, min(granted, default=1) // 2)
 
     def waiting_for(self, frames: int = 1, kept: bool = False) -> dict[str, str]:
-        """Essential living consumers that cannot take more, and why.
+        """Essential living consumers that cannot take more frames, and why.
 
         Parameters
         ----------
         frames : int
-            For how many they must have credit.
+            Number of frames for which they must have credit.
         kept : bool
-            Whether they must also keep for good what they have got.
+            Whether every frame sent so far must also be on the disk.
         """
-        essential = [c for c in self.consumers.values() if c.essential and c.alive]
-        waiting = {
-            c.name: c.problem or ""
-            for c in essential
-            if c.credit < frames or c.problem or (kept and not c.keeps_all)
+        return {
+            consumer.name: why
+            for consumer in self.consumers.values()
+            if consumer.essential
+            and consumer.alive
+            and (why := consumer.reason_to_wait(frames, kept)) is not None
         }
-        return {name: why or "it has not yet dealt with what came" for name, why in waiting.items()}
 
     async def credit(self, frames: int = 1, kept: bool = False) -> None:
-        """Wait until there is nobody to be waited for."""
+        """Wait until every essential consumer can take so many frames; see `waiting_for`."""
         while self.waiting_for(frames, kept):
             self._changed.clear()
             await self._changed.wait()
 
     def ask_to_keep(self) -> None:
-        """Ask essential consumers to keep for good what they have got, without delay."""
+        """Ask essential consumers to write what they have to the disk without delay."""
         for consumer in self.consumers.values():
             if consumer.essential and not consumer.keeps_all:
                 self.send_only(consumer.name, Message(FLUSH_TOPIC, {}))
@@ -187,7 +225,7 @@ class CreditLink:
             self._send_to(consumer, message.parts())
 
     def send_recorded(self, name: str, message: Message) -> None:
-        """Tell a consumer of a frame that is in the file, or lost, since before it was started."""
+        """Send the header of a frame that was recorded, or lost, before a consumer was started."""
         consumer = self.consumers.get(name)
         if consumer is not None and consumer.receives:
             self._send_to(consumer, message.parts())
@@ -195,7 +233,7 @@ class CreditLink:
             consumer.sent_s.append(time.monotonic())
 
     def end(self, name: str, body: dict[str, Any]) -> None:
-        """Tell a consumer that nothing more will come; it answers with `done`."""
+        """Tell a consumer that nothing more follows; it answers with ``done``."""
         self.send_only(name, Message(END_TOPIC, body))
         self.consumers[name].ended = True
 
@@ -203,7 +241,9 @@ class CreditLink:
         # Sent at once, for nothing limits the queue; through the asyncio socket all the same,
         # because sending past it would swallow the wake-up of a message that has just come in.
         message = [consumer.name.encode(), *parts]
-        sent = cast(asyncio.Future[Any], self._socket.send_multipart(message, copy=False))
+        assert self._open is not None
+        socket = self._open.socket
+        sent = cast(asyncio.Future[Any], socket.send_multipart(message, copy=False))
         error = sent.exception() if sent.done() else None
         if error is None:
             return
@@ -212,10 +252,10 @@ class CreditLink:
         self.lose(consumer.name)
         self._on_event(consumer.name, {"level": "error", "message": f"the {consumer.name} is gone"})
 
-    async def _receive(self) -> None:
+    async def _receive(self, socket: zmq.asyncio.Socket) -> None:
         while True:
             # A volume is tens of megabytes: it goes through here without being copied.
-            identity, *frames = await self._socket.recv_multipart(copy=False)
+            identity, *frames = await socket.recv_multipart(copy=False)
             name = identity.bytes.decode(errors="replace")
             parts = [frame.buffer for frame in frames]
             consumer = self.consumers.get(name)
@@ -245,8 +285,12 @@ class CreditLink:
             self._changed.set()
 
     async def close(self) -> None:
-        """Close the socket and remove its folder."""
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
-        self._socket.close()
-        self._folder.cleanup()
+        """Close the socket and remove its folder; harmless when called again."""
+        opened, self._open = self._open, None
+        self.consumers = {}
+        if opened is None:
+            return
+        opened.task.cancel()
+        await asyncio.gather(opened.task, return_exceptions=True)
+        opened.socket.close()
+        opened.folder.cleanup()

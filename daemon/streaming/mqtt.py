@@ -20,6 +20,7 @@ import aiomqtt
 from ...protocols.config.rig import Mqtt, MqttTls
 from ...protocols.core.errors import BadInput
 from ...protocols.core.secret_file import check_secret, read_secret
+from ..runtime.event_bus import Event, EventBus
 from .publisher import Publisher
 
 _RECONNECT_S = 2.0
@@ -56,10 +57,17 @@ class MqttReport:
         self._sent: dict[str, int] = {}
         self.skipped = 0
 
-    async def report(self, publisher: Publisher) -> None:
+    async def report(self, publisher: Publisher, bus: EventBus) -> None:
         """Send the last messages of a publisher at an interval, until cancelled.
 
-        A broker that is absent, hangs or goes away is tried again for ever; nobody waits for it.
+        A broker that is absent, hangs or goes away is tried again for ever, and delays nothing.
+
+        Parameters
+        ----------
+        publisher : Publisher
+            Knows the last message of each topic.
+        bus : EventBus
+            Gets an event, for monitors, when the broker cannot be reached.
         """
         rig, complained = self._rig, False
         while True:
@@ -69,8 +77,7 @@ class MqttReport:
                 if not complained:
                     complained = True
                     text = f"broker {rig.host}:{rig.port}: {error}; trying again"
-                    body = {"level": "warning", "source": "mqtt", "message": text}
-                    publisher.publish("event", "event", body)
+                    bus.publish(Event("warning", "mqtt", text, recorded=False))
                 await asyncio.sleep(_RECONNECT_S)
             else:
                 complained = False

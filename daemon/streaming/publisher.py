@@ -17,11 +17,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import zmq
-from numpy.typing import NDArray
 
-from ...protocols.core.clock import ExperimentClock
 from ...protocols.core.errors import BadInput
 from ...protocols.messages.stream import Message
 from ..access.connections import (
@@ -41,7 +38,6 @@ HIGH_WATER_MARK = 200
 LARGE_BYTES = 65_536
 HELD_BYTES = 256_000_000
 SLOW_S = 2.0
-PREVIEW_SIDE = 256
 # A subscription is a byte and the beginning of a topic.
 MAX_SUBSCRIPTION_BYTES = 1000
 # Of one subscriber: different subscriptions, and changes of them in a second.
@@ -58,7 +54,7 @@ Protect = Callable[[zmq.Socket[Any], Callable[[Connection], None]], Connections]
 
 
 class Publisher:
-    """Give every message its run, sequence number and time, and publish it.
+    """Sends stamped messages to everyone who subscribes.
 
     Parameters
     ----------
@@ -66,8 +62,6 @@ class Publisher:
         Of the public sockets.
     endpoint : str
         Where to bind; port 0 or ``*`` chooses one, see `endpoint` afterwards.
-    clock : ExperimentClock
-        Time of messages that do not bring their own.
     fall_back : bool
         Take any free port when the one asked for is in use.
     protect : callable, optional
@@ -83,7 +77,6 @@ class Publisher:
         self,
         context: zmq.Context[Any],
         endpoint: str,
-        clock: ExperimentClock,
         fall_back: bool = False,
         protect: Protect | None = None,
     ) -> None:
@@ -99,52 +92,13 @@ class Publisher:
         except BadInput:
             self.close()
             raise
-        self._clock = clock
-        self._seq: dict[str, int] = {}
         self._prefixes: dict[bytes, int] = {}
         self._late: dict[bytes, None] = {}
         self._late_rate = TokenBucket(_LATE_RATE, _LATE_BURST)
         self._values = LastValues()
         self._held: list[tuple[zmq.MessageTracker, int]] = []
         self.held_back = 0
-        self.run: str | None = None
         self.last: dict[str, Message] = {}
-        self.on_event: Callable[[dict[str, Any]], None] | None = None
-
-    def publish(
-        self,
-        topic: str,
-        kind: str,
-        body: dict[str, Any],
-        payload: tuple[Any, ...] = (),
-        t_ns: int | None = None,
-    ) -> Message:
-        """Publish a message and return it as sent, for those who must not miss it."""
-        message = self.stamp(topic, kind, body, payload, t_ns)
-        self.send(message)
-        if kind == "event" and self.on_event is not None:
-            self.on_event(message.header)
-        return message
-
-    def stamp(
-        self,
-        topic: str,
-        kind: str,
-        body: dict[str, Any],
-        payload: tuple[Any, ...] = (),
-        t_ns: int | None = None,
-    ) -> Message:
-        """Give a message its run, number and time; it is for `send`, in the order of numbers."""
-        seq = self._seq.get(topic, 0)
-        self._seq[topic] = seq + 1
-        header = {
-            "type": kind,
-            "run": self.run,
-            "seq": seq,
-            "t_ns": self._clock.now_ns() if t_ns is None else t_ns,
-            **body,
-        }
-        return Message(topic, header, payload)
 
     def send(self, message: Message) -> None:
         """Send a message to whoever watches its topic.
@@ -281,39 +235,3 @@ class Publisher:
 
 def _unprotected(socket: zmq.Socket[Any], on_gone: Callable[[Connection], None]) -> Connections:
     return Connections(socket, lambda _address, _why: None, on_gone)
-
-
-def make_preview(frame: NDArray[Any]) -> tuple[NDArray[np.uint8], dict[str, float]]:
-    """Bin a frame to at most 256 pixels a side and scale it to 8 bits.
-
-    A frame much longer than wide keeps more pixels along it, for the binning is the same in both
-    directions and leaves one pixel across at least.
-
-    Returns
-    -------
-    preview : ndarray of uint8
-        (rows // b, columns // b), with b the binning.
-    scale : dict
-        ``binning``, and the mean counts that black and white stand for (``low``, ``high``).
-    """
-    binning = max(1, min(-(-max(frame.shape) // PREVIEW_SIDE), *frame.shape))
-    rows, columns = (side // binning for side in frame.shape)
-    # Sums of strided slices: an order of magnitude quicker than reducing over two axes at once.
-    blocks = frame[: rows * binning, : columns * binning].reshape(rows, binning, -1)
-    total = blocks[:, 0].astype(np.uint32 if frame.itemsize <= 2 else np.uint64)
-    for row in range(1, binning):
-        total += blocks[:, row]
-    total = total.reshape(rows, columns, binning)
-    binned = total[..., 0].astype(np.float32)
-    for column in range(1, binning):
-        binned += total[..., column]
-    binned /= binning**2
-    low, high = float(binned.min()), float(binned.max())
-    span = high - low or 1.0
-    preview = np.clip((binned - low) * (255.0 / span), 0, 255).astype(np.uint8)
-    return preview, {"binning": float(binning), "low": low, "high": high}
-
-
-def monotonic_s() -> float:
-    """Wall seconds, for rates and ages that people see."""
-    return time.monotonic()

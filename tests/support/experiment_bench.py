@@ -22,6 +22,7 @@ from pyrotome.daemon.run.experiment import Outcome
 from pyrotome.daemon.schedule.plan import make_plan
 from pyrotome.daemon.service.daemon import Daemon, exit_code
 from pyrotome.daemon.service.startup import running_daemon
+from pyrotome.daemon.streaming.telemetry_hub import PublishedEvent
 from pyrotome.protocols.config.recipe import Recipe
 from pyrotome.protocols.config.rig import load_rig
 from pyrotome.protocols.runfile.layout import RECORDED
@@ -96,10 +97,12 @@ class Bench:
         plan = make_plan(Recipe.model_validate({**RECIPE, **(recipe or {})}), rig)
         file = self.folder / "run.nxs"
         async with running_daemon(rig, text, fall_back_ports=True) as daemon:
-            daemon.on_event = lambda header: self.said.append(str(header.get("message")))
-            engine = daemon.start(plan, "", file).engine
+            daemon.bus.subscribe(
+                PublishedEvent, lambda event: self.said.append(str(event.header.get("message")))
+            )
+            progress = daemon.start(plan, "", file).engine.progress
             if at == "frames":
-                await self.until(lambda: engine.frames_done >= 2, daemon)
+                await self.until(lambda: progress.frames_done >= 2, daemon)
             else:
                 await self.until(lambda: microscope.log().setpoint_c == 350, daemon)
             reaction.begins()

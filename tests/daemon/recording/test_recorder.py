@@ -45,7 +45,7 @@ def a_whole_run(daemon: Daemon) -> dict[str, Any]:
     daemon.start()
     daemon.send("state", {"type": "state", "state": "running", "t_ns": T0 + 1})
     clock = {"monotonic_ns": 55, "utc_ns": T0 + 2, "uncertainty_ns": 900}
-    daemon.send("event", {"t_ns": T0 + 2, "level": "info", "clock": clock})
+    daemon.send("clock", {"type": "clock", "t_ns": T0 + 2, **clock})
     for index in range(200):
         daemon.telemetry(index, temperature_c=200.0 + index, power_mw=None)
     for index in range(2):
@@ -61,7 +61,9 @@ def a_whole_run(daemon: Daemon) -> dict[str, Any]:
                 daemon.send("result/denoised", header | stamp, denoised)
     daemon.frame("ramp_001", 0)
     hold = {"index": 1, "commanded_up_ns": T0 + 7, "crossed_up_ns": T0 + 8}
-    daemon.send("event", {"t_ns": T0 + 9, "level": "info", "source": "engine", "hold": hold})
+    daemon.send("hold", {"type": "hold", "t_ns": T0 + 9, **hold})
+    event = {"t_ns": T0 + 9, "level": "info", "source": "engine", "message": "hold 1"}
+    daemon.send("event", event | {"hold": hold})
     long = {"t_ns": T0 + 10, "level": "warning", "source": "supervisor", "message": "ä" * 5000}
     daemon.send("event", long)
     volume = np.arange(6 * 8 * 8, dtype="<f4").reshape(6, 8, 8)
@@ -277,10 +279,10 @@ def test_other_wrong_messages(start: Start) -> None:
     for _ in range(3):
         daemon.send("telemetry/heater", {"t_ns": huge, "values": values})
     daemon.wait_for_event("'heater/colour'")
-    daemon.send("event", {"hold": {"index": 9}})
+    daemon.send("hold", {"index": 9})
     daemon.wait_for_event("holds 1 to 1")
-    daemon.send("event", {"hold": {"index": [], "crossed_up_ns": huge}})
-    daemon.send("event", {"clock": {"monotonic_ns": huge}})
+    daemon.send("hold", {"index": [], "crossed_up_ns": huge})
+    daemon.send("clock", {"monotonic_ns": huge})
     daemon.wait_for_event("a clock pair")
     daemon.send(
         "result/x", {"name": "x", "series": "series_001", "shape": [1], "dtype": "uint8"}, b"1"

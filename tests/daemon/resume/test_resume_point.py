@@ -11,7 +11,7 @@ import asyncio
 import itertools
 import selectors
 from collections.abc import AsyncIterator, Callable, Coroutine
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ from pyrotome.daemon.run.engine import Engine
 from pyrotome.daemon.run.heater_watch import HeaterWatch
 from pyrotome.daemon.safety.devices import Devices
 from pyrotome.daemon.schedule.dose import DoseLedger
+from pyrotome.daemon.schedule.hold_timing import HoldTiming
 from pyrotome.daemon.schedule.plan import HoldAt, Plan, make_plan
 from pyrotome.daemon.schedule.states import State, StateMachine
 from pyrotome.drivers.base import (
@@ -335,8 +336,10 @@ class Session:
         self.ledger = DoseLedger(limits.dose_e_per_nm2, limits.dose_per_series_e_per_nm2)
         machine = StateMachine(lambda *_: None)
         machine.to(State.PREPARING)
-        self.engine = Engine(disk.plan, devices, self.watch, self.ledger, machine, self.clock, self)
-        self.engine.journal = self
+        self.machine = machine
+        self.engine = Engine(
+            disk.plan, devices, self.watch, self.ledger, machine, self.clock, self, self, self
+        )
         self.lines = 0
         self.dead = False
         self.recent: list[tuple[int, Callable[[], None]]] = []
@@ -413,10 +416,16 @@ class Session:
 
     def telemetry(self, *_: Any) -> None: ...
 
-    def event(self, level: str, source: str, message: str, **more: Any) -> None:
-        if "hold" in more:
-            hold = more["hold"]
-            self.write(lambda: self.disk.holds.update({hold["index"]: hold}))
+    def event(self, level: str, source: str, message: str, **details: Any) -> None: ...
+
+    def hold(self, index: int, timing: HoldTiming) -> None:
+        self.write(lambda: self.disk.holds.update({index: asdict(timing)}))
+
+    # --- the supervisor ---
+
+    async def between_exposures(self) -> None: ...
+
+    def stage_seen(self, *_: Any) -> None: ...
 
     def reading(self, sample: HeaterSample) -> None:
         self.write(lambda: self.disk.heater.append((sample.t_ns, sample.temperature_c)))
@@ -443,7 +452,7 @@ class Session:
                 self.analyse(stack, set(self.point.missing.get(stack, ())))
         else:
             self.note(RunLine(run="r"))
-        self.engine.machine.to(State.RUNNING)
+        self.machine.to(State.RUNNING)
         self.task = asyncio.create_task(self.engine.run(self.point))
         if self.dead:
             self.task.cancel()

@@ -13,8 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyrotome.daemon.resume.run_journal import NoNotes
-from pyrotome.daemon.run.acquisition import BURST_S, StackAcquisition, frames_per_trigger
+from pyrotome.daemon.run.acquisition import (
+    BURST_S,
+    AcquisitionContext,
+    StackAcquisition,
+    frames_per_trigger,
+)
+from pyrotome.daemon.run.plan_progress import PlanProgress
 from pyrotome.daemon.schedule.dose import DoseLedger
+from pyrotome.daemon.schedule.plan import Plan
 from pyrotome.drivers.base import (
     Beam,
     Detector,
@@ -24,11 +31,16 @@ from pyrotome.drivers.base import (
     Identity,
     StagePosition,
 )
+from pyrotome.protocols.config.recipe import BeamSettings
 from pyrotome.protocols.config.rig import BeamRig, DetectorRig
 from pyrotome.protocols.core.clock import ExperimentClock
 from pyrotome.protocols.messages.manifest import StackPlan
 
-DOSE = 2.0
+SETTINGS = BeamSettings.model_validate({
+    "voltage": "300 kV", "current": "2 pA", "dwell": "156.25 us", "frame": [8, 8],
+    "pixel_size": "1 nm",
+})  # fmt: skip
+DOSE = SETTINGS.dose_per_frame_e_per_nm2
 
 
 class ScriptedDetector(Detector):
@@ -106,30 +118,27 @@ class Bench:
     """A stack of `frames` frames, exposed with a scripted detector."""
 
     most_at_a_time = 1000
-    journal = NoNotes()
 
     def __init__(self, frames: int, at_a_time: int, script: Iterable[list[int]]) -> None:
         clock = ExperimentClock(speed=1000)
         self.clock = clock
         self.detector, self.beam = ScriptedDetector(clock, script), RecordingBeam(clock)
-        self.devices = SimpleNamespace(detector=self.detector, beam=self.beam)
-        settings = SimpleNamespace(
-            exposure_s=0.01, frame=(2, 2), dose_per_frame_e_per_nm2=DOSE, current_pa=2.0
-        )
-        self.plan = SimpleNamespace(recipe=SimpleNamespace(beam=settings))
         self.ledger = DoseLedger(None, None)
-        self.watch = SimpleNamespace(temperature_at=lambda _: 200.0)
-        self.position = StagePosition(0, 1.5)
-        self.frames_done = self.frames_lost = 0
-        self.out = self
+        self.progress = PlanProgress(Plan(None, (), ()), clock)  # type: ignore[arg-type]
         self.sent: list[tuple[int, int | None]] = []
         self.headers: list[dict[str, Any]] = []
         self.events: list[str] = []
         plan = StackPlan(name="reference_001", kind="reference", frames=frames,
                          tilt_deg=(0.0,) * frames)  # fmt: skip
-        self.stack = StackAcquisition(self, plan, at_a_time)  # type: ignore[arg-type]
+        stage = SimpleNamespace(position=StagePosition(0, 1.5), exposed=lambda *_: None)
+        watch = SimpleNamespace(temperature_at=lambda _: 200.0)
+        context = AcquisitionContext(
+            self.beam, self.detector, SETTINGS, self.ledger, NoNotes(), clock,
+            watch, stage, self.progress, self,  # type: ignore[arg-type]
+        )  # fmt: skip
+        self.stack = StackAcquisition(context, plan, at_a_time)
 
-    async def room(self, frames: int = 1) -> None:
+    async def credit(self, frames: int = 1) -> None:
         assert frames == self.stack.at_a_time
 
     def frame(self, header: dict[str, Any], data: Any, t_ns: int) -> None:
@@ -153,8 +162,10 @@ async def test_frames_of_one_trigger_land_by_their_numbers() -> None:
     assert await bench.run() == [(k, k + 1) for k in range(6)]
     assert bench.detector.armed == [(6, 3)]
     assert bench.beam.told == ["unblank", "blank"] * 2
-    assert bench.ledger.charged == 6 * DOSE
-    assert [h["dose_total_e_per_nm2"] for h in bench.headers] == [DOSE * k for k in range(1, 7)]
+    assert bench.ledger.charged == pytest.approx(6 * DOSE)
+    assert [h["dose_total_e_per_nm2"] for h in bench.headers] == pytest.approx(
+        [DOSE * k for k in range(1, 7)]
+    )
     starts = [h["start_ns"] for h in bench.headers[:3]]
     assert np.diff(starts).tolist() == [10_000_000] * 2
 
@@ -173,7 +184,7 @@ async def test_pauses_between_the_frames_of_a_trigger_count_in_time_and_dose() -
 async def test_a_number_left_out_is_a_frame_missing() -> None:
     bench = Bench(4, 4, [[1, 3, 4]])
     assert await bench.run() == [(0, 1), (1, None), (2, 3), (3, 4)]
-    assert (bench.frames_done, bench.frames_lost) == (3, 1)
+    assert (bench.progress.frames_done, bench.progress.frames_lost) == (3, 1)
     assert bench.events == ["reference_001 frame 1 is lost: the detector numbers the next one 3"]
     assert bench.detector.connected == 0, "what is complete need not be begun anew"
 
@@ -184,7 +195,9 @@ async def test_silence_loses_the_rest_of_the_trigger_and_arms_anew() -> None:
     assert bench.detector.connected == 1
     assert bench.detector.armed == [(6, 3), (3, 3)]
     assert "frames 1 to 2 are lost" in bench.events[0]
-    assert bench.ledger.charged == 6 * DOSE, "the specimen has received it all the same"
+    assert bench.ledger.charged == pytest.approx(6 * DOSE), (
+        "the specimen has received it all the same"
+    )
 
 
 async def test_a_frame_sent_twice_is_recorded_once() -> None:
@@ -205,7 +218,7 @@ async def test_three_silent_triggers_give_the_detector_up() -> None:
         await bench.run()
     assert [value for _, value in bench.sent] == [1, None, None, None]
     assert bench.beam.told[-1] == "blank"
-    assert bench.ledger.committed == bench.ledger.charged == 4 * DOSE
+    assert bench.ledger.committed == bench.ledger.charged == pytest.approx(4 * DOSE)
 
 
 async def test_a_refusal_ends_the_stack_with_the_beam_blanked() -> None:

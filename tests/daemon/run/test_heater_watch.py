@@ -185,7 +185,7 @@ async def test_when_a_chip_counts_as_settled_is_for_the_rig_to_say() -> None:
 
     readings(199.9)
     await watch.settled(200.0, 0)
-    watch.found_again()
+    watch.reconnected()
     readings(199.7)
     watch._lost = DeviceLost("heater", "read samples", "the script has ended")
     with pytest.raises(DeviceLost, match="the script has ended"):

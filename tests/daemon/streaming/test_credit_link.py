@@ -15,22 +15,23 @@ from pyrotome.protocols.messages.stream import Message
 
 
 class Harness:
-    """An outlet and what its callbacks were told."""
+    """An link and what its callbacks were told."""
 
     def __init__(self, context: zmq.asyncio.Context) -> None:
         self.context = context
         self.sockets: list[zmq.asyncio.Socket] = []
         self.results: list[tuple[str, dict[str, Any], list[bytes]]] = []
         self.events: list[tuple[str, dict[str, Any]]] = []
-        self.outlet = CreditLink(
+        self.link = CreditLink(
             context, lambda *r: self.results.append(r), lambda *e: self.events.append(e)
         )
+        self.endpoint = self.link.open()
 
     def connect(self, name: str) -> zmq.asyncio.Socket:
         socket = self.context.socket(zmq.DEALER)
         socket.set(zmq.IDENTITY, name.encode())
         socket.set(zmq.LINGER, 0)
-        socket.connect(self.outlet.endpoint)
+        socket.connect(self.endpoint)
         self.sockets.append(socket)
         return socket
 
@@ -40,26 +41,26 @@ async def harness() -> AsyncIterator[Harness]:
     context = zmq.asyncio.Context()
     harness = Harness(context)
     yield harness
-    await harness.outlet.close()
+    await harness.link.close()
     for socket in harness.sockets:
         socket.close()
     context.destroy(linger=0)
 
 
 async def test_frames_wait_for_credit_and_telemetry_does_not(harness: Harness) -> None:
-    outlet = harness.outlet
-    consumer = outlet.expect("recorder")
+    link = harness.link
+    consumer = link.expect("recorder")
     socket = harness.connect("recorder")
-    waiting = asyncio.create_task(outlet.credit())
+    waiting = asyncio.create_task(link.credit())
     await asyncio.sleep(0.05)
     assert not waiting.done()
     await socket.send_multipart(upstream("hello", {"credit": 2}))
     await asyncio.wait_for(waiting, 2)
     for index in range(2):
-        outlet.send(Message("frame/d", {"index": index}, (b"\x01\x02",)), frame=True)
-    assert list(outlet.waiting_for()) == ["recorder"]
-    waiting = asyncio.create_task(outlet.credit())
-    outlet.send(Message("telemetry/heater", {"values": {}}))
+        link.send(Message("frame/d", {"index": index}, (b"\x01\x02",)), frame=True)
+    assert list(link.waiting_for()) == ["recorder"]
+    waiting = asyncio.create_task(link.credit())
+    link.send(Message("telemetry/heater", {"values": {}}))
     received = [await asyncio.wait_for(socket.recv_multipart(), 2) for _ in range(3)]
     assert [parts[0] for parts in received] == [b"frame/d", b"frame/d", b"telemetry/heater"]
     assert received[0][2] == b"\x01\x02"
@@ -70,7 +71,7 @@ async def test_frames_wait_for_credit_and_telemetry_does_not(harness: Harness) -
 
 
 async def test_what_consumers_send_back_is_told(harness: Harness) -> None:
-    consumer = harness.outlet.expect("analysis")
+    consumer = harness.link.expect("analysis")
     socket = harness.connect("analysis")
     for message in (
         upstream("hello", {"credit": 1}),
@@ -92,14 +93,14 @@ async def test_what_consumers_send_back_is_told(harness: Harness) -> None:
 async def test_an_analysis_without_credit_gets_headers_and_holds_nobody_up(
     harness: Harness,
 ) -> None:
-    outlet = harness.outlet
-    analysis = outlet.expect("analysis", essential=False)
+    link = harness.link
+    analysis = link.expect("analysis", essential=False)
     socket = harness.connect("analysis")
     await socket.send_multipart(upstream("hello", {"credit": 1}))
     await asyncio.wait_for(analysis.hello.wait(), 2)
     for index in range(3):
-        await asyncio.wait_for(outlet.credit(), 0.1)
-        outlet.send(Message("frame/d", {"index": index}, (b"\x01\x02",)), frame=True)
+        await asyncio.wait_for(link.credit(), 0.1)
+        link.send(Message("frame/d", {"index": index}, (b"\x01\x02",)), frame=True)
     received = [await asyncio.wait_for(socket.recv_multipart(), 2) for _ in range(3)]
     assert [len(parts) for parts in received] == [3, 2, 2]
     assert b'"in_file":true' in received[1][1]
@@ -111,35 +112,35 @@ async def test_an_analysis_without_credit_gets_headers_and_holds_nobody_up(
         while analysis.credit < 1:
             await asyncio.sleep(0.01)
     assert analysis.backlog == 1
-    outlet.send(Message("frame/d", {"index": 3}, (b"\x01\x02",)), frame=True)
+    link.send(Message("frame/d", {"index": 3}, (b"\x01\x02",)), frame=True)
     assert len(await asyncio.wait_for(socket.recv_multipart(), 2)) == 3
 
 
 async def test_a_dead_consumer_no_longer_holds_the_schedule(harness: Harness) -> None:
-    outlet = harness.outlet
-    outlet.expect("analysis")  # essential here, as the recorder is
-    recorder = outlet.expect("recorder")
+    link = harness.link
+    link.expect("analysis")  # essential here, as the recorder is
+    recorder = link.expect("recorder")
     socket = harness.connect("recorder")
     await socket.send_multipart(upstream("hello", {"credit": 1}))
     await asyncio.wait_for(recorder.hello.wait(), 2)
-    waiting = asyncio.create_task(outlet.credit())
+    waiting = asyncio.create_task(link.credit())
     await asyncio.sleep(0.05)
     assert not waiting.done()
-    outlet.lose("analysis")
+    link.lose("analysis")
     await asyncio.wait_for(waiting, 2)
 
 
 async def test_a_consumer_whose_socket_vanished_is_noticed_on_the_next_message(
     harness: Harness,
 ) -> None:
-    outlet = harness.outlet
-    recorder = outlet.expect("recorder")
+    link = harness.link
+    recorder = link.expect("recorder")
     socket = harness.connect("recorder")
     await socket.send_multipart(upstream("hello", {"credit": 1}))
     await asyncio.wait_for(recorder.hello.wait(), 2)
     socket.close()
     async with asyncio.timeout(2):
         while recorder.alive:
-            outlet.send(Message("event", {}))
+            link.send(Message("event", {}))
             await asyncio.sleep(0.01)
     assert harness.events[-1][1]["message"] == "the recorder is gone"

@@ -9,8 +9,16 @@ import numpy as np
 import pytest
 import zmq
 import zmq.asyncio
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from pyrotome.daemon.streaming.previews import MOST_WAITING, FramePreviews
+from pyrotome.daemon.streaming.message_stamper import MessageStamper
+from pyrotome.daemon.streaming.previews import (
+    MOST_WAITING,
+    PREVIEW_SIDE,
+    FramePreviews,
+    make_preview,
+)
 from pyrotome.daemon.streaming.publisher import Publisher
 from pyrotome.protocols.core.bitshuffle import Bitshuffle
 from pyrotome.protocols.core.chunk import ENCODING, Chunk
@@ -25,9 +33,10 @@ class Monitor:
 
     def __init__(self, context: zmq.asyncio.Context) -> None:
         self.context = context
-        self.publisher = Publisher(context, "tcp://127.0.0.1:*", ExperimentClock())
+        self.publisher = Publisher(context, "tcp://127.0.0.1:*")
+        self.stamper = MessageStamper(ExperimentClock())
         self.problems: list[str] = []
-        self.views = FramePreviews(self.publisher, PREVIEW, self.problems.append)
+        self.views = FramePreviews(self.publisher, self.stamper, PREVIEW, self.problems.append)
         self.subscriber = context.socket(zmq.SUB)
         self.subscriber.set(zmq.LINGER, 0)
 
@@ -47,7 +56,7 @@ class Monitor:
             payload, header = raw, header | {"encoding": ENCODING}
         else:
             data = payload = frame
-        message = self.publisher.stamp(FRAME, "frame", header, (payload,), 7)
+        message = self.stamper.stamp(FRAME, "frame", header, (payload,), 7)
         self.views.show(message, data)
 
     async def received(self, count: int) -> list[Message]:
@@ -76,7 +85,7 @@ async def test_a_compressed_frame_is_published_raw_and_in_order(monitor: Monitor
     await monitor.subscribe(FRAME)
     for index in range(6):
         monitor.show(index, a_frame(index), compressed=index != 3)
-    lost = monitor.publisher.stamp(FRAME, "frame", {"index": 6, "lost": True}, (), 7)
+    lost = monitor.stamper.stamp(FRAME, "frame", {"index": 6, "lost": True}, (), 7)
     monitor.views.show(lost, None)
     messages = await monitor.received(7)
     assert [m.header["index"] for m in messages] == list(range(7))
@@ -121,9 +130,33 @@ async def test_more_than_can_be_shown_are_left_out_and_seen_in_seq(monitor: Moni
 async def test_a_spoilt_frame_is_told_and_the_next_is_shown(monitor: Monitor) -> None:
     await monitor.subscribe(FRAME)
     chunk = Chunk((300, 280), "uint16", b"nothing like it")
-    message = monitor.publisher.stamp(FRAME, "frame", {"series": "s", "index": 4}, (b"",), 7)
+    message = monitor.stamper.stamp(FRAME, "frame", {"series": "s", "index": 4}, (b"",), 7)
     monitor.views.show(message, chunk)
     monitor.show(5, a_frame(5), compressed=True)
     (shown,) = await monitor.received(1)
     assert shown.header["index"] == 5
     assert "s frame 4 cannot be shown" in monitor.problems[0]
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    rows=st.integers(1, 700),
+    columns=st.integers(1, 700),
+    dtype=st.sampled_from(["uint8", "uint16", "uint32"]),
+    seed=st.integers(0, 9),
+)
+def test_a_preview_is_the_mean_of_blocks_in_8_bits(
+    rows: int, columns: int, dtype: str, seed: int
+) -> None:
+    frame = np.random.default_rng(seed).integers(0, np.iinfo(dtype).max, (rows, columns), dtype)
+    preview, scale = make_preview(frame)
+    binning = int(scale["binning"])
+    assert max(rows, columns) <= binning * PREVIEW_SIDE or binning == min(rows, columns)
+    height, width = rows // binning, columns // binning
+    assert preview.shape == (height, width)
+    blocks = frame[: height * binning, : width * binning].astype(float)
+    mean = blocks.reshape(height, binning, width, binning).mean(axis=(1, 3))
+    span = mean.max() - mean.min() or 1.0
+    expected = (mean - mean.min()) / span * 255
+    assert np.abs(preview - expected).max() <= 1.01
+    assert scale["low"] == pytest.approx(mean.min(), rel=1e-5)

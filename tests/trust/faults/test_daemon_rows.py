@@ -125,7 +125,7 @@ async def test_output_folder_vanishes(bench: Any) -> None:
     within_s=40,
 )  # fmt: skip
 async def test_output_folder_deleted(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pyrotome.daemon.streaming.run_streams.FULL_DISK_TIMEOUT_S", 3.0)
+    monkeypatch.setattr("pyrotome.daemon.streaming.run_processes.FULL_DISK_TIMEOUT_S", 3.0)
     folder = bench.folder / "runs"
     folder.mkdir()
     bench.folder = folder
@@ -159,7 +159,7 @@ async def test_analysis_killed(bench: Any) -> None:
     broken="the analysis hangs", must="it is given up, the run completes", within_s=60
 )
 async def test_analysis_hung(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pyrotome.daemon.streaming.run_streams.SILENT_ANALYSIS_S", 3.0)
+    monkeypatch.setattr("pyrotome.daemon.streaming.run_processes.SILENT_ANALYSIS_S", 3.0)
     monkeypatch.setattr("pyrotome.daemon.runtime.processes.STOP_TIMEOUT_S", 1.0)
 
     async def strike(_: Any) -> None:
@@ -177,7 +177,7 @@ async def test_analysis_slow(bench: Any) -> None:
     async def strike(daemon: Any) -> None:
         analysis = child(ANALYSIS)
         analysis.suspend()
-        await bench.until(lambda: daemon.experiment.engine.frames_done >= 5, daemon)
+        await bench.until(lambda: daemon.experiment.engine.progress.frames_done >= 5, daemon)
         analysis.resume()
 
     ended = await bench.run(strike, recipe=WITH_ANALYSIS)
@@ -266,7 +266,7 @@ async def test_control_noise(bench: Any) -> None:
     async def strike(daemon: Any) -> None:
         control = ControlServer(daemon, "tcp://127.0.0.1:*", accept_submit=False)
         try:
-            with daemon.context.socket(zmq.DEALER) as link:
+            with daemon.zmq_context.socket(zmq.DEALER) as link:
                 link.set(zmq.LINGER, 0)
                 link.connect(control.endpoint)
                 for _ in range(300):
@@ -307,7 +307,7 @@ async def test_port_scanner(bench: Any) -> None:
         try:
             for endpoint in (control.endpoint, daemon.publisher.endpoint):
                 await asyncio.to_thread(scan, endpoint)
-            with daemon.context.socket(zmq.REQ) as link:
+            with daemon.zmq_context.socket(zmq.REQ) as link:
                 link.set(zmq.LINGER, 0)
                 link.connect(control.endpoint)
                 await link.send(b'{"verb": "status"}')
@@ -365,16 +365,15 @@ async def test_blocked_loop(bench: Any) -> None:
     lags: list[float] = []
 
     async def strike(daemon: Any) -> None:
-        publish = daemon.publisher.publish
-
-        def listening(topic: str, *arguments: Any, **more: Any) -> Any:
-            if topic == "telemetry/daemon":
-                lags.append(arguments[1]["values"]["loop_lag_s"])
-            return publish(topic, *arguments, **more)
-
-        daemon.publisher.publish = listening
         asyncio.get_running_loop().call_soon(time.sleep, 0.5)
-        await bench.until(lambda: max(lags, default=0.0) > 0.4, daemon)
+
+        def lagged() -> bool:
+            latest = daemon.publisher.last.get("telemetry/daemon")
+            if latest is not None:
+                lags.append(latest.header["values"]["loop_lag_s"])
+            return max(lags, default=0.0) > 0.4
+
+        await bench.until(lagged, daemon)
 
     (await bench.run(strike)).complete()
     assert 0.4 < max(lags) < 5

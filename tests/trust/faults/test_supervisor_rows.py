@@ -14,13 +14,17 @@ import pytest
 import yaml
 from microscope import Log
 
+from pyrotome.daemon.runtime.event_bus import EventBus
+from pyrotome.daemon.runtime.processes import Child
 from pyrotome.daemon.schedule.plan import make_plan
 from pyrotome.daemon.schedule.states import State
 from pyrotome.daemon.service.daemon import Busy, Daemon
-from pyrotome.daemon.service.startup import running_daemon
+from pyrotome.daemon.service.startup import guarded_daemon, start_simulators
+from pyrotome.daemon.streaming.telemetry_hub import PublishedEvent
 from pyrotome.drivers.base import DeviceError
 from pyrotome.protocols.config.recipe import Recipe
 from pyrotome.protocols.config.rig import Rig
+from pyrotome.protocols.core.clock import ExperimentClock
 from pyrotome.protocols.core.documents import load_model
 
 # A row that never ends is what this is for, not a slow computer.
@@ -37,10 +41,24 @@ WARN = {"action": "warn"}
 class Site:
     """A daemon with its simulated instruments, what it has said, and the world's own log."""
 
-    def __init__(self, daemon: Daemon, log: Path, recipe: dict[str, Any], folder: Path) -> None:
-        self.daemon, self._log, self._recipe, self.folder = daemon, log, recipe, folder
+    def __init__(
+        self,
+        daemon: Daemon,
+        simulators: Child,
+        log: Path,
+        recipe: dict[str, Any],
+        folder: Path,
+    ) -> None:
+        self.daemon, self._simulators = daemon, simulators
+        self._log, self._recipe, self.folder = log, recipe, folder
         self.events: list[dict[str, Any]] = []
-        daemon.on_event = self.events.append
+        daemon.bus.subscribe(PublishedEvent, lambda event: self.events.append(event.header))
+
+    def switch_fault(self, text: str) -> None:
+        """Let a simulated wire misbehave, as `pyrotome simulate` does."""
+        pipe = self._simulators.process.stdin
+        assert pipe is not None
+        pipe.write(text.encode() + b"\n")
 
     async def until(self, so: Callable[[], Any]) -> Any:
         """Wait until something holds; returns it."""
@@ -112,8 +130,13 @@ def site(commands: Any, tmp_path: Path) -> Callable[..., Any]:
         body["heater"] = {**commands.RIG["heater"], **(heater or {}), "options": options}
         rig = load_model(Rig, yaml.safe_dump(body), "rig")
         log = tmp_path / "world.log"
-        async with running_daemon(rig, "rig", speed, log) as daemon:
-            yield Site(daemon, log, commands.RECIPE, tmp_path)
+        clock = ExperimentClock(speed)
+        served, simulators = await start_simulators(rig, clock, log)
+        try:
+            async with guarded_daemon(served, "rig", clock, EventBus(), simulators) as daemon:
+                yield Site(daemon, simulators, log, commands.RECIPE, tmp_path)
+        finally:
+            await simulators.stop()
 
     return start
 
@@ -131,7 +154,7 @@ REFERENCE = [
 async def test_runaway(site: Any, reaction: Any) -> None:
     async with site() as here:
         await here.heat_to(200.0)
-        here.daemon.switch_fault("heater:runaway")
+        here.switch_fault("heater:runaway")
         reaction.begins()
         trip = await here.said("rate")
         await here.heater_safe()
@@ -158,7 +181,7 @@ async def test_over_temperature(site: Any, reaction: Any) -> None:
         here.begin(steps, limits={"temperature": "210 degC"})
         await here.hotter_than(190.0)
         # What the step of 175 K entitles a controller to has to wear off first.
-        here.daemon.switch_fault("heater:runaway")
+        here.switch_fault("heater:runaway")
         reaction.begins()
         trip = await here.said("over-temperature")
         await here.heater_safe()
@@ -179,7 +202,7 @@ async def test_over_temperature(site: Any, reaction: Any) -> None:
 async def test_stuck(site: Any, reaction: Any) -> None:
     async with site(speed=10.0) as here:
         await here.heat_to(100.0)
-        here.daemon.switch_fault("heater:stuck")
+        here.switch_fault("heater:stuck")
         await asyncio.sleep(0.2)
         reaction.begins()
         await here.daemon.devices.heater.set_temperature(300.0)
@@ -187,7 +210,7 @@ async def test_stuck(site: Any, reaction: Any) -> None:
         await here.heater_safe()
         reaction.ends()
         assert (trip["t_ns"] - trip["since_ns"]) * 1e-9 >= 10.0
-        here.daemon.switch_fault("heater:none")
+        here.switch_fault("heater:none")
         await here.said("progress", over=True)
         await here.until(lambda: here.daemon.machine.state is State.IDLE)
 
@@ -201,7 +224,7 @@ async def test_implausible(site: Any, reaction: Any) -> None:
         here.begin([{"heat": {"to": "200 degC", "hold": "1 h"}}])
         await here.hotter_than(190.0)
         await asyncio.sleep(1.5)
-        here.daemon.switch_fault("heater:implausible")
+        here.switch_fault("heater:implausible")
         reaction.begins()
         trip = await here.said("implausible")
         await here.heater_safe()
@@ -218,7 +241,7 @@ async def test_implausible(site: Any, reaction: Any) -> None:
 async def test_sensor_off(site: Any, reaction: Any) -> None:
     async with site(rate=WARN, progress=WARN) as here:
         await here.heat_to(200.0)
-        here.daemon.switch_fault("heater:sensor-off")
+        here.switch_fault("heater:sensor-off")
         reaction.begins()
         trip = await here.said("implausible")
         await here.heater_safe()
@@ -234,7 +257,7 @@ async def test_sensor_off(site: Any, reaction: Any) -> None:
 async def test_frozen_readings(site: Any, reaction: Any) -> None:
     async with site(speed=5.0) as here:
         await here.heat_to(200.0)
-        here.daemon.switch_fault("heater:freeze")
+        here.switch_fault("heater:freeze")
         reaction.begins()
         trip = await here.said("stale")
         await here.heater_safe()
@@ -245,15 +268,15 @@ async def test_frozen_readings(site: Any, reaction: Any) -> None:
         await here.until(lambda: machine.state is State.PANICKED)
         with pytest.raises(Busy, match="panicked: a person must look"):
             here.begin(REFERENCE)
-        here.daemon.switch_fault("heater:none")
+        here.switch_fault("heater:none")
         await here.said("stale", over=True)
-        steps = await here.daemon.clear()
+        steps = await here.daemon.safing.clear()
         assert [step.action for step in steps if step.confirmed][:2] == [
             "beam blanked", "heater at its safe level",
         ]  # fmt: skip
         assert machine.state is State.IDLE
         with pytest.raises(Busy, match="nothing to clear"):
-            await here.daemon.clear()
+            await here.daemon.safing.clear()
 
 
 @pytest.mark.fault(
@@ -264,13 +287,13 @@ async def test_silent_heater(site: Any, reaction: Any) -> None:
     async with site(speed=5.0, heater={"options": {"stale_s": 600.0}}) as here:
         here.begin([{"heat": {"to": "200 degC", "hold": "1 h"}}])
         await here.hotter_than(190.0)
-        here.daemon.switch_fault("heater:silent")
+        here.switch_fault("heater:silent")
         reaction.begins()
         trip = await here.said("stale")
         await here.heater_safe()
         reaction.ends()
         assert "no reading has come" in trip["message"]
-        here.daemon.switch_fault("heater:none")
+        here.switch_fault("heater:none")
         outcome = await here.daemon.wait()
         assert (outcome.status, type(outcome.error).__name__) == ("failed", "DeviceLost")
 
@@ -281,14 +304,14 @@ async def test_silent_heater(site: Any, reaction: Any) -> None:
 )  # fmt: skip
 async def test_column_that_comes_back(site: Any, reaction: Any) -> None:
     async with site() as here:
-        here.daemon.switch_fault("beam:unblank")
+        here.switch_fault("beam:unblank")
         await here.until(lambda: here.beam_on)
-        here.daemon.switch_fault("beam:error")
-        with pytest.raises(DeviceError, match="Look at beam and heater now"):
-            await here.daemon.safe()
+        here.switch_fault("beam:error")
+        with pytest.raises(DeviceError, match="Check beam and heater now"):
+            await here.daemon.safing.safe()
         assert here.daemon.machine.state is State.PANICKED
         assert here.beam_on
-        here.daemon.switch_fault("beam:none")
+        here.switch_fault("beam:none")
         reaction.begins()
         await here.until(lambda: not here.beam_on)
         reaction.ends()
@@ -297,7 +320,7 @@ async def test_column_that_comes_back(site: Any, reaction: Any) -> None:
             "beam blanked at last; a person must look all the same"
         ]
         assert here.daemon.machine.state is State.PANICKED
-        await here.daemon.clear()
+        await here.daemon.safing.clear()
         assert here.daemon.machine.state is State.IDLE
 
 
@@ -309,7 +332,7 @@ async def test_unblanked(site: Any, reaction: Any) -> None:
     async with site() as here:
         here.begin([{"heat": {"to": "200 degC", "hold": "1 h"}}])
         await here.hotter_than(190.0)
-        here.daemon.switch_fault("beam:unblank")
+        here.switch_fault("beam:unblank")
         reaction.begins()
         await here.until(lambda: not here.world("beam")[-1]["blanked"])
         await here.said("unblanked")
@@ -326,19 +349,19 @@ async def test_unblanked(site: Any, reaction: Any) -> None:
 async def test_moving_stage(site: Any, reaction: Any) -> None:
     async with site() as here:
         experiment = here.begin(REFERENCE)
-        await here.until(lambda: experiment.engine.frames_done > 2)
-        here.daemon.switch_fault("stage:drift")
+        await here.until(lambda: experiment.engine.progress.frames_done > 2)
+        here.switch_fault("stage:drift")
         reaction.begins()
         trip = await here.said("moving")
         await here.until(lambda: here.daemon.machine.state is State.PAUSED)
         reaction.ends()
         assert "of reference_001" in trip["message"]
         assert trip["action"] == "pause"
-        here.daemon.switch_fault("stage:none")
+        here.switch_fault("stage:none")
         # A person has looked.
-        done = experiment.engine.frames_done
+        done = experiment.engine.progress.frames_done
         here.daemon.resume()
-        await here.until(lambda: experiment.engine.frames_done > done)
+        await here.until(lambda: experiment.engine.progress.frames_done > done)
         await here.said("moving", over=True)
 
 
@@ -349,8 +372,8 @@ async def test_moving_stage(site: Any, reaction: Any) -> None:
 async def test_closed_valves(site: Any, reaction: Any) -> None:
     async with site() as here:
         experiment = here.begin(REFERENCE)
-        await here.until(lambda: experiment.engine.frames_done > 2)
-        here.daemon.switch_fault("beam:valves")
+        await here.until(lambda: experiment.engine.progress.frames_done > 2)
+        here.switch_fault("beam:valves")
         reaction.begins()
         await here.said("vacuum")
         await here.until(lambda: here.daemon.machine.state is State.PAUSED)
@@ -363,13 +386,13 @@ async def test_closed_valves(site: Any, reaction: Any) -> None:
 )  # fmt: skip
 async def test_vacuum(site: Any, reaction: Any) -> None:
     async with site() as here:
-        here.daemon.switch_fault("beam:vacuum")
+        here.switch_fault("beam:vacuum")
         reaction.begins()
         await here.said("vacuum")
         with pytest.raises(Busy, match="supervisor: vacuum: the microscope's vacuum"):
             here.begin(REFERENCE)
         reaction.ends()
-        here.daemon.switch_fault("beam:none")
+        here.switch_fault("beam:none")
         await here.said("vacuum", over=True)
         here.begin(REFERENCE)
 
@@ -381,14 +404,14 @@ async def test_vacuum(site: Any, reaction: Any) -> None:
 async def test_hung_beam(site: Any, reaction: Any) -> None:
     async with site() as here:
         await here.heat_to(200.0)
-        here.daemon.switch_fault("beam:hang")
+        here.switch_fault("beam:hang")
         await asyncio.sleep(0.2)
         reaction.begins()
-        safing = asyncio.create_task(here.daemon.safe())
+        safing = asyncio.create_task(here.daemon.safing.safe())
         await here.heater_safe()
         reaction.ends()
         assert not safing.done()
-        here.daemon.switch_fault("beam:none")
+        here.switch_fault("beam:none")
         steps = await safing
         assert [step.action for step in steps] == [
             "beam blanked", "heater at its safe level", "stage stopped", "detector stopped",

@@ -21,6 +21,7 @@ from pyrotome.daemon.cli.app import app
 from pyrotome.daemon.resume import run_journal as journal_module
 from pyrotome.daemon.schedule.plan import make_plan
 from pyrotome.daemon.service.startup import running_daemon
+from pyrotome.daemon.streaming.telemetry_hub import PublishedEvent
 from pyrotome.protocols.config.recipe import load_recipe
 from pyrotome.protocols.config.rig import load_rig
 from pyrotome.protocols.core.errors import BadInput
@@ -235,19 +236,19 @@ async def test_what_the_disk_refuses_is_waited_for_at_standby(
                 await asyncio.sleep(0.01)
 
     async with running_daemon(rig, rig_text) as daemon:
-        daemon.on_event = lambda header: events.append(str(header["message"]))
-        experiment = daemon.start(make_plan(recipe, rig), recipe_text, file)
+        daemon.bus.subscribe(PublishedEvent, lambda event: events.append(event.header["message"]))
+        progress = daemon.start(make_plan(recipe, rig), recipe_text, file).engine.progress
         await until(lambda: "reference_001: 12 frames" in events)
         full = True
         await until(lambda: any("journal cannot be written: No space" in e for e in events))
-        done = experiment.engine.frames_done
+        done = progress.frames_done
         assert done < 12
         await asyncio.sleep(1.2)
-        assert experiment.engine.frames_done <= done + 6, "what was exposed comes in, no more"
-        done = experiment.engine.frames_done
+        assert progress.frames_done <= done + 6, "what was exposed comes in, no more"
+        done = progress.frames_done
         full = False
         await until(lambda: any("journal can be written again" in e for e in events))
-        assert experiment.engine.frames_done == done
+        assert progress.frames_done == done
         assert (await daemon.wait()).status == "complete"
     assert cli.inspect("run.nxs")["frames"] == 12
 

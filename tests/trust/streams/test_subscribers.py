@@ -22,6 +22,7 @@ import zmq.asyncio
 from pyrotome.daemon.access import connections
 from pyrotome.daemon.streaming import publisher
 from pyrotome.daemon.streaming.last_values import KEPT_BYTES, KEPT_PAYLOAD_BYTES, LastValues
+from pyrotome.daemon.streaming.message_stamper import MessageStamper
 from pyrotome.daemon.streaming.publisher import HELD_BYTES, MOST_SUBSCRIPTIONS, Publisher
 from pyrotome.protocols.core.clock import ExperimentClock
 from pyrotome.protocols.messages.stream import Message, parse
@@ -34,9 +35,13 @@ class Monitor:
 
     def __init__(self) -> None:
         self.context = zmq.asyncio.Context()
-        self.publisher = Publisher(self.context, "tcp://127.0.0.1:*", ExperimentClock())
+        self.publisher = Publisher(self.context, "tcp://127.0.0.1:*")
+        self.stamper = MessageStamper(ExperimentClock())
         self.task = asyncio.create_task(self.publisher.look_after())
         self._subscribers: list[zmq.asyncio.Socket] = []
+
+    def publish(self, *what: Any) -> None:
+        self.publisher.send(self.stamper.stamp(*what))
 
     def subscriber(self, *topics: str, kind: int = zmq.SUB) -> zmq.asyncio.Socket:
         socket = self.context.socket(kind)
@@ -82,16 +87,16 @@ async def silent(socket: zmq.asyncio.Socket, for_s: float = 0.3) -> None:
 
 
 async def test_who_comes_late_gets_the_last_of_each_topic_once(monitor: Monitor) -> None:
-    monitor.publisher.run = "r"
+    monitor.stamper.run = "r"
     for value in range(3):
-        monitor.publisher.publish("telemetry/heater", "telemetry", {"values": {"x": value}})
-    monitor.publisher.publish("state", "state", {"state": "running"})
+        monitor.publish("telemetry/heater", "telemetry", {"values": {"x": value}})
+    monitor.publish("state", "state", {"state": "running"})
     picture = np.arange(64, dtype=np.uint8).reshape(8, 8)
     body = {"shape": [8, 8], "dtype": "uint8"}
-    monitor.publisher.publish("preview/d", "preview", body, (picture,))
+    monitor.publish("preview/d", "preview", body, (picture,))
     volume = np.zeros((64, 64, 64), np.float32)
     body = {"shape": [64, 64, 64], "dtype": "float32"}
-    monitor.publisher.publish("result/volume", "result", body, (volume,))
+    monitor.publish("result/volume", "result", body, (volume,))
     late = monitor.subscriber("last/")
     found = {message.topic: message for message in await take(late, 4)}
     assert set(found) == {
@@ -117,7 +122,7 @@ async def test_who_comes_late_gets_the_last_of_each_topic_once(monitor: Monitor)
 
 async def test_a_prefix_brings_its_topics_alone(monitor: Monitor) -> None:
     for topic in ("telemetry/heater", "telemetry/stage", "state"):
-        monitor.publisher.publish(topic, "telemetry", {})
+        monitor.publish(topic, "telemetry", {})
     late = monitor.subscriber("last/telemetry/")
     topics = sorted(message.topic for message in await take(late, 2))
     assert topics == ["last/telemetry/heater", "last/telemetry/stage"]
@@ -195,7 +200,7 @@ async def process(monitor: Monitor) -> AsyncIterator[Any]:
     running = await asyncio.to_thread(subprocess.Popen, command, stdout=subprocess.PIPE, text=True)
     try:
         await until(lambda: len(monitor.publisher.connections) > before)
-        monitor.publisher.publish("hello", "event", {})
+        monitor.publish("hello", "event", {})
         assert running.stdout is not None
         await asyncio.to_thread(running.stdout.readline)
         yield running
@@ -223,8 +228,8 @@ async def test_a_stalled_subscriber_costs_bounded_memory_and_is_cut(
         for number in range(20):
             body = {"shape": [256, 256, 256], "dtype": "float32"}
             pixels = (volume + number,)
-            monitor.publisher.publish("result/volume", "result", body, pixels)
-            monitor.publisher.publish("telemetry/heater", "telemetry", {"values": {}})
+            monitor.publish("result/volume", "result", body, pixels)
+            monitor.publish("telemetry/heater", "telemetry", {"values": {}})
             del pixels
             await asyncio.sleep(0.02)
             most = max(most, me.memory_info().rss - before)
@@ -245,7 +250,7 @@ async def test_a_stalled_subscriber_costs_bounded_memory_and_is_cut(
         seen: list[int] = []
         while not seen or seen[-1] < 20:
             small = {"shape": [1], "dtype": "uint8"}
-            monitor.publisher.publish("result/volume", "result", small, (b"\x00",))
+            monitor.publish("result/volume", "result", small, (b"\x00",))
             line = (await asyncio.to_thread(stalled.stdout.readline)).split()
             if line[0] == "result/volume":
                 seen.append(int(line[1]))
@@ -269,7 +274,7 @@ async def test_who_is_too_slow_for_large_messages_gives_way(
         while monitor.publisher.losses()["cut"] == 0 or received < 10:
             assert time.monotonic() < end
             body = {"shape": [1024, 1024], "dtype": "uint16"}
-            monitor.publisher.publish("frame/d", "frame", body, (frame.copy(),))
+            monitor.publish("frame/d", "frame", body, (frame.copy(),))
             await asyncio.sleep(0.05)
             while await reader.poll(0):
                 await reader.recv_multipart()
@@ -284,7 +289,7 @@ async def test_a_subscriber_that_dies_is_forgotten(monitor: Monitor) -> None:
         dead.kill()
         await until(lambda: len(monitor.publisher.connections) == 0)
         assert not monitor.publisher.watched("state")
-        monitor.publisher.publish("result/volume", "result", {}, (bytes(VOLUME),))
+        monitor.publish("result/volume", "result", {}, (bytes(VOLUME),))
         await until(lambda: monitor.publisher.held_bytes() == 0)
 
 

@@ -1,0 +1,35 @@
+"""What the engine needs of the streams of a run."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from ...drivers.base import FrameData
+from ..schedule.hold_timing import HoldTiming
+
+
+class Outgoing(Protocol):
+    """Takes what the engine makes; `RunStreams` in the program."""
+
+    @property
+    def most_at_a_time(self) -> int:
+        """Number of frames for which credit can be had at once."""
+        ...
+
+    async def credit(self, frames: int = 1) -> None:
+        """Wait until the recorder can take so many frames."""
+
+    async def keep(self) -> None:
+        """Wait until every frame sent so far is on the disk."""
+
+    def frame(self, header: dict[str, Any], data: FrameData | None, t_ns: int) -> None:
+        """Send a frame, or the notice of a lost one (no data)."""
+
+    def telemetry(self, device: str, values: dict[str, float], t_ns: int) -> None:
+        """Send readings of a device."""
+
+    def hold(self, index: int, timing: HoldTiming) -> None:
+        """Send the four moments of a hold."""
+
+    def event(self, level: str, source: str, message: str, **details: Any) -> None:
+        """Make an event."""

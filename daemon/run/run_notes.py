@@ -1,0 +1,58 @@
+"""The journal of a run from the engine's side: entries before it is open go nowhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from ...protocols.core.clock import ExperimentClock
+from ...protocols.messages.journal import Entry
+from ..resume.run_journal import RunJournal
+
+
+class RunNotes:
+    """Takes the entries of a run from its preparation to its end; see `RunJournal`.
+
+    The journal file is opened when the run file is there, and closed when that is closed; an entry
+    before or after is dropped, because there is no run whose journal it could belong to.
+
+    Parameters
+    ----------
+    run_file : Path
+        The run file; the journal is beside it.
+    clock : ExperimentClock
+        Time of the entries.
+    notify : callable
+        Called with level and text when the journal cannot be written, and when it can again.
+    """
+
+    def __init__(
+        self, run_file: Path, clock: ExperimentClock, notify: Callable[[str, str], None]
+    ) -> None:
+        self._run_file, self._clock, self._notify = run_file, clock, notify
+        self._journal: RunJournal | None = None
+
+    def open(self, resumed: bool) -> None:
+        """Create the journal, or append to that of a resumed run; raises OSError."""
+        self._journal = RunJournal(self._run_file, self._clock, self._notify, resumed)
+
+    def note(self, entry: Entry) -> None:
+        """Write an entry."""
+        if self._journal is not None:
+            self._journal.note(entry)
+
+    async def caught_up(self) -> None:
+        """Wait until every entry is written; returns at once unless the disk refuses."""
+        if self._journal is not None:
+            await self._journal.caught_up()
+
+    def save(self) -> None:
+        """Bring what is written to the disk, without waiting for it."""
+        if self._journal is not None:
+            self._journal.save()
+
+    async def close(self, remove: bool) -> None:
+        """Close the journal, and remove it if the run is complete; harmless when called again."""
+        journal, self._journal = self._journal, None
+        if journal is not None:
+            await journal.close(remove)
