@@ -346,8 +346,8 @@ def test_an_analysis_that_hangs_is_waited_for_only_so_long(cli: Any) -> None:
     running = cli.start("run", cli.short_recipe(), "--rig", cli.rig(), "-o", "run.nxs")
     running.wait_for("reference_001")
     running.children()["pyrotome.analysis.online.worker"].suspend()
-    text = running.wait_for("has not been heard for")
-    assert "given up 5" in running.wait_for("given up 5")
+    text = running.wait_for("no message from the analysis for")
+    assert "stopped with 5" in running.wait_for("stopped with 5")
     assert "all taken" in text
     assert running.wait() == 0, running.text()
     found = cli.inspect("run.nxs")
