@@ -11,7 +11,7 @@ ORDER ?= fixed
 _ORDER = $(if $(filter fixed,$(ORDER)),-p no:randomly,$(if $(filter random,$(ORDER)),,--randomly-seed=$(ORDER)))
 PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(_ORDER)
 
-.PHONY: demo test trust faults chaos fuzz lint house interop bench clean
+.PHONY: demo test trust chaos fuzz lint house interop bench clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "pyrotome needs Python 3.11 or newer")'
@@ -30,9 +30,6 @@ test: $(VENV)/.installed  ## run the tests
 
 trust: $(VENV)/.installed  ## run the tests that break things on purpose: kills, faults, storms, full disks
 	$(PYTEST) -m trust
-
-faults: $(VENV)/.installed  ## of these, the fault catalogue and a short fuzz campaign
-	$(PYTEST) -m trust tests/trust/faults tests/trust/fuzz
 
 chaos: $(VENV)/.installed  ## kill the processes of running experiments at random moments
 	PYTHONPATH=tests/support $(BIN)/python tests/trust/chaos/chaos.py --kills $(KILLS)

@@ -92,7 +92,7 @@ class Running:
         """Everything on standard error so far."""
         return Path(self._errors.name).read_text()
 
-    def wait_for(self, text: str, timeout_s: float = 60.0) -> str:
+    def wait_for(self, text: str, timeout_s: float = 120.0) -> str:
         """Wait until a text has been written; returns everything written."""
         end = time.monotonic() + timeout_s
         while text not in self.text():
@@ -131,7 +131,7 @@ class Running:
         """Ctrl-C."""
         self.process.send_signal(signal.SIGINT)
 
-    def wait(self, timeout_s: float = 90.0) -> int:
+    def wait(self, timeout_s: float = 180.0) -> int:
         """Exit code."""
         return self.process.wait(timeout_s)
 
@@ -171,7 +171,7 @@ class Cli:
         path.write_text(yaml.safe_dump({**RIG, **changes}))
         return str(path)
 
-    def __call__(self, *arguments: str, timeout_s: float = 120.0) -> Any:
+    def __call__(self, *arguments: str, timeout_s: float = 180.0) -> Any:
         """Run a command to its end."""
         return subprocess.run(
             [sys.executable, "-m", "pyrotome.daemon", *arguments],

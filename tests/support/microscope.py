@@ -188,7 +188,7 @@ class Microscope:
         before = len(self._told.read_text())
         self._process.stdin.write(text + "\n")
         self._process.stdin.flush()
-        end = time.monotonic() + 20
+        end = time.monotonic() + 60
         while text not in (answer := self._told.read_text()[before:]):
             assert time.monotonic() < end, f"{text}: {answer}"
             time.sleep(0.002)

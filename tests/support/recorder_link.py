@@ -118,7 +118,7 @@ class Daemon:
             kind, body, _ = link.parse_upstream(parts)
             self.received.append((kind, body))
 
-    def wait_until(self, there: Callable[[], bool], timeout_s: float = 20.0) -> None:
+    def wait_until(self, there: Callable[[], bool], timeout_s: float = 60.0) -> None:
         deadline = time.monotonic() + timeout_s
         while not there():
             assert time.monotonic() < deadline, f"not in time; received {self.received}"

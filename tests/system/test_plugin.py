@@ -144,7 +144,7 @@ async def test_it_heats(plugin, controller):
     device = heater(plugin, endpoint, every_s=0.02)
     assert str(await device.connect()) == "Lake Shore MODEL336 LSA1234 2.9"
     await device.set_temperature(80.0)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         async for sample in device.samples():
             if sample.temperature_c > 79:
                 break

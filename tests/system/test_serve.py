@@ -19,7 +19,7 @@ def served(cli: Any) -> Iterator[Any]:
     running.wait_for("serving")
     yield running
     running.interrupt()
-    assert running.wait(30) == 0, running.text()
+    assert running.wait() == 0, running.text()
     assert "Traceback" not in running.text()
 
 
@@ -29,7 +29,7 @@ def status(cli: Any, served: Any) -> dict[str, Any]:
     return json.loads(done.stdout)
 
 
-def wait_for_state(cli: Any, served: Any, state: str, timeout_s: float = 60) -> dict[str, Any]:
+def wait_for_state(cli: Any, served: Any, state: str, timeout_s: float = 120) -> dict[str, Any]:
     end = time.monotonic() + timeout_s
     while (now := status(cli, served))["state"] != state:
         assert time.monotonic() < end, now
@@ -42,29 +42,29 @@ def ask_raw(endpoint: str, raw: bytes) -> dict[str, Any]:
         socket.set(zmq.LINGER, 0)
         socket.connect(endpoint)
         socket.send(raw)
-        assert socket.poll(10_000)
+        assert socket.poll(60_000)
         return json.loads(socket.recv())
 
 
 def test_recipes_are_submitted_one_at_a_time_and_each_gets_its_file(cli: Any, served: Any) -> None:
     assert status(cli, served)["state"] == "idle"
     assert abs(status(cli, served)["temperature_c"] - 25) < 2
-    recipe = cli.recipe()
-    for number in (1, 2):
-        name = str(cli.folder / f"run{number}.nxs")
-        done = cli("submit", recipe, "-o", name, "--endpoint", served.control)
-        assert done.returncode == 0, done.stderr
-        assert "12 frames" in done.stdout
-        again = cli("submit", recipe, "--endpoint", served.control)
-        assert again.returncode == 2
-        assert "under way" in again.stderr
-        if number == 1:
-            wait_for_state(cli, served, "idle")
-            assert cli.inspect(name)["status"] == "complete"
-        else:
-            wait_for_state(cli, served, "running")
-            assert cli("abort", "--endpoint", served.control).returncode == 0
-            assert cli.inspect(name)["status"] == "aborted"
+    short, first = cli.recipe(), str(cli.folder / "first.nxs")
+    done = cli("submit", short, "-o", first, "--endpoint", served.control)
+    assert done.returncode == 0, done.stderr
+    assert "12 frames" in done.stdout
+    wait_for_state(cli, served, "idle")
+    assert cli.inspect(first)["status"] == "complete"
+    assert status(cli, served)["last_run"] == "complete"
+    cycle = {"standby": "60 degC", "processing": "100 degC", "holds": ["600 s"]}
+    long, second = cli.recipe(steps=[{"cycle": cycle}]), str(cli.folder / "second.nxs")
+    assert cli("submit", long, "-o", second, "--endpoint", served.control).returncode == 0
+    refused = cli("submit", short, "--endpoint", served.control)
+    assert refused.returncode == 2
+    assert "under way" in refused.stderr
+    wait_for_state(cli, served, "running")
+    assert cli("abort", "--endpoint", served.control).returncode == 0
+    assert cli.inspect(second)["status"] == "aborted"
     assert status(cli, served)["last_run"] == "aborted"
 
 
@@ -72,12 +72,12 @@ def test_safe_ends_a_hold_at_once_and_works_when_idle(cli: Any, served: Any) -> 
     assert cli("safe", "--endpoint", served.control).returncode == 0
     steps = [
         {"heat": {"to": "200 degC", "rate": "100 degC/s"}},
-        {"cycle": {"standby": "200 degC", "processing": "350 degC", "holds": ["60 s"]}},
+        {"cycle": {"standby": "200 degC", "processing": "350 degC", "holds": ["600 s"]}},
     ]
     name = str(cli.folder / "run.nxs")
     done = cli("submit", cli.recipe(steps=steps), "-o", name, "--endpoint", served.control)
     assert done.returncode == 0, done.stderr
-    end = time.monotonic() + 30
+    end = time.monotonic() + 120
     while (status(cli, served)["temperature_c"] or 0) < 330:
         assert time.monotonic() < end
         time.sleep(0.1)
@@ -124,14 +124,14 @@ def test_drivers_lists_what_is_installed(cli: Any) -> None:
 
 def test_simulate_prints_every_endpoint(cli: Any) -> None:
     running = cli.start("simulate", "--rig", cli.rig())
-    end = time.monotonic() + 30
+    end = time.monotonic() + 120
     text = ""
     while "detector" not in text:
         assert time.monotonic() < end
         text = "".join(p.read_text() for p in cli.folder.glob("stdout-*"))
         time.sleep(0.05)
     running.interrupt()
-    assert running.wait(20) == 0, running.text()
+    assert running.wait() == 0, running.text()
     for role in ("heater", "stage", "beam", "detector"):
         assert role in text
     assert ":0\n" not in text
@@ -155,4 +155,4 @@ def test_a_panic_is_a_persons_to_clear(cli: Any) -> None:
     assert "panicked" in cli("submit", cli.short_recipe(), "--endpoint", served.control).stderr
     assert status(cli, served)["state"] == "panicked"
     served.interrupt()
-    assert served.wait(60) == 0, served.text()
+    assert served.wait() == 0, served.text()

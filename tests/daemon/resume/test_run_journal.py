@@ -7,7 +7,6 @@ import errno
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -187,7 +186,7 @@ async def test_a_disk_that_refuses_is_waited_for_and_nothing_is_lost(
     await asyncio.sleep(0.1)
     assert not waiting.done()
     room = 10_000
-    await asyncio.wait_for(waiting, 10)
+    await asyncio.wait_for(waiting, 60)
     assert told.read() == [Begun(index=k) for k in range(3)]
     assert told.events == ["error", "warning"]
     await told.journal.close(remove=False)
@@ -225,15 +224,12 @@ def test_every_line_that_was_noted_survives_a_kill(tmp_path: Path) -> None:
     assert len(found) > last
 
 
-async def test_a_line_costs_less_than_an_exposure_would_notice(tmp_path: Path) -> None:
+async def test_a_line_is_in_the_file_as_soon_as_it_is_noted(tmp_path: Path) -> None:
     told = Told(tmp_path)
-    best_s = float("inf")
-    for index in range(2000):
-        started = time.perf_counter()
+    for index in range(20):
         told.journal.note(Trigger(stack="series_001", first=index, count=1, dose_e_per_nm2=0.5))
-        best_s = min(best_s, time.perf_counter() - started)
+        assert told.journal.path.read_bytes().count(b"\n") == index + 1
     await told.journal.close(remove=False)
-    assert best_s < 50e-6
 
 
 def test_unreadable_ratios_are_read_as_unknown() -> None:

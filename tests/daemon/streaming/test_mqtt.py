@@ -33,7 +33,7 @@ def broker(tmp_path: Path) -> Iterator[int]:
     config.write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\npersistence false\n")
     process = subprocess.Popen([MOSQUITTO, "-c", str(config)], stderr=subprocess.DEVNULL)
     try:
-        end = time.monotonic() + 10
+        end = time.monotonic() + 60
         while True:
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", port)) == 0:
@@ -43,7 +43,7 @@ def broker(tmp_path: Path) -> Iterator[int]:
         yield port
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(60)
 
 
 class Guarded:
@@ -78,7 +78,7 @@ class Guarded:
         self.process = subprocess.Popen(
             [str(MOSQUITTO), "-c", str(folder / "guarded.conf")], stderr=subprocess.DEVNULL
         )
-        end = time.monotonic() + 10
+        end = time.monotonic() + 60
         while True:
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", self.port)) == 0:
@@ -114,7 +114,7 @@ class Guarded:
         """What the broker keeps for whoever comes next."""
         done = subprocess.run(
             self.listen("--retained-only", "-W", "2"),
-            capture_output=True, text=True, check=False, timeout=30,
+            capture_output=True, text=True, check=False, timeout=60,
         )  # fmt: skip
         return dict(line.split(" ", 1) for line in done.stdout.splitlines())
 
@@ -130,7 +130,7 @@ def guarded(tmp_path: Path) -> Iterator[Guarded]:
         yield broker
     finally:
         broker.process.terminate()
-        broker.process.wait(10)
+        broker.process.wait(60)
 
 
 def test_tls_password_last_will_and_nothing_retained_but_the_status(
@@ -147,7 +147,7 @@ def test_tls_password_last_will_and_nothing_retained_but_the_status(
     for topic in ("lab/pyrotome/heater/setpoint_c", "lab/pyrotome/safe", "lab/pyrotome/status/set"):
         publish = ["mosquitto_pub", *guarded.listen("-m", '{"v": 900}', "-r", topic=topic)[1:]]
         publish.remove("-v")
-        subprocess.run(publish, check=True, timeout=30)
+        subprocess.run(publish, check=True, timeout=60)
     status = json.loads(cli("status", "--json", "--endpoint", running.control).stdout)
     assert abs(status["temperature_c"] - 25) < 2
     # It dies without a word: the broker says so for it.
@@ -255,7 +255,7 @@ def test_mosquitto_sub_sees_the_telemetry_and_the_end(cli: Any, broker: int) -> 
             time.sleep(0.5)
         finally:
             listener.terminate()
-            listener.wait(10)
+            listener.wait(60)
     lines = [line.split(" ", 1) for line in seen.read_text().splitlines()]
     values: dict[str, list[str]] = {}
     for topic, payload in lines:

@@ -44,7 +44,7 @@ class Monitor:
         self.subscriber.connect(self.publisher.endpoint)
         for topic in topics:
             self.subscriber.subscribe(topic)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while not all(self.publisher.watched(topic) for topic in topics):
                 await asyncio.sleep(0.01)
 
@@ -61,7 +61,7 @@ class Monitor:
 
     async def received(self, count: int) -> list[Message]:
         found: list[Message] = []
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while len(found) < count:
                 found.append(parse(await self.subscriber.recv_multipart()))
         return found

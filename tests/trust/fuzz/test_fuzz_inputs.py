@@ -13,14 +13,12 @@ from pyrotome.protocols.core.units import parse_quantity
 )
 def test_what_people_write(name, count):
     found = fuzz(name, count)
-    print(found.line())
     assert found.findings == []
     assert found.inputs >= count
 
 
 def test_damaged_files():
     found = fuzz_files(120, 1)
-    print(found.line())
     assert found.findings == []
     assert found.inputs == 120
     assert 0 < found.refused < 120
@@ -28,7 +26,6 @@ def test_damaged_files():
 
 def test_live_control():
     found = fuzz_live(300, 1)
-    print(found.line())
     assert found.findings == []
     assert found.refused > 100
 
