@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections import deque
 from typing import Any
 
 import zmq.asyncio
 
+from ...protocols.core.clock import ExperimentClock
 from ...protocols.wires import impulse
 from ...protocols.wires.impulse import BadMessage, Reply, Request, UnitConversion
 from ..base import GRACE_S, DeviceRefused
@@ -17,6 +18,7 @@ from ..links.tcp import left_s
 from ..links.zmq_request import RequestLink
 
 STATUS_POLL_S = 0.2  # wall seconds
+MAX_SHOWN = 5
 
 
 class ImpulseControl:
@@ -26,19 +28,25 @@ class ImpulseControl:
     ----------
     device, endpoint : str
         For messages, and where Impulse listens.
-    shown : callable
-        What its window shows, to be added to a refusal.
 
     Attributes
     ----------
     units : dict
         Property of a sample to the conversion from its advertised unit.
+    shown : deque of str
+        What Impulse has shown its operator in popups and notifications, the latest last.
     """
 
-    def __init__(self, device: str, endpoint: str, shown: Callable[[], str]) -> None:
-        self._device, self._endpoint, self._shown = device, endpoint, shown
+    def __init__(self, device: str, endpoint: str) -> None:
+        self._device, self._endpoint = device, endpoint
         self._link: RequestLink | None = None
         self.units: dict[str, UnitConversion] = {}
+        self.shown: deque[str] = deque(maxlen=MAX_SHOWN)
+
+    @property
+    def shown_text(self) -> str:
+        """What Impulse showed last, to be added to a cause; empty if it showed nothing."""
+        return f"; it shows '{self.shown[-1]}'" if self.shown else ""
 
     @property
     def is_open(self) -> bool:
@@ -51,6 +59,7 @@ class ImpulseControl:
 
     def close(self) -> None:
         """Close the socket; a command under way fails as lost."""
+        self.shown.clear()
         link, self._link = self._link, None
         if link is not None:
             link.close()
@@ -78,10 +87,27 @@ class ImpulseControl:
             raise DeviceRefused(
                 self._device,
                 request,
-                f"Impulse at {self._endpoint} answered {reply.describe()}{self._shown()}",
+                f"Impulse at {self._endpoint} answered {reply.describe()}{self.shown_text}",
                 "See the Impulse window",
             )
         return reply
+
+    async def command(self, command: Request, request: str, clock: ExperimentClock) -> int:
+        """Send a command that must be answered by ok; raises as :meth:`ask`.
+
+        Returns
+        -------
+        int
+            Moment at which it went out, on the clock.
+        """
+        sent_ns = clock.now_ns()
+
+        def went_out() -> None:
+            nonlocal sent_ns
+            sent_ns = clock.now_ns()
+
+        await self.ask(command, request, GRACE_S, went_out)
+        return sent_ns
 
     async def wait_for_control(self, deadline: float) -> None:
         """Wait until Impulse takes commands from here; DeviceRefused if it does not."""

@@ -84,6 +84,15 @@ async def open_tcp(device: str, request: str, address: tuple[str, int], timeout_
     return sock
 
 
+async def check_listens(
+    device: str, request: str, address: tuple[str, int], timeout_s: float
+) -> None:
+    """Raise DeviceLost at once where nothing listens; ZeroMQ would wait, silently."""
+    sock = await open_tcp(device, request, address, timeout_s)
+    end_tcp(sock)
+    sock.close()
+
+
 def end_tcp(sock: Any) -> None:
     """Wake whoever waits on a socket with an end of file; it is closed afterwards."""
     with contextlib.suppress(OSError):
