@@ -84,7 +84,7 @@ class HeatingModule:
         """Temperature in degC of a value in the module's unit; BadMessage if it is no number."""
         return secop.parse_number(value, "temperature") - self._zero
 
-    def take(self, name: str, reading: Reading) -> None:
+    def record(self, name: str, reading: Reading) -> None:
         """Remember a value."""
         self.values[name] = reading.value
 

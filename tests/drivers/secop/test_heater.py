@@ -9,8 +9,9 @@ from itertools import pairwise
 import pytest
 
 from pyrotome.drivers.base import DeviceLost, DeviceRefused, OutOfRange
-from pyrotome.drivers.secop.connection import SecopLink
+from pyrotome.drivers.secop.control import ModuleControl
 from pyrotome.drivers.secop.heater import SecopHeater
+from pyrotome.drivers.secop.link import SecopLink
 from pyrotome.protocols.config.faults import parse_fault
 from pyrotome.protocols.config.rig import HeaterRig, SimulatorRig
 from pyrotome.protocols.core.clock import ExperimentClock
@@ -31,9 +32,10 @@ def heater_of(endpoint, clock=None, limits=None, **options):
 def quick(monkeypatch):
     """Short deadlines."""
     monkeypatch.setattr("pyrotome.drivers.secop.heater.GRACE_S", 0.6)
-    monkeypatch.setattr("pyrotome.drivers.secop.heater.STALE_GRACE_S", 0.2)
+    monkeypatch.setattr("pyrotome.drivers.secop.data.GRACE_S", 0.6)
+    monkeypatch.setattr("pyrotome.drivers.common.sampled_heater.STALE_GRACE_S", 0.2)
     monkeypatch.setattr(SecopLink.request, "__defaults__", (0.6, None))
-    monkeypatch.setattr(SecopHeater._read, "__defaults__", (0.6,))
+    monkeypatch.setattr(ModuleControl.read_c, "__defaults__", (0.6,))
 
 
 async def first(heater, wanted, timeout_s=8.0):
@@ -86,7 +88,7 @@ async def test_goes_there_and_back(world, unit):
         hot = await first(heater, lambda s: s.temperature_c > 340)
         assert hot.setpoint_c == pytest.approx(350.0)
         assert hot.t_ns > sent_ns
-        truth_c = chip.temperature_at(hot.t_ns)
+        truth_c = chip.heater.temperature_c(hot.t_ns)
         assert hot.temperature_c == pytest.approx(truth_c, abs=10)
         await heater.make_safe()
         cold = await first(heater, lambda s: s.temperature_c < 60)
@@ -131,11 +133,15 @@ async def test_the_rigs_rate_is_kept(world):
 
 async def test_beyond_limits_sends_nothing(world):
     async with world(limits={"temperature": "600 degC"}) as (heater, _):
-        with pytest.raises(OutOfRange, match=r"rig's limits are .* to 600 degC; nothing was sent"):
+        with pytest.raises(
+            OutOfRange, match=r"limits of the rig are .* to 600 degC; nothing was sent"
+        ):
+            OutOfRange, match=r"limits of the rig are .* to 600 degC; nothing was sent"
+        ):
             await heater.set_temperature(601.0)
         with pytest.raises(OutOfRange):
             await heater.set_temperature(float("nan"))
-        with pytest.raises(OutOfRange, match="module's limits are -25"):
+        with pytest.raises(OutOfRange, match="limits of the module are -25"):
             await heater.set_temperature(-30.0)
         with pytest.raises(OutOfRange, match=r"module ramps at 0 to 60000 K/min"):
             await heater.start_ramp(500.0, 0.1)
@@ -189,7 +195,7 @@ async def test_made_safe_without_having_been_connected(world):
         other = heater_of(heater.rig.endpoint, heater.clock)
         await other.make_safe()
         await other.clock.sleep(1.0)
-        assert chip.temperature_at(other.clock.now_ns()) < 60
+        assert chip.heater.temperature_c(other.clock.now_ns()) < 60
         await other.disconnect()
 
 
@@ -505,9 +511,9 @@ async def test_a_question_whose_answer_is_lost_can_be_asked_again(odd):
     await heater.connect()
     node.answers["read"] = lambda *_: None
     with pytest.raises(DeviceLost):
-        await heater._read("value", "for it", 0.2)
+        await heater.control.read_c("value", "read it", 0.2)
     del node.answers["read"]
-    assert await heater._read("value", "for it", 0.5) == pytest.approx(25.0)
+    assert await heater.control.read_c("value", "read it", 0.5) == pytest.approx(25.0)
 
 
 async def test_readings_that_cease_say_why(odd):
@@ -520,7 +526,7 @@ async def test_readings_that_cease_say_why(odd):
     with pytest.raises(DeviceLost, match="no sample came from"):
         await samples_for(heater, 1e6)
     async with asyncio.timeout(3):
-        while "answers pings" not in heater._trouble:
+        while "answers pings" not in heater.readings.trouble:
             await asyncio.sleep(0.05)
 
 

@@ -32,14 +32,14 @@ class SecopLink:
         For messages.
     address : tuple of str and int
         Host and port.
-    told : callable
+    on_message : callable
         Called with every update and every answer as it arrives.
     """
 
     def __init__(
-        self, device: str, address: tuple[str, int], told: Callable[[Message], None]
+        self, device: str, address: tuple[str, int], on_message: Callable[[Message], None]
     ) -> None:
-        self._device, self._address, self._told = device, address, told
+        self._device, self._address, self._on_message = device, address, on_message
         self.endpoint = f"tcp://{address[0]}:{address[1]}"
         self._socket: Any = None
         self._reader: asyncio.Task[None] | None = None
@@ -207,14 +207,14 @@ class SecopLink:
         return not_connected(self._device, request)
 
     async def _read_all(self, decoder: secop.LineDecoder, lines: list[bytes]) -> None:
-        """Give each answer to who waits for it, and each message to who is told."""
+        """Give each answer to its request, and each message to `on_message`."""
         loop = asyncio.get_running_loop()
         try:
             while True:
                 for line in lines:
                     # Noise answers nothing; a request without an answer fails by its deadline.
                     with contextlib.suppress(BadMessage):
-                        self._take(secop.parse_message(line))
+                        self._dispatch(secop.parse_message(line))
                 received = await loop.sock_recv(self._socket, _RECEIVE_BYTES)
                 if not received:
                     raise ConnectionResetError("the server closed it")
@@ -228,9 +228,9 @@ class SecopLink:
             for waiting in self._due.values():
                 for answered in waiting:
                     answered.cancel()
-            self._told(Message(""))
+            self._on_message(Message(""))
 
-    def _take(self, message: Message) -> None:
+    def _dispatch(self, message: Message) -> None:
         action = message.action.removeprefix(secop.ERROR_PREFIX)
         request = _REQUESTS.get(message.action, action)
         waiting = self._due.get((request, message.specifier))
@@ -240,7 +240,7 @@ class SecopLink:
             answered = waiting.popleft()
             if not answered.done():
                 answered.set_result(message)
-        self._told(message)
+        self._on_message(message)
 
 
 _COMMANDS = frozenset({"change", "do"})
