@@ -136,8 +136,6 @@ async def test_beyond_limits_sends_nothing(world):
         with pytest.raises(
             OutOfRange, match=r"limits of the rig are .* to 600 degC; nothing was sent"
         ):
-            OutOfRange, match=r"limits of the rig are .* to 600 degC; nothing was sent"
-        ):
             await heater.set_temperature(601.0)
         with pytest.raises(OutOfRange):
             await heater.set_temperature(float("nan"))
