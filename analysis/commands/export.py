@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from ... import __version__
 from ...protocols.core.errors import BadInput
 from ...protocols.runfile import layout
-from ...protocols.runfile.reader import Floats, RunReader, Stack
+from ...protocols.runfile.reader import Floats, Run, Stack, open_run
 from ..io.safe_output import new_file
 from ..report.tables import NECKS, PLOTS, SHIFTS, TUNING, export_table
 from .interrupts import notify
@@ -71,29 +71,30 @@ def narrowed(values: NDArray[Any], low: float, high: float) -> np.dtype[Any]:
     return np.dtype(np.float32)
 
 
-def recorded_frames(run: RunReader, stack: Stack) -> Exported:
+def recorded_frames(run: Run, stack: Stack) -> Exported:
     """Frames of a series in the detector's values; frames that are missing are left out."""
-    there = np.flatnonzero(stack.there)
+    there = np.flatnonzero(stack.recorded)
     if not there.size:
         raise BadInput(f"{run.path}: {stack.name}", "holds no recorded frame")
     if stack.value_scale != 1:
-        data = np.stack([run.values(stack, int(index)) for index in there])
+        data = np.stack([stack.frame_values(int(index)) for index in there])
     else:
-        data = np.empty((there.size, *stack.shape), np.int32)
+        data = np.empty((there.size, *stack.frame_shape), np.int32)
         for place, index in enumerate(there):
-            data[place] = run.frame(stack, int(index)).astype(np.int32) - stack.value_offset
+            data[place] = stack.frames[int(index)]
     data = data.astype(narrowed(data, data.min(), data.max()))
-    tilts = np.where(np.isfinite(stack.tilt_deg), stack.tilt_deg, stack.nominal_tilt_deg)[there]
+    tilt_deg = stack.tilt_deg
+    tilts = np.where(np.isfinite(tilt_deg), tilt_deg, stack.nominal_tilt_deg)[there]
     lengths: list[tuple[str, Floats, str]] = [
         (axis, np.arange(size, dtype=np.float64) * stack.pixel_nm, "nm")
-        for axis, size in zip("yx", stack.shape, strict=True)
+        for axis, size in zip("yx", stack.frame_shape, strict=True)
     ]
     axes: tuple[tuple[str, Floats, str], ...] = (("angle", tilts, "degree"), *lengths)
     title = f"{run.text(f'{layout.ENTRY}/title')}: {stack.name}"
     return Exported(FRAMES, title, data, axes, stack.pixel_nm, tilts)
 
 
-def stored_result(run: RunReader, stack: Stack, name: str) -> Exported:
+def stored_result(run: Run, stack: Stack, name: str) -> Exported:
     """Newest result of one name; frames that the pipeline did not come to are left out.
 
     Raises
@@ -101,11 +102,11 @@ def stored_result(run: RunReader, stack: Stack, name: str) -> Exported:
     BadInput
         If there is no such result, or it is no image or volume.
     """
-    result = run.newest(stack, name)
+    result = stack.results.get(name)
     if result is None:
-        there = ", ".join(dict.fromkeys([FRAMES, *(r.name for r in run.results(stack)), HEATER]))
+        there = ", ".join(dict.fromkeys([FRAMES, *(r.name for r in stack.all_results()), HEATER]))
         raise BadInput("--what", f"{stack.name} of {run.path} holds no '{name}'; it has {there}")
-    data, axes = run.read(result.path), list(result.axes)
+    data, axes = result.data, list[tuple[str, Floats, str]](result.axes)
     pixels = [
         float(values[1] - values[0])
         for axis, values, _ in axes
@@ -209,12 +210,12 @@ WRITERS: dict[str, Writer] = {
 }
 
 
-def export_images(run: RunReader, target: Path, what: str, number: int | None) -> list[Path]:
+def export_images(run: Run, target: Path, what: str, number: int | None) -> list[Path]:
     """Write frames or a result of one series; angles go into a ``.rawtlt`` where needed.
 
     Parameters
     ----------
-    run : RunReader
+    run : Run
         The run file.
     target : Path
         Its ending says which kind of file; nothing may be there.
@@ -241,11 +242,11 @@ def export_images(run: RunReader, target: Path, what: str, number: int | None) -
             f"takes --what {HEATER}, {NECKS}, {SHIFTS} or {TUNING}; .png "
             f"{', '.join(PLOTS)} or {TUNING})",
         )
-    stack = run.series(number)
+    stack = run.one_series(number)
     exported = recorded_frames(run, stack) if what == FRAMES else stored_result(run, stack, what)
-    left_out = stack.frames - len(exported.data) if exported.tilt_deg is not None else 0
+    left_out = stack.frame_count - len(exported.data) if exported.tilt_deg is not None else 0
     if left_out:
-        notify(f"{left_out} of {stack.frames} frames of {stack.name} are missing and left out")
+        notify(f"{left_out} of {stack.frame_count} frames of {stack.name} are missing and left out")
     written = [target]
     with ExitStack() as files:
         partial = files.enter_context(new_file(target))
@@ -268,12 +269,12 @@ def column_title(channel: str, unit: str) -> str:
     return f"{words} ({shown})" if shown else words
 
 
-def export_heater(run: RunReader, target: Path) -> list[Path]:
+def export_heater(run: Run, target: Path) -> list[Path]:
     """Write the heater's log as DENSsolutions Impulse does: a CSV and a text beside it.
 
     Parameters
     ----------
-    run : RunReader
+    run : Run
         The run file.
     target : Path
         What the names begin with; an ending ``.csv`` is taken off.
@@ -283,7 +284,10 @@ def export_heater(run: RunReader, target: Path) -> list[Path]:
     list of Path
         ``X_Synchronized data.csv`` and ``X_Metadata.log``.
     """
-    time_s, channels, start_ns = run.heater_log()
+    heater = run.heater_channels()
+    channels = dict(heater)
+    first = next(iter(channels.values()))
+    time_s, start_ns = first.time_s, first.start_ns
     stem = target.name.removesuffix(CSV_ENDING).removesuffix(".csv")
     if not stem:
         raise BadInput("--to", f"{target}: name what the files' names should begin with")
@@ -294,12 +298,12 @@ def export_heater(run: RunReader, target: Path) -> list[Path]:
         table, notes = (files.enter_context(new_file(path)) for path in written)
         with table.open("w", encoding="utf-8", newline="") as file:
             rows = csv.writer(file, lineterminator="\n")
-            titles = [column_title(name, unit) for name, (_, unit) in channels.items()]
+            titles = [column_title(name, log.units) for name, log in channels.items()]
             rows.writerow(["Experiment time", "TimeStamp", *titles])
             for index in good:
                 stamp = datetime.fromtimestamp(start_ns / 1e9 + time_s[index], UTC)
                 # Never in exponents, and to the microsecond, as the log's readers expect.
-                values = (f"{values[index]:.6f}" for values, _ in channels.values())
+                values = (f"{log.values[index]:.6f}" for log in channels.values())
                 rows.writerow([f"{time_s[index]:.6f}", f"{stamp:%H:%M:%S.%f}", *values])
         with notes.open("w", encoding="utf-8", newline="") as file:
             rows = csv.writer(file, lineterminator="\n")
@@ -323,7 +327,7 @@ def export_command(file: Path, target: Path, series: int | None, what: str | Non
         Frames, a result, a table or a plot; None: by the ending of `target`.
     """
     what = what or (HEATER if target.suffix.lower() == ".csv" else FRAMES)
-    with RunReader(file) as run:
+    with open_run(file) as run:
         if what == HEATER:
             written: Sequence[Path] = export_heater(run, target)
         elif what in (NECKS, SHIFTS, TUNING, *PLOTS):

@@ -26,8 +26,7 @@ from ...protocols.core.documents import Strict, load_model, read_text
 from ...protocols.core.errors import BadInput
 from ...protocols.messages.control import EXIT_DONE, EXIT_FAILED
 from ...protocols.messages.manifest import StackPlan
-from ...protocols.runfile import layout
-from ...protocols.runfile.reader import RunReader, Stack
+from ...protocols.runfile.reader import Run, Stack, open_run
 from ..io.result_writer import ResultScratch, add_results
 from ..io.safe_output import new_file
 from ..pipeline.pipeline import Notice, Output, Pipeline, Progress, Result, StackAnalysis
@@ -52,7 +51,7 @@ class PipelineFile(Strict):
         return self
 
 
-def steps_of(run: RunReader, pipeline: Path | None) -> Sequence[AnalysisStep]:
+def steps_of(run: Run, pipeline: Path | None) -> Sequence[AnalysisStep]:
     """Pipeline of a YAML file, or that of the recipe in the run file.
 
     Raises
@@ -63,7 +62,7 @@ def steps_of(run: RunReader, pipeline: Path | None) -> Sequence[AnalysisStep]:
     if pipeline is not None:
         text = read_text(pipeline)
         return load_model(PipelineFile, text, str(pipeline), list_is=_BLOCK).analysis
-    text = run.text(layout.RECIPE_TEXT)
+    text = run.recipe_text or ""
     if f"{_BLOCK}:" not in text:
         raise BadInput(
             str(run.path), "its recipe has no block 'analysis'; name one with --pipeline P.yaml"
@@ -71,17 +70,25 @@ def steps_of(run: RunReader, pipeline: Path | None) -> Sequence[AnalysisStep]:
     return load_model(PipelineFile, text, f"{run.path}: its recipe", list_is=_BLOCK).analysis
 
 
-def plan_of(run: RunReader, stack: Stack, steps: Sequence[AnalysisStep]) -> StackPlan:
+def plan_of(stack: Stack, steps: Sequence[AnalysisStep]) -> StackPlan:
     """What the pipeline will leave for a stack, in process groups after those that are there."""
     planned = planned_results(
-        steps, stack.kind, stack.frames, stack.shape, stack.pixel_nm, len(stack.views_deg)
+        steps,
+        stack.kind,
+        stack.frame_count,
+        stack.frame_shape,
+        stack.pixel_nm,
+        len(stack.views_deg),
     )
-    last = run.last_process(stack)
+    last = stack.last_process
     results = tuple(r.model_copy(update={"process": r.process + last}) for r in planned)
     return StackPlan(
-        name=stack.name, kind=stack.kind, frames=stack.frames, tilt_deg=stack.asked_deg,
+        name=stack.name,
+        kind=stack.kind,
+        frames=stack.frame_count,
+        tilt_deg=tuple(float(angle) for angle in stack.nominal_tilt_deg),
         results=results,
-    )  # fmt: skip
+    )
 
 
 @dataclass
@@ -94,14 +101,15 @@ class StackOutcome:
     failed: bool = False
 
 
-def outputs_of(run: RunReader, stack: Stack, analysis: StackAnalysis) -> Iterator[Output | None]:
+def outputs_of(stack: Stack, analysis: StackAnalysis) -> Iterator[Output | None]:
     """Feed the frames of a stack, with all that follows from them; None after each frame."""
-    for index in range(stack.frames):
-        if not stack.there[index]:
+    recorded, tilt_deg = stack.recorded, stack.tilt_deg
+    for index in range(stack.frame_count):
+        if not recorded[index]:
             yield from analysis.lost(index)
         else:
-            tilt = stack.tilt_deg[index]
-            values = run.values(stack, index)
+            tilt = tilt_deg[index]
+            values = stack.frame_values(index)
             yield from analysis.frame(index, values, float(tilt) if np.isfinite(tilt) else None)
         yield None
         for task in analysis.take_tasks():
@@ -144,9 +152,9 @@ def process_file(
         If the disk is full.
     """
     watcher = watcher or ProcessWatcher()
-    with RunReader(path) as run:
+    with open_run(path) as run:
         chosen = _chosen_stacks(run, steps, only, watcher)
-        plans = {stack.name: plan_of(run, stack, steps) for stack in chosen}
+        plans = {stack.name: plan_of(stack, steps) for stack in chosen}
         pipeline = Pipeline(steps, list(plans.values()))
     if not pipeline.stacks:
         kinds = ", ".join(step.kind for step in steps)
@@ -159,12 +167,12 @@ def process_file(
 
 
 def _chosen_stacks(
-    run: RunReader, steps: Sequence[AnalysisStep], only: int | None, watcher: ProcessWatcher
+    run: Run, steps: Sequence[AnalysisStep], only: int | None, watcher: ProcessWatcher
 ) -> list[Stack]:
     """Image stacks to process, in the order of their exposure."""
-    chosen = sorted(run.stacks.values(), key=lambda stack: stack.begun_s)
+    chosen = sorted(run.stacks.values(), key=lambda stack: stack.started_s)
     if only is not None:
-        wanted = run.series(only)
+        wanted = run.one_series(only)
         chosen = [s for s in chosen if s is wanted or (s.kind == "reference" and tunes(steps))]
     if tunes(steps) and not any(stack.kind == "reference" for stack in chosen):
         watcher.notice(
@@ -192,13 +200,13 @@ def _process_stack(
         scratch = ResultScratch(Path(folder) / "results.h5", plan.results)
         try:
             # Opened for each stack: results are added to the file in between.
-            with RunReader(path) as run:
+            with open_run(path) as run:
                 stack = run.stacks[name]
-                for output in outputs_of(run, stack, analysis):
+                for output in outputs_of(stack, analysis):
                     stop_if_interrupted()
                     match output:
                         case None:
-                            watcher.frame_done(name, stack.frames)
+                            watcher.frame_done(name, stack.frame_count)
                         case Notice():
                             notice(output)
                         case Progress():
@@ -250,10 +258,10 @@ def process_command(
     int
         The exit code.
     """
-    with RunReader(source) as run:
+    with open_run(source) as run:
         steps = steps_of(run, pipeline)
         if series is not None:
-            run.series(series)
+            run.one_series(series)
     if output is None and not (os.access(source, os.W_OK) and os.access(source.parent, os.W_OK)):
         raise BadInput(str(source), "it or its folder is write-protected; name a copy with -o")
     result = source if output is None else output
@@ -282,7 +290,7 @@ def process_command(
 
 def _tables_written(path: Path, measured: Sequence[str], folder: Path) -> bool:
     try:
-        with RunReader(path) as run:
+        with open_run(path) as run:
             written = write_beside(run, measured, folder, notify)
     except (OSError, BadInput) as error:
         notify(

@@ -13,7 +13,7 @@ import numpy as np
 
 from ...protocols.config.pipeline import NECK_COLUMNS, TRIAL_COLUMNS
 from ...protocols.core.errors import BadInput
-from ...protocols.runfile.reader import RunReader, Stack
+from ...protocols.runfile.reader import Run, Stack
 from ..denoise.parameter_search import Choice, choice_of
 from ..io.safe_output import new_file
 from ..particles.necks import Neck, write_necks
@@ -28,12 +28,12 @@ _LABELS = NECK_COLUMNS.index("particle_a"), NECK_COLUMNS.index("particle_b")
 Say = Callable[[str], None]
 
 
-def neck_rows(run: RunReader, stacks: Iterable[Stack]) -> list[Row]:
+def neck_rows(run: Run, stacks: Iterable[Stack]) -> list[Row]:
     """Necks of the newest measurement of each series.
 
     Parameters
     ----------
-    run : RunReader
+    run : Run
         The run file.
     stacks : iterable of Stack
         Its series; one without a measurement is passed over.
@@ -50,10 +50,10 @@ def neck_rows(run: RunReader, stacks: Iterable[Stack]) -> list[Row]:
     """
     rows: list[Row] = []
     for stack in stacks:
-        stored = run.newest(stack, NECKS)
+        stored = stack.results.get(NECKS)
         if stored is None:
             continue
-        table = run.read(stored.path)
+        table = stored.data
         if table.shape[1:] != (len(NECK_COLUMNS),):
             columns = ", ".join(NECK_COLUMNS)
             raise BadInput(
@@ -72,14 +72,14 @@ def neck_rows(run: RunReader, stacks: Iterable[Stack]) -> list[Row]:
     return rows
 
 
-def write_shifts(path: Path, run: RunReader, stacks: Iterable[Stack]) -> None:
+def write_shifts(path: Path, run: Run, stacks: Iterable[Stack]) -> None:
     """Write the shifts of the newest alignment of each series; empty for a missing view.
 
     Parameters
     ----------
     path : Path
         CSV; what is there is replaced.
-    run : RunReader
+    run : Run
         The run file.
     stacks : iterable of Stack
         Its series; one without an alignment is passed over.
@@ -88,10 +88,10 @@ def write_shifts(path: Path, run: RunReader, stacks: Iterable[Stack]) -> None:
         writer = csv.writer(file)
         writer.writerow(_SHIFT_COLUMNS)
         for stack in stacks:
-            stored = run.newest(stack, SHIFTS)
+            stored = stack.results.get(SHIFTS)
             if stored is None:
                 continue
-            table = run.read(stored.path)
+            table = stored.data
             angles = stack.views_deg if len(stack.views_deg) == len(table) else [""] * len(table)
             for view, (angle, shift) in enumerate(zip(angles, table, strict=True)):
                 lengths = (*shift, *(shift * stack.pixel_nm))
@@ -117,13 +117,13 @@ PLOTS: dict[str, Callable[[Path, Iterable[Row]], None]] = {
 }
 
 
-def tuning_of(run: RunReader, stack: Stack) -> Choice | None:
+def tuning_of(run: Run, stack: Stack) -> Choice | None:
     """The newest tuning of the denoiser by the frames of a stack."""
-    stored = run.newest(stack, TUNING)
+    stored = stack.results.get(TUNING)
     if stored is None:
         return None
     try:
-        return choice_of(run.read(stored.path))
+        return choice_of(stored.data)
     except ValueError as error:
         raise BadInput(f"{run.path}: {stored.path}", str(error)) from None
 
@@ -140,7 +140,7 @@ def write_tuning(path: Path, choices: Mapping[str, Choice]) -> None:
             writer.writerow([name, "", "", f"{choice.noisy_psnr_db:.4f}"])
 
 
-def write_beside(run: RunReader, names: Sequence[str], folder: Path, say: Say) -> list[Path]:
+def write_beside(run: Run, names: Sequence[str], folder: Path, say: Say) -> list[Path]:
     """Write tables and plots of what has been processed for the run file ``X.nxs``.
 
     Of tilt series ``X_necks.csv``, ``X_growth.png`` and ``X_model.png``; of reference frames that
@@ -148,7 +148,7 @@ def write_beside(run: RunReader, names: Sequence[str], folder: Path, say: Say) -
 
     Parameters
     ----------
-    run : RunReader
+    run : Run
         The run file.
     names : sequence of str
         Stacks whose newest measurement is wanted.
@@ -198,14 +198,12 @@ def _candidates(folder: Path, stem: str) -> Iterator[dict[str, Path]]:
         number += 1
 
 
-def export_table(
-    run: RunReader, target: Path, what: str, number: int | None, say: Say
-) -> list[Path]:
+def export_table(run: Run, target: Path, what: str, number: int | None, say: Say) -> list[Path]:
     """Write a table as CSV, or a plot as PNG, of one series or of all.
 
     Parameters
     ----------
-    run : RunReader
+    run : Run
         The run file.
     target : Path
         Where; nothing may be there.
@@ -232,11 +230,11 @@ def export_table(
     if target.suffix.lower() != wanted:
         kind = "plot" if what in PLOTS else "table"
         raise BadInput("--to", f"{target}: '{what}' is a {kind}; name a file ending in {wanted}")
-    asked = run.every_series() if number is None else [run.series(number)]
+    asked = run.every_series() if number is None else [run.one_series(number)]
     needed = SHIFTS if what == SHIFTS else NECKS
-    stacks = [stack for stack in asked if run.newest(stack, needed) is not None]
+    stacks = [stack for stack in asked if stack.results.get(needed) is not None]
     if not stacks:
-        there = dict.fromkeys(r.name for stack in asked for r in run.results(stack))
+        there = dict.fromkeys(r.name for stack in asked for r in stack.all_results())
         of = str(run.path) if number is None else f"{asked[0].name} of {run.path}"
         step = "align" if needed == SHIFTS else "measure"
         raise BadInput(
@@ -266,7 +264,7 @@ def export_table(
     return [target]
 
 
-def _export_tuning(run: RunReader, target: Path) -> list[Path]:
+def _export_tuning(run: Run, target: Path) -> list[Path]:
     if target.suffix.lower() not in (".csv", ".png"):
         raise BadInput("--to", f"{target}: '{TUNING}' is a table or a plot; name a .csv or a .png")
     choices = {
@@ -288,11 +286,11 @@ def _export_tuning(run: RunReader, target: Path) -> list[Path]:
     return [target]
 
 
-def _say_if_mixed(run: RunReader, stacks: Sequence[Stack], say: Say) -> None:
+def _say_if_mixed(run: Run, stacks: Sequence[Stack], say: Say) -> None:
     groups = {
         stack.name: stored.process
         for stack in stacks
-        if (stored := run.newest(stack, NECKS)) is not None
+        if (stored := stack.results.get(NECKS)) is not None
     }
     if len(set(groups.values())) > 1:
         told = ", ".join(f"{name} process_{process:03d}" for name, process in groups.items())

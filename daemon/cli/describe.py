@@ -12,7 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from ...protocols.core.clock import iso_utc
-from ...protocols.runfile.summary import SeriesFigures, inspect_closely, is_left_open
+from ...protocols.runfile.file_state import is_left_open
+from ...protocols.runfile.summary import SeriesFigures, inspect_closely
 
 _MOST_GAPS = 8  # that are shown by their angles
 

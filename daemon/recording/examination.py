@@ -32,6 +32,7 @@ from ...protocols.messages.manifest import RunManifest
 from ...protocols.runfile import layout, superblock
 from ...protocols.runfile.chunk_index import mended
 from ...protocols.runfile.nexus import tidy
+from ...protocols.runfile.reader import Run
 from ...protocols.runfile.summary import report_of
 from ...protocols.runfile.transaction import LIBVER, Overlay, write_redo
 
@@ -98,7 +99,7 @@ def examine(path: Path, repair: bool = False) -> Examination:
     fd = os.open(path, (os.O_RDWR if repair else os.O_RDONLY) | os.O_CLOEXEC)
     try:
         try:
-            found, overlay = _Patient(fd).treated()
+            found, overlay = _Patient(fd, path.name).treated()
         except Damaged as error:
             return Examination(problem=str(error))
         if repair and found.done:
@@ -111,8 +112,8 @@ def examine(path: Path, repair: bool = False) -> Examination:
 class _Patient:
     """One file on its overlay."""
 
-    def __init__(self, fd: int) -> None:
-        self._fd, self._size = fd, os.fstat(fd).st_size
+    def __init__(self, fd: int, name: str) -> None:
+        self._fd, self._size, self._name = fd, os.fstat(fd).st_size, name
         self._overlay = Overlay(fd, self._size)
         self._found = Examination()
         self._was_open = False  # or cut off: then its tables may say what is not there
@@ -133,7 +134,7 @@ class _Patient:
             raise Damaged(f"its repair would change too much: {self._overlay.problem}")
         with self._opened("r") as file:
             try:
-                self._found.report = report_of(file)
+                self._found.report = report_of(Run(file, Path(self._name)))
             except _H5_ERRORS as error:
                 raise Damaged(f"cannot be read even when repaired: {error}") from None
         return self._found, self._overlay

@@ -1,9 +1,5 @@
 """An interrupted run as it lies on the disk: its file, its journal, the rig that it needs."""
 
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
-# pyright: reportUnknownArgumentType=false, reportMissingTypeStubs=false
-# h5py carries no types.
-
 from __future__ import annotations
 
 import difflib
@@ -13,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,7 +17,7 @@ from ...protocols.core.errors import BadInput
 from ...protocols.messages.manifest import RunManifest
 from ...protocols.messages.stream import Message
 from ...protocols.runfile import layout
-from ...protocols.runfile.holds import heater_log
+from ...protocols.runfile.reader import open_run
 from ...protocols.runfile.writer_lock import is_written
 from ..recording.recovery import recover
 from ..schedule.plan import Plan
@@ -133,22 +128,15 @@ def read_interrupted(path: Path, told: Callable[[str], None] | None = None) -> I
     if found.status == "complete":
         raise BadInput(str(path), "complete already, nothing to resume")
     try:
-        with h5py.File(path, "r") as opened:
-            file: Any = opened
-            reason = _text(file, layout.REASON) or _KILLED
-            heater_s, heater_c, start_ns = heater_log(file)
-            known = f"{layout.HOLDS}/crossed_down_ns"
-            held = np.flatnonzero(file[known][...] >= 0) if known in file else np.empty(0, int)
-            begun = any(
-                np.isfinite(file[layout.column_path(stack.name, "t_ns")][...]).any()
-                for stack in manifest.stacks
-            )
-            tilt_deg = {
-                stack.name: file[layout.column_path(stack.name, "tilt_deg")][...]
-                for stack in manifest.stacks
-            }
-    except (OSError, KeyError, RuntimeError) as error:
-        raise BadInput(str(path), f"is damaged, and cannot be gone on with: {error}") from error
+        with open_run(path) as run, run.reading():
+            reason = run.reason or _KILLED
+            heater_s, heater_c, start_ns = run.heater_temperature()
+            held = np.flatnonzero(run.values(f"{layout.HOLDS}/crossed_down_ns") >= 0)
+            stacks = [run.stacks[stack.name] for stack in manifest.stacks]
+            begun = any(np.isfinite(stack.time_s).any() for stack in stacks)
+            tilt_deg = {stack.name: stack.tilt_deg for stack in stacks}
+    except BadInput as error:
+        raise BadInput(str(path), f"the run cannot be resumed: {error.problem}") from error
     entries, damaged = [], list[str]()
     try:
         entries, damaged = read_journal(path)
@@ -195,10 +183,6 @@ def _wait_until_left(path: Path, told: Callable[[str], None] | None) -> None:
             if time.monotonic() > end:
                 raise BadInput(str(path), f"its run still goes on: {who} is there")
             time.sleep(0.05)
-
-
-def _text(file: Any, path: str) -> str:
-    return bytes(file[path][()]).rstrip(b"\0").decode(errors="replace") if path in file else ""
 
 
 def rig_of_run(interrupted: Interrupted) -> tuple[Rig, str]:

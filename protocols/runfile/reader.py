@@ -1,4 +1,4 @@
-"""Read finished run files: their stacks of frames, results and logs."""
+"""The one reader of run files: ``pyrotome.open`` and every command that reads a run."""
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false
@@ -6,125 +6,131 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import dataclass
+import os
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import h5py
-import hdf5plugin  # pyright: ignore[reportUnusedImport]  # noqa: F401 - registers the frames' filter
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from ..core.errors import BadInput
-from ..messages.manifest import StackKind
-from . import holds, layout, superblock
-from .transaction import redo_path
-from .writer_lock import is_written
+from ..messages.manifest import Interruption, RunManifest
+from . import layout
+from .file_state import open_hdf5
+from .holds import Hold, heater_log, hold_total_s, holds_of, interruptions_of
+from .logs import Channel, Device, Event, Telemetry, events_of
+from .results import Axis, StoredResult
+from .stack import Floats, Frames, NotRecorded, Stack
 
-Floats = NDArray[np.float64]
+__all__ = [
+    "Axis", "Channel", "Device", "Event", "Floats", "Frames", "Hold", "NotRecorded", "Run",
+    "SeriesTable", "Stack", "StoredResult", "Telemetry", "open_run",
+]  # fmt: skip
 
-_KINDS: tuple[StackKind, ...] = ("series", "reference", "ramp")
-
-
-@dataclass(frozen=True)
-class Stack:
-    """One stack of frames as it was recorded.
-
-    Attributes
-    ----------
-    name, kind : str
-        Such as ``series_001``; ``series``, ``reference`` or ``ramp``.
-    frames, shape : int, (rows, columns)
-        How many frames were planned, and their size.
-    there : ndarray of bool, shape (frames,)
-        Which of them were recorded.
-    tilt_deg, nominal_tilt_deg : ndarray of shape (frames,)
-        Angles read back and asked, NaN where unknown.
-    pixel_nm : float
-        Sampling.
-    begun_s : float
-        When the first of them was exposed, in the file's time; infinite where unknown.
-    value_offset, value_scale : int, float
-        value = (recorded - value_offset) * value_scale.
-    """
-
-    name: str
-    kind: StackKind
-    frames: int
-    shape: tuple[int, int]
-    there: NDArray[np.bool_]
-    tilt_deg: Floats
-    nominal_tilt_deg: Floats
-    pixel_nm: float
-    begun_s: float
-    value_offset: int
-    value_scale: float
-
-    @property
-    def asked_deg(self) -> tuple[float, ...]:
-        """Asked angles; one that is not known is taken from what was read back."""
-        known = np.isfinite(self.nominal_tilt_deg)
-        return tuple(float(a) for a in np.where(known, self.nominal_tilt_deg, self.tilt_deg))
-
-    @property
-    def views_deg(self) -> tuple[float, ...]:
-        """Different asked angles, in the order of their first exposure."""
-        return tuple(dict.fromkeys(round(angle, 6) for angle in self.asked_deg))
+# What h5py raises where a file is damaged.
+HDF5_ERRORS = (KeyError, OSError, RuntimeError)
 
 
-@dataclass(frozen=True)
-class StoredResult:
-    """A result in the file; `axes` are its axes' names, values and units."""
-
-    name: str
-    process: int
-    path: str
-    shape: tuple[int, ...]
-    axes: tuple[tuple[str, Floats, str], ...]
-
-
-class RunReader:
-    """A run file that nobody writes any more.
+def open_run(path: str | os.PathLike[str], growing: bool = False) -> Run:
+    """Open a run file for reading.
 
     Parameters
     ----------
-    path : Path
+    path : str or path
         The file.
+    growing : bool
+        Also open a file while it is recorded, or one that a killed program has left open. What is
+        read then is what the file holds at that moment.
+
+    Returns
+    -------
+    Run
+        Close it after use, or use it in a ``with`` statement.
 
     Raises
     ------
     BadInput
-        If it is missing, damaged, no run file, or still being written.
+        A `ValueError` that says what is wrong: the file is missing, is not a run file, is damaged,
+        or is not closed and `growing` is false.
+
+    Examples
+    --------
+    >>> import pyrotome
+    >>> with pyrotome.open("run.nxs") as run:  # doctest: +SKIP
+    ...     volume = run.series[1].result("volume").data
+    """
+    path = Path(path)
+    file = open_hdf5(path, growing)
+    try:
+        run = Run(file, path)
+        if not growing:
+            with run.reading():
+                for stack in run.stacks.values():
+                    stack.check()
+    except BaseException:
+        file.close()
+        raise
+    return run
+
+
+class SeriesTable(Collection[Stack]):
+    """Tilt series of a run: by their number in the file, which begins at 1, or by their name.
+
+    Parameters
+    ----------
+    stacks : sequence of Stack
+        Tilt series in the order of the file.
+    where : str
+        Name of the file, for messages.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        check_at_rest(path)
-        try:
-            self._file: Any = h5py.File(path, "r")
-        except OSError as error:
-            raise BadInput(str(path), f"HDF5 cannot open it: {error}") from None
-        try:
-            if layout.STATUS not in self._file:
-                raise BadInput(
-                    str(path),
-                    f"is HDF5 but no run file: it has no {layout.STATUS} (`pyrotome import` "
-                    "makes one of a tilt series from elsewhere)",
-                )
-            names = [name for name in self._file if layout.frames_path(name) in self._file]
-            self.stacks = {name: self._stack(name) for name in sorted(names)}
-        except (KeyError, OSError, RuntimeError) as error:
-            self.close()
-            raise BadInput(str(path), f"is a damaged run file: {error}") from None
-        except BaseException:
-            self.close()
-            raise
+    def __init__(self, stacks: Sequence[Stack], where: str) -> None:
+        self._stacks = {stack.name: stack for stack in stacks}
+        self._where = where
 
-    def __enter__(self) -> RunReader:
+    def __getitem__(self, key: int | str) -> Stack:
+        """One series by number or name; raises BadInput naming those that are there."""
+        name = f"series_{key:03d}" if isinstance(key, int) else str(key)
+        if name not in self._stacks:
+            names = ", ".join(self._stacks) or "no tilt series"
+            raise BadInput(self._where, f"has no {name}; it has {names}")
+        return self._stacks[name]
+
+    def __iter__(self) -> Iterator[Stack]:
+        return iter(self._stacks.values())
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._stacks or key in self._stacks.values()
+
+    def __len__(self) -> int:
+        return len(self._stacks)
+
+    def __repr__(self) -> str:
+        return "\n".join(repr(stack) for stack in self) or "no tilt series"
+
+
+class Run:
+    """An open run file.
+
+    Arrays are read when they are used. Times are in seconds since the start of the run.
+
+    Parameters
+    ----------
+    file : h5py.File
+        Open for reading.
+    path : Path
+        Where it is, for messages.
+    """
+
+    def __init__(self, file: Any, path: Path) -> None:
+        self._file, self.path = file, path
+
+    def __enter__(self) -> Run:
         return self
 
     def __exit__(
@@ -136,37 +142,195 @@ class RunReader:
         self.close()
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file; what was read stays."""
         self._file.close()
 
-    def text(self, path: str) -> str:
-        """A text in the file; empty where there is none."""
-        if path not in self._file:
-            return ""
-        value = self._file[path][()]
-        return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Turn what h5py raises on damage into a BadInput that names the file."""
+        try:
+            yield
+        except BadInput:
+            raise
+        except HDF5_ERRORS as error:
+            raise BadInput(
+                str(self.path), f"is a damaged or unfinished run file: {error}"
+            ) from error
 
-    def series(self, number: int | None) -> Stack:
-        """Find one tilt series by its number; None asks for the only one.
+    def __repr__(self) -> str:
+        if not self._file:
+            return f"<run file {self.path.name}, closed>"
+        dose = self.dose_e_per_nm2
+        parts = [
+            f"{self.path.name}: {self.title or 'untitled'} ({self.status})",
+            f"  started {self.started}, {self.software}",
+            *(f"  {stack!r}" for stack in self.stacks.values()),
+            f"  {len(self.holds)} holds, {self.event_count} events, "
+            + ("dose not known" if dose is None else f"{dose:.1f} e/nm^2"),
+            f"  telemetry of {', '.join(self.telemetry) or 'no device'}",
+        ]
+        return "\n".join(parts)
+
+    # --- the run --------------------------------------------------------------------------------
+
+    @property
+    def title(self) -> str | None:
+        """Title of the recipe."""
+        return self.text(f"{layout.ENTRY}/title")
+
+    @property
+    def status(self) -> str | None:
+        """``running``, ``complete``, ``aborted``, ``failed`` or ``interrupted``."""
+        return self.text(layout.STATUS)
+
+    @property
+    def reason(self) -> str | None:
+        """Why the run ended as it did; None where nothing was recorded of it."""
+        return self.text(layout.REASON)
+
+    @property
+    def started(self) -> str | None:
+        """Start of the run in UTC, as ISO 8601 text."""
+        return self.text(f"{layout.ENTRY}/start_time")
+
+    @property
+    def software(self) -> str | None:
+        """Program and version that recorded the file."""
+        return self.text(f"{layout.RUN}/software")
+
+    @property
+    def recipe_text(self) -> str | None:
+        """The recipe as it was written (YAML); None for an imported series."""
+        return self.text(layout.RECIPE_TEXT)
+
+    @cached_property
+    def manifest(self) -> RunManifest | None:
+        """What was fixed when the run began; None for an imported series.
 
         Raises
         ------
         BadInput
-            If there is none such, or the file holds several.
+            If it cannot be understood.
         """
-        names = [stack.name for stack in self.every_series()]
-        if number is None:
-            if len(names) > 1:
-                raise BadInput(
-                    str(self.path),
-                    f"holds {len(names)} tilt series ({names[0]} to {names[-1]}); "
-                    "say which one with --series N",
-                )
-            return self.stacks[names[0]]
-        name = f"series_{number:03d}"
-        if name not in names:
-            raise BadInput("--series", f"{self.path} has no {name}; it has {', '.join(names)}")
-        return self.stacks[name]
+        text = self.text(layout.MANIFEST)
+        if text is None:
+            return None
+        try:
+            return RunManifest.model_validate_json(text)
+        except ValidationError as error:
+            what = error.errors()[0]["msg"]
+            raise BadInput(f"{self.path}: {layout.MANIFEST}", f"is not readable: {what}") from None
+
+    @property
+    def dose_e_per_nm2(self) -> float | None:
+        """Dose of the whole run in electrons per nm^2; None where it is not known."""
+        total = self.values(layout.DOSE_TOTAL)
+        if total.size and np.isfinite(total):
+            return float(total)
+        log = self.values(f"{layout.DOSE}/value")
+        log = log[np.isfinite(log)]
+        return float(log[-1]) if log.size else None
+
+    @property
+    def interruptions(self) -> list[Interruption]:
+        """Times in which the experiment was not controlled, in order."""
+        return interruptions_of(self._file)
+
+    @property
+    def events(self) -> list[Event]:
+        """Events of the run, in the order in which they were recorded."""
+        return events_of(self._file)
+
+    @property
+    def event_count(self) -> int:
+        """Number of events, without reading them."""
+        path = f"{layout.EVENTS}/time"
+        return len(self._file[path]) if path in self._file else 0
+
+    # --- heat -----------------------------------------------------------------------------------
+
+    @property
+    def telemetry(self) -> Telemetry:
+        """Logs by device and channel, such as ``telemetry["heater"]["temperature_c"]``."""
+        return Telemetry(self._file)
+
+    @property
+    def holds(self) -> list[Hold]:
+        """Holds in the order of the recipe, measured from the log of the heater."""
+        return holds_of(self._file)
+
+    @cached_property
+    def hold_totals_s(self) -> dict[str, float | None]:
+        """Time at processing temperature before each stack; None where it is not known."""
+        measured = self.holds
+        return {name: hold_total_s(self._file, name, measured) for name in self.stacks}
+
+    def heater_temperature(self) -> tuple[Floats, Floats, int]:
+        """Temperature log of the heater in order of time, without gaps in its numbers.
+
+        Returns
+        -------
+        time_s, temperature_c : ndarray of shape (samples,)
+            Empty where there is none.
+        start_ns : int
+            The zero of that time, in UTC nanoseconds.
+        """
+        return heater_log(self._file)
+
+    def heater_channels(self) -> Device:
+        """Every channel of the heater's log.
+
+        Raises
+        ------
+        BadInput
+            If there is none.
+        """
+        if not self.telemetry.get(layout.HEATER):
+            raise BadInput(str(self.path), "holds no log of a heater")
+        return self.telemetry[layout.HEATER]
+
+    # --- frames ---------------------------------------------------------------------------------
+
+    @cached_property
+    def stacks(self) -> dict[str, Stack]:
+        """Tilt series, reference frames and ramps by name."""
+        file = self._file
+        names = sorted(name for name in file if layout.frames_path(name) in file)
+        growing = bool(file.swmr_mode)
+        return {name: Stack(file, str(self.path), name, growing) for name in names}
+
+    @cached_property
+    def series(self) -> SeriesTable:
+        """Tilt series, by number from 1 or by name."""
+        return SeriesTable([s for s in self.stacks.values() if s.kind == "series"], str(self.path))
+
+    def one_series(self, number: int | None) -> Stack:
+        """Find the tilt series that a command names.
+
+        Parameters
+        ----------
+        number : int or None
+            Its number from 1; None where the file holds only one.
+
+        Raises
+        ------
+        BadInput
+            If there is no such series, or the file holds several and no number is given.
+        """
+        every = self.every_series()
+        if number is not None:
+            if f"series_{number:03d}" not in self.series:
+                names = ", ".join(stack.name for stack in every)
+                problem = f"{self.path} has no series_{number:03d}; it has {names}"
+                raise BadInput("--series", problem)
+            return self.series[number]
+        if len(every) > 1:
+            raise BadInput(
+                str(self.path),
+                f"holds {len(every)} tilt series ({every[0].name} to {every[-1].name}); choose one "
+                "with --series N",
+            )
+        return every[0]
 
     def every_series(self) -> list[Stack]:
         """All tilt series, in their order.
@@ -176,148 +340,42 @@ class RunReader:
         BadInput
             If there is none.
         """
-        found = [stack for stack in self.stacks.values() if stack.kind == "series"]
-        if not found:
+        if not self.series:
             raise BadInput(str(self.path), "holds no tilt series")
-        return found
+        return list(self.series)
 
-    @cached_property
-    def hold_totals_s(self) -> dict[str, float | None]:
-        """Time at processing temperature before each stack; None where it is not known."""
-        measured = holds.holds_of(self._file)
-        return {name: holds.hold_total_s(self._file, name, measured) for name in self.stacks}
+    # --- by path --------------------------------------------------------------------------------
 
-    def frame(self, stack: Stack, index: int) -> NDArray[Any]:
-        """One frame as recorded, shape (rows, columns)."""
-        return np.asarray(self._file[layout.frames_path(stack.name)][index])
+    def text(self, path: str) -> str | None:
+        """A text of the file.
 
-    def values(self, stack: Stack, index: int) -> NDArray[np.float32]:
-        """One frame in the values that the detector gave, shape (rows, columns)."""
-        frame = self.frame(stack, index)
-        if stack.value_scale == 1:
-            return np.subtract(frame, stack.value_offset, dtype=np.float32)
-        # The offset of a narrow range far from zero is long; single precision would round it.
-        steps = np.subtract(frame, stack.value_offset, dtype=np.float64)
-        return (steps * stack.value_scale).astype(np.float32)
-
-    def results(self, stack: Stack) -> list[StoredResult]:
-        """Everything that pipelines left for a stack, earliest first."""
-        found: list[StoredResult] = []
-        group = self._file[stack.name]
-        for process in sorted(name for name in group if name.startswith("process_")):
-            for name, result in group[process].items():
-                if result.attrs.get("NX_class") != "NXdata" or "data" not in result:
-                    continue
-                data = result["data"]
-                if data.chunks is not None and not data.id.get_num_chunks():
-                    continue  # planned, never written
-                axes = tuple(
-                    (str(axis), np.asarray(result[axis][...]), _units(result[axis]))
-                    for axis in result.attrs.get("axes", ())
-                )
-                number = int(process.removeprefix("process_"))
-                found.append(StoredResult(name, number, data.name, data.shape, axes))
-        return found
-
-    def newest(self, stack: Stack, name: str) -> StoredResult | None:
-        """Newest result of one name."""
-        return next((r for r in reversed(self.results(stack)) if r.name == name), None)
-
-    def read(self, path: str) -> NDArray[Any]:
-        """A whole dataset."""
-        return np.asarray(self._file[path][...])
-
-    def last_process(self, stack: Stack) -> int:
-        """Highest number of an NXprocess group of a stack; 0 if there is none."""
-        names = [name for name in self._file[stack.name] if name.startswith("process_")]
-        return max((int(name.removeprefix("process_")) for name in names), default=0)
-
-    def heater_log(self) -> tuple[Floats, dict[str, tuple[Floats, str]], int]:
-        """Log of the heater.
+        Parameters
+        ----------
+        path : str
+            Of a dataset, see `layout`.
 
         Returns
         -------
-        time_s : ndarray of shape (samples,)
-            Since the start of the file's times.
-        channels : dict
-            Name to values and unit.
-        start_ns : int
-            The start, UTC.
+        str or None
+            None where it is absent or empty.
         """
-        device = f"{layout.TELEMETRY}/{layout.HEATER}"
-        logs: Mapping[str, Any] = self._file.get(device, {})
-        channels = {
-            name: (np.asarray(log["value"][...], np.float64), _units(log["value"]))
-            for name, log in logs.items()
-        }
-        if not channels:
-            raise BadInput(str(self.path), "holds no log of a heater")
-        time = logs[next(iter(channels))]["time"]
-        return np.asarray(time[...], np.float64), channels, int(time.attrs["start_ns"])
+        if path not in self._file:
+            return None
+        value = self._file[path][()]
+        text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+        return text.rstrip("\0") or None
 
-    def _stack(self, name: str) -> Stack:
-        file = self._file
-        frames, rows, columns = file[layout.frames_path(name)].shape
-        kinds: list[StackKind] = [kind for kind in _KINDS if name.startswith(f"{kind}_")]
-        tilt_deg = self.read(layout.column_path(name, "tilt_deg"))
-        image_key = self.read(layout.image_key_path(name))
-        for what, column in (("angles", tilt_deg), ("image keys", image_key)):
-            if column.shape != (frames,):
-                raise BadInput(
-                    f"{self.path}: {name}",
-                    f"has {frames} frames and {column.size} {what}; one for each frame is needed "
-                    "(`pyrotome import` takes the frames with a list of angles)",
-                )
-        nominal = layout.column_path(name, "nominal_tilt_deg")
-        scale = layout.value_scale_path(name)
-        stamps = layout.column_path(name, "t_ns")
-        stamped = self.read(stamps) if stamps in file else np.empty(0)
-        return Stack(
-            name=name,
-            kind=kinds[0] if kinds else "series",
-            frames=frames,
-            shape=(rows, columns),
-            there=image_key == layout.RECORDED,
-            tilt_deg=tilt_deg,
-            nominal_tilt_deg=self.read(nominal) if nominal in file else tilt_deg,
-            pixel_nm=float(file[f"/{name}/instrument/detector/x_pixel_size"][()]),
-            begun_s=float(np.min(stamped, where=np.isfinite(stamped), initial=np.inf)),
-            value_offset=int(file[layout.value_offset_path(name)][()]),
-            value_scale=float(file[scale][()]) if scale in file else 1.0,
-        )
+    def values(self, path: str) -> NDArray[Any]:
+        """A whole dataset.
 
+        Parameters
+        ----------
+        path : str
+            Of a dataset, see `layout`.
 
-def _units(dataset: Any) -> str:
-    return str(dataset.attrs.get("units", ""))
-
-
-def check_at_rest(path: Path) -> None:
-    """Refuse what is no HDF5 file, or is being written.
-
-    Raises
-    ------
-    BadInput
-        Saying which.
-    """
-    try:
-        with path.open("rb") as raw:
-            head = raw.read(superblock.SIZE)
-    except FileNotFoundError:
-        raise BadInput(str(path), "no such file") from None
-    except IsADirectoryError:
-        raise BadInput(str(path), "is a folder; name a run file") from None
-    except OSError as error:
-        raise BadInput(str(path), f"cannot be read: {error.strerror}") from None
-    if not h5py.is_hdf5(path):
-        raise BadInput(str(path), "is not an HDF5 file, so it is no run file")
-    left_open = redo_path(path).exists()
-    with suppress(superblock.BadSuperblock):
-        left_open = left_open or superblock.parse(head).left_open
-    if left_open and is_written(path):
-        raise BadInput(str(path), "is still being written; come back when the run has ended")
-    if left_open:
-        raise BadInput(
-            str(path),
-            f"is still being written, or was left open by a killed program: if no run is under "
-            f"way, run `pyrotome recover {path}`",
-        )
+        Returns
+        -------
+        ndarray
+            Empty where it is absent.
+        """
+        return np.asarray(self._file[path][()]) if path in self._file else np.empty(0)

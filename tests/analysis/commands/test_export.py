@@ -16,21 +16,21 @@ from pyrotome.analysis.commands.process import process_file
 from pyrotome.analysis.io.tilt_series_readers import read_tilts
 from pyrotome.protocols.config.pipeline import AnalysisStep
 from pyrotome.protocols.core.errors import BadInput
-from pyrotome.protocols.runfile.reader import RunReader
+from pyrotome.protocols.runfile.reader import open_run
 
 TILTS = np.array([-40.0, -20.0, 0.0, 20.0, 40.0])
 
 
 def export(path: Path, target: Path, what: str = "frames", series: int | None = None) -> list[Path]:
-    with RunReader(path) as run:
+    with open_run(path) as run:
         return export_images(run, target, what, series)
 
 
 def frames_of(path: Path) -> np.ndarray[Any, Any]:
-    with RunReader(path) as run:
+    with open_run(path) as run:
         stack = run.stacks["series_001"]
-        there = np.flatnonzero(stack.there)
-        return np.stack([run.values(stack, int(index)) for index in there])
+        there = np.flatnonzero(stack.recorded)
+        return np.stack([stack.frame_values(int(index)) for index in there])
 
 
 @pytest.fixture
@@ -44,9 +44,8 @@ def processed(make_run: Any) -> Path:
 
 
 def volume_of(path: Path) -> np.ndarray[Any, Any]:
-    with RunReader(path) as run:
-        results = run.results(run.stacks["series_001"])
-        return run.read(next(r.path for r in results if r.name == "volume"))
+    with open_run(path) as run:
+        return run.series[1].result("volume").data
 
 
 def test_mrc_is_valid_and_tells_voxel_and_angles(make_run: Any, tmp_path: Path) -> None:
@@ -131,7 +130,7 @@ def test_what_goes_out_comes_in_again(make_run: Any, tmp_path: Path, suffix: str
     written = export(path, target)
     again = tmp_path / "again.nxs"
     import_stack(target, again, written[1] if len(written) > 1 else None)
-    with RunReader(path) as before, RunReader(again) as after:
+    with open_run(path) as before, open_run(again) as after:
         first, second = before.stacks["series_001"], after.stacks["series_001"]
         assert np.allclose(first.tilt_deg, second.tilt_deg)
         assert first.pixel_nm == pytest.approx(second.pixel_nm, rel=1e-6)
@@ -163,7 +162,7 @@ def test_the_newest_of_several_results(processed: Path, tmp_path: Path) -> None:
 def test_the_impulse_reader_reads_our_heater_log(make_run: Any, tmp_path: Path) -> None:
     from rsciio.impulse import file_reader
 
-    with RunReader(make_run()) as run:
+    with open_run(make_run()) as run:
         table, notes = export_heater(run, tmp_path / "a_run.csv")
     assert table.name == "a_run_Synchronized data.csv"
     assert notes.name == "a_run_Metadata.log"
@@ -211,7 +210,7 @@ def test_nothing_is_overwritten(make_run: Any, tmp_path: Path, taken: str) -> No
 
 def test_no_log_of_a_heater(make_run: Any, tmp_path: Path) -> None:
     with (
-        RunReader(make_run(samples=0)) as run,
+        open_run(make_run(samples=0)) as run,
         pytest.raises(BadInput, match="no log of a heater"),
     ):
         export_heater(run, tmp_path / "x")

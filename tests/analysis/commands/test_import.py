@@ -21,7 +21,7 @@ from pyrotome.analysis.commands.export import export_images
 from pyrotome.analysis.commands.import_ import encoding_for, import_stack
 from pyrotome.analysis.io.tilt_series_readers import read_tilts
 from pyrotome.protocols.core.errors import BadInput
-from pyrotome.protocols.runfile.reader import RunReader
+from pyrotome.protocols.runfile.reader import open_run
 from pyrotome.protocols.runfile.summary import inspect_file
 
 RNG = np.random.default_rng(3)
@@ -31,18 +31,18 @@ TILTS = np.array([-40.0, -20.0, 0.0, 20.5, 40.0])
 
 def values_of(path: Path) -> np.ndarray[Any, Any]:
     """All frames of series_001 in the values of their source."""
-    with RunReader(path) as run:
+    with open_run(path) as run:
         stack = run.stacks["series_001"]
-        return np.stack([run.values(stack, index) for index in range(stack.frames)])
+        return np.stack([stack.frame_values(index) for index in range(stack.frame_count)])
 
 
 def tilts_of(path: Path) -> np.ndarray[Any, Any]:
-    with RunReader(path) as run:
+    with open_run(path) as run:
         return run.stacks["series_001"].tilt_deg
 
 
 def pixel_of(path: Path) -> float:
-    with RunReader(path) as run:
+    with open_run(path) as run:
         return run.stacks["series_001"].pixel_nm
 
 
@@ -86,7 +86,7 @@ def test_the_needle_comes_in_and_goes_out_unchanged(measured_data: Path, tmp_pat
     with pytest.warns(RuntimeWarning), mrcfile.open(source, permissive=True) as file:
         original = file.data.copy()
     assert np.array_equal(values_of(target), original)
-    with RunReader(target) as run:
+    with open_run(target) as run:
         export_images(run, tmp_path / "needle.mrc", "frames", None)
     with mrcfile.open(tmp_path / "needle.mrc") as file:
         assert file.data.dtype == original.dtype
@@ -214,9 +214,9 @@ def test_an_nxtomo_file_of_somebody_else(tmp_path: Path) -> None:
     target = tmp_path / "run.nxs"
     frames, _ = import_stack(an_nxtomo(tmp_path / "beamline.h5"), target)
     assert frames == 4
-    with RunReader(target) as run:
+    with open_run(target) as run:
         stack = run.stacks["series_001"]
-        assert list(stack.there) == [True, True, False, True, True]
+        assert list(stack.recorded) == [True, True, False, True, True]
     kept = [0, 1, 3, 4]
     assert np.array_equal(values_of(target)[kept], COUNTS[kept])
     assert np.allclose(tilts_of(target), TILTS)
@@ -237,11 +237,11 @@ def test_one_of_our_own_runs(make_run: Any, tmp_path: Path) -> None:
     source = make_run(lost=(2,), value_offset=5)
     target = tmp_path / "copy.nxs"
     import_stack(source, target)
-    with RunReader(source) as ours, RunReader(target) as copy:
+    with open_run(source) as ours, open_run(target) as copy:
         before, after = ours.stacks["series_001"], copy.stacks["series_001"]
-        assert np.array_equal(before.there, after.there)
+        assert np.array_equal(before.recorded, after.recorded)
         assert after.value_offset == 5
-        assert np.array_equal(ours.values(before, 4), copy.values(after, 4))
+        assert np.array_equal(before.frame_values(4), after.frame_values(4))
         assert after.tilt_deg[2] == 0.0, "the asked angle stands in for one that was not read"
 
 

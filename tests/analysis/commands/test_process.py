@@ -26,7 +26,7 @@ from pyrotome.analysis.tomography.iterative import sirt
 from pyrotome.analysis.tomography.projector import project
 from pyrotome.protocols.config.pipeline import AnalysisStep
 from pyrotome.protocols.core.errors import BadInput
-from pyrotome.protocols.runfile.reader import RunReader
+from pyrotome.protocols.runfile.reader import open_run
 from pyrotome.protocols.runfile.summary import inspect_file
 
 SIRT = {"reconstruct": {"method": "sirt", "iterations": 30, "binning": 2}}
@@ -71,12 +71,12 @@ def test_the_volume_is_that_of_the_frames(make_run: Any) -> None:
     (outcome,) = process_file(path, steps(SIRT))
     assert outcome.name == "series_001"
     assert not outcome.failed
-    with RunReader(path) as run:
+    with open_run(path) as run:
         stack = run.stacks["series_001"]
-        images = np.stack([binned(run.values(stack, i), 2) for i in range(5)])
-        volume = next(r for r in run.results(stack) if r.name == "volume")
+        images = np.stack([binned(stack.frame_values(i), 2) for i in range(5)])
+        volume = stack.result("volume")
         expected = sirt(images, stack.tilt_deg, 30, slice_shape=(16, 16)).volume
-        made = run.read(volume.path)
+        made = volume.data
         assert np.array_equal(made, expected)
         # An answer to the right question: the frames come out of it again.
         misfit = np.abs(project(made, stack.tilt_deg) - images).sum() / np.abs(images).sum()
@@ -113,8 +113,8 @@ def test_every_stack_is_processed_as_online(make_run: Any) -> None:
     made = {outcome.name: outcome.results for outcome in process_file(path, pipeline)}
     assert made["reference_001"] == ["denoised"]
     assert made["series_001"][:2] == ["denoised", "volume"]
-    with RunReader(path) as run:
-        numbers = {r.name: r.process for r in run.results(run.stacks["series_001"])}
+    with open_run(path) as run:
+        numbers = {r.name: r.process for r in run.series[1].all_results()}
     assert numbers["denoised"] == 1
     assert numbers["volume"] == 2
 
@@ -202,7 +202,7 @@ def test_a_file_that_is_being_written_is_refused(make_run: Any) -> None:
 def test_pipelines_of_a_file(make_run: Any, tmp_path: Path, text: str, words: str) -> None:
     file = tmp_path / "p.yaml"
     file.write_text(text)
-    with RunReader(make_run()) as run:
+    with open_run(make_run()) as run:
         if not words:
             (step,) = steps_of(run, file)
             assert step.kind == "reconstruct"
@@ -213,7 +213,7 @@ def test_pipelines_of_a_file(make_run: Any, tmp_path: Path, text: str, words: st
 
 def test_a_run_without_a_pipeline_asks_for_one(make_run: Any) -> None:
     with (
-        RunReader(make_run(analysis=None)) as run,
+        open_run(make_run(analysis=None)) as run,
         pytest.raises(BadInput, match="--pipeline"),
     ):
         steps_of(run, None)
@@ -311,7 +311,7 @@ def test_what_is_done_can_be_watched(make_pair_run: Any) -> None:
 
     notes = Notes()
     path = make_pair_run(lost=(1,))
-    with RunReader(path) as run:
+    with open_run(path) as run:
         pipeline = steps_of(run, None)
     process_file(path, pipeline, only=2, watcher=notes)
     assert notes.seen[-1] == ("series_002", "done")

@@ -19,7 +19,7 @@ from pyrotome.analysis.particles.necks import Neck
 from pyrotome.analysis.report.tables import export_table, neck_rows, write_beside, write_tuning
 from pyrotome.protocols.config.pipeline import MAX_NECKS, NECK_COLUMNS
 from pyrotome.protocols.core.errors import BadInput
-from pyrotome.protocols.runfile.reader import RunReader
+from pyrotome.protocols.runfile.reader import open_run
 
 PNG = b"\x89PNG\r\n\x1a\n"
 PLANNED: list[dict[str, Any]] = [
@@ -65,12 +65,12 @@ def export(
     path: Path, target: Path, what: str, number: int | None = None
 ) -> tuple[list[Path], list[str]]:
     said: list[str] = []
-    with RunReader(path) as run:
+    with open_run(path) as run:
         return export_table(run, target, what, number, said.append), said
 
 
 def test_necks_are_read_back_with_the_time_before_them(grown: Path) -> None:
-    with RunReader(grown) as run:
+    with open_run(grown) as run:
         rows = neck_rows(run, run.every_series())
         assert run.hold_totals_s["series_003"] == pytest.approx(12.0, abs=1e-6)
     assert [(name, neck) for name, _, neck in rows] == [
@@ -132,7 +132,7 @@ def test_without_a_time_the_column_is_empty_and_there_is_no_plot(
     with h5py.File(grown, "r+") as file:
         for name in ("series_001", "series_002", "series_003"):
             del file[f"{name}/frames/holds_before"]  # as in an imported file
-    with RunReader(grown) as run:
+    with open_run(grown) as run:
         assert all(math.isnan(row[1]) for row in neck_rows(run, run.every_series()))
         said: list[str] = []
         written = write_beside(run, ["series_001", "series_002"], tmp_path, said.append)
@@ -148,7 +148,7 @@ def test_without_a_time_the_column_is_empty_and_there_is_no_plot(
 def test_beside_the_run_nothing_is_overwritten(grown: Path, tmp_path: Path) -> None:
     names = ["series_001", "series_002"]
     for begin in ("run", "run_2"):
-        with RunReader(grown) as run:
+        with open_run(grown) as run:
             written = write_beside(run, names, tmp_path, pytest.fail)
         assert [path.name for path in written] == [
             f"{begin}_necks.csv", f"{begin}_growth.png", f"{begin}_model.png"
@@ -157,7 +157,7 @@ def test_beside_the_run_nothing_is_overwritten(grown: Path, tmp_path: Path) -> N
             assert path.read_bytes().startswith(PNG)
     # One name that is taken keeps all three together.
     (tmp_path / "run_3_model.png").write_bytes(b"precious")
-    with RunReader(grown) as run:
+    with open_run(grown) as run:
         written = write_beside(run, names, tmp_path, pytest.fail)
     assert written[0].name == "run_4_necks.csv"
     assert (tmp_path / "run_3_model.png").read_bytes() == b"precious"
@@ -203,7 +203,7 @@ def test_columns_of_another_version_are_refused(grown: Path, tmp_path: Path) -> 
 
 def test_images_do_not_go_into_a_table(grown: Path, tmp_path: Path) -> None:
     with (
-        RunReader(grown) as run,
+        open_run(grown) as run,
         pytest.raises(BadInput, match=r"'volume' goes into \.mrc.*necks, shifts or tuning; \.png"),
     ):
         export_images(run, tmp_path / "x.csv", "volume", 1)

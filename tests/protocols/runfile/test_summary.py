@@ -272,7 +272,7 @@ def test_what_is_no_run_file(tmp_path: Path) -> None:
         (tmp_path / "missing.nxs", "no such file"),
         (tmp_path, "is a folder"),
         (text, "is not an HDF5 file"),
-        (other, "no run file"),
+        (other, "not a run file"),
         (damaged, "HDF5 cannot open it"),
     ):
         with pytest.raises(BadInput, match=problem) as caught:
