@@ -1,4 +1,4 @@
-"""Errors that users see: bad input, and where in it the fault is."""
+"""Errors that several folders share: bad input from a person, bad messages from a wire."""
 
 from __future__ import annotations
 
@@ -33,3 +33,7 @@ class Misplaced(ValueError):
     def __init__(self, problem: str, *place: str | int) -> None:
         super().__init__(problem)
         self.place = place
+
+
+class BadMessage(ValueError):
+    """Bytes, text or JSON that are not a message of the wire on which they came."""

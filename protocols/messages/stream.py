@@ -16,12 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.chunk import ENCODING, BadChunk, Chunk
+from ..core.errors import BadMessage
 
 MAX_HEADER_BYTES = 1_000_000
-
-
-class BadMessage(ValueError):
-    """Bytes that are no stream message."""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
+from ..core.errors import BadMessage
 from ..core.units import ZERO_CELSIUS_K
 
 MAX_MESSAGE_BYTES = 1_000_000
@@ -36,10 +37,6 @@ NOTIFICATION_TYPE = "data.event.notificationRaised"
 ResultCode = Literal["ok", "invalidInput", "badRequest", "invalidOperation"]
 RESULT_CODES: tuple[ResultCode, ...] = ("ok", "invalidInput", "badRequest", "invalidOperation")
 _RESULT_CODES: dict[str, ResultCode] = {code: code for code in RESULT_CODES}
-
-
-class BadMessage(ValueError):
-    """Bytes that are no message of this wire."""
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+from ..core.errors import BadMessage
+
 DEFAULT_PORT = 8088
 OK, FAILED = 200, 500
 # The original reads so many bytes and takes them for the whole request.
@@ -45,10 +47,6 @@ _MAYBE_START = re.compile(rb"[\[{]\s*\Z")
 # What the end of what was received may have left of a literal or number.
 _LITERALS = ("true", "false", "null", "NaN", "Infinity", "-Infinity")
 _CUT_NUMBER = re.compile(r"-|\.|[eE][+-]?")
-
-
-class BadMessage(ValueError):
-    """Bytes or JSON that are no message of this wire."""
 
 
 @dataclass(frozen=True)

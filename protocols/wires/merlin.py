@@ -15,6 +15,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ..core.errors import BadMessage
+
 MAGIC = b"MPX,"
 PREFIX_BYTES = 15
 MAX_CONTROL_BYTES = 65_536
@@ -60,10 +62,6 @@ _KINDS: dict[str, Kind] = {kind: kind for kind in KINDS}
 # Counter depth in bits -> how a pixel travels.
 PIXEL_TYPES: Mapping[int, str] = {1: "U08", 6: "U08", 12: "U16", 24: "U32"}
 _PIXEL_BYTES = {"U08": 1, "U16": 2, "U32": 4, "U64": 8}
-
-
-class BadMessage(ValueError):
-    """Bytes that are not what the wire should carry."""
 
 
 def frame(body: bytes) -> bytes:

@@ -15,6 +15,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from ..core.errors import BadMessage
+
 MAX_LINE_BYTES = 4096
 
 NOT_A_NUMBER = 9.91e37
@@ -43,10 +45,6 @@ ERROR_TEXT: Mapping[int, str] = {
     QUEUE_OVERFLOW: "Queue overflow",
     NOT_WITH_OUTPUT_OFF: "Not permitted with OUTPUT off",
 }
-
-
-class BadMessage(ValueError):
-    """Text that is not what this wire should carry."""
 
 
 class LineDecoder:

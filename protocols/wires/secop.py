@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+from ..core.errors import BadMessage
+
 IDENTIFY = "*IDN?"
 IDENTITY = "ISSE&SINE2020,SECoP,V2019-09-16,v1.0"
 ERROR_PREFIX = "error_"
@@ -43,10 +45,6 @@ _ZERO_C: Mapping[str, float] = {
     "celsius": 0.0,
 }
 _PER_S: Mapping[str, float] = {"s": 1.0, "sec": 1.0, "min": 60.0, "h": 3600.0}
-
-
-class BadMessage(ValueError):
-    """A line that is no SECoP message, or data that are not what the message should carry."""
 
 
 @dataclass(frozen=True)

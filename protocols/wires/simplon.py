@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from ..core.errors import BadMessage
+
 API_VERSION = "1.8.0"
 VERSION_PATH = "/detector/api/version"
 CONTROL_PORT = 80
@@ -56,10 +58,6 @@ SERIES_COMMANDS = (ARM, DISARM, CANCEL, ABORT)
 _SERIES_KEYS = ("sequence id", "sequence_id")  # as on the wire; as in the reference's text
 
 Value = bool | int | float | str
-
-
-class BadMessage(ValueError):
-    """Bytes that are not what the wire should carry."""
 
 
 @dataclass(frozen=True)

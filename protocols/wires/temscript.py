@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+from ..core.errors import BadMessage
+
 API = "/v1/"
 MIME_JSON = "application/json"
 MIME_PICKLE = "application/python-pickle"
@@ -49,10 +51,6 @@ _AXES = {
     "a": ("a_deg", 180.0 / math.pi),
     "b": ("b_deg", 180.0 / math.pi),
 }
-
-
-class BadMessage(ValueError):
-    """JSON that is not what the endpoint should carry."""
 
 
 @dataclass(frozen=True)
