@@ -38,7 +38,7 @@ class _Connection:
         self.loop = asyncio.get_running_loop()
         self.users: set[object] = set()
         self._socket: Any = None
-        self._decoder = instamatic.StreamDecoder(replies=True)
+        self._decoder = instamatic.JsonDecoder(replies=True)
         self._owed = False  # the answer to a call that was cancelled
         self._lock = asyncio.Lock()
 
@@ -50,7 +50,7 @@ class _Connection:
         async with self._lock:
             if self._socket is None:
                 self._socket = await open_tcp(device, "connect", self._address, timeout_s)
-                self._decoder = instamatic.StreamDecoder(replies=True)
+                self._decoder = instamatic.JsonDecoder(replies=True)
                 self._owed = False
 
     def drop(self) -> None:

@@ -19,8 +19,8 @@ from typing import Any, TypeVar
 
 import serial
 
-from ...protocols.core.errors import BadInput
-from ...protocols.wires.scpi import BadMessage, LineDecoder
+from ...protocols.core.errors import BadInput, BadMessage
+from ...protocols.core.lines import LineDecoder
 from ..base import DeviceLost
 from .errors import broken, not_connected, nothing_listens, reason
 from .tcp import address_of, open_tcp

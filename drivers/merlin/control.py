@@ -28,7 +28,7 @@ class ControlLink:
         self._address = address
         self._endpoint = f"tcp://{address[0]}:{address[1]}"
         self._socket: Any = None
-        self._decoder = merlin.StreamDecoder(replies=True)
+        self._decoder = merlin.MpxDecoder(replies=True)
         self._replies: list[bytes] = []
         self._owed: list[tuple[Kind, str]] = []  # answers to commands that were cancelled
         self._lock = asyncio.Lock()
@@ -41,7 +41,7 @@ class ControlLink:
     async def open(self, timeout_s: float) -> None:
         """Connect; raises DeviceLost."""
         self._socket = await open_tcp(self._device, "connect", self._address, timeout_s)
-        self._decoder = merlin.StreamDecoder(replies=True)
+        self._decoder = merlin.MpxDecoder(replies=True)
         self._replies, self._owed = [], []
 
     async def close(self) -> None:

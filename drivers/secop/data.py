@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from ...protocols.core.clock import ExperimentClock
 from ...protocols.wires import secop
-from ...protocols.wires.secop import BadMessage, Message, Reading
+from ...protocols.wires.secop import BadMessage, Message, StampedValue
 from ..base import GRACE_S, DeviceError, DeviceLost, DeviceRefused, HeaterSample
 from ..common.instrument_time import InstrumentTime
 from .control import ModuleControl
@@ -119,7 +119,7 @@ class ModuleReadings:
             except DeviceRefused as fault:
                 self._on_end(fault)
 
-    def _on_reading(self, module: HeatingModule, reading: Reading) -> None:
+    def _on_reading(self, module: HeatingModule, reading: StampedValue) -> None:
         received_ns = self._clock.now_ns()
         temperature_c = module.to_c(reading.value)
         t_ns = received_ns

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from ...protocols.core.lines import StrictLineDecoder
 from ...protocols.wires import secop
 from ...protocols.wires.secop import BadMessage, Description, Message
 from ..base import GRACE_S, DeviceLost, DeviceRefused
@@ -68,7 +69,7 @@ class SecopLink:
         deadline = time.monotonic() + timeout_s
         sock = await open_tcp(self._device, "connect", self._address, timeout_s)
         self._socket, self._ended, self._due = sock, "", {}
-        decoder = secop.LineDecoder()
+        decoder = StrictLineDecoder(secop.MAX_LINE_BYTES)
         request = "identify the node"
         left_s = max(0.05, deadline - time.monotonic())
         try:
@@ -206,7 +207,7 @@ class SecopLink:
             return broken(self._device, request, self.endpoint, self._ended)
         return not_connected(self._device, request)
 
-    async def _read_all(self, decoder: secop.LineDecoder, lines: list[bytes]) -> None:
+    async def _read_all(self, decoder: StrictLineDecoder, lines: list[bytes]) -> None:
         """Give each answer to its request, and each message to `on_message`."""
         loop = asyncio.get_running_loop()
         try:

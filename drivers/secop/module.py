@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from ...protocols.wires import secop
-from ...protocols.wires.secop import BadMessage, Description, Module, Parameter, Reading
+from ...protocols.wires.secop import BadMessage, Description, Module, Parameter, StampedValue
 
 
 def choose(description: Description, wanted: str | None) -> HeatingModule:
@@ -84,7 +84,7 @@ class HeatingModule:
         """Temperature in degC of a value in the module's unit; BadMessage if it is no number."""
         return secop.parse_number(value, "temperature") - self._zero
 
-    def record(self, name: str, reading: Reading) -> None:
+    def record(self, name: str, reading: StampedValue) -> None:
         """Remember a value."""
         self.values[name] = reading.value
 

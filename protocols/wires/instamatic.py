@@ -141,7 +141,7 @@ def _encode(value: Any) -> bytes:
         raise BadMessage(f"{str(value)[:60]} is no JSON") from None
 
 
-class StreamDecoder:
+class JsonDecoder:
     """Find the JSON values of messages in a stream of bytes, however it was split.
 
     Bytes between messages are skipped up to where the next one may begin. Noise that looks like the

@@ -91,7 +91,7 @@ def parse_prefix(raw: bytes | bytearray | memoryview) -> int:
     return int(digits) - 1
 
 
-class StreamDecoder:
+class MpxDecoder:
     """Cut a byte stream into bodies, skipping what is none.
 
     Parameters

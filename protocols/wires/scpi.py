@@ -17,8 +17,6 @@ from dataclasses import dataclass
 
 from ..core.errors import BadMessage
 
-MAX_LINE_BYTES = 4096
-
 NOT_A_NUMBER = 9.91e37
 OVERFLOW = 9.9e37
 
@@ -45,65 +43,6 @@ ERROR_TEXT: Mapping[int, str] = {
     QUEUE_OVERFLOW: "Queue overflow",
     NOT_WITH_OUTPUT_OFF: "Not permitted with OUTPUT off",
 }
-
-
-class LineDecoder:
-    """Cut a byte stream into lines that end in CR, LF or both; empty lines are dropped.
-
-    A line that is too long or holds bytes that are no printable ASCII is thrown away.
-
-    Parameters
-    ----------
-    max_line_bytes : int
-        Bounds the memory.
-
-    Attributes
-    ----------
-    skipped_bytes : int
-        Bytes thrown away so far.
-    """
-
-    def __init__(self, max_line_bytes: int = MAX_LINE_BYTES) -> None:
-        self.skipped_bytes = 0
-        self._max = max_line_bytes
-        self._buffer = bytearray()
-        self._skipping = False
-
-    @property
-    def buffered_bytes(self) -> int:
-        """Bytes held back because their line is not complete."""
-        return len(self._buffer)
-
-    def feed(self, data: bytes | bytearray | memoryview) -> list[str]:
-        """Take bytes as they come; return the lines that are complete, without their ends."""
-        *ended, rest = re.split(rb"[\r\n]", bytes(data))
-        lines: list[str] = []
-        for part in ended:
-            self._add(part)
-            if self._skipping:
-                self._skipping = False
-            elif self._buffer:
-                if all(0x20 <= byte < 0x7F or byte == 0x09 for byte in self._buffer):
-                    lines.append(self._buffer.decode("ascii"))
-                else:
-                    self.skipped_bytes += len(self._buffer)
-            self._buffer.clear()
-        self._add(rest)
-        return lines
-
-    def clear(self) -> None:
-        """Forget what has come of an incomplete line."""
-        self.skipped_bytes += len(self._buffer)
-        self._buffer.clear()
-        self._skipping = False
-
-    def _add(self, part: bytes) -> None:
-        if self._skipping or len(self._buffer) + len(part) > self._max:
-            self.skipped_bytes += len(self._buffer) + len(part)
-            self._buffer.clear()
-            self._skipping = True
-        else:
-            self._buffer += part
 
 
 @dataclass(frozen=True)

@@ -99,41 +99,6 @@ def _no_number(name: str) -> Any:
     raise ValueError(name)
 
 
-class LineDecoder:
-    """Cut a stream of bytes into lines, however it was split.
-
-    Parameters
-    ----------
-    max_bytes : int
-        Longest line.
-    """
-
-    def __init__(self, max_bytes: int = MAX_LINE_BYTES) -> None:
-        self._max_bytes = max_bytes
-        self._buffer = bytearray()
-        self._skipping = False
-
-    def feed(self, received: bytes) -> list[bytes]:
-        """Lines that are complete now, without their ends; empty ones are left out.
-
-        Raises
-        ------
-        BadMessage
-            If a line is longer than allowed; it is skipped to its end, and what came with it too.
-        """
-        if self._skipping:
-            _, end, received = received.partition(b"\n")
-            self._skipping = not end
-        self._buffer += received
-        *lines, rest = self._buffer.split(b"\n")
-        self._buffer = rest
-        if max(map(len, (*lines, rest))) > self._max_bytes:
-            self._skipping = len(rest) > 0
-            self._buffer = bytearray()
-            raise BadMessage(f"a line of more than {self._max_bytes} bytes")
-        return [bytes(line) for line in lines if line.strip()]
-
-
 def parse_identity(line: bytes) -> str:
     """Version of an answer to ``*IDN?``; raises BadMessage if it is not SECoP's."""
     text = line.decode("utf-8", "replace").strip()
@@ -144,14 +109,14 @@ def parse_identity(line: bytes) -> str:
 
 
 @dataclass(frozen=True)
-class Reading:
+class StampedValue:
     """A value with the server's UNIX time of it in seconds, None where it sent none."""
 
     value: Any
     t_s: float | None = None
 
 
-def parse_reading(data: object) -> Reading:
+def parse_reading(data: object) -> StampedValue:
     """Reading of an update or reply, ``[value, {"t": ...}]``; raises BadMessage if it is none."""
     if not isinstance(data, list) or not data:
         raise BadMessage(f"{str(data)[:60]} is not [value, qualifiers]")
@@ -160,7 +125,7 @@ def parse_reading(data: object) -> Reading:
     if not isinstance(qualifiers, dict):
         raise BadMessage(f"qualifiers {str(qualifiers)[:60]} are no JSON object")
     t_s: Any = cast("dict[str, Any]", qualifiers).get("t")
-    return Reading(parts[0], None if t_s is None else parse_number(t_s, "time"))
+    return StampedValue(parts[0], None if t_s is None else parse_number(t_s, "time"))
 
 
 def encode_reading(value: Any, t_s: float | None = None) -> list[Any]:

@@ -108,7 +108,7 @@ class _Server:
     async def converse(self, connection: socket.socket) -> None:
         """Answer the calls of one client until it leaves, or sends what is no call."""
         loop = asyncio.get_running_loop()
-        decoder = wire.StreamDecoder(replies=False)
+        decoder = wire.JsonDecoder(replies=False)
         while received := await loop.sock_recv(connection, _RECEIVE_BYTES):
             try:
                 calls = [wire.parse_call(value) for value in decoder.feed(received)]

@@ -18,7 +18,7 @@ from pathlib import Path
 from ...protocols.config.faults import FaultName
 from ...protocols.core.clock import ExperimentClock
 from ...protocols.core.errors import BadInput
-from ...protocols.wires import scpi
+from ...protocols.core.lines import LineDecoder
 from ..world.microscope import World
 from .sockets import address, background, listen
 from .source_meter import MODEL_2400, MODEL_2450, SourceMeter
@@ -192,7 +192,7 @@ class _Wire:
         self, receive: Callable[[], Awaitable[bytes]], send: Callable[[bytes], Awaitable[None]]
     ) -> None:
         """Answer one client until it leaves."""
-        decoder = scpi.LineDecoder()
+        decoder = LineDecoder()
         clock = self._clock
         carried_ns = 0
         while data := await receive():
@@ -224,7 +224,7 @@ class _Wire:
         return True
 
 
-def _lines(decoder: scpi.LineDecoder, data: bytes) -> list[tuple[str | None, int]]:
+def _lines(decoder: LineDecoder, data: bytes) -> list[tuple[str | None, int]]:
     """Lines that bytes complete, each with how many of the bytes it took; the rest at the end."""
     found: list[tuple[str | None, int]] = []
     start = 0

@@ -155,7 +155,7 @@ class _Server:
     async def converse(self, connection: socket.socket) -> None:
         """Answer the commands of one client until it leaves."""
         loop, faults = asyncio.get_running_loop(), self._faults
-        decoder = wire.StreamDecoder(commands=True)
+        decoder = wire.MpxDecoder(commands=True)
         while received := await loop.sock_recv(connection, 65_536):
             for body in decoder.feed(received):
                 await faults.delay()

@@ -18,6 +18,7 @@ from typing import Any
 
 from ...protocols.config.faults import FaultName
 from ...protocols.core.clock import ExperimentClock
+from ...protocols.core.lines import StrictLineDecoder
 from ...protocols.wires import secop as wire
 from ...protocols.wires.secop import Message
 from ..world.chip import AMBIENT_C, MAX_TEMPERATURE_C, HeaterReading
@@ -254,7 +255,7 @@ class _Server:
         """Answer the requests of one client until it leaves."""
         loop = asyncio.get_running_loop()
         client = _Client(connection)
-        decoder = wire.LineDecoder(_MAX_REQUEST_BYTES)
+        decoder = StrictLineDecoder(_MAX_REQUEST_BYTES)
         self._clients.add(client)
         try:
             async with background(client.send_all(self._faults)):

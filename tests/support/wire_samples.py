@@ -18,6 +18,7 @@ import numpy as np
 from pyrotome.protocols.core import lz4
 from pyrotome.protocols.core.bitshuffle import Bitshuffle
 from pyrotome.protocols.core.chunk import BadChunk, Chunk
+from pyrotome.protocols.core.lines import LineDecoder, StrictLineDecoder
 from pyrotome.protocols.messages import control
 from pyrotome.protocols.messages import credit_link as link
 from pyrotome.protocols.messages import stream as messages
@@ -219,8 +220,8 @@ def fed(decoder: Any, pieces: Iterator[bytes] | list[bytes]) -> list[Any]:
 def take_mpx(parts: list[bytes], rng: random.Random) -> None:
     raw = b"".join(parts)
     replies = rng.random() < 0.5
-    bodies = fed(merlin.StreamDecoder(replies=replies), [raw])
-    assert bodies == fed(merlin.StreamDecoder(replies=replies), split(raw, rng)) or replies
+    bodies = fed(merlin.MpxDecoder(replies=replies), [raw])
+    assert bodies == fed(merlin.MpxDecoder(replies=replies), split(raw, rng)) or replies
     for body in bodies:
         # With `replies`, an end that leaves the comma uncounted is understood as well.
         assert merlin.frame(body) in raw or (replies and merlin.prefix(len(body) - 1) in raw)
@@ -254,8 +255,8 @@ def take_image(raw: bytes) -> None:
 
 def take_scpi(parts: list[bytes], rng: random.Random) -> None:
     raw = b"".join(parts)
-    lines = fed(scpi.LineDecoder(), [raw])
-    assert lines == fed(scpi.LineDecoder(), split(raw, rng))
+    lines = fed(LineDecoder(), [raw])
+    assert lines == fed(LineDecoder(), split(raw, rng))
     for line in lines:
         assert line.encode("ascii") in raw
         for parse in (
@@ -275,8 +276,8 @@ SCPI = [
 
 def take_secop(parts: list[bytes], rng: random.Random) -> None:
     raw = b"".join(parts)
-    lines = fed(secop.LineDecoder(), [raw])
-    assert lines == fed(secop.LineDecoder(), split(raw, rng))
+    lines = fed(StrictLineDecoder(secop.MAX_LINE_BYTES), [raw])
+    assert lines == fed(StrictLineDecoder(secop.MAX_LINE_BYTES), split(raw, rng))
     for line in lines:
         assert line in raw
         with_errors(secop.parse_identity, line, secop.BadMessage)
@@ -311,7 +312,7 @@ def take_instamatic(parts: list[bytes], rng: random.Random) -> None:
     raw = b"".join(parts)
     replies = rng.random() < 0.7
     try:
-        values = fed(instamatic.StreamDecoder(replies=replies), [raw])
+        values = fed(instamatic.JsonDecoder(replies=replies), [raw])
     except instamatic.BadMessage:
         values = []
     for value in values:

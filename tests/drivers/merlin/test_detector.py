@@ -17,7 +17,7 @@ from pyrotome.protocols.config.faults import Fault
 from pyrotome.protocols.config.rig import DetectorRig
 from pyrotome.protocols.core.clock import ExperimentClock
 from pyrotome.protocols.wires import merlin
-from pyrotome.protocols.wires.merlin import AcquisitionHeader, FrameHeader, Reply, StreamDecoder
+from pyrotome.protocols.wires.merlin import AcquisitionHeader, FrameHeader, MpxDecoder, Reply
 
 # Few particles are placed in no time, and the wire is the same.
 FEW = {"kind": "cu-sintering", "particles": 4}
@@ -464,7 +464,7 @@ class Odd:
         self.heard = []
 
     async def control(self, reader, writer):
-        decoder = StreamDecoder()
+        decoder = MpxDecoder()
         while received := await reader.read(4096):
             for body in decoder.feed(received):
                 command = merlin.parse_command(body)

@@ -12,9 +12,9 @@ from pyrotome.protocols.wires import instamatic
 from pyrotome.protocols.wires.instamatic import (
     BadMessage,
     Call,
+    JsonDecoder,
     Reply,
     StageCoordinates,
-    StreamDecoder,
 )
 
 names = st.text("abcdefSetgA", min_size=1, max_size=20)
@@ -46,28 +46,28 @@ def fed(decoder, stream, sizes):
 @given(st.lists(calls, max_size=4), cuts)
 def test_calls_split_or_run_together(sent, sizes):
     stream = b"".join(instamatic.encode_call(call) for call in sent)
-    values = fed(StreamDecoder(replies=False), stream, sizes)
+    values = fed(JsonDecoder(replies=False), stream, sizes)
     assert [instamatic.parse_call(value) for value in values] == sent
 
 
 @given(st.lists(replies, max_size=4), cuts, st.sampled_from([b"", b" ", b"\r\n"]))
 def test_replies_split_or_run_together(sent, sizes, between):
     stream = b"".join(instamatic.encode_reply(reply) + between for reply in sent)
-    values = fed(StreamDecoder(replies=True), stream, sizes)
+    values = fed(JsonDecoder(replies=True), stream, sizes)
     assert [instamatic.parse_reply(value) for value in values] == sent
 
 
 @given(replies)
 def test_a_reply_byte_by_byte_is_there_with_its_last(reply):
     raw = instamatic.encode_reply(reply)
-    decoder = StreamDecoder(replies=True)
+    decoder = JsonDecoder(replies=True)
     assert all(decoder.feed(raw[k : k + 1]) == [] for k in range(len(raw) - 1))
     assert instamatic.parse_reply(decoder.feed(raw[-1:])[0]) == reply
 
 
 @given(st.binary(max_size=60).filter(lambda b: b"[" not in b and b[:1] != b"\x80"), replies, cuts)
 def test_noise_before_a_reply_is_skipped(noise, reply, sizes):
-    values = fed(StreamDecoder(replies=True), noise + instamatic.encode_reply(reply), sizes)
+    values = fed(JsonDecoder(replies=True), noise + instamatic.encode_reply(reply), sizes)
     assert [instamatic.parse_reply(value) for value in values] == [reply]
 
 
@@ -76,7 +76,7 @@ def test_noise_before_a_reply_is_skipped(noise, reply, sizes):
     [b"[", b"[2", b"[2;", b"[200, nul!", b"[1]] ", b'[3, "a\n', b"{MPX,{\r\n:", b"[200, 1.x"],
 )
 def test_noise_that_begins_like_a_reply(noise):
-    found = StreamDecoder(replies=True).feed(noise + b'[200, "x"]')
+    found = JsonDecoder(replies=True).feed(noise + b'[200, "x"]')
     assert [200, "x"] in found
 
 
@@ -85,7 +85,7 @@ def test_garbage_is_bad_message_and_nothing_else(raw):
     for replies_ in (True, False):
         parse = instamatic.parse_reply if replies_ else instamatic.parse_call
         with contextlib.suppress(BadMessage):
-            for value in StreamDecoder(replies=replies_).feed(raw):
+            for value in JsonDecoder(replies=replies_).feed(raw):
                 parse(value)
 
 
@@ -96,11 +96,11 @@ def test_pickle_is_refused_unread():
 
     for protocol in range(2, 6):
         with pytest.raises(BadMessage, match="pickle"):
-            StreamDecoder(replies=True).feed(pickle.dumps((200, Fires()), protocol))
+            JsonDecoder(replies=True).feed(pickle.dumps((200, Fires()), protocol))
 
 
 def test_a_message_without_an_end():
-    decoder = StreamDecoder(replies=True)
+    decoder = JsonDecoder(replies=True)
     with pytest.raises(BadMessage, match="without an end"):
         decoder.feed(b'[200, "' + b"x" * instamatic.MAX_REPLY_BYTES)
     with pytest.raises(BadMessage, match="brackets"):
@@ -110,7 +110,7 @@ def test_a_message_without_an_end():
 
 @pytest.mark.parametrize("word", ["NaN", "Infinity", "-Infinity"])
 def test_numbers_that_json_has_not(word):
-    decoder = StreamDecoder(replies=True)
+    decoder = JsonDecoder(replies=True)
     with pytest.raises(BadMessage, match=word):
         decoder.feed(f"[200, [{word}]]".encode())
     assert decoder.feed(b"[200, 1]") == [[200, 1]]
@@ -125,7 +125,7 @@ def test_requests_that_are_not_sent():
 
 def test_what_instamatic_says():
     """Answers as instamatic.temserver 2.2.2 sent them."""
-    decoder = StreamDecoder(replies=True)
+    decoder = JsonDecoder(replies=True)
     position, refusal = decoder.feed(
         b"[200, [-2189, -12404, 4792, 0.0, -27.0]]"
         b"[500, [\"AttributeError\", [\"'SimuMicroscope' object has no attribute 'bogus'\"]]]"

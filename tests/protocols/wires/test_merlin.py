@@ -16,8 +16,8 @@ from pyrotome.protocols.wires.merlin import (
     BadMessage,
     Command,
     FrameHeader,
+    MpxDecoder,
     Reply,
-    StreamDecoder,
 )
 
 names = st.text("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789", min_size=1, max_size=30)
@@ -59,7 +59,7 @@ def test_attested_bytes():
 
 @given(commands)
 def test_command_round_trip(command):
-    (body,) = StreamDecoder().feed(merlin.encode_command(command))
+    (body,) = MpxDecoder().feed(merlin.encode_command(command))
     assert merlin.parse_command(body) == command
 
 
@@ -70,7 +70,7 @@ def test_field_that_some_clients_add_is_dropped():
 
 @given(replies)
 def test_reply_round_trip(reply):
-    (body,) = StreamDecoder(replies=True).feed(merlin.encode_reply(reply))
+    (body,) = MpxDecoder(replies=True).feed(merlin.encode_reply(reply))
     assert merlin.parse_reply(body) == reply
 
 
@@ -82,7 +82,7 @@ def test_replies_with_and_without_the_comma_counted(sent, cuts, short):
         body = merlin.encode_reply(reply)[merlin.PREFIX_BYTES :]
         uncounted = index < len(short) and short[index]
         raw += merlin.prefix(len(body) - uncounted) + body
-    decoder = StreamDecoder(replies=True)
+    decoder = MpxDecoder(replies=True)
     bodies = [body for piece in in_pieces(raw, cuts) for body in decoder.feed(piece)]
     assert [merlin.parse_reply(body) for body in bodies] == sent
     assert decoder.skipped_bytes == 0
@@ -91,7 +91,7 @@ def test_replies_with_and_without_the_comma_counted(sent, cuts, short):
 @given(st.lists(commands, min_size=1), st.lists(st.booleans()))
 def test_commands_with_and_without_the_comma_counted(sent, short):
     """Each comes whole, as clients send them."""
-    decoder = StreamDecoder(commands=True)
+    decoder = MpxDecoder(commands=True)
     got = []
     for index, command in enumerate(sent):
         body = merlin.encode_command(command)[merlin.PREFIX_BYTES :]
@@ -105,14 +105,14 @@ def test_commands_with_and_without_the_comma_counted(sent, short):
 @given(st.lists(commands, min_size=1), st.lists(st.integers(0, 10_000)))
 def test_commands_in_any_pieces(sent, cuts):
     raw = b"".join(merlin.encode_command(command) for command in sent)
-    decoder = StreamDecoder(commands=True)
+    decoder = MpxDecoder(commands=True)
     got = [body for piece in in_pieces(raw, cuts) for body in decoder.feed(piece)]
     assert [merlin.parse_command(body) for body in got] == sent
 
 
 def test_line_ends_that_some_clients_add():
     raw = b"".join(merlin.encode_command(Command("GET", "IMAGEX")) + end for end in (b"\r\n", b""))
-    decoder = StreamDecoder(commands=True)
+    decoder = MpxDecoder(commands=True)
     assert [merlin.parse_command(body) for body in decoder.feed(raw)] == [
         Command("GET", "IMAGEX")
     ] * 2
@@ -131,7 +131,7 @@ def test_frame_number_of_more_than_six_digits():
 )
 def test_any_split_and_any_garbage_before(bodies, garbage, cuts):
     raw = garbage + b"".join(merlin.frame(body) for body in bodies)
-    decoder = StreamDecoder()
+    decoder = MpxDecoder()
     got = [body for piece in in_pieces(raw, cuts) for body in decoder.feed(piece)]
     assert got == bodies
     if bodies:
@@ -141,7 +141,7 @@ def test_any_split_and_any_garbage_before(bodies, garbage, cuts):
 
 @given(st.lists(st.binary(max_size=500), max_size=30))
 def test_memory_is_bounded_whatever_comes(pieces):
-    decoder = StreamDecoder(max_body_bytes=64)
+    decoder = MpxDecoder(max_body_bytes=64)
     for piece in pieces:
         decoder.feed(piece)
         assert decoder.buffered_bytes <= merlin.PREFIX_BYTES + 64 + 1
@@ -151,13 +151,13 @@ def test_memory_is_bounded_whatever_comes(pieces):
     "lie", [b"MPX,9999999999,", b"MPX,0000000000,", b"MPX,00000x0001,", b"MPX,MPX,"]
 )
 def test_prefix_that_is_none_is_skipped(lie):
-    decoder = StreamDecoder()
+    decoder = MpxDecoder()
     assert decoder.feed(lie + merlin.frame(b"CMD,ABORT,0")) == [b"CMD,ABORT,0"]
 
 
 def test_body_one_short_costs_no_later_body():
     raw = merlin.prefix(2) + b"abc" + merlin.frame(b"def")
-    assert StreamDecoder().feed(raw) == [b"ab", b"def"]
+    assert MpxDecoder().feed(raw) == [b"ab", b"def"]
 
 
 @given(

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pyrotome.protocols.core.lines import LineDecoder
 from pyrotome.protocols.wires import scpi
-from pyrotome.protocols.wires.scpi import BadMessage, ErrorEntry, LineDecoder, Unit, Vocabulary
+from pyrotome.protocols.wires.scpi import BadMessage, ErrorEntry, Unit, Vocabulary
 
 mnemonic = st.from_regex(r"[A-Z][A-Z0-9_]{0,11}", fullmatch=True)
 paths = st.one_of(

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pyrotome.protocols.core.lines import StrictLineDecoder
 from pyrotome.protocols.wires import secop
-from pyrotome.protocols.wires.secop import BadMessage, LineDecoder, Message
+from pyrotome.protocols.wires.secop import BadMessage, Message
 
 words = st.text("abcdefghijklmnopqrstuvwxyz_:.*?Té", min_size=1, max_size=20)
 finite = st.floats(allow_nan=False, allow_infinity=False)
@@ -37,7 +38,7 @@ def test_message_round_trip(message):
 def test_any_split_of_the_stream(sent, cuts, data):
     ends = data.draw(st.sampled_from([b"\n", b"\r\n", b"\n\n"]))
     stream = b"".join(secop.encode_message(m).replace(b"\n", ends) for m in sent)
-    decoder, found = LineDecoder(), []
+    decoder, found = StrictLineDecoder(secop.MAX_LINE_BYTES), []
     for cut in [*cuts, len(stream) + 1]:
         found += decoder.feed(stream[:cut])
         stream = stream[cut:]
@@ -46,7 +47,7 @@ def test_any_split_of_the_stream(sent, cuts, data):
 
 @given(st.binary(max_size=200), messages)
 def test_what_follows_garbage_is_found(garbage, message):
-    decoder = LineDecoder()
+    decoder = StrictLineDecoder(secop.MAX_LINE_BYTES)
     *noise, last = decoder.feed(garbage + b"\n" + secop.encode_message(message))
     for line in noise:
         with contextlib.suppress(BadMessage):
@@ -55,7 +56,7 @@ def test_what_follows_garbage_is_found(garbage, message):
 
 
 def test_line_without_an_end():
-    decoder = LineDecoder(1000)
+    decoder = StrictLineDecoder(1000)
     assert decoder.feed(b"x" * 1000) == []
     with pytest.raises(BadMessage, match="1000 bytes"):
         decoder.feed(b"x")
@@ -100,7 +101,7 @@ def test_what_frappy_says():
     """Lines as frappy-server 0.20.9 sent them."""
     assert secop.parse_identity(b"ISSE&SINE2020,SECoP,V2019-09-16,v1.0") == "V2019-09-16,v1.0"
     reply = secop.parse_message(b'reply T:value [298.1, {"t": 1795262305.5829744}]')
-    assert secop.parse_reading(reply.data) == secop.Reading(298.1, 1795262305.5829744)
+    assert secop.parse_reading(reply.data) == secop.StampedValue(298.1, 1795262305.5829744)
     refused = secop.parse_message(b'error_change T:target ["RangeError", "-5 must be", {}]')
     assert str(secop.parse_error(refused.data)) == "RangeError: -5 must be"
     odd = secop.parse_message(b'error_bogus  ["ProtocolError", "unhandled", {}]')
