@@ -37,10 +37,6 @@ class ExposureObserver(Protocol):
         """Take the positions of the stage before and after the exposure of some frames."""
 
 
-class ExperimentFailed(Exception):
-    """The experiment cannot continue, for a reason that is not a single device's answer."""
-
-
 class Engine:
     """Carries out one plan with connected devices.
 
@@ -141,8 +137,8 @@ class Engine:
         ------
         DeviceError
             If a device refused or was lost.
-        DoseExceeded, ExperimentFailed
-            If the experiment must not or cannot continue.
+        DoseExceeded
+            If a stack would pass a limit.
         """
         operations = self._plan.operations
         index, remaining = 0, dict[int, Rest]()

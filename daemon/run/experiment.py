@@ -10,12 +10,9 @@ from typing import Any
 
 from ...drivers.base import DeviceError
 from ...protocols.core.errors import BadInput
-from ...protocols.messages.journal import Necks, RunLine
+from ...protocols.messages.journal import Necks
 from ..resume.interrupted_run import Interrupted
-from ..resume.remaining import Now
 from ..resume.resume_point import ResumePoint
-from ..resume.run_journal import journal_path
-from ..runtime.event_bus import Event
 from ..runtime.processes import ChildFailed
 from ..safety.topics import RunPrepared
 from ..schedule.dose import DoseExceeded, DoseLedger
@@ -23,12 +20,12 @@ from ..schedule.plan import Plan
 from ..schedule.states import State
 from ..streaming.run_processes import RunProcesses
 from ..streaming.run_streams import RunStreams
-from .clock_record import ClockPair, keep_record
+from .clock_record import keep_record
 from .context import RunContext
-from .engine import Engine, ExperimentFailed
-from .heater_watch import PROGRESS_TIMEOUT_S
+from .engine import Engine
+from .resumption import find_resume_point, restore
 from .run_file_plan import new_manifest
-from .run_notes import RunNotes
+from .run_notes import JournalFailed, RunNotes
 from .run_safing import RunSafing
 
 
@@ -78,7 +75,11 @@ class Experiment:
         self.plan, self.output, self._context, self._resume = plan, output, context, resume
         bus, clock, devices = context.bus, context.clock, context.devices
         self._processes = RunProcesses(
-            context.hub, context.zmq_context, output, self._on_result, self._on_recorder_death
+            context.hub,
+            context.zmq_context,
+            output,
+            self._on_result,
+            lambda: self.stop("failed", "the recorder died, nothing more can be recorded"),
         )
         self.streams = RunStreams(context.hub, self._processes.link, context.rig.detector.driver)
         limits = plan.recipe.limits
@@ -111,9 +112,6 @@ class Experiment:
             known = ratio if isinstance(ratio, int | float) else None
             self.engine.steering.note(str(body.get("series")), known)
             self._journal.note(Necks(series=str(body.get("series")), ratio=known))
-
-    def _on_recorder_death(self) -> None:
-        self.stop("failed", "the recorder died, nothing more can be recorded")
 
     # --- control --------------------------------------------------------------------------------
 
@@ -156,12 +154,9 @@ class Experiment:
             "eta_s": round(progress.remaining_s, 1),
             "waiting_for_credit": progress.waiting_for_credit,
             "resumed": 0 if resume is None else resume.history.resumed + 1,
+            "losses": {"recorder": {"frames": progress.frames_lost}, **self.streams.losses()},
             **self._processes.status(),
         }
-
-    def losses(self) -> dict[str, dict[str, int]]:
-        """What each consumer of frames has missed since the run began."""
-        return {"recorder": {"frames": self.engine.progress.frames_lost}, **self.streams.losses()}
 
     # --- the run --------------------------------------------------------------------------------
 
@@ -180,7 +175,9 @@ class Experiment:
         try:
             outcome = await self._unless_stopped(self._prepare())
             if outcome is None:
-                record = keep_record(self._context.clock, self._record_clock)
+                record = keep_record(
+                    self._context.clock, lambda pair: self.streams.clock_pair(asdict(pair))
+                )
                 clock_record = asyncio.create_task(record, name="clock record")
                 machine.to(State.RUNNING)
                 outcome = await self._unless_stopped(self.engine.run(self._point))
@@ -207,7 +204,7 @@ class Experiment:
         """Bring the devices to rest and let the analysis catch up; or make everything safe."""
         if outcome is None:
             self._context.machine.to(State.FINISHING)
-            outcome = await self._unless_stopped(self._rest_devices())
+            outcome = await self._unless_stopped(self._safing.rest())
         if outcome is not None:
             await self._make_safe(outcome)
             return outcome
@@ -237,23 +234,10 @@ class Experiment:
         error = task.exception()
         if error is None:
             return None
-        known = DoseExceeded | ExperimentFailed | DeviceError | ChildFailed | BadInput
+        known = DoseExceeded | JournalFailed | DeviceError | ChildFailed | BadInput
         if isinstance(error, known):
             return Outcome("failed", str(error), error)
         return Outcome("failed", f"unexpected: {error!r}", error)
-
-    async def _rest_devices(self) -> None:
-        devices = self._context.devices
-        await devices.beam.make_safe()
-        await devices.heater.make_safe()
-        text = "acquisition complete, beam blanked, heater at its safe level"
-        self._context.bus.event("info", "engine", text)
-
-    def _record_clock(self, pair: ClockPair) -> None:
-        readings = asdict(pair)
-        self.streams.clock_pair(readings)
-        details = {"clock": readings}
-        self._context.bus.publish(Event("info", "clock", "clock reading", details, recorded=False))
 
     # --- preparation ----------------------------------------------------------------------------
 
@@ -270,67 +254,16 @@ class Experiment:
                     )
         # Before anything else: a beam that was left on is charged up to here.
         await devices.beam.blank()
-        if self._resume is not None:
-            self._point = await self._find_resume_point(self._resume)
+        context, resume, point = self._context, self._resume, self._point
+        if resume is not None:
+            point = self._point = await find_resume_point(resume, self.plan, context)
         await self.open()
-        self._open_journal(self._point)
-        if self._resume is not None and self._point is not None:
-            await self._restore(self._resume, self._point)
+        self._journal.open(self.run_id, point)
+        if resume is not None and point is not None:
+            restore(resume, point, self.plan, context, self.engine, self.ledger)
+            await self.streams.send_recorded(resume.headers(point))
         self._context.bus.publish(RunPrepared(self.output))
         await devices.beam.prepare(self.plan.recipe.beam)
-
-    async def _find_resume_point(self, interrupted: Interrupted) -> ResumePoint:
-        """Where the run continues, from its journal, its file and the present temperature."""
-        context, dtype = self._context, self._context.devices.detector.dtype
-        if dtype != self.manifest.frame_dtype:
-            raise BadInput(
-                str(self.output),
-                f"has frames of {self.manifest.frame_dtype}, the detector now sends {dtype}",
-            )
-        now_ns, limits = context.clock.now_ns(), context.rig.heater.limits
-        deadline_ns = now_ns + int(PROGRESS_TIMEOUT_S * 1e9)
-        sample = await context.watch.next_sample(now_ns, "its first reading", deadline_ns)
-        return interrupted.point(
-            self.plan,
-            Now(sample.t_ns, sample.temperature_c, limits.tolerance_c, limits.rate_c_per_s),
-        )
-
-    def _open_journal(self, resumed: ResumePoint | None) -> None:
-        journal = self._journal
-        try:
-            journal.open(resumed is not None)
-        except OSError as error:
-            raise ExperimentFailed(
-                f"{journal_path(self.output)} cannot be written: {error.strerror}; without it "
-                "the run could not be resumed"
-            ) from None
-        if resumed is None:
-            journal.note(RunLine(run=self.run_id))
-            return
-        if resumed.cut_off is not None:
-            journal.note(resumed.cut_off)
-        journal.note(RunLine(run=self.run_id, resumed=resumed.resumed, carried=resumed.carried))
-
-    async def _restore(self, interrupted: Interrupted, point: ResumePoint) -> None:
-        """Restore dose, measurements and progress, and say where the run continues."""
-        engine, event = self.engine, self._context.bus.event
-        self.ledger.restore(point.charged)
-        engine.steering.restore(point.necks)
-        engine.progress.expect(point.index)
-        engine.progress.frames_lost = sum(map(len, point.missing.values()))
-        operation, gap = engine.progress.operation, point.interruption
-        event(
-            "warning",
-            "engine",
-            f"resumed after {(gap.until_ns - gap.from_ns) * 1e-9:.1f} s ({gap.reason}); "
-            f"{interrupted.frames} of {self.plan.frames} frames are recorded, continues with "
-            f"{operation.label if operation is not None else 'the end'}",
-            resumed=point.resumed,
-            interruption=gap.model_dump(),
-        )
-        for problem in (*interrupted.problems, *point.problems):
-            event("warning", "engine", problem)
-        await self.streams.send_recorded(interrupted.headers(point))
 
     async def open(self) -> None:
         """Start recorder and analysis; see `RunProcesses.open`."""

@@ -6,8 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ...protocols.core.clock import ExperimentClock
-from ...protocols.messages.journal import Entry
-from ..resume.run_journal import RunJournal
+from ...protocols.messages.journal import Entry, RunLine
+from ..resume.resume_point import ResumePoint
+from ..resume.run_journal import RunJournal, journal_path
+
+
+class JournalFailed(Exception):
+    """The journal of a run cannot be created."""
 
 
 class RunNotes:
@@ -32,9 +37,35 @@ class RunNotes:
         self._run_file, self._clock, self._notify = run_file, clock, notify
         self._journal: RunJournal | None = None
 
-    def open(self, resumed: bool) -> None:
-        """Create the journal, or append to that of a resumed run; raises OSError."""
-        self._journal = RunJournal(self._run_file, self._clock, self._notify, resumed)
+    def open(self, run: str, resumed: ResumePoint | None = None) -> None:
+        """Create the journal, or append to that of a resumed run.
+
+        Parameters
+        ----------
+        run : str
+            Identifier of the run.
+        resumed : ResumePoint, optional
+            Where a resumed run continues.
+
+        Raises
+        ------
+        JournalFailed
+            If the disk refuses.
+        """
+        try:
+            journal = RunJournal(self._run_file, self._clock, self._notify, resumed is not None)
+        except OSError as error:
+            raise JournalFailed(
+                f"{journal_path(self._run_file)} cannot be written: {error.strerror}; without it "
+                "the run could not be resumed"
+            ) from None
+        self._journal = journal
+        if resumed is None:
+            journal.note(RunLine(run=run))
+            return
+        if resumed.cut_off is not None:
+            journal.note(resumed.cut_off)
+        journal.note(RunLine(run=run, resumed=resumed.resumed, carried=resumed.carried))
 
     def note(self, entry: Entry) -> None:
         """Write an entry."""

@@ -49,6 +49,13 @@ class RunSafing:
             self._bus.event("error", "engine", text)
         return confirmed
 
+    async def rest(self) -> None:
+        """Leave the devices safe after a whole run; raises DeviceError."""
+        await self._devices.beam.make_safe()
+        await self._devices.heater.make_safe()
+        text = "acquisition complete, beam blanked, heater at its safe level"
+        self._bus.event("info", "engine", text)
+
     async def make_safe_silently(self) -> bool:
         """Make everything safe when events may be what has failed."""
         return await self._devices.make_safe(lambda _: None, self._work_is_over)

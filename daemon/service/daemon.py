@@ -180,8 +180,8 @@ class Daemon:
             },
         }
         if experiment is not None:
-            status |= experiment.status()
-            status["losses"] |= experiment.losses()
+            run = experiment.status()
+            status = {**status, **run, "losses": status["losses"] | run["losses"]}
         return status
 
     # --- experiments ----------------------------------------------------------------------------

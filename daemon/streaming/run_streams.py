@@ -12,6 +12,7 @@ from ...drivers.base import FrameData
 from ...protocols.core.chunk import ENCODING, Chunk
 from ...protocols.messages.credit_link import ANALYSIS
 from ...protocols.messages.stream import Message
+from ..runtime.event_bus import Event
 from ..schedule.hold_timing import HoldTiming
 from .credit_link import CreditLink
 from .previews import FramePreviews
@@ -123,8 +124,16 @@ class RunStreams:
         self._hub.record(self._hub.publish("hold", "hold", body))
 
     def clock_pair(self, pair: dict[str, int]) -> None:
-        """Send a reading of monotonic and UTC time to monitors and recorder."""
+        """Send a reading of monotonic and UTC time to monitors and recorder.
+
+        Parameters
+        ----------
+        pair : dict
+            ``monotonic_ns``, ``utc_ns``, ``uncertainty_ns``, ``experiment_ns``.
+        """
         self._hub.record(self._hub.publish("clock", "clock", pair))
+        event = Event("info", "clock", "clock reading", {"clock": pair}, recorded=False)
+        self._hub.bus.publish(event)
 
     async def send_recorded(self, headers: Iterable[Message]) -> None:
         """Send the analysis the headers of frames that were recorded before it was started."""
