@@ -21,7 +21,7 @@ from ..common.armed_detector import Acquisition, ArmedDetector
 from ..links.errors import not_connected
 from ..links.tcp import address_of
 from .control import ControlUnit, SimplonOptions, left_s
-from .stream import StreamLink
+from .data import StreamLink
 
 # Within which a trigger is refused, if it is at once: wall seconds, and part of an exposure, for
 # the beam stays on meanwhile.

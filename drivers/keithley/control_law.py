@@ -20,11 +20,10 @@ drifts there and no further; a loss that is not well known makes the first steps
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from ...protocols.config.calibration import ChipCalibration, Verdict
+from ...protocols.config.calibration import ChipCalibration
 
 # Without a holding power in the calibration: a conductance at the low end of MEMS heaters
 # (wire card A4, from memory), so that what is not yet learned errs towards too little current.
@@ -36,7 +35,7 @@ _FACTOR_KNOWN, _FACTOR_UNKNOWN = (0.5, 2.0), (0.2, 50.0)
 
 
 @dataclass(frozen=True)
-class Tuning:
+class RegulatorSettings:
     """Constants of the law.
 
     Attributes
@@ -65,7 +64,7 @@ class Tuning:
 
 
 @dataclass(frozen=True)
-class Measured:
+class Measurement:
     """One reading: when it was taken, temperature, and the current that flowed then."""
 
     t_s: float
@@ -160,12 +159,12 @@ class Regulator:
     ----------
     calibration : ChipCalibration
         Of the chip.
-    tuning : Tuning
+    settings : RegulatorSettings
         Constants of the law.
     cycle_s : float
         Time between readings, as the line's speed lets expect it; followed afterwards.
     lead_s : float
-        Time from a current's start to the middle of the reading that follows it.
+        Time from the start of a current to the centre of the reading that follows it.
 
     Attributes
     ----------
@@ -174,10 +173,14 @@ class Regulator:
     """
 
     def __init__(
-        self, calibration: ChipCalibration, tuning: Tuning, cycle_s: float, lead_s: float = 0.0
+        self,
+        calibration: ChipCalibration,
+        settings: RegulatorSettings,
+        cycle_s: float,
+        lead_s: float = 0.0,
     ) -> None:
         self.model = ChipModel(calibration)
-        self.tuning = tuning
+        self.settings = settings
         self.cycle_s, self.lead_s = cycle_s, lead_s
         self.learned = Learned()
         known = calibration.power is not None
@@ -192,7 +195,7 @@ class Regulator:
         ]
         self._bounds = _FACTOR_KNOWN if known else _FACTOR_UNKNOWN
         self._inertia_bounds = (_INERTIA[0] * self._bounds[0], _INERTIA[1] * self._bounds[1])
-        self._before: Measured | None = None
+        self._before: Measurement | None = None
 
     @property
     def least_factor(self) -> float:
@@ -204,8 +207,8 @@ class Regulator:
         """Make no use of the reading before: something else has driven the chip since."""
         self._before = None
 
-    def take(self, now: Measured) -> None:
-        """Take a reading in, and learn from it."""
+    def record(self, now: Measurement) -> None:
+        """Record a reading, and learn from it."""
         if self._before is not None:
             self._learn(self._before, now)
         self._before = now
@@ -225,7 +228,7 @@ class Regulator:
         """
         now = self._before
         if now is None:
-            return self.tuning.min_current_a
+            return self.settings.min_current_a
         model, cycle_s = self.model, self.cycle_s
         effect_s = now.t_s + cycle_s - self.lead_s
         start_c = model.advance(
@@ -233,11 +236,11 @@ class Regulator:
         )
         error_c = start_c - setpoint_c(effect_s)
         end_c = setpoint_c(effect_s + cycle_s)
-        goal_c = end_c + error_c * math.exp(-cycle_s / self.tuning.response_s)
-        low_a = self.tuning.min_current_a
-        held_c = max(end_c, setpoint_c(effect_s)) + self.tuning.headroom_c
+        goal_c = end_c + error_c * math.exp(-cycle_s / self.settings.response_s)
+        low_a = self.settings.min_current_a
+        held_c = max(end_c, setpoint_c(effect_s)) + self.settings.headroom_c
         least = replace(self.learned, factor=self.least_factor)
-        high_a = min(self.tuning.max_current_a, model.holding_current_a(held_c, least))
+        high_a = min(self.settings.max_current_a, model.holding_current_a(held_c, least))
         return self._current_towards(start_c, goal_c, low_a, max(low_a, high_a))
 
     def _current_towards(self, start_c: float, goal_c: float, low_a: float, high_a: float) -> float:
@@ -270,13 +273,13 @@ class Regulator:
                 side = -1
         return math.sqrt(square)
 
-    def _learn(self, before: Measured, now: Measured) -> None:
+    def _learn(self, before: Measurement, now: Measurement) -> None:
         """Compare a reading with what was predicted for it."""
         elapsed_s = now.t_s - before.t_s
         if not 0.0 < elapsed_s < 10.0 * max(self.cycle_s, self.model.calibration.time_constant_s):
             return  # nothing can be said of a gap
         self.cycle_s += 0.1 * (elapsed_s - self.cycle_s)
-        model, tuning = self.model, self.tuning
+        model, settings = self.model, self.settings
         lead_s = min(self.lead_s, elapsed_s)
 
         def predicted_c(learned: Learned) -> float:
@@ -294,13 +297,13 @@ class Regulator:
             (predicted_c(replace(known, warmer_c=known.warmer_c + 0.1)) - expected_c) / 0.1,
         )
         covariance = self._covariance
-        wander = tuning.wander_per_root_s**2 * elapsed_s
+        wander = settings.wander_per_root_s**2 * elapsed_s
         for k in range(3):
             covariance[k][k] += wander
         change_c = expected_c - before.temperature_c
         # Where the loss is far from known, the model is not linear enough over a large change.
-        wrong = tuning.transient_error + math.sqrt(covariance[0][0])
-        doubt = tuning.noise_c**2 + (wrong * change_c) ** 2
+        wrong = settings.transient_error + math.sqrt(covariance[0][0])
+        doubt = settings.noise_c**2 + (wrong * change_c) ** 2
         towards = [sum(row[k] * by[k] for k in range(3)) for row in covariance]
         spread = sum(by[k] * towards[k] for k in range(3)) + doubt
         self._covariance = [
@@ -321,84 +324,3 @@ class Regulator:
 def _moved(value: float, by: float, bounds: tuple[float, float]) -> float:
     """A factor after a change of its logarithm, not more than threefold at a time."""
     return min(max(value * math.exp(min(max(by, -1.0), 1.0)), bounds[0]), bounds[1])
-
-
-@dataclass(frozen=True)
-class Course:
-    """Setpoint over time: at rest, or on a straight way from one temperature to another."""
-
-    target_c: float
-    from_c: float = 0.0
-    start_s: float = 0.0
-    duration_s: float = 0.0
-
-    def at(self, t_s: float) -> float:
-        """Setpoint at a moment; before the start where it was then."""
-        if t_s >= self.start_s + self.duration_s:
-            return self.target_c
-        if t_s <= self.start_s:
-            return self.from_c
-        done = (t_s - self.start_s) / self.duration_s
-        return self.from_c + done * (self.target_c - self.from_c)
-
-
-class PlausibilityMonitor:
-    """Judges the readings of a chip at rest by whether the power is what the temperature takes.
-
-    Only a chip at rest is judged: its readings of the last `window_s` (8 at least) lie close
-    together, and their first half agrees with their second. What was found implausible has to
-    stay so for `persist_s` before it counts.
-
-    Parameters
-    ----------
-    calibration : ChipCalibration
-        What is plausible.
-    window_s, persist_s : float
-        Experiment seconds.
-    """
-
-    MIN_READINGS = 8
-    SPREAD_C = 4.0
-    DRIFT_C = 1.0
-
-    def __init__(
-        self, calibration: ChipCalibration, window_s: float = 0.4, persist_s: float = 0.6
-    ) -> None:
-        self.calibration = calibration
-        self.window_s, self.persist_s = window_s, persist_s
-        self._readings: deque[tuple[float, float, float, float]] = deque()
-        self._since_s: float | None = None
-        self.latest: Verdict | None = None
-
-    def restart(self) -> None:
-        """Forget all readings."""
-        self._readings.clear()
-        self._since_s = None
-
-    def take(
-        self, t_s: float, temperature_c: float, resistance_ohm: float, power_w: float
-    ) -> Verdict | None:
-        """Take a reading in; the verdict when implausibility has lasted, else None."""
-        readings = self._readings
-        readings.append((t_s, temperature_c, resistance_ohm, power_w))
-        while len(readings) > self.MIN_READINGS and t_s - readings[1][0] >= self.window_s:
-            readings.popleft()
-        if len(readings) < self.MIN_READINGS or t_s - readings[0][0] < self.window_s:
-            return None
-        temperatures = [row[1] for row in readings]
-        half = len(temperatures) // 2
-        drift_c = sum(temperatures[-half:]) / half - sum(temperatures[:half]) / half
-        spread_c = max(temperatures) - min(temperatures)
-        if abs(drift_c) > self.DRIFT_C or spread_c > self.SPREAD_C:
-            self._since_s = None
-            return None
-        count = len(readings)
-        mean_ohm = sum(row[2] for row in readings) / count
-        mean_w = sum(row[3] for row in readings) / count
-        self.latest = verdict = self.calibration.check_steady(mean_ohm, mean_w)
-        if verdict.plausible:
-            self._since_s = None
-            return None
-        if self._since_s is None:
-            self._since_s = t_s
-        return verdict if t_s - self._since_s >= self.persist_s else None

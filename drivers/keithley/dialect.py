@@ -25,7 +25,7 @@ _TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
-class Limits:
+class SourceLimits:
     """What the instrument itself shall hold to, and how it reads.
 
     `current_a` is the highest that is ever set; the source range is chosen by it.
@@ -103,7 +103,7 @@ class Dialect(ABC):
     FUNCTIONS: ClassVar[int] = 2
 
     @abstractmethod
-    def settings(self, limits: Limits) -> list[Setting]:
+    def settings(self, limits: SourceLimits) -> list[Setting]:
         """What is set before the output goes on, in this order."""
 
     @abstractmethod
@@ -125,7 +125,7 @@ class Dialect(ABC):
 class Dialect2400(Dialect):
     """The 2400, and a 2450 that is set to its command set."""
 
-    def settings(self, limits: Limits) -> list[Setting]:
+    def settings(self, limits: SourceLimits) -> list[Setting]:
         """What is set before the output goes on, in this order."""
         volts, amps = limits.compliance_v, limits.current_a
         return [
@@ -156,7 +156,7 @@ class Dialect2400(Dialect):
 class Dialect2450(Dialect):
     """The 2450 in its own SCPI command set."""
 
-    def settings(self, limits: Limits) -> list[Setting]:
+    def settings(self, limits: SourceLimits) -> list[Setting]:
         """What is set before the output goes on, in this order."""
         volts, amps = limits.compliance_v, limits.current_a
         return [

@@ -26,7 +26,7 @@ from .dialect import (
     Dialect,
     Dialect2400,
     Dialect2450,
-    Limits,
+    SourceLimits,
     output_after_off,
     output_after_on,
     output_is,
@@ -57,7 +57,7 @@ class Family:
 
 
 @dataclass(frozen=True)
-class Reading:
+class SourceReading:
     """Voltage and current at a moment."""
 
     t_ns: int
@@ -75,6 +75,48 @@ class Reading:
         return self.voltage_v * self.current_a
 
 
+class ReadingTime:
+    """When the voltage of a reading was measured, of which the answer itself says nothing."""
+
+    def __init__(self) -> None:
+        self._quickest_ns: int | None = None
+
+    def stamp_ns(
+        self,
+        sent_ns: int,
+        took_ns: int,
+        command_s: float,
+        answer_s: float,
+        integration_s: float,
+        functions: int,
+    ) -> int:
+        """Moment of the voltage.
+
+        Not before the command has arrived and half of the voltage's integration is over; not
+        after the answer set out, less the current's integration and that half. Between the two
+        lies the instrument's own time: the centre is wrong by half of it at most. From command to
+        answer it takes as long as at the quickest: what a busy event loop adds comes after.
+
+        Parameters
+        ----------
+        sent_ns, took_ns : int
+            When the command went out, and the time from then to the answer.
+        command_s, answer_s : float
+            What command and answer take on the line.
+        integration_s : float
+            Of each quantity.
+        functions : int
+            Quantities measured one after the other, the voltage first.
+        """
+        if self._quickest_ns is not None:
+            # Forgotten slowly, for an instrument that has become slower.
+            took_ns = min(took_ns, self._quickest_ns + self._quickest_ns // 1000 + 1)
+        self._quickest_ns = took_ns
+        earliest_s = command_s + 0.5 * integration_s
+        latest_s = took_ns * 1e-9 - answer_s - (functions - 0.5) * integration_s
+        return sent_ns + int(0.5 * (earliest_s + max(earliest_s, latest_s)) * 1e9)
+
+
 class SourceUnit:
     """One instrument.
 
@@ -86,7 +128,7 @@ class SourceUnit:
         Where it is.
     family : Family
         What it may be.
-    limits : Limits
+    limits : SourceLimits
         What is set in it before its output goes on.
     clock : ExperimentClock
         Of the readings.
@@ -100,7 +142,7 @@ class SourceUnit:
     """
 
     def __init__(
-        self, name: str, place: Place, family: Family, limits: Limits, clock: ExperimentClock
+        self, name: str, place: Place, family: Family, limits: SourceLimits, clock: ExperimentClock
     ) -> None:
         self._name, self._family, self._clock = name, family, clock
         self.limits = limits
@@ -108,7 +150,7 @@ class SourceUnit:
         self.heating = False
         self.lost_readings = 0
         self._dialect: Dialect | None = None
-        self._quickest_ns: int | None = None
+        self._time = ReadingTime()
 
     @property
     def is_set_up(self) -> bool:
@@ -158,41 +200,19 @@ class SourceUnit:
             )
         except Unanswered:
             if link.odd_line:
-                raise self._wrong_instrument(link.odd_line) from None
+                raise _wrong_instrument(self._name, link, self._family, link.odd_line) from None
             raise
         if "KEITHLEY" not in vendor.upper() or model not in self._family.models:
-            raise self._wrong_instrument(f"{vendor} {model}")
-        dialect = await self._choose_dialect(deadline)
+            raise _wrong_instrument(self._name, link, self._family, f"{vendor} {model}")
+        dialect = await _choose_dialect(self._name, link, self._family, deadline)
         await self.output_off()
         await self._set_up(dialect)
         self._dialect = dialect
         return Identity("Keithley", model, serial, firmware)
 
-    def _wrong_instrument(self, answered: str) -> DeviceRefused:
-        return DeviceRefused(
-            self._name,
-            "identify the instrument",
-            f"{self.link.endpoint} answered {answered[:80]!r}; this driver supports "
-            f"{', '.join(self._family.models)}",
-            "Check that the rig's endpoint names the instrument",
-        )
-
-    async def _choose_dialect(self, deadline: float) -> Dialect:
-        if not self._family.has_languages:
-            return Dialect2400()
-        request = "read the command set"
-        language = await self.link.ask("*LANG?", request, _any, left_s(deadline))
-        if language.strip().upper() == "SCPI":
-            return Dialect2450()
-        if language.strip().upper() == "SCPI2400":
-            return Dialect2400()
-        raise DeviceRefused(
-            self._name, request, f"it answered {language[:40]!r}", "Set it to SCPI in its menu"
-        )
-
     async def _set_up(self, dialect: Dialect) -> None:
         """Everything as it must be and read back, and no error left."""
-        self._quickest_ns = None
+        self._time = ReadingTime()
         await self.link.ask("*RST;*CLS;*OPC?", "reset", _one, self._exchange_s(SILENCE_S))
         for setting in dialect.settings(self.limits):
             request = f"set {setting.header} to {setting.value}"
@@ -276,7 +296,9 @@ class SourceUnit:
 
     # Readings
 
-    async def read(self, current_a: float, sent: asyncio.Future[int] | None = None) -> Reading:
+    async def read(
+        self, current_a: float, sent: asyncio.Future[int] | None = None
+    ) -> SourceReading:
         """Set a current and read; a reading that gets lost is requested again.
 
         Parameters
@@ -316,36 +338,21 @@ class SourceUnit:
                 if refused is not None:
                     raise refused from None
                 continue
-            return Reading(self._stamp_ns(dialect, sent_ns), voltage_v, drawn_a)
+            t_ns = self._time.stamp_ns(
+                sent_ns,
+                self._clock.now_ns() - sent_ns,
+                self._message_bytes * self.link.byte_s,
+                dialect.READING_BYTES * self.link.byte_s,
+                self.integration_s,
+                dialect.FUNCTIONS,
+            )
+            return SourceReading(t_ns, voltage_v, drawn_a)
         raise DeviceLost(
             self._name,
             request,
             f"{LOST_IN_A_ROW} readings in a row were lost, last line {self.link.odd_line!r}",
             "Check the cable, and that the baud rates agree",
         )
-
-    def _stamp_ns(self, dialect: Dialect, sent_ns: int) -> int:
-        """When the voltage of a reading was taken, of which the answer itself says nothing.
-
-        Not before the command has arrived and half of the voltage's integration is over; not
-        after the answer set out, less the current's integration and that half. Between the two
-        lies what the instrument takes for itself: the middle is wrong by half of it at most. From
-        command to answer it takes as long as at the quickest: what a busy event loop adds comes
-        after.
-        """
-        took_ns = self._clock.now_ns() - sent_ns
-        if self._quickest_ns is not None:
-            # Forgotten slowly, for an instrument that has become slower.
-            took_ns = min(took_ns, self._quickest_ns + self._quickest_ns // 1000 + 1)
-        self._quickest_ns = took_ns
-        integration_s, byte_s = self.integration_s, self.link.byte_s
-        earliest_s = self._message_bytes * byte_s + 0.5 * integration_s
-        latest_s = (
-            took_ns * 1e-9
-            - dialect.READING_BYTES * byte_s
-            - (dialect.FUNCTIONS - 0.5) * integration_s
-        )
-        return sent_ns + int(0.5 * (earliest_s + max(earliest_s, latest_s)) * 1e9)
 
     async def reason_for_silence(self, request: str) -> DeviceRefused | None:
         """Read the error queue: what was refused, or None when an answer just got lost.
@@ -385,3 +392,27 @@ def _one(line: str) -> str:
     if line.strip() != "1":
         raise scpi.BadMessage(f"{line[:40]!r} is not 1")
     return line
+
+
+def _wrong_instrument(device: str, link: LineLink, family: Family, answered: str) -> DeviceRefused:
+    return DeviceRefused(
+        device,
+        "identify the instrument",
+        f"{link.endpoint} answered {answered[:80]!r}; this driver supports "
+        f"{', '.join(family.models)}",
+        "Check that the rig's endpoint names the instrument",
+    )
+
+
+async def _choose_dialect(device: str, link: LineLink, family: Family, deadline: float) -> Dialect:
+    if not family.has_languages:
+        return Dialect2400()
+    request = "read the command set"
+    language = await link.ask("*LANG?", request, _any, left_s(deadline))
+    if language.strip().upper() == "SCPI":
+        return Dialect2450()
+    if language.strip().upper() == "SCPI2400":
+        return Dialect2400()
+    raise DeviceRefused(
+        device, request, f"it answered {language[:40]!r}", "Set it to SCPI in its menu"
+    )

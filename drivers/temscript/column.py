@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import time
 from collections.abc import Callable
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 from pydantic import BaseModel
 
@@ -18,7 +17,6 @@ from ..base import (
     GRACE_S,
     BeamState,
     DeviceError,
-    DeviceLost,
     DeviceRefused,
     Identity,
     OutOfRange,
@@ -26,69 +24,9 @@ from ..base import (
 )
 from ..common.column_beam import ColumnBeam, ColumnOptions
 from ..common.polled_stage import MovingStage
-from ..links.tcp import address_of
-from .http import TemscriptHttp
+from .control import TemscriptServer
 
 SETTING_TOLERANCE = 0.01
-
-T = TypeVar("T")
-
-
-class _Server:
-    """What stage and beam share: the link, its identity, and values that are checked."""
-
-    def __init__(self, device: str, endpoint: str, where: str) -> None:
-        address_of(endpoint, "http", where)
-        self.device = device
-        self.link = TemscriptHttp(device, endpoint)
-
-    async def connect(self, timeout_s: float) -> Identity:
-        await self.link.close()
-        self.link.open()
-        try:
-            async with asyncio.timeout(timeout_s):
-                return await self._identify(timeout_s)
-        except TimeoutError:
-            await self.link.close()
-            raise DeviceLost(
-                self.device,
-                "read the version",
-                f"{self.link.endpoint} was not done within {timeout_s:.3g} s",
-                "Restart the microscope's server",
-            ) from None
-        except BaseException:
-            await self.link.close()
-            raise
-
-    async def _identify(self, timeout_s: float) -> Identity:
-        text = await self.link.get(temscript.VERSION, timeout_s)
-        version = self.checked(temscript.VERSION, text, lambda v, _: temscript.parse_version(v))
-        if version < temscript.MIN_VERSION:
-            raise DeviceRefused(
-                self.device,
-                "read the version",
-                f"temscript {text} at {self.link.endpoint}",
-                "Install temscript 2.0 or later on the microscope",
-            )
-        family = await self.link.get(temscript.FAMILY, timeout_s)
-        serial = await self.link.get(temscript.MICROSCOPE_ID, timeout_s)
-        return Identity("Thermo Fisher", str(family), str(serial), f"temscript {text}")
-
-    def checked(self, name: str, value: object, parse: Callable[[Any, str], T]) -> T:
-        """Return a value, or DeviceRefused where the endpoint carries something else."""
-        try:
-            return parse(value, name)
-        except temscript.BadMessage as error:
-            raise DeviceRefused(
-                self.device,
-                f"read {name}",
-                f"{self.link.endpoint} sent an invalid value: {error}",
-                "Check that the rig's endpoint names a temscript server and that the "
-                "microscope has this part",
-            ) from None
-
-    async def number(self, name: str) -> float:
-        return self.checked(name, await self.link.get(name), temscript.parse_number)
 
 
 class TemscriptStage(MovingStage):
@@ -99,7 +37,7 @@ class TemscriptStage(MovingStage):
     def __init__(self, name: str, rig: StageRig, clock: ExperimentClock) -> None:
         super().__init__(name, rig, clock)
         self.Options.model_validate(rig.options)
-        self._server = _Server(name, rig.endpoint, "stage.endpoint")
+        self._server = TemscriptServer(name, rig.endpoint, "stage.endpoint")
         self._link = self._server.link
 
     async def connect(self, timeout_s: float = GRACE_S) -> Identity:
@@ -194,13 +132,13 @@ class TemscriptBeam(ColumnBeam):
     def __init__(self, name: str, rig: BeamRig, clock: ExperimentClock) -> None:
         super().__init__(name, rig, clock)
         self.options = ColumnOptions.model_validate(rig.options)
-        self._server = _Server(name, rig.endpoint, "beam.endpoint")
+        self._server = TemscriptServer(name, rig.endpoint, "beam.endpoint")
         self._link = self._server.link
-        self._untold: set[str] = set()
+        self._unsupported: set[str] = set()
 
     async def connect(self, timeout_s: float = GRACE_S) -> Identity:
         """Identify the microscope."""
-        self._untold.clear()
+        self._unsupported.clear()
         return await self._server.connect(timeout_s)
 
     async def disconnect(self) -> None:
@@ -241,19 +179,19 @@ class TemscriptBeam(ColumnBeam):
         """Read back blanker, column valves and vacuum; servers before 2.1 know no valves."""
         return BeamState(
             await self.is_blanked(),
-            await self._told(temscript.COLUMN_VALVES_OPEN, temscript.parse_flag),
-            await self._told(temscript.VACUUM, temscript.parse_vacuum),
+            await self._optional(temscript.COLUMN_VALVES_OPEN, temscript.parse_flag),
+            await self._optional(temscript.VACUUM, temscript.parse_vacuum),
         )
 
-    async def _told(self, name: str, parse: Callable[[Any, str], bool | None]) -> bool | None:
+    async def _optional(self, name: str, parse: Callable[[Any, str], bool | None]) -> bool | None:
         """Value of an endpoint that not every server has; tried again after the next connect."""
-        if name in self._untold:
+        if name in self._unsupported:
             return None
         try:
             return self._server.checked(name, await self._link.get(name), parse)
         except DeviceRefused as error:
             if " 404 " in error.cause:
-                self._untold.add(name)
+                self._unsupported.add(name)
             return None
 
     @property

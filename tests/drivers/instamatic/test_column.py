@@ -8,7 +8,8 @@ import time
 import pytest
 
 from pyrotome.drivers.base import DeviceLost, DeviceRefused, OutOfRange
-from pyrotome.drivers.instamatic.column import InstamaticBeam, InstamaticStage, _Microscope
+from pyrotome.drivers.instamatic.column import InstamaticBeam, InstamaticStage
+from pyrotome.drivers.instamatic.control import InstamaticServer
 from pyrotome.protocols.config.faults import parse_fault
 from pyrotome.protocols.config.recipe import BeamSettings
 from pyrotome.protocols.config.rig import BeamRig, StageRig
@@ -51,7 +52,7 @@ def settings(voltage="200 kV", current="2 pA", pixel_size="3.90625 nm"):
 def quick(monkeypatch):
     """Short deadlines."""
     monkeypatch.setattr("pyrotome.drivers.common.polled_stage.GRACE_S", 0.3)
-    monkeypatch.setattr(_Microscope.call, "__kwdefaults__", {"timeout_s": 0.3})
+    monkeypatch.setattr(InstamaticServer.call, "__kwdefaults__", {"timeout_s": 0.3})
 
 
 # instamatic's own server: 20 deg/s, no limits, and a stopStage that does nothing.

@@ -10,17 +10,17 @@ from hypothesis import strategies as st
 
 from pyrotome.drivers.keithley.control_law import (
     ChipModel,
-    Course,
-    Measured,
-    PlausibilityMonitor,
+    Measurement,
     Regulator,
-    Tuning,
+    RegulatorSettings,
 )
+from pyrotome.drivers.keithley.plausibility import PlausibilityMonitor
+from pyrotome.drivers.keithley.setpoint import SetpointProfile
 from pyrotome.protocols.config.calibration import load_calibration
 
 ROOT = Path(__file__).resolve().parents[3]
 CALIBRATION = load_calibration(ROOT / "examples" / "rigs" / "chip_calibration.json")
-TUNING = Tuning(min_current_a=5e-4, max_current_a=0.0104)
+TUNING = RegulatorSettings(min_current_a=5e-4, max_current_a=0.0104)
 # Cycles of 9600, 19200 and 57600 baud, and TCP.
 CYCLES = [0.064, 0.034, 0.0145, 0.01]
 
@@ -64,10 +64,10 @@ class Bench:
         while self.t_s < start_s + seconds:
             self._pass(self.lead_s)
             read_c = self.temperature_c + self.noise_c * self.rng.standard_normal()
-            now = Measured(self.t_s, read_c, self.current_a)
+            now = Measurement(self.t_s, read_c, self.current_a)
             ohm = self.known.resistance.value(read_c)
             self.readings.append((self.t_s, read_c, ohm, self.current_a**2 * ohm))
-            self.regulator.take(now)
+            self.regulator.record(now)
             following_a = self.regulator.next_current_a(course.at)
             self._pass(self.cycle_s - self.lead_s)
             self.current_a = following_a
@@ -77,7 +77,7 @@ class Bench:
     def step(self, to_c, seconds=1.5):
         """Settling time within 1 degC in s, and overshoot in degC."""
         from_c = self.temperature_c
-        times, values = self.follow(Course(to_c), seconds)
+        times, values = self.follow(SetpointProfile(to_c), seconds)
         outside = np.flatnonzero(np.abs(values - to_c) > 1.0)
         beyond = (values - to_c) * (1 if to_c > from_c else -1)
         return (times[outside[-1]] if len(outside) else 0.0), beyond.max()
@@ -96,7 +96,7 @@ def test_steps_settle_without_overshoot(cycle_s):
 def test_a_ramp_is_followed(cycle_s):
     bench = Bench(cycle_s)
     bench.step(200.0)
-    times, values = bench.follow(Course(400.0, 200.0, bench.t_s, 2.0), 1.9)
+    times, values = bench.follow(SetpointProfile(400.0, 200.0, bench.t_s, 2.0), 1.9)
     late = times > 0.4
     error_c = (values - (200.0 + 100.0 * times))[late]
     # The current is constant within a cycle, the ramp is not.
@@ -161,7 +161,7 @@ def test_whatever_the_chip_it_arrives_within_limits(cycle_s, loss, tau, targets,
     bench = Bench(cycle_s, known=known, true=true, noise_c=noise_c, seed=seed)
     highest_c = 25.0
     for to_c in targets:
-        _, values = bench.follow(Course(to_c), 2.5)
+        _, values = bench.follow(SetpointProfile(to_c), 2.5)
         highest_c = max(highest_c, to_c)
         assert values.max() < highest_c + TUNING.headroom_c + 0.25 * (highest_c - 25.0) + 5.0
         assert abs(values[-300:].mean() - to_c) < 1.5 + 5 * noise_c
@@ -181,8 +181,8 @@ def test_never_outside_the_limits_whatever_is_read(readings, to_c):
     t_s = 0.0
     for temperature_c, current_a, elapsed_s in readings:
         t_s += elapsed_s
-        regulator.take(Measured(t_s, temperature_c, current_a))
-        current = regulator.next_current_a(Course(to_c).at)
+        regulator.record(Measurement(t_s, temperature_c, current_a))
+        current = regulator.next_current_a(SetpointProfile(to_c).at)
         assert math.isfinite(current)
         assert TUNING.min_current_a <= current <= TUNING.max_current_a
         held_a = regulator.model.holding_current_a(to_c + TUNING.headroom_c, regulator.learned)
@@ -192,7 +192,7 @@ def test_never_outside_the_limits_whatever_is_read(readings, to_c):
 def test_a_silent_line_leaves_the_chip_within_the_headroom():
     bench = Bench(0.01)
     bench.step(200.0)
-    bench.follow(Course(350.0), 0.02)  # the most that is ever set, and then nothing more comes
+    bench.follow(SetpointProfile(350.0), 0.02)  # then the line falls silent
     bench._pass(5.0)
     assert 350.0 < bench.temperature_c < 350.0 + TUNING.headroom_c + 1.0
 
@@ -203,7 +203,7 @@ def test_surroundings_are_not_taken_for_the_loss(cycle_s, warmer_c):
     true = CALIBRATION.model_copy(update={"ambient_c": CALIBRATION.ambient_c + warmer_c})
     bench = Bench(cycle_s, true=true)
     # Where the chip is hardly heated, a wrong ambient temperature looks like a wrong loss.
-    bench.follow(Course(29.0), 10.0)
+    bench.follow(SetpointProfile(29.0), 10.0)
     assert bench.regulator.learned.factor == pytest.approx(1.0, abs=0.05)
     settled_s, overshoot_c = bench.step(350.0)
     assert settled_s < 0.5
@@ -211,9 +211,9 @@ def test_surroundings_are_not_taken_for_the_loss(cycle_s, warmer_c):
 
 
 def test_course():
-    course = Course(400.0, 200.0, 10.0, 2.0)
+    course = SetpointProfile(400.0, 200.0, 10.0, 2.0)
     assert [course.at(t) for t in (9.0, 10.0, 11.0, 12.0, 20.0)] == [200, 200, 300, 400, 400]
-    step = Course(350.0, 200.0, 10.0)
+    step = SetpointProfile(350.0, 200.0, 10.0)
     assert (step.at(9.99), step.at(10.0)) == (200.0, 350.0)
 
 
@@ -229,7 +229,7 @@ def wrong_by(fraction):
 def watch(readings, calibration=CALIBRATION):
     monitor = PlausibilityMonitor(calibration)
     for reading in readings:
-        verdict = monitor.take(*reading)
+        verdict = monitor.record(*reading)
         if verdict is not None:
             return reading[0]
     return None
@@ -242,7 +242,9 @@ def test_normal_operation_is_never_implausible(cycle_s, noise_c):
     for to_c in (200.0, 350.0, 200.0, 25.0, 600.0, 1000.0):
         bench.step(to_c, 2.0)
     for to_c, duration_s in ((200.0, 2.0), (900.0, 3.0), (300.0, 30.0)):
-        bench.follow(Course(to_c, bench.temperature_c, bench.t_s, duration_s), duration_s + 0.5)
+        bench.follow(
+            SetpointProfile(to_c, bench.temperature_c, bench.t_s, duration_s), duration_s + 0.5
+        )
     for k in range(20):  # holds as short as they come
         bench.step(350.0 if k % 2 else 200.0, 0.25)
     assert watch(bench.readings) is None
@@ -261,8 +263,8 @@ def test_one_percent_in_resistance_is_found_while_it_heats(to_c, fraction):
         ohm = CALIBRATION.resistance.value(bench.temperature_c)
         read_c = known.temperature_c(ohm)
         bench.readings.append((bench.t_s, read_c, ohm, bench.current_a**2 * ohm))
-        bench.regulator.take(Measured(bench.t_s, read_c, bench.current_a))
-        following_a = bench.regulator.next_current_a(Course(to_c).at)
+        bench.regulator.record(Measurement(bench.t_s, read_c, bench.current_a))
+        following_a = bench.regulator.next_current_a(SetpointProfile(to_c).at)
         bench._pass(0.009)
         bench.current_a = following_a
         found_s = watch(bench.readings[-400:], known) if len(bench.readings) % 10 == 0 else None
@@ -278,7 +280,7 @@ def test_implausibility_has_to_last():
 
     def feed(start_s, seconds, power_w):
         return [
-            monitor.take(start_s + 0.01 * k, 350.0, ohm, power_w)
+            monitor.record(start_s + 0.01 * k, 350.0, ohm, power_w)
             for k in range(round(100 * seconds))
         ]
 

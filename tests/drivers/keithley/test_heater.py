@@ -128,7 +128,7 @@ async def test_heats_holds_and_makes_safe(driver):
         await heater.disconnect()
         await following
         await is_cold(simulation)
-        assert heater.lost_readings == heater.odd_readings == 0
+        assert heater.unit.lost_readings == heater.loop.implausible_readings == 0
 
 
 # Loose forms of what benchmarks/instruments/regulation.py measures.
@@ -176,9 +176,15 @@ async def test_too_hot_too_fast_and_too_cold_send_nothing():
     async with smu(limits={"temperature": "800 degC", "rate": "400 delta_degC/s"}) as (heater, sim):
         await heater.connect()
         for call, message in (
-            (heater.set_temperature(800.5), "rig's limit is 800 degC; nothing was sent"),
+            (
+                heater.set_temperature(800.5),
+                "rig are .* to 800 degC; nothing was sent",
+            ),
             (heater.set_temperature(float("nan")), "nothing was sent"),
-            (heater.set_temperature(10.0), "ambient temperature is 25 degC"),
+            (
+                heater.set_temperature(10.0),
+                "chip .* are 23 to 1300 degC; nothing was sent",
+            ),
             (heater.start_ramp(600.0, 0.5), "the rig's rate allows"),
             (heater.start_ramp(600.0, float("nan")), "the rig's rate allows"),
         ):
@@ -203,10 +209,10 @@ async def test_an_answer_that_nobody_waited_for_is_taken_for_no_other():
         for stray in (":OUTP?", "*OPC?", ":SYST:ERR?"):
             await heater.make_safe()
             # As left by a look at the output that was cancelled: it comes after the next question.
-            heater._unit.link.post(stray)
+            heater.unit.link.post(stray)
             await heater.set_temperature(60.0)
             await settled(simulation, 60.0)
-            heater._unit.link.post(stray)
+            heater.unit.link.post(stray)
             await heater.make_safe()
             await is_cold(simulation)
 
@@ -278,7 +284,7 @@ async def test_chip_that_breaks():
         await tripped(heater, simulation, DeviceError, "it is in compliance")
 
 
-async def test_resistance_outside_the_calibration(tmp_path):
+async def test_resistance_outside_the_calibration(tmp_path, monkeypatch):
     body = json.loads(FILE.read_text())
     body["resistance"]["range_c"] = [0, 400]
     body["power"]["conductance_w_per_k"] *= 1.5  # believed to lose more than it does
@@ -287,39 +293,41 @@ async def test_resistance_outside_the_calibration(tmp_path):
     path.write_text(json.dumps(body))
     async with smu(calibration_file=str(path), max_current_a=0.01) as (heater, simulation):
         await heater.connect()
-        with pytest.raises(OutOfRange, match=r"calibration of chip .* ends at 400 degC"):
+        with pytest.raises(OutOfRange, match=r"chip .* by its calibration are .* to 400 degC"):
             await heater.set_temperature(500.0)
         await heater.set_temperature(100.0)
         await settled(simulation, 100.0)
         # Somebody else drives the same instrument.
-        heater._unit.link.post(":SOUR:CURR 9.9E-3;:READ?")
-        heater._believed_c = _stuck(heater._believed_c)
+        heater.unit.link.post(":SOUR:CURR 9.9E-3;:READ?")
+        check = heater.loop.check
+        monkeypatch.setattr(check, "temperature_c", _stuck(check.temperature_c))
         await tripped(heater, simulation, DeviceError, "outside the calibration of chip")
 
 
-def _stuck(believed_c):
+def _stuck(temperature_c):
     def read(reading, set_a):
-        return believed_c(
+        return temperature_c(
             type(reading)(reading.t_ns, reading.voltage_v * 2, reading.current_a), set_a
         )
 
     return read
 
 
-async def test_one_odd_reading_is_no_reason():
+async def test_one_implausible_reading_is_not_a_reason(monkeypatch):
     async with smu() as (heater, simulation):
         await heater.connect()
         await heater.set_temperature(300.0)
         await settled(simulation, 300.0)
-        right, left = heater._believed_c, [1]
+        check, left = heater.loop.check, [1]
+        right = check.temperature_c
 
         def once(reading, set_a):
             if left and left.pop():
                 reading = type(reading)(reading.t_ns, reading.voltage_v * 3, reading.current_a)
             return right(reading, set_a)
 
-        heater._believed_c = once
-        await becomes(lambda: heater.odd_readings == 1)
+        monkeypatch.setattr(check, "temperature_c", once)
+        await becomes(lambda: heater.loop.implausible_readings == 1)
         await asyncio.sleep(0.5)
         assert abs(true_c(simulation) - 300.0) < 2.0
 
@@ -340,7 +348,7 @@ async def test_what_gets_lost_is_asked_for_again(driver, name, monkeypatch):
         if name == "hang":
             await asyncio.sleep(0.6)
             fault(simulation, "none")
-        await becomes(lambda: heater.lost_readings >= 1)
+        await becomes(lambda: heater.unit.lost_readings >= 1)
         count = len(samples)
         await becomes(lambda: len(samples) > count + 10)
         assert abs(true_c(simulation) - 300.0) < 2.0
@@ -363,7 +371,7 @@ async def test_output_that_is_turned_off_by_somebody_else():
     async with smu() as (heater, simulation):
         await heater.connect()
         await heater.set_temperature(300.0)
-        heater._unit.link.post(":OUTP OFF")
+        heater.unit.link.post(":OUTP OFF")
         await tripped(heater, simulation, DeviceRefused, r"803 \(Not permitted with OUTPUT off\)")
 
 
@@ -417,7 +425,7 @@ async def test_cancelled_regulation_leaves_nothing_heating(driver):
         await heater.connect()
         await heater.set_temperature(300.0)
         await settled(simulation, 300.0)
-        heater._task.cancel()  # as when the event loop ends
+        heater.loop._task.cancel()  # as when the event loop ends
         await is_cold(simulation)
 
 
@@ -552,8 +560,8 @@ def test_rigs_that_are_none(tmp_path):
         rig = HeaterRig(driver="x", endpoint=endpoint, options=options)
         return driver("x", rig, ExperimentClock())
 
-    assert make(Keithley2400Heater, "serial:///dev/ttyUSB0")._unit.link.byte_s == 10 / 9600
-    assert make(Keithley2400Heater, "tcp://127.0.0.1:4001")._unit.link.byte_s == 0
+    assert make(Keithley2400Heater, "serial:///dev/ttyUSB0").unit.link.byte_s == 10 / 9600
+    assert make(Keithley2400Heater, "tcp://127.0.0.1:4001").unit.link.byte_s == 0
     for endpoint in ("serial:ttyUSB0", "/dev/ttyUSB0", "http://h:1"):
         with pytest.raises(BadInput, match=r"heater.endpoint.*://HOST:PORT.*serial:///dev"):
             make(Keithley2400Heater, endpoint)
@@ -577,7 +585,7 @@ def test_the_rate_is_what_the_baud_rate_allows():
             endpoint="serial:///dev/ttyUSB0",
             options={"calibration_file": str(FILE), "baud": baud},
         )
-        return Keithley2400Heater("x", rig, ExperimentClock()).expected_cycle_s
+        return Keithley2400Heater("x", rig, ExperimentClock()).loop.expected_cycle_s
 
     # 29 bytes out, 28 back, ten bits each, and two integrations of 2 ms.
     assert cycle_s(9600) == pytest.approx(57 * 10 / 9600 + 0.004, abs=0.003)
