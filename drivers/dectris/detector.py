@@ -12,9 +12,9 @@ from pydantic import BaseModel
 
 from ...protocols.config.rig import DetectorRig
 from ...protocols.core.clock import ExperimentClock
+from ...protocols.core.errors import BadMessage
 from ...protocols.messages.manifest import FrameDtype
 from ...protocols.wires import simplon_stream
-from ...protocols.wires.simplon import BadMessage
 from ...protocols.wires.simplon_stream import Image, Pixels, SeriesEnd, SeriesStart
 from ..base import GRACE_S, DetectorFrame, DeviceError, DeviceLost, FrameData, Identity
 from ..common.armed_detector import Acquisition, ArmedDetector

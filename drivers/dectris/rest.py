@@ -7,8 +7,9 @@ from typing import Any
 
 import aiohttp
 
+from ...protocols.core.errors import BadMessage
 from ...protocols.wires import simplon
-from ...protocols.wires.simplon import BadMessage, Module, Parameter, Task
+from ...protocols.wires.simplon import Module, Parameter, Task
 from ..base import GRACE_S, DeviceRefused
 from ..links.errors import not_connected
 from ..links.http import HttpClient, http_body, http_deadline, http_session

@@ -10,8 +10,9 @@ from typing import Any
 import zmq.asyncio
 
 from ...protocols.core.clock import ExperimentClock
+from ...protocols.core.errors import BadMessage
 from ...protocols.wires import impulse
-from ...protocols.wires.impulse import BadMessage, Reply, Request, UnitConversion
+from ...protocols.wires.impulse import Reply, Request, UnitConversion
 from ..base import GRACE_S, DeviceRefused
 from ..links.errors import not_connected
 from ..links.tcp import left_s

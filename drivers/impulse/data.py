@@ -12,8 +12,9 @@ import zmq
 import zmq.asyncio
 
 from ...protocols.core.clock import ExperimentClock
+from ...protocols.core.errors import BadMessage
 from ...protocols.wires import impulse
-from ...protocols.wires.impulse import BadMessage, HeatSample
+from ...protocols.wires.impulse import HeatSample
 from ..base import GRACE_S, DeviceError, HeaterSample
 from ..common.instrument_time import InstrumentTime
 from ..common.sample_fanout import MAX_WAITING_SAMPLES

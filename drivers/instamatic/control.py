@@ -8,8 +8,9 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
+from ...protocols.core.errors import BadMessage
 from ...protocols.wires import instamatic
-from ...protocols.wires.instamatic import BadMessage, Call, Reply
+from ...protocols.wires.instamatic import Call, Reply
 from ..base import GRACE_S, DeviceLost, DeviceRefused, Identity
 from ..links.errors import broken, no_answer, not_connected, reason
 from ..links.tcp import address_of, end_tcp, open_tcp

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
+from ...protocols.core.errors import BadMessage
 from ...protocols.wires import scpi
 
 # Their answers differ in form: one that a cancelled question left on its way is taken for no other.
@@ -54,7 +55,7 @@ def output_is(line: str) -> bool:
     """Answer to `OUTPUT_IS`; BadMessage if the line is none."""
     text = line.strip()
     if text not in {"0", "1"}:
-        raise scpi.BadMessage(f"{line[:40]!r} is neither 0 nor 1")
+        raise BadMessage(f"{line[:40]!r} is neither 0 nor 1")
     return text == "1"
 
 
@@ -62,7 +63,7 @@ def output_after_on(line: str) -> bool:
     """Answer to `OUTPUT_ON`: whether the output is on; BadMessage if the line is none."""
     state, _, complete = line.partition(";")
     if complete.strip() != "1":
-        raise scpi.BadMessage(f"{line[:40]!r} does not tell the output")
+        raise BadMessage(f"{line[:40]!r} does not tell the output")
     return output_is(state)
 
 
@@ -91,7 +92,7 @@ def names(*words: str) -> Callable[[str], bool]:
 def _first(line: str) -> float:
     try:
         return scpi.parse_numbers(line)[0]
-    except scpi.BadMessage:
+    except BadMessage:
         return math.nan
 
 
@@ -118,7 +119,7 @@ class Dialect(ABC):
     def _pair(line: str) -> tuple[float, float]:
         values = scpi.parse_numbers(line)
         if len(values) != 2:
-            raise scpi.BadMessage(f"{line[:80]!r} has not two numbers")
+            raise BadMessage(f"{line[:80]!r} has not two numbers")
         return values[0], values[1]
 
 

@@ -13,6 +13,7 @@ import time
 from dataclasses import dataclass
 
 from ...protocols.core.clock import ExperimentClock
+from ...protocols.core.errors import BadMessage
 from ...protocols.wires import scpi
 from ..base import DeviceLost, DeviceRefused, Identity
 from ..links.errors import not_connected
@@ -390,7 +391,7 @@ def _any(line: str) -> str:
 
 def _one(line: str) -> str:
     if line.strip() != "1":
-        raise scpi.BadMessage(f"{line[:40]!r} is not 1")
+        raise BadMessage(f"{line[:40]!r} is not 1")
     return line
 
 

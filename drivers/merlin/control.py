@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from ...protocols.core.errors import BadMessage
 from ...protocols.wires import merlin
 from ...protocols.wires.merlin import Command, Kind, Reply
 from ..base import GRACE_S, DeviceRefused
@@ -104,7 +105,7 @@ class ControlLink:
             while self._replies:
                 try:
                     reply = merlin.parse_reply(self._replies.pop(0))
-                except merlin.BadMessage:
+                except BadMessage:
                     continue
                 key = (reply.kind, reply.name)
                 if self._owed and key == self._owed[0]:

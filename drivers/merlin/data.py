@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...protocols.core.errors import BadMessage
 from ...protocols.wires import merlin
 from ...protocols.wires.merlin import AcquisitionHeader, FrameHeader
 
@@ -84,7 +85,7 @@ class DataReader:
             if self._store.startswith(merlin.FRAME_MAGIC, at):
                 try:
                     return await self._image(body_bytes)
-                except merlin.BadMessage as error:
+                except BadMessage as error:
                     self._start += len(merlin.MAGIC)
                     return Damaged(str(error))
             if (
@@ -127,7 +128,7 @@ class DataReader:
             raw = self._store[self._start : self._start + merlin.PREFIX_BYTES]
             try:
                 return merlin.parse_prefix(raw)
-            except merlin.BadMessage:
+            except BadMessage:
                 self._start += len(merlin.MAGIC)
 
     async def _acquisition_header(self, body_bytes: int) -> AcquisitionHeader | None:
@@ -135,7 +136,7 @@ class DataReader:
         at = self._start + merlin.PREFIX_BYTES
         try:
             found = merlin.parse_acquisition_header(bytes(self._store[at : at + body_bytes]))
-        except merlin.BadMessage:
+        except BadMessage:
             return None
         self._start = at + body_bytes
         return found
@@ -146,17 +147,15 @@ class DataReader:
         at = self._start + header_at
         offset = merlin.parse_data_offset(self._store[at : at + merlin.FRAME_START_BYTES])
         if offset > body_bytes:
-            raise merlin.BadMessage(f"an image of {body_bytes} bytes with a header of {offset}")
+            raise BadMessage(f"an image of {body_bytes} bytes with a header of {offset}")
         await self._fill(header_at + offset)
         at = self._start + header_at
         header = merlin.parse_frame_header(self._store[at : at + offset])
         # One less where the end leaves the comma uncounted (wire card C2).
         if body_bytes - header.body_bytes not in (0, -1):
-            raise merlin.BadMessage(
-                f"an image of {body_bytes} bytes; its header says {header.body_bytes}"
-            )
+            raise BadMessage(f"an image of {body_bytes} bytes; its header says {header.body_bytes}")
         if header.pixel_bytes > self._largest:
-            raise merlin.BadMessage(f"an image of {header.height} x {header.width} pixels")
+            raise BadMessage(f"an image of {header.height} x {header.width} pixels")
         whole = header_at + header.body_bytes
         await self._fill(whole)
         if (cut := await self._cut(header_at + offset, whole)) is not None:

@@ -6,8 +6,8 @@ import math
 from typing import Any
 
 from ...protocols.core.clock import ExperimentClock
+from ...protocols.core.errors import BadMessage
 from ...protocols.wires import secop
-from ...protocols.wires.secop import BadMessage
 from ..base import GRACE_S, DeviceRefused, OutOfRange
 from ..common.heater_ramp import RATE_TOLERANCE
 from ..links.errors import not_connected

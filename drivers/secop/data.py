@@ -8,8 +8,9 @@ import math
 from collections.abc import Callable
 
 from ...protocols.core.clock import ExperimentClock
+from ...protocols.core.errors import BadMessage
 from ...protocols.wires import secop
-from ...protocols.wires.secop import BadMessage, Message, StampedValue
+from ...protocols.wires.secop import Message, StampedValue
 from ..base import GRACE_S, DeviceError, DeviceLost, DeviceRefused, HeaterSample
 from ..common.instrument_time import InstrumentTime
 from .control import ModuleControl

@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ...protocols.config.rig import HeaterRig
 from ...protocols.core.clock import ExperimentClock
-from ...protocols.wires.secop import BadMessage, Description
+from ...protocols.core.errors import BadMessage
+from ...protocols.wires.secop import Description
 from ..base import GRACE_S, DeviceLost, DeviceRefused, Identity
 from ..common.sampled_heater import SampledHeater, TemperatureRange
 from ..common.tasks import end_task

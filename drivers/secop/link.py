@@ -11,9 +11,10 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from ...protocols.core.errors import BadMessage
 from ...protocols.core.lines import StrictLineDecoder
 from ...protocols.wires import secop
-from ...protocols.wires.secop import BadMessage, Description, Message
+from ...protocols.wires.secop import Description, Message
 from ..base import GRACE_S, DeviceLost, DeviceRefused
 from ..links.errors import broken, no_answer, not_connected, reason
 from ..links.tcp import end_tcp, open_tcp

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from ...protocols.core.errors import BadMessage
 from ...protocols.wires import secop
-from ...protocols.wires.secop import BadMessage, Description, Module, Parameter, StampedValue
+from ...protocols.wires.secop import Description, Module, Parameter, StampedValue
 
 
 def choose(description: Description, wanted: str | None) -> HeatingModule:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from ...protocols.core.errors import BadMessage
 from ...protocols.wires import temscript
 from ..base import DeviceLost, DeviceRefused, Identity
 from ..links.tcp import address_of
@@ -67,7 +68,7 @@ class TemscriptServer:
         """Return a value, or DeviceRefused where the endpoint carries something else."""
         try:
             return parse(value, name)
-        except temscript.BadMessage as error:
+        except BadMessage as error:
             raise DeviceRefused(
                 self.device,
                 f"read {name}",

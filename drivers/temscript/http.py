@@ -6,6 +6,7 @@ from typing import Any
 
 import aiohttp
 
+from ...protocols.core.errors import BadMessage
 from ...protocols.wires import temscript
 from ..base import GRACE_S, DeviceRefused
 from ..links.errors import not_connected
@@ -38,7 +39,7 @@ class TemscriptHttp(HttpClient):
         raw = await self._exchange("GET", name, None, request, timeout_s)
         try:
             return temscript.parse_value(raw)
-        except temscript.BadMessage as error:
+        except BadMessage as error:
             raise self._not_temscript(request, str(error)) from None
 
     async def put(self, name: str, value: Any, timeout_s: float = GRACE_S, query: str = "") -> None:

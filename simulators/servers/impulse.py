@@ -21,7 +21,7 @@ import zmq.asyncio
 
 from ...protocols.config.faults import FaultName
 from ...protocols.core.clock import ExperimentClock, iso_utc
-from ...protocols.core.errors import BadInput
+from ...protocols.core.errors import BadInput, BadMessage
 from ...protocols.wires import impulse as wire
 from ..world.chip import HeaterReading
 from ..world.microscope import World
@@ -163,9 +163,9 @@ class _Server:
             parts = await replies.recv_multipart()
             try:
                 if len(parts) != 1:
-                    raise wire.BadMessage(f"{len(parts)} parts; a command has one")
+                    raise BadMessage(f"{len(parts)} parts; a command has one")
                 reply = await self._carry_out(wire.parse_request(bytes(parts[0])))
-            except wire.BadMessage as error:
+            except BadMessage as error:
                 reply = wire.Reply("badRequest", message=str(error))
             await self._faults.delay()
             if self._faults.strikes("disconnect"):

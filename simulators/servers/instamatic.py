@@ -17,6 +17,7 @@ from typing import Any
 
 from ...protocols.config.faults import FaultName
 from ...protocols.core.clock import ExperimentClock
+from ...protocols.core.errors import BadMessage
 from ...protocols.wires import instamatic as wire
 from ...protocols.wires.instamatic import Call, Reply, StageCoordinates
 from ..world.microscope import World
@@ -112,7 +113,7 @@ class _Server:
         while received := await loop.sock_recv(connection, _RECEIVE_BYTES):
             try:
                 calls = [wire.parse_call(value) for value in decoder.feed(received)]
-            except wire.BadMessage:
+            except BadMessage:
                 return  # the original's thread dies of it, and hangs up
             for call in calls:
                 async with self._turn:

@@ -21,6 +21,7 @@ import numpy as np
 
 from ...protocols.config.faults import FaultName
 from ...protocols.core.clock import ExperimentClock
+from ...protocols.core.errors import BadMessage
 from ...protocols.wires import merlin as wire
 from ..world.microscope import World
 from .frame_source import Scan, Scanner, Shot
@@ -220,7 +221,7 @@ class _Server:
     async def _answer(self, body: bytes) -> wire.Reply:
         try:
             command = wire.parse_command(body)
-        except wire.BadMessage:
+        except BadMessage:
             return wire.Reply("CMD", "UNKNOWN", wire.ERROR_UNKNOWN)
         if self._faults.strikes("error"):
             return wire.Reply(command.kind, command.name, wire.ERROR_BUSY)

@@ -18,6 +18,7 @@ from typing import Any
 
 from ...protocols.config.faults import FaultName
 from ...protocols.core.clock import ExperimentClock
+from ...protocols.core.errors import BadMessage
 from ...protocols.core.lines import StrictLineDecoder
 from ...protocols.wires import secop as wire
 from ...protocols.wires.secop import Message
@@ -167,7 +168,7 @@ class _Heater:
         info = described["datainfo"]
         try:
             number = wire.parse_number(value, name)
-        except wire.BadMessage as error:
+        except BadMessage as error:
             raise SecopError("WrongType", str(error)) from None
         if not info["min"] <= number <= info["max"]:
             bounds = f"{info['min']:g} and {info['max']:g}"
@@ -262,7 +263,7 @@ class _Server:
                 while received := await loop.sock_recv(connection, _RECEIVE_BYTES):
                     try:
                         lines = decoder.feed(received)
-                    except wire.BadMessage as error:
+                    except BadMessage as error:
                         client.send(_error("_", "", "ProtocolError", str(error)))
                         continue
                     for line in lines:
@@ -311,7 +312,7 @@ class _Server:
                 self._faults.strikes("error")
                 raise SecopError("HardwareError", "a simulated fault")
             return wire.encode_message(handler(client, message))
-        except wire.BadMessage as error:
+        except BadMessage as error:
             return _error(message.action, message.specifier, "ProtocolError", str(error))
         except SecopError as error:
             return _error(message.action, message.specifier, error.name, str(error))

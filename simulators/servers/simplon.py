@@ -24,6 +24,7 @@ from ...protocols.config.faults import FaultName
 from ...protocols.core import lz4
 from ...protocols.core.bitshuffle import Bitshuffle
 from ...protocols.core.clock import ExperimentClock
+from ...protocols.core.errors import BadMessage
 from ...protocols.wires import simplon as wire
 from ...protocols.wires import simplon_stream as stream
 from ..world.microscope import World
@@ -195,7 +196,7 @@ class _Server:
             return wire.encode_parameter(wire.Parameter(wire.API_VERSION))
         try:
             module, task, name = wire.split_path(path)
-        except wire.BadMessage as error:
+        except BadMessage as error:
             raise _Refusal(404, str(error)) from None
         if task == "command" and module == "detector" and method == "PUT":
             return await self._command(name)
@@ -238,7 +239,7 @@ class _Server:
             return wire.encode_changed(self.settings.put(module, name, wire.parse_setting(body)))
         except KeyError:
             raise _Refusal(404, f"{module} has no parameter {name[:60]!r}") from None
-        except (Unsettable, wire.BadMessage) as error:
+        except (Unsettable, BadMessage) as error:
             raise _Refusal(400, str(error)) from None
 
     async def _command(self, name: str) -> bytes:

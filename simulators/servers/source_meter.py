@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...protocols.core.clock import ExperimentClock
+from ...protocols.core.errors import BadMessage
 from ...protocols.wires import scpi
 from ..world.microscope import World
 
@@ -212,7 +213,7 @@ class SourceMeter:
                     raise Refused(scpi.EXECUTION_ERROR)
                 if (answer := await self._carry_out(header, unit)) is not None:
                     answers.append(answer)
-        except scpi.BadMessage:
+        except BadMessage:
             self._refuse(scpi.UNDEFINED_HEADER)
         except Refused as error:
             self._refuse(error.code)

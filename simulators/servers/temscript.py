@@ -19,6 +19,7 @@ from aiohttp import web
 
 from ...protocols.config.faults import FaultName
 from ...protocols.core.clock import ExperimentClock
+from ...protocols.core.errors import BadMessage
 from ...protocols.wires import temscript as wire
 from ..world.microscope import World
 from .sockets import address, listen
@@ -185,10 +186,10 @@ class _Server:
         if setter is None and name != wire.STAGE_POSITION:
             raise _UnknownEndpoint
         if (request.content_length or 0) > wire.MAX_BODY_BYTES:
-            raise wire.BadMessage("Too much content...")
+            raise BadMessage("Too much content...")
         raw = await request.read()
         if len(raw) > wire.MAX_BODY_BYTES:
-            raise wire.BadMessage("Too much content...")
+            raise BadMessage("Too much content...")
         value = wire.parse_value(raw)
         if setter is not None:
             setter(value)
