@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +20,15 @@ import numpy as np
 from pydantic import ConfigDict, Field, model_validator
 
 from ... import __version__
-from ...protocols.config.pipeline import AnalysisStep, check_order, planned_results, tunes
+from ...protocols.config.pipeline import (
+    RUN_RESULTS,
+    AnalysisStep,
+    ResultPlan,
+    check_order,
+    fewest_reference_frames,
+    planned_results,
+    planned_run_results,
+)
 from ...protocols.core.clock import iso_utc
 from ...protocols.core.documents import Strict, load_model, read_text
 from ...protocols.core.errors import BadInput
@@ -29,7 +37,15 @@ from ...protocols.messages.manifest import StackPlan
 from ...protocols.runfile.reader import Run, Stack, open_run
 from ..io.result_writer import ResultScratch, add_results
 from ..io.safe_output import new_file
-from ..pipeline.pipeline import Notice, Output, Pipeline, Progress, Result, StackAnalysis
+from ..pipeline.pipeline import (
+    Notice,
+    Output,
+    Pipeline,
+    PlannedStack,
+    Progress,
+    Result,
+    StackAnalysis,
+)
 from ..report.tables import NECKS, TUNING, write_beside
 from .interrupts import notify, stop_if_interrupted, uninterrupted
 from .process_display import ProcessWatcher, ProgressDisplay
@@ -89,6 +105,17 @@ def plan_of(stack: Stack, steps: Sequence[AnalysisStep]) -> StackPlan:
         tilt_deg=tuple(float(angle) for angle in stack.nominal_tilt_deg),
         results=results,
     )
+
+
+def run_plan_of(run: Run, stacks: Sequence[Stack], steps: Sequence[AnalysisStep]) -> StackPlan:
+    """What the pipeline will leave for the run as a whole, after the process groups there are."""
+    series = [stack for stack in stacks if stack.kind == "series"]
+    results: tuple[ResultPlan, ...] = ()
+    if series:
+        first, last = series[0], run.last_process
+        planned = planned_run_results(steps, len(series), first.frame_shape, first.pixel_nm)
+        results = tuple(r.model_copy(update={"process": r.process + last}) for r in planned)
+    return StackPlan(name=RUN_RESULTS, kind="series", frames=0, tilt_deg=(), results=results)
 
 
 @dataclass
@@ -155,15 +182,20 @@ def process_file(
     with open_run(path) as run:
         chosen = _chosen_stacks(run, steps, only, watcher)
         plans = {stack.name: plan_of(stack, steps) for stack in chosen}
-        pipeline = Pipeline(steps, list(plans.values()))
+        run_plan = run_plan_of(run, chosen, steps)
+        stacks = [PlannedStack(plans[s.name], s.frame_shape, s.pixel_nm) for s in chosen]
+        pipeline = Pipeline(steps, stacks, run_results=run_plan.results)
     if not pipeline.stacks:
         kinds = ", ".join(step.kind for step in steps)
         names = ", ".join(plans) or "a file without frames"
         raise BadInput("the pipeline", f"its steps ({kinds}) give no result for {names}")
-    return [
-        _process_stack(path, plans[name], analysis, watcher)
+    run_results: dict[str, Result] = {}
+    outcomes = [
+        _process_stack(path, plans[name], analysis, watcher, run_results)
         for name, analysis in pipeline.stacks.items()
     ]
+    _add_run_results(path, run_plan, run_results)
+    return outcomes
 
 
 def _chosen_stacks(
@@ -171,10 +203,11 @@ def _chosen_stacks(
 ) -> list[Stack]:
     """Image stacks to process, in the order of their exposure."""
     chosen = sorted(run.stacks.values(), key=lambda stack: stack.started_s)
+    is_tuned = fewest_reference_frames(steps)[0] > 0
     if only is not None:
         wanted = run.one_series(only)
-        chosen = [s for s in chosen if s is wanted or (s.kind == "reference" and tunes(steps))]
-    if tunes(steps) and not any(stack.kind == "reference" for stack in chosen):
+        chosen = [s for s in chosen if s is wanted or (s.kind == "reference" and is_tuned)]
+    if is_tuned and not any(stack.kind == "reference" for stack in chosen):
         watcher.notice(
             "warning",
             f"{run.path} holds no reference frames to tune the denoiser by: frames are denoised "
@@ -184,10 +217,18 @@ def _chosen_stacks(
 
 
 def _process_stack(
-    path: Path, plan: StackPlan, analysis: StackAnalysis, watcher: ProcessWatcher
+    path: Path,
+    plan: StackPlan,
+    analysis: StackAnalysis,
+    watcher: ProcessWatcher,
+    run_results: dict[str, Result],
 ) -> StackOutcome:
-    """Process one image stack and add its results to the file."""
+    """Process one image stack and add its results to the file.
+
+    Results of the run as a whole replace those of the stacks before in `run_results`.
+    """
     name = plan.name
+    given = dict[str, Result]()
     outcome = StackOutcome(name)
 
     def notice(notice: Notice) -> None:
@@ -211,6 +252,8 @@ def _process_stack(
                             notice(output)
                         case Progress():
                             watcher.progress(name, output)
+                        case Result() if output.series == RUN_RESULTS:
+                            given[output.name] = output
                         case Result() if output.record:
                             scratch.put(output.name, output.index, output.data, output.parameters)
                         case Result():
@@ -220,12 +263,28 @@ def _process_stack(
                 date = iso_utc(time.time_ns())
                 with uninterrupted():
                     add_results(path, SOFTWARE, plan, scratch, date, outcome.notes)
-            elif not outcome.failed and stack.kind == "series":
+            elif not outcome.failed and not given and stack.kind == "series":
                 notice(Notice("error", f"{name}: no step gave a result; nothing is written"))
         finally:
             scratch.close()
+    run_results.update(given)
     watcher.stack_done(name)
     return outcome
+
+
+def _add_run_results(path: Path, plan: StackPlan, results: Mapping[str, Result]) -> None:
+    """Write the newest results of the run as a whole."""
+    if not results:
+        return
+    with tempfile.TemporaryDirectory(prefix=".pyrotome-", dir=path.parent) as folder:
+        scratch = ResultScratch(Path(folder) / "results.h5", plan.results)
+        try:
+            for result in results.values():
+                scratch.put(result.name, None, result.data, result.parameters)
+            with uninterrupted():
+                add_results(path, SOFTWARE, plan, scratch, iso_utc(time.time_ns()), ())
+        finally:
+            scratch.close()
 
 
 def process_command(

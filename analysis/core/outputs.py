@@ -1,78 +1,15 @@
-"""Outputs of the analysis: results, notices, progress, and tasks on whole series."""
+"""Outputs of the analysis: results, notices and progress; and tasks on whole series."""
 
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import TypeVar
 
-from numpy.typing import NDArray
+from ...protocols.steps.outputs import Notice, Output, Parameters, Progress, Result
 
-Parameters = dict[str, str | int | float]
+__all__ = ["Notice", "Output", "Parameters", "Progress", "Result", "Task", "with_progress"]
 
-
-@dataclass(frozen=True)
-class Result:
-    """A result of the analysis.
-
-    Attributes
-    ----------
-    name, series : str
-        Name of the result, and of the stack of frames that it belongs to.
-    data : ndarray
-        Contiguous, little-endian.
-    index : int or None
-        Index of the frame in its stack; None for a result of the whole stack.
-    elapsed_s : float
-        Wall time of the computation.
-    parameters : dict
-        Settings and figures of the computation, written into the run file.
-    record : bool
-        Whether the result is written into the run file; otherwise it is only published.
-    """
-
-    name: str
-    series: str
-    data: NDArray[Any]
-    index: int | None
-    elapsed_s: float
-    parameters: Parameters
-    record: bool = True
-
-
-@dataclass(frozen=True)
-class Notice:
-    """A message for the operator.
-
-    Attributes
-    ----------
-    level : str
-        ``info``, ``warning`` or ``error``.
-    message : str
-        One sentence.
-    """
-
-    level: Literal["info", "warning", "error"]
-    message: str
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a long computation is.
-
-    Attributes
-    ----------
-    what : str
-        What is computed, for example ``aligning``.
-    fraction : float
-        Finished fraction, 0 to 1.
-    """
-
-    what: str
-    fraction: float
-
-
-Output = Result | Notice | Progress
 T = TypeVar("T")
 
 

@@ -19,7 +19,7 @@ from typing import Any, Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from ...protocols.config.pipeline import Effort, NoiseType
+from ..core.noise import Effort, NoiseType
 from .bm3d import Noise, fast_bm3d
 from .variance_stabilisation import anscombe, inverse_anscombe
 

@@ -13,7 +13,7 @@ from typing import Any, Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from ...protocols.config.pipeline import FEWEST_REFERENCES, Effort, NoiseType
+from ..core.noise import FEWEST_REFERENCES, Effort, NoiseType
 from ..core.progress import run_to_end
 from .frame import FULL_SCALE, SMALLEST_SIDE, WHITE, denoise_frame, scale_of
 

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Generator
 from typing import Literal
 
 import numpy as np
 
-from ...protocols.config.pipeline import (
-    FEWEST_REFERENCES,
-    MAX_TRIALS,
-    Denoise,
-    NoiseType,
-    ResultPlan,
-)
+from ...protocols.steps.tables import MAX_TRIALS
 from ..core.arrays import Floats
-from ..core.outputs import Notice, Output, Result, with_progress
+from ..core.noise import FEWEST_REFERENCES, Effort, NoiseType
+from ..core.outputs import Notice, Output, Parameters, Result, with_progress
 from .parameter_search import Choice, Exposures, curve_table, iter_search_parameters
 
 # Tuning is done where there is most to see, in a part of this side: it holds up the next frames.
@@ -24,14 +18,18 @@ _LARGEST_SIDE = 256
 Settings = tuple[NoiseType, float | Literal["auto"]]
 
 
-def denoising_settings(denoise: Denoise, choice: Choice | None) -> Settings:
+def denoising_settings(
+    noise: NoiseType | Literal["auto"],
+    variance: float | Literal["auto"],
+    choice: Choice | None,
+) -> Settings:
     """Noise type and variance to denoise with.
 
     With noise "auto" they are what the reference frames gave; before there are any, white noise of
     the variance that each frame shows.
     """
-    if denoise.noise != "auto":
-        return denoise.noise, denoise.variance
+    if noise != "auto":
+        return noise, variance
     if choice is None:
         return "white", "auto"
     return choice.noise, choice.variance
@@ -42,14 +40,13 @@ class ReferenceFrames:
 
     Parameters
     ----------
-    planned : ResultPlan
-        The result that holds the curve.
-    denoise : Denoise
-        The step whose settings are sought.
+    method, effort : str
+        Settings of the denoiser that are given; noise and variance are sought.
     """
 
-    def __init__(self, planned: ResultPlan, denoise: Denoise) -> None:
-        self._planned, self._denoise = planned, denoise
+    def __init__(self, method: Literal["bm3d", "fast"], effort: Effort) -> None:
+        self._method: Literal["bm3d", "fast"] = method
+        self._effort: Effort = effort
         self._first: Floats | None = None
         self._others: Floats | None = None
         self._count = 0
@@ -66,7 +63,6 @@ class ReferenceFrames:
 
     def finish(self, stack: str) -> Generator[Output, None, Choice | None]:
         """Choose by what has come; the frames are given back."""
-        started = time.perf_counter()
         first, others, count = self._first, self._others, self._count
         self._first = self._others = None
         if first is None or others is None or count < FEWEST_REFERENCES:
@@ -78,32 +74,26 @@ class ReferenceFrames:
             )
             return None
         exposures = Exposures(first, others / np.float32(count - 1), count)
-        settings = self._denoise
         trying = iter_search_parameters(
-            exposures, method=settings.method, largest_side=_LARGEST_SIDE, effort=settings.effort
+            exposures, method=self._method, largest_side=_LARGEST_SIDE, effort=self._effort
         )
         try:
             choice = yield from with_progress("tuning the denoiser", trying)
         except ValueError as error:
             yield Notice("warning", f"{stack}: the denoiser cannot be tuned: {error}")
             return None
-        table = np.full(self._planned.shape, np.nan)
-        curve = curve_table(choice)[:MAX_TRIALS]
-        table[: len(curve)] = curve
-        parameters = {
-            **self._planned.parameters,
+        parameters: Parameters = {
             "noise_chosen": choice.noise,
             "variance_chosen": choice.variance,
             "psnr_db": choice.psnr_db,
             "noisy_psnr_db": choice.noisy_psnr_db,
             "frames": count,
         }
-        elapsed_s = time.perf_counter() - started
         yield Notice(
             "info",
             f"{stack}: the denoiser is tuned to noise {choice.noise}, variance "
             f"{choice.variance if choice.variance == 'auto' else round(choice.variance, 2)} "
             f"({choice.psnr_db:.1f} dB against the mean of {count - 1} frames)",
         )
-        yield Result(self._planned.name, stack, table, None, elapsed_s, parameters)
+        yield Result("tuning", stack, curve_table(choice)[:MAX_TRIALS], parameters=parameters)
         return choice

@@ -38,6 +38,7 @@ class ResultScratch:
     def __init__(self, path: Path, results: Sequence[ResultPlan]) -> None:
         self._plans = {result.name: result for result in results}
         self.parameters: dict[str, dict[str, str | int | float]] = {}
+        self._written: set[str] = set()
         self._file: Any = h5py.File(path, "x", libver=nexus_tree.LIBVER)
         for node in layout.processes("", StackPlan(
             name="s", kind="series", frames=0, tilt_deg=(), results=tuple(results)
@@ -58,6 +59,7 @@ class ResultScratch:
         shape = plan.shape[1:] if plan.per_frame else plan.shape
         if data.shape != shape:
             raise ValueError(f"'{name}' has the shape {data.shape}, {shape} was planned")
+        self._written.add(name)
         if plan.per_frame:
             target[index] = data
         else:
@@ -66,7 +68,7 @@ class ResultScratch:
 
     def names(self) -> list[str]:
         """Results of which at least a part has come."""
-        return [name for name in self._plans if self._file[name].id.get_num_chunks()]
+        return [name for name in self._plans if name in self._written]
 
     def stored_bytes(self) -> int:
         """Room that the results will take."""
@@ -74,6 +76,9 @@ class ResultScratch:
 
     def copy_chunks(self, name: str, target: Any) -> None:
         """Bring a result as it is compressed into a dataset of the same layout."""
+        if not self._plans[name].shape:
+            target[()] = self._file[name][()]
+            return
         source = self._file[name].id
         for number in range(source.get_num_chunks()):
             offset = source.get_chunk_info(number).chunk_offset

@@ -21,7 +21,7 @@ from ...protocols.runfile.transaction import edited
 # rig and the texts may: a repaired microscope is still the same experiment.
 SAME = (
     "run", "started_ns", "sample", "beam", "detector", "value_offset", "frame_dtype", "stacks",
-    "holds", "holds_before",
+    "holds", "holds_before", "run_results",
 )  # fmt: skip
 
 

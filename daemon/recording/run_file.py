@@ -92,7 +92,9 @@ class RunFile:
         self._epoch_ns = layout.epoch_ns(manifest.started_ns)
         self._stacks = {plan.name: _Stack(self._file, plan.name) for plan in manifest.stacks}
         self._results = {
-            (plan.name, result.name): result for plan in manifest.stacks for result in plan.results
+            (plan.name, result.name): result
+            for plan in (*manifest.stacks, manifest.whole_run)
+            for result in plan.results
         }
         self._telemetry = {
             device: _Log(

@@ -57,7 +57,8 @@ def new_manifest(plan: Plan, recipe_text: str, context: RunContext) -> RunManife
         holds=plan.holds,
         holds_before=plan.holds_before,
         telemetry={**devices.channels(), "daemon": DAEMON_CHANNELS},
-        analysis=tuple(plan.recipe.analysis),
+        analysis=tuple(step.model_dump() for step in plan.recipe.analysis),
+        run_results=plan.run_results,
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, TypeGuard
 
-from ...protocols.config.pipeline import planned_results
+from ...protocols.config.pipeline import ResultPlan, planned_results, planned_run_results
 from ...protocols.config.recipe import Cycle, Ramp, Recipe, TiltSeries, Until
 from ...protocols.config.rig import Rig
 from ...protocols.core.errors import BadInput
@@ -113,6 +113,14 @@ class Plan:
         """Every group of frames, in order."""
         found = (getattr(op, "stack", None) for op in self.operations)
         return tuple(stack for stack in found if isinstance(stack, StackPlan))
+
+    @property
+    def run_results(self) -> tuple[ResultPlan, ...]:
+        """Results of the analysis for the run as a whole."""
+        series = sum(stack.kind == "series" for stack in self.stacks)
+        beam = self.recipe.beam
+        planned = planned_run_results(self.recipe.analysis, series, beam.frame, beam.pixel_nm)
+        return tuple(planned)
 
     @property
     def holds(self) -> tuple[HoldPlan, ...]:

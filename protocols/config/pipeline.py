@@ -2,112 +2,109 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Literal
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, cast
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import SerializeAsAny, ValidationError, model_serializer, model_validator
 
-from ..core.documents import Strict
+from ..core.documents import InvalidPart, Strict
 from ..core.errors import Misplaced
+from ..steps import ResultSpec, StackInfo, StackKind, Step, StepSettings
+from ..steps.base import PROVIDED
+from ..steps.registry import UnknownStep, givers, installed, step_class
+from ..steps.tables import MAX_NECKS, MAX_TRIALS, NECK_COLUMNS, TRIAL_COLUMNS
 
-Effort = Literal["full", "quick"]
-NoiseType = Literal["white", "gw", "g0", "g1", "g2", "g3", "g4"]
+__all__ = [
+    "MAX_NECKS",
+    "MAX_TRIALS",
+    "NECK_COLUMNS",
+    "RUN_RESULTS",
+    "TRIAL_COLUMNS",
+    "AnalysisStep",
+    "ResultPlan",
+    "binning_of",
+    "check_order",
+    "fewest_reference_frames",
+    "planned_results",
+    "planned_run_results",
+    "stack_info",
+]
 
-
-class Denoise(Strict):
-    """Per frame: remove noise. `variance` is on the scale where the frame's maximum is 255.
-
-    With noise "auto" both are chosen by the reference frames of the run. Effort "quick" keeps up
-    with frames of 1024 x 1024 a second on two cores.
-    """
-
-    method: Literal["bm3d", "fast"] = "fast"
-    noise: NoiseType | Literal["auto"] = "white"
-    variance: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
-    effort: Effort = "full"
-
-    @model_validator(mode="after")
-    def _chosen_together(self) -> Denoise:
-        if self.noise == "auto" and self.variance != "auto":
-            raise ValueError(
-                "noise 'auto' is chosen together with the variance; leave 'variance' out, or name "
-                "the noise"
-            )
-        if self.effort != "full" and self.method != "fast":
-            raise ValueError(f"effort '{self.effort}' is known to the method 'fast' only")
-        return self
-
-
-class Align(Strict):
-    """Per series: register neighbouring tilts and find the tilt axis."""
-
-    method: Literal["mutual-information", "phase-correlation", "centre-of-mass"] = (
-        "mutual-information"
-    )
-
-
-class Reconstruct(Strict):
-    """Per series: a volume from the tilt series, binned by `binning` in every direction.
-
-    With thickness "auto" total-variation minimisation leaves vacuum far above and below the
-    specimen, whose thickness the alignment has found; with "full" it asks the images.
-    """
-
-    method: Literal["sirt", "tv", "wbp"] = "sirt"
-    iterations: Annotated[int, Field(ge=1, le=10_000, strict=True)] = 30
-    binning: Annotated[int, Field(ge=1, le=64, strict=True)] = 4
-    thickness: Literal["auto", "full"] = "auto"
-
-
-class Segment(Strict):
-    """Per series: particles in the volume."""
-
-    method: Literal["otsu"] = "otsu"
-
-
-class Measure(Strict):
-    """Per series: figures of the particles."""
-
-    what: Literal["necks"] = "necks"
+# Group of the file, and `series` of a message, for results of the whole run.
+RUN_RESULTS = "entry"
 
 
 class AnalysisStep(Strict):
-    """One step of the pipeline: a mapping with exactly one of these keys."""
+    """One step of the pipeline, written as a mapping with one key: ``{name: settings}``.
 
-    denoise: Denoise | None = None
-    align: Align | None = None
-    reconstruct: Reconstruct | None = None
-    segment: Segment | None = None
-    measure: Measure | None = None
+    Attributes
+    ----------
+    kind : str
+        Name of the step.
+    settings : StepSettings
+        Of the class that the step declares.
+    """
 
-    @field_validator("measure", mode="before")
+    kind: str
+    settings: SerializeAsAny[StepSettings]
+
+    @model_validator(mode="before")
     @classmethod
-    def _word_is_enough(cls, value: object) -> object:
-        return {"what": value} if isinstance(value, str) else value
-
-    @model_validator(mode="after")
-    def _exactly_one(self) -> AnalysisStep:
-        given = [k for k in type(self).model_fields if getattr(self, k) is not None]
-        if len(given) != 1:
+    def _read(cls, value: object) -> object:
+        if isinstance(value, AnalysisStep):
+            return value
+        known = ", ".join(installed())
+        if not isinstance(value, Mapping):
             raise ValueError(
-                "an analysis step is a mapping with exactly one of "
-                f"{', '.join(type(self).model_fields)}; this one has {', '.join(given) or 'none'}"
+                f"should be a mapping with one or more of the keys {known}, not {value!r}"
             )
-        return self
+        # Manifests of version 0.1.0 name all steps, with null for those that are not meant.
+        written = {
+            str(key): given
+            for key, given in cast(Mapping[object, object], value).items()
+            if given is not None
+        }
+        for kind in written:
+            try:
+                step_class(kind)
+            except UnknownStep as error:
+                raise Misplaced(str(error), kind) from None
+        if len(written) != 1:
+            raise ValueError(
+                f"an analysis step is a mapping with exactly one of {known}; this one has "
+                f"{', '.join(written) or 'none'}"
+            )
+        ((kind, settings),) = written.items()
+        model = step_class(kind).Settings
+        try:
+            return {"kind": kind, "settings": model.model_validate(settings)}
+        except ValidationError as error:
+            raise InvalidPart(model, error, kind) from None
+
+    @model_serializer
+    def _as_written(self) -> dict[str, Any]:
+        return {self.kind: self.settings.model_dump(mode="json", by_alias=True)}
 
     @property
-    def kind(self) -> str:
-        """Which step this is."""
-        return next(k for k in type(self).model_fields if getattr(self, k) is not None)
+    def step_class(self) -> type[Step[Any]]:
+        """Class of the step."""
+        return step_class(self.kind)
 
     @property
-    def settings(self) -> Denoise | Align | Reconstruct | Segment | Measure:
-        """The settings of the step that this is."""
-        return getattr(self, self.kind)
+    def outputs(self) -> tuple[ResultSpec, ...]:
+        """Results that the step declares with its settings.
 
-
-_ORDER = ("denoise", "align", "reconstruct", "segment", "measure")
-_NEEDS = {"segment": "reconstruct", "measure": "segment"}
+        Raises
+        ------
+        ValueError
+            If the step, of another package, fails to declare them.
+        """
+        try:
+            return tuple(self.step_class.outputs(self.settings))
+        except Exception as error:
+            raise ValueError(f"step '{self.kind}' cannot declare its results: {error}") from error
 
 
 def check_order(steps: Sequence[AnalysisStep]) -> None:
@@ -116,21 +113,53 @@ def check_order(steps: Sequence[AnalysisStep]) -> None:
     Raises
     ------
     Misplaced
-        If a step comes twice, too early, or without the step that it works on.
+        If a step comes twice, too early, or without the step that it works on; if two steps give
+        the same result or want different binnings.
     """
-    kinds = [step.kind for step in steps]
-    for position, kind in enumerate(kinds):
-        earlier = kinds[:position]
-        if kind in earlier:
-            raise Misplaced(f"step '{kind}' is written twice", "analysis", position)
-        late = [k for k in earlier if _ORDER.index(k) > _ORDER.index(kind)]
-        if late:
-            problem = f"step '{kind}' must come before '{late[0]}'"
+    gives: dict[str, str] = {}
+    binned_by = ""
+    for position, step in enumerate(steps):
+        problem = _problem(step, steps[:position], gives)
+        if not problem and step.step_class.binning(step.settings) is not None:
+            if binned_by:
+                problem = f"steps '{binned_by}' and '{step.kind}' both bin the images; use one"
+            binned_by = step.kind
+        if problem:
             raise Misplaced(problem, "analysis", position)
-        needed = _NEEDS.get(kind)
-        if needed is not None and needed not in earlier:
-            problem = f"step '{kind}' needs the step '{needed}' before it"
-            raise Misplaced(problem, "analysis", position)
+        gives |= {spec.name: step.kind for spec in step.outputs}
+
+
+def _problem(
+    step: AnalysisStep, earlier: Sequence[AnalysisStep], gives: Mapping[str, str]
+) -> str | None:
+    """What is wrong with a step after those before it, which give so many results."""
+    kind = step.kind
+    if kind in [before.kind for before in earlier]:
+        return f"step '{kind}' is written twice"
+    try:
+        outputs = {spec.name for spec in step.outputs}
+    except ValueError as error:
+        return str(error)
+    for before in earlier:
+        if outputs & {*before.step_class.inputs, *before.step_class.after}:
+            return f"step '{kind}' must come before '{before.kind}'"
+    for name in sorted(outputs & gives.keys()):
+        return f"steps '{gives[name]}' and '{kind}' both give the result '{name}'; use one"
+    for name in step.step_class.inputs:
+        if name in PROVIDED or name in gives:
+            continue
+        found = givers(name)
+        if not found:
+            return f"step '{kind}' needs the result '{name}', which no installed step gives"
+        given_by = " or ".join(f"'{giver}'" for giver in found)
+        return f"step '{kind}' needs the step {given_by} before it, which gives '{name}'"
+    return None
+
+
+def fewest_reference_frames(steps: Sequence[AnalysisStep]) -> tuple[int, str]:
+    """Reference frames that the pipeline needs, and the step that needs them (0, "" for none)."""
+    needed = [(step.step_class.fewest_reference_frames(step.settings), step.kind) for step in steps]
+    return max(needed, default=(0, ""), key=lambda need: need[0])
 
 
 class ResultPlan(Strict):
@@ -170,36 +199,63 @@ class ResultPlan(Strict):
         return self.model_dump(exclude={"columns", "unit"})
 
 
-# Rows of a table of necks, and its columns (units in their names).
-MAX_NECKS = 256
-NECK_COLUMNS = (
-    "particle_a",
-    "particle_b",
-    "neck_radius_nm",
-    "particle_radius_nm",
-    "distance_nm",
-    "distance_xy_nm",
-    "distance_z_nm",
-    "aspect",
-    "neck_to_particle",
-    "distance_to_diameter",
-)
-# Frames without which the denoiser cannot be tuned.
-FEWEST_REFERENCES = 3
-# Rows of the table of settings that the denoiser was tried with, and its columns.
-MAX_TRIALS = 64
-TRIAL_COLUMNS = ("noise", "variance", "psnr_db")
-_OTHERS = {"y": "zx", "z": "yx", "x": "yz"}
+def binning_of(steps: Sequence[AnalysisStep]) -> int:
+    """Binning of the images of a series: that of the one step which decides it, or 1."""
+    wanted = (step.step_class.binning(step.settings) for step in steps)
+    return next((binning for binning in wanted if binning is not None), 1)
 
 
-def tunes(steps: Sequence[AnalysisStep]) -> bool:
-    """Whether the denoiser's settings are to be chosen by reference frames."""
-    return any(step.denoise is not None and step.denoise.noise == "auto" for step in steps)
+def stack_info(
+    steps: Sequence[AnalysisStep],
+    kind: StackKind,
+    tilt_deg: Sequence[float],
+    shape: tuple[int, int],
+    pixel_nm: float,
+    *,
+    name: str = "",
+    views: int | None = None,
+) -> StackInfo:
+    """Describe a stack of frames to the steps of a pipeline, with the shapes of their results.
+
+    Parameters
+    ----------
+    steps : sequence of AnalysisStep
+        The pipeline.
+    kind : str
+        Kind of stack.
+    tilt_deg : sequence of float
+        Nominal angle of each frame.
+    shape, pixel_nm
+        Shape of a frame (rows, columns), and its sampling.
+    name : str
+        Of the stack.
+    views : int, optional
+        Number of different angles; as many as frames without it.
+    """
+    info = StackInfo(
+        name,
+        kind,
+        tuple(tilt_deg),
+        len(tilt_deg) if views is None else views,
+        shape,
+        pixel_nm,
+        binning_of(steps),
+    )
+    rows, columns = info.image_shape
+    series = {"view": info.views, "y": rows, "z": columns, "x": columns}
+    frame = {"frame": info.frames, "y": shape[0], "x": shape[1]}
+    shapes = {
+        spec.name: spec.shape(frame if spec.per == "frame" else series)
+        for step in steps
+        for spec in step.outputs
+        if kind in spec.stacks and spec.per != "run"
+    }
+    return replace(info, shapes=shapes)
 
 
 def planned_results(
     steps: Sequence[AnalysisStep],
-    kind: Literal["series", "reference", "ramp"],
+    kind: StackKind,
     frames: int,
     shape: tuple[int, int],
     pixel_nm: float,
@@ -212,7 +268,7 @@ def planned_results(
     steps : sequence of AnalysisStep
         The pipeline.
     kind : str
-        Kind of stack; only tilt series are aligned and reconstructed.
+        Kind of stack; a step declares which kinds have its results.
     frames, shape, pixel_nm
         Number of frames, their shape (rows, columns), and the sampling.
     views : int, optional
@@ -224,63 +280,71 @@ def planned_results(
     list of ResultPlan
         In the order of the pipeline; `process` numbers the NXprocess groups from 1.
     """
-    binning = next((s.reconstruct.binning for s in steps if s.reconstruct is not None), 1)
-    rows, columns = (max(1, side // binning) for side in shape)
-    sides = {"y": rows, "z": columns, "x": columns, "view": views or frames}
+    info = stack_info(steps, kind, (0.0,) * frames, shape, pixel_nm, views=views)
     results: list[ResultPlan] = []
     process = 0
-
-    def plan(
-        name: str,
-        axes: Sequence[str],
-        dtype: str = "float32",
-        columns: tuple[str, ...] = (),
-        **more: int,
-    ) -> None:
-        known = {**sides, "column": len(columns), **more}
-        results.append(
-            ResultPlan(
-                name=name,
-                step=step.kind,
-                process=process,
-                parameters=step.settings.model_dump(),
-                shape=tuple(known[axis] for axis in axes),
-                dtype=dtype,
-                axes=tuple(axes),
-                pixel_nm=pixel_nm * binning,
-                columns=columns,
-            )
-        )
-
     for step in steps:
-        if kind != "series" and step.kind != "denoise":
-            continue
-        process += 1
-        match step.kind:
-            case "denoise" if kind == "reference" and tunes([step]):
-                plan("tuning", ("trial", "column"), "float64", TRIAL_COLUMNS, trial=MAX_TRIALS)
-            case "denoise":
-                results.append(
-                    ResultPlan(
-                        name="denoised", step="denoise", process=process,
-                        parameters=step.settings.model_dump(), shape=(frames, *shape),
-                        dtype="float32", axes=("frame", "y", "x"), pixel_nm=pixel_nm,
-                        per_frame=True,
-                    )
-                )  # fmt: skip
-            case "align":
-                # Images are aligned as they are reconstructed, binned; shifts are in full pixels.
-                plan("aligned", ("view", "y", "x"))
-                plan("shifts", ("view", "direction"), "float64", direction=2)
-            case "reconstruct":
-                # The volume, and its central slices across each axis, which viewers show at once.
-                plan("volume", "yzx")
-                for axis in "yzx":
-                    plan(f"slice_{axis}", _OTHERS[axis])
-            case "segment":
-                plan("labels", "yzx", "uint16")
-            case "measure":
-                plan("necks", ("pair", "column"), "float64", NECK_COLUMNS, pair=MAX_NECKS)
-            case _:
-                pass
+        specs = [
+            spec
+            for spec in step.outputs
+            if spec.recorded and spec.per != "run" and kind in spec.stacks
+        ]
+        process += bool(specs)
+        for spec in specs:
+            sampling = pixel_nm if spec.per == "frame" else info.pixel_nm
+            results.append(_plan(step, spec, process, info.shapes[spec.name], sampling))
     return results
+
+
+def planned_run_results(
+    steps: Sequence[AnalysisStep], series: int, shape: tuple[int, int], pixel_nm: float
+) -> list[ResultPlan]:
+    """Results that a pipeline leaves for the run as a whole.
+
+    Parameters
+    ----------
+    steps : sequence of AnalysisStep
+        The pipeline.
+    series : int
+        Number of tilt series that the run may have.
+    shape, pixel_nm
+        Shape of a frame (rows, columns), and its sampling.
+    """
+    binning = binning_of(steps)
+    rows, columns = (max(1, side // binning) for side in shape)
+    lengths = {"series": series, "y": rows, "z": columns, "x": columns}
+    results: list[ResultPlan] = []
+    process = 0
+    for step in steps:
+        specs = [spec for spec in step.outputs if spec.recorded and spec.per == "run"]
+        process += bool(specs)
+        results += [
+            _plan(step, spec, process, spec.shape(lengths), pixel_nm * binning) for spec in specs
+        ]
+    return results
+
+
+def _plan(
+    step: AnalysisStep, spec: ResultSpec, process: int, shape: tuple[int, ...], pixel_nm: float
+) -> ResultPlan:
+    return ResultPlan(
+        name=spec.name,
+        step=step.kind,
+        process=process,
+        parameters=_parameters(step.settings),
+        shape=shape,
+        dtype=spec.dtype,
+        axes=spec.axes,
+        pixel_nm=pixel_nm,
+        per_frame=spec.per == "frame",
+        columns=spec.columns,
+        unit=spec.unit,
+    )
+
+
+def _parameters(settings: StepSettings) -> dict[str, str | int | float]:
+    """Settings as the file holds them: numbers and text; anything else as JSON text."""
+    return {
+        name: value if isinstance(value, str | int | float) else json.dumps(value)
+        for name, value in settings.model_dump(mode="json").items()
+    }

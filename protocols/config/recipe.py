@@ -20,7 +20,7 @@ from ..core.units import (
     VoltageKv,
     fluence_e_per_nm2,
 )
-from .pipeline import FEWEST_REFERENCES, AnalysisStep, check_order, tunes
+from .pipeline import AnalysisStep, check_order, fewest_reference_frames
 
 TiltOrder = Literal["ascending", "descending", "bidirectional", "dose-symmetric"]
 Count = Annotated[int, Field(ge=1, le=100_000, strict=True)]
@@ -204,17 +204,18 @@ class Recipe(Strict):
     def _pipeline_in_order(self) -> Recipe:
         check_order(self.analysis)
         steered = [s for s in self.steps if s.cycle is not None and s.cycle.until is not None]
-        if steered and not any(step.measure is not None for step in self.analysis):
+        if steered and not any(step.kind == "measure" for step in self.analysis):
             raise ValueError(
                 "a cycle with 'until' needs the analysis step 'measure: necks' to decide by"
             )
         inner = [step for s in self.steps if s.cycle is not None for step in s.cycle.then]
         references = [s.reference.frames for s in [*self.steps, *inner] if s.reference is not None]
-        if tunes(self.analysis) and max(references, default=0) < FEWEST_REFERENCES:
+        fewest, kind = fewest_reference_frames(self.analysis)
+        if max(references, default=0) < fewest:
             raise ValueError(
-                "analysis step 'denoise' with noise 'auto' is tuned by reference frames: add a "
-                f"step 'reference: {{frames: 50}}' ({FEWEST_REFERENCES} are the fewest), or name "
-                "the noise"
+                f"analysis step '{kind}' is tuned by reference frames: add a step "
+                f"'reference: {{frames: 50}}' ({fewest} are the fewest), or choose settings that "
+                "need none"
             )
         return self
 

@@ -28,6 +28,29 @@ Model = TypeVar("Model", bound=BaseModel)
 Location = tuple[str | int, ...]
 
 
+class InvalidPart(ValueError):
+    """Problems in a part of a document whose model the document itself chooses.
+
+    Parameters
+    ----------
+    model : type of BaseModel
+        Model of the part.
+    error : ValidationError
+        All its problems.
+    place : str or int
+        Keys and positions that lead from the validated value to the part.
+    """
+
+    def __init__(self, model: type[BaseModel], error: ValidationError, *place: str | int) -> None:
+        found = ("; ".join(_plain(item, place) for item in error.errors()),)
+        super().__init__(*found)
+        self.model, self.error, self.place = model, error, place
+
+
+def _plain(item: ErrorDetails, place: Location) -> str:
+    return f"{'.'.join(map(str, place + tuple(item['loc'])))}: {item['msg']}"
+
+
 def read_text(path: Path) -> str:
     """Text of a small file, or :class:`BadInput` saying why it cannot be read."""
     try:
@@ -86,7 +109,9 @@ def load_model(model: type[Model], text: str, name: str, list_is: str = "") -> M
         return model.model_validate(data)
     except ValidationError as error:
         found = error.errors()
-        problems = [_describe(model, node, name, item) for item in found[:_MOST_PROBLEMS]]
+        problems = [
+            text for item in found[:_MOST_PROBLEMS] for text in _described(model, node, name, item)
+        ]
         if len(found) > _MOST_PROBLEMS:
             problems.append(f"{name}: and {len(found) - _MOST_PROBLEMS} problems more")
         raise BadInput("", "\n".join(dict.fromkeys(problems))) from None
@@ -136,15 +161,39 @@ _UniqueKeyLoader.add_constructor(
 )
 
 
-def _describe(model: type[BaseModel], node: yaml.Node | None, name: str, item: ErrorDetails) -> str:
+def _described(
+    model: type[BaseModel],
+    node: yaml.Node | None,
+    name: str,
+    item: ErrorDetails,
+    above: Location = (),
+) -> Iterator[str]:
+    """Describe a problem, or each of those in a part with a model of its own."""
+    cause = item.get("ctx", {}).get("error")
+    if not isinstance(cause, InvalidPart):
+        yield _describe(model, node, name, item, above)
+        return
+    for inner in cause.error.errors():
+        place = above + tuple(item["loc"]) + cause.place
+        yield from _described(cause.model, node, name, inner, place)
+
+
+def _describe(
+    model: type[BaseModel],
+    node: yaml.Node | None,
+    name: str,
+    item: ErrorDetails,
+    above: Location = (),
+) -> str:
+    """Describe a problem of a model that stands at the place `above` of the document."""
     loc, kind, given = tuple(item["loc"]), item["type"], item["input"]
     cause = item.get("ctx", {}).get("error")
     if isinstance(cause, Misplaced):
         loc += cause.place
-    line, reached = _locate(node, loc)
+    line, reached = _locate(node, above + loc)
     path = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in reached).lstrip(".")
     # What concerns the whole has no line.
-    where = f"{name}:{line}" if line and loc else name
+    where = f"{name}:{line}" if line and above + loc else name
     if path:
         where = f"{where}: {path}"
     message = item["msg"].removeprefix("Value error, ")

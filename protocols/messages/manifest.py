@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal, cast
 
-from pydantic import Field
+from pydantic import BaseModel, Field, field_validator
 
-from ..config.pipeline import AnalysisStep, ResultPlan
+from ..config.pipeline import RUN_RESULTS, ResultPlan
 from ..config.recipe import BeamSettings, Sample
 from ..core.documents import Strict
+from ..steps import StackKind
 
-StackKind = Literal["series", "reference", "ramp"]
 FrameDtype = Literal["uint8", "uint16", "uint32"]
 
 
@@ -55,7 +55,9 @@ class RunManifest(Strict):
     """Everything that is fixed when a run starts.
 
     `telemetry` maps device to channel to unit. `before` gives for each stack how many holds
-    precede it. `rig_file` is where the rig was written, for paths in it.
+    precede it. `rig_file` is where the rig was written, for paths in it. `analysis` holds the steps
+    of the pipeline as they are written in a recipe: only the analysis needs their classes.
+    `run_results` are the results of the run as a whole.
     """
 
     run: str
@@ -78,4 +80,20 @@ class RunManifest(Strict):
     holds: tuple[HoldPlan, ...]
     holds_before: dict[str, int]
     telemetry: dict[str, dict[str, str]]
-    analysis: tuple[AnalysisStep, ...] = ()
+    analysis: tuple[dict[str, Any], ...] = ()
+    run_results: tuple[ResultPlan, ...] = ()
+
+    @field_validator("analysis", mode="before")
+    @classmethod
+    def _steps_as_data(cls, steps: object) -> object:
+        if not isinstance(steps, list | tuple):
+            return steps
+        items = cast(list[object], steps)
+        return tuple(s.model_dump() if isinstance(s, BaseModel) else s for s in items)
+
+    @property
+    def whole_run(self) -> StackPlan:
+        """The results of the run as a whole, in the form of a stack without frames."""
+        return StackPlan(
+            name=RUN_RESULTS, kind="series", frames=0, tilt_deg=(), results=self.run_results
+        )

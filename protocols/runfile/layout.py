@@ -247,6 +247,7 @@ def _entry(manifest: RunManifest) -> Iterator[Node]:
         yield Dataset(f"{note}/type", "application/yaml")
         yield Dataset(f"{note}/file_name", f"{name}.yaml")
         yield Dataset(f"{note}/data", text)
+    yield from processes(manifest.software, manifest.whole_run)
 
 
 def _instrument(path: str, manifest: RunManifest) -> Iterator[Node]:

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -18,13 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from ..config.pipeline import RUN_RESULTS
 from ..core.errors import BadInput
 from ..messages.manifest import Interruption, RunManifest
 from . import layout
 from .file_state import open_hdf5
 from .holds import Hold, heater_log, hold_total_s, holds_of, interruptions_of
 from .logs import Channel, Device, Event, Telemetry, events_of
-from .results import Axis, StoredResult
+from .results import Axis, StoredResult, last_process, stored_results
 from .stack import Floats, Frames, NotRecorded, Stack
 
 __all__ = [
@@ -220,6 +221,16 @@ class Run:
         except ValidationError as error:
             what = error.errors()[0]["msg"]
             raise BadInput(f"{self.path}: {layout.MANIFEST}", f"is not readable: {what}") from None
+
+    @property
+    def results(self) -> Mapping[str, StoredResult]:
+        """Newest result of each name that concerns the run as a whole."""
+        return {result.name: result for result in stored_results(self._file, RUN_RESULTS)}
+
+    @property
+    def last_process(self) -> int:
+        """Highest number of an NXprocess group of such results; 0 if there is none."""
+        return last_process(self._file, RUN_RESULTS)
 
     @property
     def dose_e_per_nm2(self) -> float | None:

@@ -88,7 +88,7 @@ class StoredResult:
 
 
 def stored_results(file: Any, stack: str) -> Iterator[StoredResult]:
-    """Results of a stack of which at least a part was written, earliest first.
+    """Results of a stack, or of the entry, of which at least a part was written, earliest first.
 
     Parameters
     ----------
@@ -108,18 +108,26 @@ def stored_results(file: Any, stack: str) -> Iterator[StoredResult]:
             if result.attrs.get("NX_class") != "NXdata" or "data" not in result:
                 continue
             data = result["data"]
-            if _is_written(data):
+            if _is_written(data, group[process]):
                 number = int(process.removeprefix("process_"))
                 yield StoredResult(name, number, data.name, data.shape, result)
+
+
+def last_process(file: Any, group: str) -> int:
+    """Highest number of an NXprocess group of a stack, or of the entry; 0 if there is none."""
+    names = [name for name in file[group] if name.startswith("process_")]
+    return max((int(name.removeprefix("process_")) for name in names), default=0)
 
 
 def _units(dataset: Any) -> str:
     return str(dataset.attrs.get("units", ""))
 
 
-def _is_written(data: Any) -> bool:
+def _is_written(data: Any, process: Any) -> bool:
     if data.chunks is not None:
         return data.id.get_num_chunks() > 0
     if data.shape == () and data.dtype.kind == "f":
         return bool(np.isfinite(data[()]))  # planned as NaN
+    if data.shape == ():
+        return "date" in process and bool(process["date"][()])  # comes with the first value
     return bool(data.id.get_storage_size())

@@ -18,7 +18,7 @@ from ..core.errors import BadInput
 from ..messages.manifest import StackKind
 from . import layout
 from .logs import utc_of
-from .results import StoredResult, stored_results
+from .results import StoredResult, last_process, stored_results
 
 Floats = NDArray[np.float64]
 
@@ -354,8 +354,7 @@ class Stack:
     @property
     def last_process(self) -> int:
         """Highest number of an NXprocess group; 0 if there is none."""
-        names = [name for name in self._file[self.name] if name.startswith("process_")]
-        return max((int(name.removeprefix("process_")) for name in names), default=0)
+        return last_process(self._file, self.name)
 
     def _read(self, path: str) -> NDArray[Any]:
         if not self._growing and path in self._columns:

@@ -85,6 +85,7 @@ def report_of(run: Run) -> dict[str, Any]:
         "events": run.event_count,
         "holds": [_hold_report(hold) for hold in holds],
         "series": [_series_report(stack, totals_s[stack.name]) for stack in run.series],
+        "results": list(run.results),
         "interruptions": [
             interruption.model_dump(include={"from_ns", "until_ns", "hot_s", "reason"})
             for interruption in run.interruptions

@@ -44,7 +44,7 @@ def changed(cli: Any, path: list[Any], value: Any) -> str:
             ["steps[2].cycle.then[0].tilt_series", "80 deg", "stage's limits of -60 to 60"],
         ),
         (["limits", "dose"], "5 e/nm^2", ["limits.dose", "5.9 e/nm^2", "budget of 5 e/nm^2"]),
-        (["analysis"], [{"sharpen": {}}], ["analysis[0].sharpen", "unknown key"]),
+        (["analysis"], [{"sharpen": {}}], ["analysis[0].sharpen", "unknown analysis step"]),
     ],
     ids=["misspelt", "dimension", "temperature", "angle", "dose", "analysis"],
 )

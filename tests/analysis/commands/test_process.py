@@ -186,7 +186,7 @@ def test_a_file_that_is_being_written_is_refused(make_run: Any) -> None:
         ("- reconstruct: {method: sirt, iterations: 2, binning: 2}", ""),
         ("analysis:\n  - reconstruct: {method: sirt, iterations: 2, binning: 2}", ""),
         ("title: whole recipe\nanalysis: [{reconstruct: {iterations: 2, binning: 2}}]", ""),
-        ("- reconstruct: {}\n- sharpen: {}", r"p.yaml:2: analysis\[1\].sharpen: unknown key"),
+        ("- reconstruct: {}\n- sharpen: {}", r"p.yaml:2: analysis\[1\].sharpen: unknown analysis"),
         (
             "- reconstruct: {}\n- denoise: {}",
             r"p.yaml:2: .*'denoise' must come before",

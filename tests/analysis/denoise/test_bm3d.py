@@ -21,7 +21,7 @@ from pyrotome.analysis.denoise.bm3d import (
 from pyrotome.analysis.denoise.frame import denoise_bm3d, denoise_fast, noise_spectrum
 from pyrotome.analysis.denoise.simd import REFS, STEP
 from pyrotome.analysis.denoise.variance_stabilisation import anscombe, inverse_anscombe
-from pyrotome.protocols.config.pipeline import Denoise
+from pyrotome.analysis.steps.denoise import DenoiseSettings
 from pyrotome.simulators.world.copper import Sintering
 from pyrotome.simulators.world.haadf import draw_counts, expected_fraction, thickness_nm
 
@@ -98,7 +98,7 @@ def test_quick_is_what_is_asked_for():
         ),
     )
     with pytest.raises(ValueError, match="'fast' only"):
-        Denoise(method="bm3d", effort="quick")
+        DenoiseSettings(method="bm3d", effort="quick")
 
 
 def denoise_gain(counts):
@@ -278,7 +278,10 @@ def test_the_gain_of_the_detector_makes_no_difference():
 
 def test_recipes_name_the_methods():
     frame, _ = specimen(6.0)
-    for settings in (Denoise(method="fast"), Denoise(method="bm3d", noise="g4", variance=400)):
+    for settings in (
+        DenoiseSettings(method="fast"),
+        DenoiseSettings(method="bm3d", noise="g4", variance=400),
+    ):
         cleaned, _ = denoise.denoise_frame(
             frame, settings.method, settings.noise, settings.variance
         )

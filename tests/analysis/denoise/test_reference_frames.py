@@ -6,12 +6,12 @@ import pytest
 from pyrotome.analysis.denoise.frame import denoise_fast
 from pyrotome.analysis.denoise.parameter_search import choice_of
 from pyrotome.analysis.denoise.reference_frames import denoising_settings
-from pyrotome.analysis.pipeline.pipeline import Notice, Pipeline, Progress, Result
+from pyrotome.analysis.pipeline.pipeline import Notice, Pipeline, PlannedStack, Progress, Result
+from pyrotome.analysis.steps.denoise import DenoiseSettings
 from pyrotome.protocols.config.pipeline import (
     MAX_TRIALS,
     TRIAL_COLUMNS,
     AnalysisStep,
-    Denoise,
     planned_results,
 )
 from pyrotome.protocols.config.recipe import Recipe
@@ -39,7 +39,7 @@ def pipeline_of(*stacks):
         )
         for name, kind, frames in stacks
     ]  # fmt: skip
-    return Pipeline(AUTO, plans).stacks
+    return Pipeline(AUTO, [PlannedStack(plan, (SIDE, SIDE), 1.0) for plan in plans]).stacks
 
 
 def outputs_of(stack, frames):
@@ -95,9 +95,9 @@ def test_frames_that_do_not_differ_cannot_tune():
 
 
 def test_settings_that_are_given_are_taken():
-    assert denoising_settings(Denoise(noise="g2", variance=50.0), None) == ("g2", 50.0)
+    assert denoising_settings("g2", 50.0, None) == ("g2", 50.0)
     with pytest.raises(ValueError, match="chosen together"):
-        Denoise(noise="auto", variance=50.0)
+        DenoiseSettings(noise="auto", variance=50.0)
 
 
 def test_a_recipe_that_tunes_needs_reference_frames():

@@ -134,8 +134,8 @@ COMMANDS = {
     "a step that does not exist": Wrong(
         recipe({"reconstruct": {}}, {"sharpen": {}}), "check recipe.yaml", 2,
         (
-            "recipe.yaml:19: analysis[1].sharpen: unknown key",
-            "known keys: denoise, align, reconstruct, segment, measure",
+            "recipe.yaml:19: analysis[1].sharpen: unknown analysis step",
+            "installed steps: denoise, align, reconstruct, segment, measure",
         ),
     ),
     "a step that does not follow": Wrong(
@@ -209,7 +209,8 @@ RUNS = {
     ),
     "a step that does not exist": WrongRun(
         {}, None, f"{SIRT}\n- sharpen: {{}}", 2,
-        ("p.yaml:2: analysis[1].sharpen: unknown key; known keys: denoise, align",), 0,
+        ("p.yaml:2: analysis[1].sharpen: unknown analysis step; installed steps: denoise, align",),
+        0,
     ),
     "a method that does not exist": WrongRun(
         {}, None, "- reconstruct: {method: fbp}", 2,

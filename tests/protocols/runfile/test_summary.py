@@ -101,7 +101,7 @@ def test_the_whole_report(tmp_path: Path) -> None:
     assert json.loads(json.dumps(report)) == report
     assert list(report) == [
         "title", "status", "started", "software", "frames", "lost_frames", "dose_e_per_nm2",
-        "events", "holds", "series", "interruptions",
+        "events", "holds", "series", "results", "interruptions",
     ]  # fmt: skip
     assert report["title"] == "A title"
     assert report["status"] == "complete"

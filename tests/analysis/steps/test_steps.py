@@ -1,4 +1,4 @@
-"""The steps of a whole series after one another, on the simulated copper particles."""
+"""The five steps that come with pyrotome, one after another on simulated copper particles."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ import pytest
 
 from pyrotome.analysis.core.outputs import Notice, Result, Task
 from pyrotome.analysis.particles.necks import Neck
-from pyrotome.analysis.pipeline.pipeline import Pipeline
-from pyrotome.analysis.pipeline.tilt_series import Memory, SeriesAnalysis, SeriesSteps
-from pyrotome.protocols.config.pipeline import NECK_COLUMNS, Align, AnalysisStep, planned_results
+from pyrotome.analysis.pipeline.pipeline import Pipeline, PlannedStack, StackAnalysis
+from pyrotome.protocols.config.pipeline import NECK_COLUMNS, AnalysisStep, planned_results
 from pyrotome.protocols.messages.manifest import StackPlan
 from pyrotome.simulators.world.copper import Sintering
 from pyrotome.simulators.world.haadf import thickness_nm
@@ -44,7 +43,7 @@ def test_two_series_are_aligned_reconstructed_labelled_alike_and_measured() -> N
         StackPlan(name=n, kind="series", frames=len(TILTS), tilt_deg=TILTS, results=planned)
         for n in ("series_001", "series_002")
     ]
-    pipeline = Pipeline(STEPS, stacks)
+    pipeline = Pipeline(STEPS, [PlannedStack(plan, (SIDE, SIDE), PIXEL_NM) for plan in stacks])
     specimen = Sintering(particles=10, seed=3)
     rng = np.random.default_rng(0)
     found: list[dict[str, Result]] = []
@@ -73,27 +72,38 @@ def test_two_series_are_aligned_reconstructed_labelled_alike_and_measured() -> N
     assert len(rows) == found[1]["necks"].parameters["pairs"] > 0
 
 
-def test_a_view_that_is_missing_leaves_a_gap_and_what_cannot_be_aligned_is_told() -> None:
-    steps = SeriesSteps(align=Align(method="phase-correlation"))
-    planned = {
-        p.name: p for p in planned_results(STEPS[:1], "series", len(TILTS), (SIDE, SIDE), PIXEL_NM)
-    }
+def align_only(tilts: tuple[float, ...]) -> StackAnalysis:
+    planned = tuple(planned_results(STEPS[:1], "series", len(tilts), (SIDE, SIDE), PIXEL_NM))
+    plan = StackPlan(name="s", kind="series", frames=len(tilts), tilt_deg=tilts, results=planned)
+    return Pipeline(STEPS[:1], [PlannedStack(plan, (SIDE, SIDE), PIXEL_NM)]).stacks["s"]
+
+
+def test_a_view_that_is_missing_leaves_a_gap() -> None:
     specimen = Sintering(particles=10, seed=3).truth(0.0)
-    places = np.array([k for k in range(len(TILTS)) if k != 4])
-    images = np.stack([thickness_nm(specimen, (SIDE, SIDE), PIXEL_NM, TILTS[k]) for k in places])
-    analysis = SeriesAnalysis("s", steps, planned, Memory(), len(TILTS))
-    for place, image in zip(places, images, strict=True):
-        list(analysis.take(int(place), image, TILTS[place]))
-    results = {r.name: r.data for r in analysis.finish() if isinstance(r, Result)}
+    stack = align_only(TILTS)
+    for index, tilt in enumerate(TILTS):
+        if index == 4:
+            list(stack.lost(index))
+        else:
+            image = thickness_nm(specimen, (SIDE, SIDE), PIXEL_NM, tilt)
+            list(stack.frame(index, image, tilt))
+    results = {name: result.data for name, result in recorded(stack.take_tasks()).items()}
+    others = np.array([k for k in range(len(TILTS)) if k != 4])
     assert np.isnan(results["aligned"][4]).all()
     assert np.isnan(results["shifts"][4]).all()
-    assert np.isfinite(results["aligned"][places]).all()
-    dark = SeriesAnalysis("s", steps, planned, Memory(), len(TILTS))
-    for place in range(2):
-        list(dark.take(place, np.zeros((SIDE, SIDE), np.float32), TILTS[place]))
-    (notice,) = (o for o in dark.finish() if isinstance(o, Notice))
-    assert notice.level == "error"
-    assert "s is not aligned" in notice.message
+    assert np.isfinite(results["aligned"][others]).all()
+
+
+def test_what_cannot_be_aligned_is_told() -> None:
+    stack = align_only(TILTS[:2])
+    faint = np.zeros((SIDE, SIDE), np.float32)
+    faint[0, 0] = 1e-30  # not quite dark, so that the frame is not left out
+    for index in range(2):
+        list(stack.frame(index, faint, TILTS[index]))
+    outputs = [output for task in stack.take_tasks() for output in task.outputs]
+    errors = [o.message for o in outputs if isinstance(o, Notice) and o.level == "error"]
+    assert len(errors) == 1
+    assert errors[0].startswith("s is not aligned: ")
 
 
 @pytest.mark.parametrize("method", ["sirt", "wbp"])
@@ -103,7 +113,7 @@ def test_every_method_of_reconstruction_is_wired(method: str) -> None:
     plan = StackPlan(
         name="s", kind="series", frames=3, tilt_deg=(-30.0, 0.0, 30.0), results=planned
     )
-    stack = Pipeline(steps, [plan]).stacks["s"]
+    stack = Pipeline(steps, [PlannedStack(plan, (32, 32), 1.0)]).stacks["s"]
     image = np.zeros((32, 32), np.float32)
     image[12:20, 12:20] = 10
     for index in range(3):

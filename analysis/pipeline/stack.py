@@ -1,0 +1,255 @@
+"""One stack of frames in the pipeline: frames come in, views and the series become tasks.
+
+What a frame needs is done at once; what concerns its view or its whole series is a task, done when
+no frame waits.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...protocols.messages.manifest import StackPlan
+from ...protocols.steps import RECORDED_VIEWS, VIEWS, Frame, Notice, Output, Series, View
+from ..core.arrays import Floats, binned
+from ..core.outputs import Task
+from .runner import AnyStep, StepRunner
+
+# Frames whose nominal angles differ by less are one view, exposed several times.
+_SAME_VIEW_DEG = 1e-6
+
+
+class BadFrame(ValueError):
+    """A frame that does not belong where it says, or cannot be used."""
+
+
+@dataclass
+class _GatheredView:
+    """Binned frames of one nominal angle, summed up as they arrive."""
+
+    index: int
+    awaited: int
+    total: Floats | None = None
+    recorded: Floats | None = None
+    tilt_sum_deg: float = 0.0
+    count: int = 0
+
+
+@dataclass
+class _GatheredSeries:
+    """The views of a series so far."""
+
+    images: list[Floats] = field(default_factory=list[Floats])
+    recorded: list[Floats] = field(default_factory=list[Floats])
+    tilt_deg: list[float] = field(default_factory=list[float])
+    indices: list[int] = field(default_factory=list[int])
+
+
+class StackAnalysis:
+    """The pipeline at work on one stack of frames.
+
+    Parameters
+    ----------
+    plan : StackPlan
+        The stack.
+    runner : StepRunner
+        Its steps.
+    value_offset : int
+        What was added to every pixel before it was recorded; subtracted first.
+    """
+
+    def __init__(self, plan: StackPlan, runner: StepRunner, value_offset: int = 0) -> None:
+        self.plan = plan
+        self._runner, self._value_offset = runner, value_offset
+        self._seen: set[int] = set()
+        self._tasks: list[Task] = []
+        self._gathers = plan.kind == "series" and (
+            runner.takes(VIEWS) or runner.takes(RECORDED_VIEWS)
+        )
+        self._keeps_recorded = self._gathers and runner.takes(RECORDED_VIEWS)
+        frames = Counter(view_key(angle) for angle in plan.tilt_deg)
+        self._views = {
+            key: _GatheredView(index, count) for index, (key, count) in enumerate(frames.items())
+        }
+        self._series = _GatheredSeries()
+
+    @property
+    def complete(self) -> bool:
+        """Whether every frame has come or is known to be lost."""
+        return len(self._seen) >= self.plan.frames
+
+    @property
+    def unfinished(self) -> str:
+        """What an end of the run would leave undone; empty if nothing."""
+        if not self._gathers or self.complete or not self._seen:
+            return ""
+        return f"{self.plan.name}: only {len(self._seen)} of {self.plan.frames} frames came"
+
+    @property
+    def view_bytes(self) -> int:
+        """Memory of one view that waits; 0 if nothing is done with views."""
+        rows, columns = self._runner.stack.image_shape
+        return 4 * rows * columns if self._gathers else 0
+
+    @property
+    def steps(self) -> Sequence[AnyStep]:
+        """The steps at work."""
+        return self._runner.steps
+
+    def take_tasks(self) -> list[Task]:
+        """Hand over the tasks that have arisen since the last call."""
+        tasks, self._tasks = self._tasks, []
+        return tasks
+
+    def lost(self, index: int) -> Iterator[Output]:
+        """Note that a frame will not come."""
+        try:
+            self._claim(index)
+        except BadFrame as error:
+            yield Notice("error", str(error))
+            return
+        angle = f"{self.plan.tilt_deg[index]:g} deg"
+        yield Notice(
+            "warning", f"{self.plan.name} frame {index} ({angle}) is lost; analysed without it"
+        )
+        self._settle(index)
+        yield from self._conclude()
+
+    def frame(self, index: int, data: NDArray[Any], tilt_deg: float | None) -> Iterator[Output]:
+        """Do with one frame all that can be done with it alone.
+
+        Parameters
+        ----------
+        index : int
+            In the stack, from 0.
+        data : ndarray
+            The frame as recorded, shape (rows, columns).
+        tilt_deg : float or None
+            Angle read back; without it the nominal angle is taken.
+
+        Yields
+        ------
+        Result or Notice
+            An error for a frame that belongs elsewhere, came before, or cannot be used; the
+            series is finished without it.
+        """
+        try:
+            self._claim(index)
+        except BadFrame as error:
+            yield Notice("error", str(error))
+            return
+        try:
+            yield from self._treat(index, data, tilt_deg)
+        except BadFrame as error:
+            yield Notice("error", str(error))
+        finally:
+            self._settle(index)
+        yield from self._conclude()
+
+    def _treat(self, index: int, data: NDArray[Any], tilt_deg: float | None) -> Iterator[Output]:
+        where = f"{self.plan.name} frame {index}"
+        planned = self._runner.stack.frame_shape
+        if data.shape != planned:
+            raise BadFrame(f"{where} has shape {data.shape}; {planned} was planned")
+        values = np.subtract(data, self._value_offset, dtype=np.float32)
+        if not np.isfinite(values).all():
+            raise BadFrame(f"{where} holds NaN or infinity; it is left out of the analysis")
+        dark = bool(values.min() == values.max())
+        if dark:
+            yield Notice(
+                "warning",
+                f"{where} is {float(values[0, 0]):g} everywhere (beam blanked, detector off?): "
+                "passed through as it is, and left out of any volume",
+            )
+        frame = Frame(index, values, values, tilt_deg, dark)
+        yield from self._runner.frame(frame)
+        if dark or not frame.usable or not self._gathers:
+            return
+        if tilt_deg is None or not np.isfinite(tilt_deg):
+            tilt_deg = self.plan.tilt_deg[index]
+            yield Notice("warning", f"{where}: no tilt was read back, {tilt_deg:g} deg assumed")
+        self._add_to_view(frame, tilt_deg)
+
+    def _add_to_view(self, frame: Frame, tilt_deg: float) -> None:
+        binning = self._runner.stack.binning
+        image = binned(frame.image, binning)
+        view = self._views[view_key(self.plan.tilt_deg[frame.index])]
+        view.total = image if view.total is None else view.total + image
+        if self._keeps_recorded and frame.recorded is not frame.image:
+            plain = binned(frame.recorded, binning)
+            view.recorded = plain if view.recorded is None else view.recorded + plain
+        view.tilt_sum_deg += tilt_deg
+        view.count += 1
+
+    def _claim(self, index: int) -> None:
+        if not 0 <= index < self.plan.frames:
+            raise BadFrame(
+                f"{self.plan.name} has {self.plan.frames} frames; none has index {index}"
+            )
+        if index in self._seen:
+            raise BadFrame(f"{self.plan.name} frame {index} came twice; the second is ignored")
+        self._seen.add(index)
+
+    def _settle(self, index: int) -> None:
+        """Make tasks of what is complete after this frame: its view, its series."""
+        if self._gathers:
+            view = self._views[view_key(self.plan.tilt_deg[index])]
+            view.awaited -= 1
+            if view.awaited == 0 and view.total is not None:
+                share, tilt_deg = np.float32(1 / view.count), view.tilt_sum_deg / view.count
+                recorded = view.recorded * share if view.recorded is not None else None
+                self._add(self._view(view.index, view.total * share, tilt_deg, recorded))
+                view.total = view.recorded = None
+        if self.complete and self._runner.treats_series:
+            self._add(self._whole())
+
+    def _conclude(self) -> Iterator[Output]:
+        """Conclude the frames when all have come; the frames of the next stack may depend on it."""
+        if self.complete:
+            yield from self._runner.after_frames()
+
+    def _add(self, pieces: Iterator[Output]) -> None:
+        self._tasks.append(Task(self.plan.name, pieces))
+
+    def _view(
+        self, index: int, image: Floats, tilt_deg: float, recorded: Floats | None
+    ) -> Iterator[Output]:
+        """Treat one view. `recorded` is the view without any change to its frames, if kept."""
+        self._series.images.append(image)
+        if self._keeps_recorded:
+            self._series.recorded.append(image if recorded is None else recorded)
+        self._series.tilt_deg.append(tilt_deg)
+        self._series.indices.append(index)
+        yield from self._runner.view(View(index, image, tilt_deg))
+
+    def _whole(self) -> Iterator[Output]:
+        """Treat the whole series."""
+        views = len(self._series.images)
+        has_views = views >= 2 or not self._gathers
+        if not has_views:
+            yield Notice(
+                "error",
+                f"{self.plan.name}: {views} usable view(s) of {len(self._views)}; a volume needs "
+                "two or more (see the messages above for what is wrong with the others)",
+            )
+        else:
+            yield from self._runner.after_views()
+        gathered, self._series = self._series, _GatheredSeries()
+        series = Series(
+            np.stack(gathered.images) if views else np.empty((0, 0, 0), np.float32),
+            np.array(gathered.tilt_deg, np.float64),
+            tuple(gathered.indices),
+            np.stack(gathered.recorded) if gathered.recorded else None,
+        )
+        del gathered
+        yield from self._runner.series(series, has_views=has_views)
+
+
+def view_key(angle_deg: float) -> int:
+    """Key of a nominal angle; the same for frames of one view."""
+    return round(angle_deg / _SAME_VIEW_DEG)

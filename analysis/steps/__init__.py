@@ -1,0 +1,1 @@
+"""The steps of the pipeline that come with pyrotome; light to import, see `protocols.steps`."""

@@ -1,0 +1,128 @@
+"""The step ``align``: register the views of a tilt series and find the tilt axis."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import numpy as np
+
+from ...protocols.steps import (
+    VIEWS,
+    Notice,
+    Output,
+    Parameters,
+    ResultSpec,
+    Series,
+    Step,
+    StepSettings,
+    View,
+)
+from ..core.outputs import with_progress
+
+if TYPE_CHECKING:
+    from ..alignment.align import Alignment
+    from ..alignment.coarse import CoarseAlignment
+
+
+class AlignSettings(StepSettings):
+    """How neighbouring tilts are registered."""
+
+    method: Literal["mutual-information", "phase-correlation", "centre-of-mass"] = (
+        "mutual-information"
+    )
+
+
+class AlignStep(Step[AlignSettings]):
+    """Register the views of a series: coarsely as they come, thoroughly when all are there.
+
+    Gives ``aligned``, the binned images, and ``shifts`` in pixels of the frame.
+    """
+
+    name = "align"
+    summary = "shifts between tilts and the tilt axis, refined by projection matching"
+    Settings: ClassVar = AlignSettings
+    inputs = (VIEWS,)
+    after = ("denoised",)
+    _coarse: CoarseAlignment | None = None
+    _views = 0
+
+    @classmethod
+    def outputs(cls, settings: AlignSettings) -> tuple[ResultSpec, ...]:
+        """Declare the aligned images and their shifts."""
+        del settings
+        return (
+            ResultSpec("aligned", ("view", "y", "x")),
+            ResultSpec("shifts", ("view", "direction"), "float64", sizes={"direction": 2}),
+        )
+
+    @classmethod
+    def rehearsal(cls, settings: AlignSettings) -> AlignSettings:
+        """Return the settings: a tiny series is aligned quickly."""
+        return settings
+
+    def view(self, view: View) -> Iterator[Output]:
+        """Put a view where the views before it are."""
+        from ..alignment.coarse import CoarseAlignment, KnownAlignment
+
+        if self._coarse is None:
+            self._coarse = CoarseAlignment(self.settings.method, self.context.get(KnownAlignment))
+        number, self._views = self._views, self._views + 1
+        try:
+            view.image = self._coarse.add_view(number, view.index, view.image, view.tilt_deg)
+        except ValueError as error:
+            view.usable = False
+            name, tilt_deg = self.stack.name, view.tilt_deg
+            yield Notice("warning", f"{name} at {tilt_deg:g} deg cannot be registered yet: {error}")
+
+    def series(self, series: Series) -> Iterator[Output]:
+        """Align the whole series, from the registrations of its views and the axis before."""
+        from ..alignment.align import iter_align_series
+        from ..alignment.coarse import KnownAlignment
+        from ..alignment.resampling import apply_alignment
+
+        coarse, self._coarse = self._coarse, None
+        if coarse is None:
+            return
+        before = self.context.get(KnownAlignment)
+        try:
+            pairs = coarse.registration.pair_shifts(range(len(series.images)))
+            found = yield from with_progress(
+                "aligning",
+                iter_align_series(
+                    series.images,
+                    series.tilt_deg,
+                    self.settings.method,
+                    pair_shifts=pairs,
+                    start_axis=before.axis if before is not None else None,
+                ),
+            )
+        except ValueError as error:
+            yield Notice("error", f"{self.stack.name} is not aligned: {error}")
+            return
+        for text in found.notes:
+            yield Notice("warning", f"{self.stack.name}: {text}")
+        yield from self._results(found, series)
+        series.displacement_px = coarse.displacement_to(found.shifts_px, found.axis)
+        shifts_px = dict(zip(series.view_indices, found.shifts_px, strict=True))
+        self.context.put(KnownAlignment(found.axis, shifts_px, found.thickness_px))
+        series.images = found.images
+        if series.recorded is not None:
+            series.recorded = apply_alignment(series.recorded, found.shifts_px, found.axis)
+
+    def _results(self, found: Alignment, series: Series) -> Iterator[Output]:
+        """Give the images and shifts; those of views that never came are NaN."""
+        places, binning = list(series.view_indices), self.stack.binning
+        aligned = np.full(self.shape("aligned"), np.nan, np.float32)
+        aligned[places] = found.images
+        shifts = np.full(self.shape("shifts"), np.nan)
+        shifts[places] = found.shifts_px * binning
+        more: Parameters = {
+            "axis_offset_px": found.axis_offset_px * binning,
+            "axis_rotation_deg": found.rotation_deg,
+            "misfit": found.residual_after,
+            "thickness_px": found.thickness_px * binning,
+            "correlation_min": float(np.nanmin(found.correlation)),
+        }
+        yield self.result("aligned", aligned, more)
+        yield self.result("shifts", shifts, more)

@@ -1,0 +1,197 @@
+"""The step ``reconstruct``: a volume from a tilt series, which grows while the series is taken."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from ...protocols.steps import (
+    VIEWS,
+    Output,
+    Parameters,
+    Progress,
+    ResultSpec,
+    Series,
+    Step,
+    StepSettings,
+    View,
+)
+from ..core.arrays import Floats
+from ..core.outputs import with_progress
+
+if TYPE_CHECKING:
+    from ..tomography.live_reconstruction import LiveReconstruction
+
+# Total-variation minimisation works in a slab so many times as thick as the specimen.
+_SLAB = 1.6
+_NOWHERE = (0.0, 0.0, 0.0)
+# Axes of the plane across each axis of the volume.
+_PLANES = {"y": ("z", "x"), "z": ("y", "x"), "x": ("y", "z")}
+
+
+class ReconstructSettings(StepSettings):
+    """Method of reconstruction. The images are binned by `binning` in both directions.
+
+    With thickness "auto" total-variation minimisation leaves vacuum far above and below the
+    specimen, whose thickness the alignment has found; with "full" it works in the whole cube.
+    """
+
+    method: Literal["sirt", "tv", "wbp"] = "sirt"
+    iterations: Annotated[int, Field(ge=1, le=10_000, strict=True)] = 30
+    binning: Annotated[int, Field(ge=1, le=64, strict=True)] = 4
+    thickness: Literal["auto", "full"] = "auto"
+
+
+@dataclass(frozen=True)
+class VolumeBefore:
+    """Volume of the series before, from which total-variation minimisation starts."""
+
+    volume: Floats
+
+
+class ReconstructStep(Step[ReconstructSettings]):
+    """Reconstruct a volume: live while the views come, and thoroughly when all are there.
+
+    Gives ``volume`` (y, z, x) and its central planes ``slice_y``, ``slice_z``, ``slice_x``;
+    publishes ``preview_y``, ``preview_z``, ``preview_x`` after each view and ``preview``, the live
+    volume, after the last.
+    """
+
+    name = "reconstruct"
+    summary = "volume by SIRT, total variation or weighted backprojection; live meanwhile"
+    Settings: ClassVar = ReconstructSettings
+    inputs = (VIEWS,)
+    after = ("denoised", "aligned")
+    _live: LiveReconstruction | None = None
+    _views = 0
+
+    @classmethod
+    def outputs(cls, settings: ReconstructSettings) -> tuple[ResultSpec, ...]:
+        """Declare the volume, its central planes, and the previews of both."""
+        del settings
+        cube = ("y", "z", "x")
+        return (
+            ResultSpec("volume", cube),
+            *(ResultSpec(f"slice_{axis}", axes) for axis, axes in _PLANES.items()),
+            ResultSpec("preview", cube, recorded=False),
+            *(
+                ResultSpec(f"preview_{axis}", axes, recorded=False)
+                for axis, axes in _PLANES.items()
+            ),
+        )
+
+    @classmethod
+    def binning(cls, settings: ReconstructSettings) -> int:
+        """Return the binning of the images."""
+        return settings.binning
+
+    @classmethod
+    def rehearsal(cls, settings: ReconstructSettings) -> ReconstructSettings:
+        """Return settings that are quick."""
+        return ReconstructSettings(method=settings.method, iterations=6, binning=1)
+
+    def view(self, view: View) -> Iterator[Output]:
+        """Let the live volume grow by a view."""
+        if self._live is None:
+            self._live = self._new_volume()
+        self._views += 1
+        for fraction in self._live.add_view(view.image, view.tilt_deg):
+            yield Progress(f"taking in {view.tilt_deg:.1f} deg", fraction)
+        for axis, plane in self._live.central_slices.items():
+            yield self.result(f"preview_{axis}", plane, self._about_preview())
+
+    def after_views(self) -> Iterator[Output]:
+        """Publish the live volume."""
+        if self._live is not None:
+            yield self.result("preview", self._live.volume, self._about_preview())
+
+    def _about_preview(self) -> Parameters:
+        return {"views": self._views, "binning": self.settings.binning}
+
+    def _new_volume(self) -> LiveReconstruction:
+        from ..tomography.live_reconstruction import LiveReconstruction
+
+        y, z, x = self.shape("volume")
+        before, iterations = None, 0
+        if self.settings.method == "tv":
+            # The volume of the series before is nearly this one.
+            iterations, kept = self.settings.iterations, self.context.get(VolumeBefore)
+            before = kept.volume if kept is not None and kept.volume.shape == (y, z, x) else None
+        return LiveReconstruction(
+            (y, z, x), self.stack.views, iterations, before, self._thickness()
+        )
+
+    def _thickness(self) -> int | None:
+        """Voxels along z in which there may be something: the specimen's thickness, and more."""
+        from ..alignment.coarse import KnownAlignment
+
+        alignment = self.context.get(KnownAlignment)
+        known = alignment.thickness_px if alignment is not None else None
+        if self.settings.thickness == "full" or known is None:
+            return None
+        return math.ceil(_SLAB * known)
+
+    def series(self, series: Series) -> Iterator[Output]:
+        """Reconstruct the volume from the aligned images."""
+        from ..tomography.back_projection import wbp
+        from ..tomography.iterative import sirt
+        from ..tomography.reconstruction import central_slices
+
+        live, self._live = self._live, None
+        if live is None:
+            return
+        images, tilts = series.images, series.tilt_deg
+        more: Parameters = {
+            "views": len(images),
+            "tilt_min_deg": float(tilts.min()),
+            "tilt_max_deg": float(tilts.max()),
+        }
+        _, z, x = self.shape("volume")
+        if self.settings.method == "wbp":
+            volume = wbp(images, tilts, slice_shape=(z, x))
+        elif self.settings.method == "sirt":
+            made = sirt(images, tilts, self.settings.iterations, slice_shape=(z, x))
+            volume = made.volume
+            more["misfit"] = float(made.residual[-1])
+        else:
+            volume, about = yield from self._minimise(live, series)
+            more |= about
+        del live
+        yield self.result("volume", volume, more)
+        for axis, plane in central_slices(volume).items():
+            yield self.result(f"slice_{axis}", plane, more)
+
+    def _minimise(
+        self, live: LiveReconstruction, series: Series
+    ) -> Generator[Output, None, tuple[Floats, Parameters]]:
+        """Minimise the total variation, from the live volume if that serves."""
+        from ..tomography.image_levels import vacuum_level
+
+        # Counts beside the specimen would be smeared over the whole volume.
+        levels = np.array([vacuum_level(image) for image in series.images], np.float32)
+        displacement = series.displacement_px
+        if not live.serves_as_start:
+            live, displacement = self._new_volume(), _NOWHERE
+        thickness, early = self._thickness(), live.iterations
+        yield from with_progress(
+            "minimising the total variation",
+            live.finish(
+                series.images - levels[:, None, None],
+                series.tilt_deg,
+                self.settings.iterations,
+                displacement,
+                thickness,
+            ),
+        )
+        volume = live.volume
+        self.context.put(VolumeBefore(volume))
+        return volume, {
+            "misfit": live.residual,
+            "iterations_before_the_last_view": early,
+            "thickness_voxels": thickness or self.shape("volume")[1],
+        }

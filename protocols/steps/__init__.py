@@ -1,0 +1,37 @@
+"""What an analysis step is: its declarations, its generators, and how it is found.
+
+A step of another package imports everything that it needs from here.
+"""
+
+from .base import (
+    RECORDED_VIEWS,
+    VIEWS,
+    Frame,
+    Series,
+    SeriesContext,
+    StackInfo,
+    Step,
+    StepSettings,
+    View,
+)
+from .outputs import Notice, Output, Parameters, Progress, Result
+from .results import ResultSpec, StackKind
+
+__all__ = [
+    "RECORDED_VIEWS",
+    "VIEWS",
+    "Frame",
+    "Notice",
+    "Output",
+    "Parameters",
+    "Progress",
+    "Result",
+    "ResultSpec",
+    "Series",
+    "SeriesContext",
+    "StackInfo",
+    "StackKind",
+    "Step",
+    "StepSettings",
+    "View",
+]
