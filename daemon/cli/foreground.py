@@ -20,7 +20,7 @@ from ...protocols.core.clock import ExperimentClock
 from ...protocols.core.errors import BadInput
 from ...protocols.messages.control import EXIT_DONE, EXIT_INTERRUPTED
 from ..control.server import ControlServer
-from ..resume.interrupted_run import Interrupted
+from ..resume.interrupted_run import InterruptedRun
 from ..resume.run_journal import journal_path
 from ..run.experiment import Experiment, Outcome
 from ..runtime.event_bus import EventBus
@@ -86,7 +86,7 @@ class ForegroundRun:
         The run file.
     speed : float
         Experiment seconds per wall second.
-    resumed : Interrupted or None
+    resumed : InterruptedRun or None
         The run that continues in `output`.
     """
 
@@ -97,7 +97,7 @@ class ForegroundRun:
     rig_file: str | None
     output: Path
     speed: float
-    resumed: Interrupted | None = None
+    resumed: InterruptedRun | None = None
 
 
 async def run_foreground(

@@ -24,7 +24,7 @@ from .options import (
 
 if TYPE_CHECKING:
     from ...protocols.config.rig import Rig
-    from ..resume.interrupted_run import Interrupted
+    from ..resume.interrupted_run import InterruptedRun
     from .foreground import ForegroundRun
 
 commands = typer.Typer()
@@ -145,7 +145,7 @@ def _absolute(rig: Path | None) -> str | None:
     return None if rig is None else str(rig.absolute())
 
 
-def _interrupted_run(target: Path, output: Path | None) -> Interrupted:
+def _interrupted_run(target: Path, output: Path | None) -> InterruptedRun:
     """The run to resume, named by its file, or by its recipe and file."""
     from ...protocols.core.documents import read_text
     from ..resume.interrupted_run import is_run_file, read_interrupted, same_recipe
@@ -172,7 +172,7 @@ def _interrupted_run(target: Path, output: Path | None) -> Interrupted:
     return interrupted
 
 
-def _rig_of_run(path: Path | None, interrupted: Interrupted) -> tuple[Rig, str]:
+def _rig_of_run(path: Path | None, interrupted: InterruptedRun) -> tuple[Rig, str]:
     """The rig named, or that in the file of an interrupted run."""
     from ...drivers.registry import check_drivers
     from ..resume.interrupted_run import rig_of_run

@@ -1,4 +1,4 @@
-"""What the journal of a run says has been done, read entry by entry."""
+"""The history of a run from its journal, entry by entry. Pure."""
 
 from __future__ import annotations
 
@@ -24,7 +24,41 @@ from ..schedule.hold_timing import HoldTiming
 
 @dataclass
 class History:
-    """What the journal says has been done."""
+    """What a run has done, as its journal says.
+
+    Attributes
+    ----------
+    run : str
+        Identifier of the run.
+    resumed : int
+        How often it was resumed.
+    index : int
+        Operation under way, or the next one.
+    begun : bool
+        Whether that operation has begun since the run was last resumed.
+    begun_ns, last_ns : int
+        When it began, and the time of the last entry.
+    visited : set of int
+        Operations that have begun.
+    carried : Carried
+        What was done of the operation before the run was last resumed.
+    moments : dict
+        Moments of the operation under way, since the run was last resumed.
+    held : dict
+        Moments, and seconds achieved, of the holds that are over, by operation.
+    decisions : dict
+        What was decided, by operation.
+    necks : dict
+        Neck growth by series.
+    exposed : dict
+        Frame indices that were exposed, by stack.
+    charged : dict
+        Electrons per nm^2 by stack.
+    open, open_ns : Trigger or None, int
+        A trigger whose end was not noted, and when it began; its dose is charged already.
+    beam_blanked_ns, heater_off_ns : int or None
+        When beam and heater were made safe after the run ended.
+    """
 
     run: str = ""
     resumed: int = 0
@@ -34,7 +68,6 @@ class History:
     last_ns: int = 0
     visited: set[int] = field(default_factory=set[int])
     carried: Carried = field(default_factory=lambda: Carried(index=0))
-    # Of the operation under way, since the run was last resumed.
     moments: dict[MomentName, int] = field(default_factory=dict[MomentName, int])
     held: dict[int, tuple[HoldTiming, float]] = field(
         default_factory=dict[int, tuple[HoldTiming, float]]
@@ -43,7 +76,6 @@ class History:
     necks: dict[str, float | None] = field(default_factory=dict[str, "float | None"])
     exposed: dict[str, set[int]] = field(default_factory=dict[str, set[int]])
     charged: dict[str, float] = field(default_factory=dict[str, float])
-    # A trigger whose end was not noted, and when it began; its dose is charged already.
     open: Trigger | None = None
     open_ns: int = 0
     beam_blanked_ns: int | None = None
@@ -54,11 +86,11 @@ class History:
         """Read a journal from its beginning."""
         history = cls()
         for noted in entries:
-            history.take(noted)
+            history.add(noted)
         return history
 
-    def take(self, noted: Noted) -> None:
-        """Take in the next entry."""
+    def add(self, noted: Noted) -> None:
+        """Add the next entry."""
         self.last_ns = max(self.last_ns, noted.t_ns)
         match noted.entry:
             case RunLine() as line:
@@ -80,8 +112,8 @@ class History:
             case Moment(what=what, at_ns=at_ns):
                 self.moments[what] = at_ns
             case Trigger() as trigger:
-                places = range(trigger.first, trigger.first + min(trigger.count, 100_000))
-                self.exposed.setdefault(trigger.stack, set()).update(places)
+                frames = range(trigger.first, trigger.first + min(trigger.count, 100_000))
+                self.exposed.setdefault(trigger.stack, set()).update(frames)
                 self._charge(trigger.stack, trigger.dose_e_per_nm2)
                 self.open, self.open_ns = trigger, noted.t_ns
             case Exposed(stack=stack, dose_e_per_nm2=dose):
@@ -108,11 +140,11 @@ class History:
         self.charged[stack] = self.charged.get(stack, 0.0) + dose
 
     def moment(self, what: MomentName) -> int | None:
-        """When something happened to the operation under way, by the latest session."""
+        """Time of a moment of the operation under way; None if it has not come."""
         return self.moments.get(what)
 
     def timing(self) -> tuple[HoldTiming, float] | None:
-        """Moments and achieved time of the hold under way, if it is over."""
+        """Moments, and seconds achieved, of the hold under way; None if it is not over."""
         try:
             up, crossed, down, cooled = (self.moments[what] for what in HOLD_MOMENTS)
         except KeyError:
@@ -132,5 +164,5 @@ HOLD_MOMENTS: tuple[MomentName, ...] = (
 
 
 def first_of(known: int | None, otherwise: int) -> int:
-    """The moment that is known already, else the other one."""
+    """The time that is known, else the other one."""
     return otherwise if known is None else known

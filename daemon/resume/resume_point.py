@@ -1,7 +1,7 @@
-"""From the journal of an interrupted run and what its file holds: where and with what it goes on.
+"""Where an interrupted run resumes, from its journal and its file.
 
-Pure. `History` is what the journal says, `Recorded` what the file says, `resume_point` concludes.
-The rules are those of decision 11.
+Pure. `History` is what the journal says, `Recorded` what the file says.
+The rules are those of decision record 0011.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ from ...protocols.messages.manifest import HoldPlan, Interruption
 from ..schedule.hold_timing import HoldTiming
 from ..schedule.plan import HeatTo, HoldAt, Operation, Plan, RampTo
 from .journal_history import History
-from .remaining import ALL, FramesLeft, HeatLeft, Now, Recorded, Rest
+from .remaining import NOTHING_DONE, Conditions, Recorded, RemainingWork
+from .remaining_frames import RemainingFrames
+from .remaining_heat import RemainingHeat
 
 
 @dataclass(frozen=True)
-class Held:
-    """A hold that is over."""
+class FinishedHold:
+    """A hold that is over, with its moments and the seconds achieved."""
 
     hold: HoldPlan
     timing: HoldTiming
@@ -30,48 +32,48 @@ class Held:
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """Where a run goes on.
+    """Where and with what a run resumes.
 
     Attributes
     ----------
     resumed : int
-        The how-many-th time.
+        How often the run has been resumed, this time included.
     index : int
-        Operation with which it goes on; the number of operations when all are done.
-    rest : mapping
-        What is left of operations of which a part is done, by index.
+        Operation with which it continues; the number of operations when all are done.
+    remaining : mapping
+        What remains of operations that are partly done, by index.
     start_c : float or None
         Temperature to which the specimen is brought first; None where nothing was heated before,
-        or nothing is left that needs it.
+        or where nothing remains that needs it.
     rate_c_per_s : float or None
-        At which it is heated there, if the recipe names one.
+        Rate at which it is heated there, if the recipe names one.
     retakes : tuple
-        Stacks that are done but lack frames: index of the operation, and places to take again.
-    untold : tuple of Held
-        Holds of which the file does not know yet.
+        Stacks that are done but lack frames: index of the operation, and frame indices to retake.
+    unreported : tuple of FinishedHold
+        Holds that are over but not in the file.
     charged : mapping
-        Electrons per nm^2 that each stack has cost.
-    cut_off : Exposed or None
-        The end of a trigger that was cut off, which the journal does not know yet.
+        Electrons per nm^2 that each stack has received.
+    interrupted_trigger : Exposed or None
+        End of a trigger that was interrupted, for the journal.
     missing : mapping
-        Frames that will not be taken any more, by stack.
+        Frame indices that stay missing, by stack.
     carried : Carried
-        What was done of the operation `index`, for the journal.
+        What is done of the operation `index`, for the journal.
     interruption : Interruption
         For the file.
     problems : tuple of str
-        What a person should know.
+        What the operator should know.
     """
 
     resumed: int
     index: int
-    rest: Mapping[int, Rest]
+    remaining: Mapping[int, RemainingWork]
     start_c: float | None
     rate_c_per_s: float | None
     retakes: tuple[tuple[int, tuple[int, ...]], ...]
-    untold: tuple[Held, ...]
+    unreported: tuple[FinishedHold, ...]
     charged: Mapping[str, float]
-    cut_off: Exposed | None
+    interrupted_trigger: Exposed | None
     missing: Mapping[str, tuple[int, ...]]
     necks: Mapping[str, float | None]
     carried: Carried
@@ -80,9 +82,9 @@ class ResumePoint:
 
 
 def resume_point(
-    plan: Plan, history: History, recorded: Recorded, now: Now, why: str = ""
+    plan: Plan, history: History, recorded: Recorded, now: Conditions, why: str = ""
 ) -> ResumePoint:
-    """Conclude where an interrupted run goes on.
+    """Where an interrupted run resumes.
 
     Parameters
     ----------
@@ -92,36 +94,41 @@ def resume_point(
         From its journal.
     recorded : Recorded
         From its file.
-    now : Now
-        When it goes on, and how hot the specimen is.
+    now : Conditions
+        When it resumes, and how hot the specimen is.
     why : str
         Why it was interrupted, for the file.
 
     Raises
     ------
     BadInput
-        If the journal speaks of operations that the plan does not have.
+        If the journal names operations that the plan does not have.
     """
     operations, index = plan.operations, history.index
     if index > len(operations) or any(i >= len(operations) for i in history.visited):
         raise BadInput(
-            "journal", f"speaks of operation {index + 1}, the plan has {len(operations)}"
+            "journal",
+            f"names operation {index + 1}, but the plan has {len(operations)}: it belongs to "
+            "another recipe",
         )
-    heat = HeatLeft(plan, history, recorded, now)
+    heat = RemainingHeat(plan, history, recorded, now)
     done_s, rest = heat.rest()
     heated = done_s > 0 or (
         history.begun and (isinstance(operations[index], HeatTo) or bool(history.moments))
     )
-    frames = FramesLeft(
-        plan, history, recorded, {} if rest is ALL or index == len(operations) else {index: rest}
+    frames = RemainingFrames(
+        plan,
+        history,
+        recorded,
+        {} if rest is NOTHING_DONE or index == len(operations) else {index: rest},
     )
     if index < len(operations):
-        frames.under_way(index, done_s, now.tolerance_c)
-    frames.taken(index, heated)
-    charged, cut_off = _charged(plan, history)
-    frames.afford(charged)
+        frames.plan_current_stack(index, done_s, now.tolerance_c)
+    frames.plan_earlier_stacks(index, heated)
+    charged, interrupted_trigger = _charged(plan, history)
+    frames.apply_dose_budgets(charged)
     start_c = _start_c(operations, index)
-    if index == len(operations) and not frames.again:
+    if index == len(operations) and not frames.retakes:
         start_c = None
     elif index < len(operations) and isinstance(ramp := operations[index], RampTo) and done_s > 0:
         gone_c = math.copysign(ramp.rate_c_per_s * done_s, ramp.to_c - ramp.from_c)
@@ -130,19 +137,19 @@ def resume_point(
     return ResumePoint(
         resumed=history.resumed + 1,
         index=index,
-        rest=frames.rest,
+        remaining=frames.remaining,
         start_c=start_c,
         rate_c_per_s=_rate(operations[:index]),
-        retakes=tuple(sorted((i, tuple(sorted(places))) for i, places in frames.again.items())),
-        untold=tuple(
-            Held(operation.hold, timing, achieved_s)
+        retakes=tuple(sorted((i, tuple(sorted(indices))) for i, indices in frames.retakes.items())),
+        unreported=tuple(
+            FinishedHold(operation.hold, timing, achieved_s)
             for i, (timing, achieved_s) in sorted(history.held.items())
             if isinstance(operation := operations[i], HoldAt)
             and operation.hold.index not in recorded.holds
         ),
         charged=charged,
-        cut_off=cut_off,
-        missing={name: tuple(sorted(places)) for name, places in frames.given_up.items()},
+        interrupted_trigger=interrupted_trigger,
+        missing={name: tuple(sorted(indices)) for name, indices in frames.missing.items()},
         necks=history.necks,
         carried=Carried(
             index=index,
@@ -175,13 +182,13 @@ def _start_c(operations: Sequence[Operation], index: int) -> float | None:
 
 
 def _rate(before: Sequence[Operation]) -> float | None:
-    """The rate at which the recipe last said that the specimen should be heated."""
+    """The rate that the recipe last named for heating."""
     rates = (op.rate_c_per_s for op in reversed(before) if isinstance(op, HeatTo))
     return next((rate for rate in rates if rate is not None), None)
 
 
 def _charged(plan: Plan, history: History) -> tuple[dict[str, float], Exposed | None]:
-    """What every stack has cost, and how a trigger ended that was cut off."""
+    """Dose that every stack has received, and the end of a trigger that was interrupted."""
     charged, trigger = dict(history.charged), history.open
     if trigger is None:
         return charged, None

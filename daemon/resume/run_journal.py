@@ -2,9 +2,9 @@
 
 Its lines are described in `protocols/messages/journal.py`.
 
-Lines go out one by one through an unbuffered descriptor: what was noted survives the death of the
-process, and of every other one. A crash of the whole computer may cost what came since the end of
-the last operation, when the file was last brought to the disk (fsync).
+Lines are written one by one without a buffer: what was noted survives the death of the process.
+A crash of the whole computer may lose the lines since the end of the last operation, when the file
+was last flushed to the disk (fsync).
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ RETRY_S = 1.0
 
 
 def journal_path(run_file: Path) -> Path:
-    """Where the journal of a run file is."""
+    """Path of the journal of a run file."""
     return run_file.with_name(run_file.name + ".journal")
 
 
 def read_journal(run_file: Path) -> tuple[list[Noted], list[str]]:
-    """Entries of a run's journal and what of it cannot be read; raises OSError."""
+    """Entries of a run's journal, and what cannot be read of it; raises OSError."""
     return parse_journal(journal_path(run_file).read_bytes())
 
 
-def is_kept(run_file: Path) -> bool:
-    """Whether the guardian of a run is still there, and may yet have something to add."""
+def is_guarded(run_file: Path) -> bool:
+    """Whether the guardian of a run still lives and may add to the journal."""
     with contextlib.suppress(OSError), journal_path(run_file).open("rb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -43,34 +43,34 @@ def is_kept(run_file: Path) -> bool:
     return False
 
 
-class Notes(Protocol):
-    """Who is told what the specimen goes through; see `RunJournal`."""
+class Journal(Protocol):
+    """Takes notes of what the specimen goes through; see `RunJournal`."""
 
     def note(self, entry: Entry) -> None:
-        """Take in an entry; never fails."""
+        """Write an entry; never fails."""
 
     async def caught_up(self) -> None:
         """Wait until everything noted is written; returns at once unless the disk refuses."""
 
     def save(self) -> None:
-        """Bring what is written to the disk, without waiting for it."""
+        """Flush what is written to the disk, without waiting for it."""
 
 
-class NoNotes:
-    """Nobody is told."""
+class NoJournal:
+    """Takes no notes."""
 
     def note(self, entry: Entry) -> None:
         """Forget it."""
 
     async def caught_up(self) -> None:
-        """Nothing is ever left to write."""
+        """Return at once."""
 
     def save(self) -> None:
-        """Nothing to save."""
+        """Do nothing."""
 
 
 class RunJournal:
-    """The journal of a run that goes on.
+    """The journal of a run under way.
 
     Parameters
     ----------
@@ -78,10 +78,10 @@ class RunJournal:
         The run file; the journal is beside it.
     clock : ExperimentClock
         Time of the entries.
-    tell : callable
-        Takes level and text of an event: the journal cannot be written, and that it can again.
+    notify : callable
+        Called with level and text when the journal cannot be written, and when it can again.
     resumed : bool
-        Whether to go on with a journal that is there.
+        Whether to continue a journal that is there.
 
     Raises
     ------
@@ -93,21 +93,21 @@ class RunJournal:
         self,
         run_file: Path,
         clock: ExperimentClock,
-        tell: Callable[[str, str], None],
+        notify: Callable[[str, str], None],
         resumed: bool = False,
     ) -> None:
         self.path = journal_path(run_file)
-        self._clock, self._tell = clock, tell
+        self._clock, self._notify = clock, notify
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
         self._file = os.open(self.path, flags if resumed else flags | os.O_EXCL, 0o644)
-        # What the disk has not taken yet. A line that was torn off stays torn: ours begins anew.
+        # What is not written yet. After an incomplete line, a new line begins.
         self._pending = b"" if _ends_well(self.path) else b"\n"
         self._refused = False
         self._saving: asyncio.Task[None] | None = None
         self._save_again = False
 
     def note(self, entry: Entry) -> None:
-        """Write an entry; what the disk does not take is kept and tried again."""
+        """Write an entry; what cannot be written is kept and tried again."""
         self._pending += line_of(self._clock.now_ns(), entry)
         self._write()
 
@@ -118,15 +118,15 @@ class RunJournal:
         except OSError as error:
             if not self._refused:
                 self._refused = True
-                self._tell(
+                self._notify(
                     "error",
-                    f"{self.path} cannot be written: {error.strerror}. Nothing is lost: the "
+                    f"{self.path} cannot be written: {error.strerror}. No data is lost: the "
                     "schedule waits at standby. Make room on the disk",
                 )
         else:
             if self._refused:
                 self._refused = False
-                self._tell("warning", f"{self.path} can be written again")
+                self._notify("warning", f"{self.path} can be written again")
 
     async def caught_up(self) -> None:
         """Wait until everything noted is written, trying again every second."""
@@ -135,7 +135,7 @@ class RunJournal:
             self._write()
 
     def save(self) -> None:
-        """Bring what is written to the disk, in a thread: it may take long."""
+        """Flush what is written to the disk, in a thread: it may take long."""
         if self._saving is not None and not self._saving.done():
             self._save_again = True
             return
@@ -148,11 +148,11 @@ class RunJournal:
             try:
                 await asyncio.to_thread(os.fsync, self._file)
             except OSError as error:
-                self._tell("error", f"{self.path} cannot be saved: {error.strerror}")
+                self._notify("error", f"{self.path} cannot be saved: {error.strerror}")
                 return
 
     async def close(self, remove: bool) -> None:
-        """Write and save what is left, close the file, and remove it if it has served."""
+        """Write and save the rest, close the file, and remove it if it is no longer needed."""
         if self._saving is not None:
             await asyncio.gather(self._saving, return_exceptions=True)
         self._write()

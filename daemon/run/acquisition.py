@@ -22,7 +22,7 @@ from ...protocols.config.recipe import BeamSettings
 from ...protocols.core.clock import ExperimentClock
 from ...protocols.messages.journal import Exposed, Trigger
 from ...protocols.messages.manifest import StackPlan
-from ..resume.run_journal import Notes
+from ..resume.run_journal import Journal
 from ..schedule.dose import DoseLedger
 from .heater_watch import HeaterWatch
 from .outgoing import Outgoing
@@ -79,7 +79,7 @@ class AcquisitionContext:
         Current, dwell time and frame size of the recipe.
     ledger : DoseLedger
         Fluence so far and its limits.
-    journal : Notes
+    journal : Journal
         Takes every trigger before its exposure.
     clock : ExperimentClock
         Time of the frames.
@@ -97,7 +97,7 @@ class AcquisitionContext:
     detector: Detector
     settings: BeamSettings
     ledger: DoseLedger
-    journal: Notes
+    journal: Journal
     clock: ExperimentClock
     watch: HeaterWatch
     stage: StageCheck

@@ -11,9 +11,9 @@ from typing import Protocol
 from ...drivers.base import StagePosition
 from ...protocols.core.clock import ExperimentClock
 from ...protocols.messages.journal import Begun, Decision, Ended, Pause
-from ..resume.remaining import ALL, Rest
+from ..resume.remaining import NOTHING_DONE, RemainingWork
 from ..resume.resume_point import ResumePoint
-from ..resume.run_journal import Notes
+from ..resume.run_journal import Journal
 from ..safety.devices import Devices
 from ..schedule.dose import DoseLedger
 from ..schedule.plan import AcquireStack, Decide, HeatTo, HoldAt, Plan, RampTo
@@ -56,7 +56,7 @@ class Engine:
         The clock of the experiment.
     out : Outgoing
         Takes frames, readings, holds and events.
-    journal : Notes
+    journal : Journal
         Takes what the specimen goes through.
     observer : ExposureObserver
         Looks at column and stage between exposures.
@@ -80,7 +80,7 @@ class Engine:
         machine: StateMachine,
         clock: ExperimentClock,
         out: Outgoing,
-        journal: Notes,
+        journal: Journal,
         observer: ExposureObserver,
     ) -> None:
         self._plan, self._machine, self._clock, self._out = plan, machine, clock, out
@@ -141,9 +141,9 @@ class Engine:
             If a stack would pass a limit.
         """
         operations = self._plan.operations
-        index, remaining = 0, dict[int, Rest]()
+        index, remaining = 0, dict[int, RemainingWork]()
         if point is not None:
-            index, remaining = point.index, dict(point.rest)
+            index, remaining = point.index, dict(point.remaining)
             await self._return_to(point)
         while index < len(operations):
             await self._checkpoint()
@@ -152,7 +152,7 @@ class Engine:
                 if not isinstance(operations[index], AcquireStack):
                     # The specimen is about to change: frames lost now could not be acquired again.
                     await self._out.keep()
-            rest = remaining.pop(index, ALL)
+            rest = remaining.pop(index, NOTHING_DONE)
             self._begin(index, rest)
             following = await self._carry_out(index, rest)
             self._journal.note(Ended(index=index, next=following))
@@ -160,11 +160,11 @@ class Engine:
             index = following
         self.progress.finish()
 
-    def _begin(self, index: int, rest: Rest) -> None:
+    def _begin(self, index: int, rest: RemainingWork) -> None:
         done_s = rest.done_s
         operation = self._plan.operations[index]
-        if isinstance(operation, AcquireStack) and rest.places is not None:
-            done = 1 - len(rest.places) / operation.stack.frames
+        if isinstance(operation, AcquireStack) and rest.frame_indices is not None:
+            done = 1 - len(rest.frame_indices) / operation.stack.frames
             done_s = done * self._plan.durations_s[index]
         self.progress.begin(index, done_s)
         steps = len(self._plan.operations)
@@ -173,7 +173,7 @@ class Engine:
 
     async def _return_to(self, point: ResumePoint) -> None:
         """Bring the specimen to where it was, and acquire again what was lost there."""
-        for held in point.untold:
+        for held in point.unreported:
             self._heating.report_hold(held.hold, held.timing, held.achieved_s)
         if point.start_c is not None:
             self._out.event("info", "engine", f"back to {point.start_c:g} °C")
@@ -186,7 +186,7 @@ class Engine:
             self._out.event("info", "engine", label)
             await self._acquire(operation, indices)
 
-    async def _carry_out(self, index: int, rest: Rest) -> int:
+    async def _carry_out(self, index: int, rest: RemainingWork) -> int:
         """Do what is left of an operation; returns the index of the one that follows."""
         following = index + 1
         match self._plan.operations[index]:
@@ -195,7 +195,7 @@ class Engine:
             case HoldAt() as hold:
                 await self._heating.hold(hold, rest)
             case AcquireStack() as stack:
-                await self._acquire(stack, rest.places)
+                await self._acquire(stack, rest.frame_indices)
             case RampTo() as ramp:
                 await self._ramp(ramp, rest)
             case Decide() as decision:
@@ -222,13 +222,13 @@ class Engine:
                 await acquisition.expose(first)
             await self.stage.check()
 
-    async def _ramp(self, ramp: RampTo, rest: Rest) -> None:
+    async def _ramp(self, ramp: RampTo, rest: RemainingWork) -> None:
         duration_s = ramp.duration_s - rest.done_s
-        if ramp.stack is None or rest.places == ():
+        if ramp.stack is None or rest.frame_indices == ():
             await self._heating.start_ramp(ramp.to_c, duration_s)
         else:
             assert ramp.frame_every_s is not None
-            acquiring = StackAcquisition(self._acquisition, ramp.stack, indices=rest.places)
+            acquiring = StackAcquisition(self._acquisition, ramp.stack, indices=rest.frame_indices)
             async with acquiring as acquisition:
                 await self.stage.tilt(ramp.stack.tilt_deg[0])
                 await self._heating.start_ramp(ramp.to_c, duration_s)

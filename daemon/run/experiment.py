@@ -11,7 +11,7 @@ from typing import Any
 from ...drivers.base import DeviceError
 from ...protocols.core.errors import BadInput
 from ...protocols.messages.journal import Necks
-from ..resume.interrupted_run import Interrupted
+from ..resume.interrupted_run import InterruptedRun
 from ..resume.resume_point import ResumePoint
 from ..runtime.processes import ChildFailed
 from ..safety.topics import RunPrepared
@@ -51,7 +51,7 @@ class Experiment:
         The run file; must not exist, unless a run is resumed.
     context : RunContext
         Rig, devices, clock and streams of the daemon; its state machine is idle.
-    resume : Interrupted or None
+    resume : InterruptedRun or None
         The interrupted run to resume, whose file is `output`; None for a new run.
 
     Attributes
@@ -70,7 +70,7 @@ class Experiment:
         recipe_text: str,
         output: Path,
         context: RunContext,
-        resume: Interrupted | None = None,
+        resume: InterruptedRun | None = None,
     ) -> None:
         self.plan, self.output, self._context, self._resume = plan, output, context, resume
         bus, clock, devices = context.bus, context.clock, context.devices

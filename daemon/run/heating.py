@@ -8,8 +8,8 @@ from ...drivers.base import Heater
 from ...protocols.core.clock import ExperimentClock
 from ...protocols.messages.journal import Moment, MomentName
 from ...protocols.messages.manifest import HoldPlan
-from ..resume.remaining import Rest
-from ..resume.run_journal import Notes
+from ..resume.remaining import RemainingWork
+from ..resume.run_journal import Journal
 from ..schedule.hold_timing import HoldTiming
 from ..schedule.plan import HeatTo, HoldAt
 from .heater_watch import PROGRESS_TIMEOUT_S, HeaterWatch
@@ -28,7 +28,7 @@ class Heating:
         Follows the heater's readings.
     clock : ExperimentClock
         The clock of the experiment.
-    journal : Notes
+    journal : Journal
         Takes the moments of heating.
     out : Outgoing
         Takes the holds.
@@ -44,7 +44,7 @@ class Heating:
         heater: Heater,
         watch: HeaterWatch,
         clock: ExperimentClock,
-        journal: Notes,
+        journal: Journal,
         out: Outgoing,
     ) -> None:
         self._heater, self._watch, self._clock = heater, watch, clock
@@ -94,17 +94,17 @@ class Heating:
         timeout_s = travel_s + PROGRESS_TIMEOUT_S
         await self._watch.settled(target_c, self.commanded_ns, timeout_s)
 
-    async def hold(self, operation: HoldAt, rest: Rest) -> None:
+    async def hold(self, operation: HoldAt, rest: RemainingWork) -> None:
         """Carry out what is left of a hold, report it, and wait for standby."""
         plan = operation.hold
-        timing, achieved_s = rest.over, rest.done_s
+        timing, achieved_s = rest.finished, rest.done_s
         if timing is None:
             left_s = plan.requested_s - rest.done_s
             left = plan.model_copy(update={"requested_s": left_s})
             timing = await self._timer.hold(left, self._moment)
             achieved_s += timing.achieved_s
             self.commanded_ns = timing.commanded_down_ns
-            timing = rest.since_its_rise(timing)
+            timing = rest.whole_hold(timing)
         self.report_hold(plan, timing, achieved_s)
         await self.settled(plan.standby_c)
 

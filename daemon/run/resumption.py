@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ...protocols.core.errors import BadInput
-from ..resume.interrupted_run import Interrupted
-from ..resume.remaining import Now
+from ..resume.interrupted_run import InterruptedRun
+from ..resume.remaining import Conditions
 from ..resume.resume_point import ResumePoint
 from ..schedule.dose import DoseLedger
 from ..schedule.plan import Plan
@@ -14,13 +14,13 @@ from .heater_watch import PROGRESS_TIMEOUT_S
 
 
 async def find_resume_point(
-    interrupted: Interrupted, plan: Plan, context: RunContext
+    interrupted: InterruptedRun, plan: Plan, context: RunContext
 ) -> ResumePoint:
     """Where a run continues, from its journal, its file and the present temperature.
 
     Parameters
     ----------
-    interrupted : Interrupted
+    interrupted : InterruptedRun
         The run, as journal and file have it.
     plan : Plan
         Its whole plan.
@@ -42,12 +42,12 @@ async def find_resume_point(
     now_ns, limits = context.clock.now_ns(), context.rig.heater.limits
     deadline_ns = now_ns + int(PROGRESS_TIMEOUT_S * 1e9)
     sample = await context.watch.next_sample(now_ns, "its first reading", deadline_ns)
-    now = Now(sample.t_ns, sample.temperature_c, limits.tolerance_c, limits.rate_c_per_s)
+    now = Conditions(sample.t_ns, sample.temperature_c, limits.tolerance_c, limits.rate_c_per_s)
     return interrupted.point(plan, now)
 
 
 def restore(
-    interrupted: Interrupted,
+    interrupted: InterruptedRun,
     point: ResumePoint,
     plan: Plan,
     context: RunContext,

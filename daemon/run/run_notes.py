@@ -63,8 +63,8 @@ class RunNotes:
         if resumed is None:
             journal.note(RunLine(run=run))
             return
-        if resumed.cut_off is not None:
-            journal.note(resumed.cut_off)
+        if resumed.interrupted_trigger is not None:
+            journal.note(resumed.interrupted_trigger)
         journal.note(RunLine(run=run, resumed=resumed.resumed, carried=resumed.carried))
 
     def note(self, entry: Entry) -> None:

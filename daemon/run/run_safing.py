@@ -7,7 +7,7 @@ from typing import Any
 
 from ...protocols.core.clock import ExperimentClock
 from ...protocols.messages.journal import MadeSafe
-from ..resume.run_journal import Notes
+from ..resume.run_journal import Journal
 from ..runtime.event_bus import EventBus
 from ..safety.devices import Devices, SafingStep
 
@@ -26,12 +26,12 @@ class RunSafing:
         Time of the journal's entries.
     bus : EventBus
         Takes an event for each step.
-    journal : Notes
+    journal : Journal
         Takes when the beam was blanked and the heater was commanded and safe.
     """
 
     def __init__(
-        self, devices: Devices, clock: ExperimentClock, bus: EventBus, journal: Notes
+        self, devices: Devices, clock: ExperimentClock, bus: EventBus, journal: Journal
     ) -> None:
         self._devices, self._clock, self._bus, self._journal = devices, clock, bus, journal
         self._leaving: asyncio.Future[Any] | None = None

@@ -24,7 +24,7 @@ from ...protocols.messages.control import (
     EXIT_INTERRUPTED,
 )
 from ..access.access_control import AccessControl
-from ..resume.interrupted_run import Interrupted
+from ..resume.interrupted_run import InterruptedRun
 from ..resume.run_journal import journal_path
 from ..run.context import RunContext
 from ..run.experiment import Experiment, Outcome
@@ -187,7 +187,7 @@ class Daemon:
     # --- experiments ----------------------------------------------------------------------------
 
     def start(
-        self, plan: Plan, recipe_text: str, output: Path, resume: Interrupted | None = None
+        self, plan: Plan, recipe_text: str, output: Path, resume: InterruptedRun | None = None
     ) -> Experiment:
         """Start an experiment, or resume one that was interrupted, as a task of its own.
 
@@ -226,7 +226,7 @@ class Daemon:
             self.guardian.journal(journal_path(prepared.run_file))
 
     def experiment_for(
-        self, plan: Plan, recipe_text: str, output: Path, resume: Interrupted | None = None
+        self, plan: Plan, recipe_text: str, output: Path, resume: InterruptedRun | None = None
     ) -> Experiment:
         """An experiment with this daemon's devices and streams, not started."""
         context = RunContext(

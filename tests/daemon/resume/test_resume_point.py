@@ -21,7 +21,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyrotome.daemon.resume.journal_history import History
-from pyrotome.daemon.resume.remaining import Now, Recorded, hot_s
+from pyrotome.daemon.resume.remaining import Conditions, Recorded
+from pyrotome.daemon.resume.remaining_heat import hot_s
 from pyrotome.daemon.resume.resume_point import ResumePoint, resume_point
 from pyrotome.daemon.run.engine import Engine
 from pyrotome.daemon.run.heater_watch import HeaterWatch
@@ -440,11 +441,11 @@ class Session:
             history = History.of(self.disk.journal)
             latest = self.watch.latest
             assert latest is not None
-            now = Now(self.clock.now_ns(), latest.temperature_c)
+            now = Conditions(self.clock.now_ns(), latest.temperature_c)
             self.point = resume_point(self.disk.plan, history, self.disk.recorded(), now)
             self.ledger.restore(self.point.charged)
-            if self.point.cut_off is not None:
-                self.note(self.point.cut_off)
+            if self.point.interrupted_trigger is not None:
+                self.note(self.point.interrupted_trigger)
             line = RunLine(run="r", resumed=self.point.resumed, carried=self.point.carried)
             self.note(line)
             self.engine.steering.restore(self.point.necks)
@@ -648,7 +649,7 @@ def test_what_was_lost_is_taken_again_unless_the_specimen_has_been_heated_since(
     assert after.missing["series_001"]
     problem = after.last.point.problems[-1]
     assert problem.startswith("series_001: 2 of 3 frames stay missing (+0°, +20°): ")
-    assert problem.endswith("the specimen has been heated since")
+    assert problem.endswith("the specimen was heated since")
     kept = Story(PLAN, [Kill(lines[0] + 1, tail_s=0.2)])
     assert not any(kept.missing.values())
     assert all(there.all() for there in kept.disk.there.values())
@@ -667,15 +668,15 @@ def test_a_hold_that_nobody_ended_counts_as_long_as_the_chip_is_found_hot() -> N
     known = Recorded(
         recorded.there, recorded.heater_ns[part], recorded.heater_c[part], frozenset(), t_ns
     )
-    hot = resume_point(PLAN, History.of(entries), known, Now(t_ns + 300_000_000, 349.0))
-    cold = resume_point(PLAN, History.of(entries), known, Now(t_ns + 300_000_000, 30.0))
+    hot = resume_point(PLAN, History.of(entries), known, Conditions(t_ns + 300_000_000, 349.0))
+    cold = resume_point(PLAN, History.of(entries), known, Conditions(t_ns + 300_000_000, 30.0))
     index = hot.index
-    assert hot.rest[index].done_s == pytest.approx(0.3, abs=0.03)
+    assert hot.remaining[index].done_s == pytest.approx(0.3, abs=0.03)
     assert hot.interruption.hot_s == pytest.approx(0.2, abs=0.03)
-    assert cold.rest[index].done_s == pytest.approx(0.1, abs=0.03)
+    assert cold.remaining[index].done_s == pytest.approx(0.1, abs=0.03)
     assert cold.interruption.hot_s == 0
-    assert "it has been so all the time" in hot.problems[0]
-    assert "counts as hot until the last reading" in cold.problems[0]
+    assert "the whole interruption is counted as hold time" in hot.problems[0]
+    assert "counted up to the last temperature reading" in cold.problems[0]
 
 
 STEERED = plan_of(
@@ -724,7 +725,7 @@ def test_charges_never_decrease_as_a_journal_grows_and_any_line_may_be_missing()
         {name: np.zeros_like(keys) for name, keys in recorded.there.items()},
         recorded.heater_ns, recorded.heater_c, frozenset(), recorded.last_ns,
     )  # fmt: skip
-    now = Now(journal[-1].t_ns + 10**9, 25.0)
+    now = Conditions(journal[-1].t_ns + 10**9, 25.0)
     before = 0.0
     for cut in range(1, len(journal) + 1):
         charged = sum(resume_point(PLAN, History.of(journal[:cut]), recorded, now).charged.values())
@@ -739,7 +740,7 @@ def test_a_journal_of_another_plan_is_refused() -> None:
     recorded = Disk(PLAN).recorded()
     for entry in (Begun(index=99), Ended(index=1, next=99)):
         with pytest.raises(BadInput, match="the plan has"):
-            resume_point(PLAN, History.of([Noted(1, entry)]), recorded, Now(2))
+            resume_point(PLAN, History.of([Noted(1, entry)]), recorded, Conditions(2))
 
 
 entries = st.one_of(
@@ -776,14 +777,16 @@ def test_no_journal_makes_it_fail_otherwise_than_by_saying_so(
     history = History.of(itertools.starmap(Noted, noted))
     with_limits = plan_of(limits={"dose": "1000 e/nm^2", "dose_per_series": "100 e/nm^2"})
     try:
-        point = resume_point(with_limits, history, Disk(with_limits).recorded(), Now(1 << 62))
+        point = resume_point(
+            with_limits, history, Disk(with_limits).recorded(), Conditions(1 << 62)
+        )
     except BadInput:
         return
     assert 0 <= point.index <= len(with_limits.operations)
-    for index, rest in point.rest.items():
+    for index, rest in point.remaining.items():
         stack = getattr(with_limits.operations[index], "stack", None)
         assert rest.done_s >= 0
-        assert rest.places is None or set(rest.places) <= set(range(stack.frames))
+        assert rest.frame_indices is None or set(rest.frame_indices) <= set(range(stack.frames))
 
 
 @given(st.lists(st.floats(0, 100), min_size=2, max_size=30), st.floats(1, 99), st.integers(-1, 3))

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyrotome.daemon.resume.run_journal import NoNotes
+from pyrotome.daemon.resume.run_journal import NoJournal
 from pyrotome.daemon.run.acquisition import (
     BURST_S,
     AcquisitionContext,
@@ -133,7 +133,7 @@ class Bench:
         stage = SimpleNamespace(position=StagePosition(0, 1.5), exposed=lambda *_: None)
         watch = SimpleNamespace(temperature_at=lambda _: 200.0)
         context = AcquisitionContext(
-            self.beam, self.detector, SETTINGS, self.ledger, NoNotes(), clock,
+            self.beam, self.detector, SETTINGS, self.ledger, NoJournal(), clock,
             watch, stage, self.progress, self,  # type: ignore[arg-type]
         )  # fmt: skip
         self.stack = StackAcquisition(context, plan, at_a_time)

@@ -306,7 +306,7 @@ def test_what_cannot_be_resumed_says_why(interrupted: Any) -> None:
     cli = interrupted
     assert "no such file" in refused(cli, "nothing.nxs")
     assert "is not a run file; name the run file instead" in refused(cli, cli.first_recipe)
-    assert "goes on in its own file" in refused(cli, "run.nxs", "-o", "other.nxs")
+    assert "continues in its own file" in refused(cli, "run.nxs", "-o", "other.nxs")
     other = cli.recipe(steps=STEPS[:2], analysis=[])
     told = refused(cli, other, "-o", "run.nxs")
     assert "differs from the recipe in" in told
@@ -327,7 +327,9 @@ def test_without_its_journal_a_run_that_has_begun_does_not_go_on(
     cli = commands.Cli(tmp_path)
     (tmp_path / "run.nxs").write_bytes((interrupted.folder / "run.nxs").read_bytes())
     lines = (interrupted.folder / "run.nxs.journal").read_text()
-    assert "without it nobody knows what the specimen has received" in refused(cli, "run.nxs")
+    assert "the dose and the heat that the specimen has received are not known" in refused(
+        cli, "run.nxs"
+    )
     (tmp_path / "run.nxs.journal").write_text(lines.replace('"run":"', '"run":"x'))
     assert "belongs to run x" in refused(cli, "run.nxs")
 
@@ -339,7 +341,7 @@ def test_a_run_of_simulated_time_goes_on_at_its_speed_and_after_itself(interrupt
     assert cli("pause", "--endpoint", running.control).returncode == 0
     second = cli("run", "--resume", "run.nxs")
     assert second.returncode == 2
-    assert "its run still goes on: its recorder is there" in second.stderr
+    assert "its run is still under way: its recorder is running" in second.stderr
     assert cli("resume", "--endpoint", running.control).returncode == 0
     assert running.wait() == 0, running.text()
     found = cli.inspect("run.nxs")
@@ -348,4 +350,4 @@ def test_a_run_of_simulated_time_goes_on_at_its_speed_and_after_itself(interrupt
         time_s = file["entry/telemetry/heater/temperature_c/time"][()]
         assert (np.diff(time_s) > 0).all()
         assert float(file["entry/run/speed"][()]) == 10.0
-    assert "complete already, nothing to resume" in refused(cli, "run.nxs")
+    assert "complete already: there is nothing to resume" in refused(cli, "run.nxs")
