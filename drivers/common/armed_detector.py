@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
-from ..base import Detector, DeviceRefused, OutOfRange
+from ...protocols.config.rig import DetectorRig
+from ...protocols.core.clock import ExperimentClock
+from ..base import Detector, DeviceLost, DeviceRefused, OutOfRange
 
 
 @dataclass
@@ -31,7 +35,7 @@ class Acquisition:
     damaged: int = 0
 
     def damage(self) -> bool:
-        """Count a frame that came damaged; whether none of those triggered is still to come."""
+        """Count a damaged frame; true where no frame of those triggered is still to come."""
         self.damaged += 1
         return self.last_number + self.damaged >= self.due
 
@@ -40,8 +44,34 @@ class Acquisition:
         self.last_number, self.damaged = number, 0
 
 
-class ArmedDetector(Detector):
+Armed = TypeVar("Armed", bound=Acquisition)
+
+
+class ArmedDetector(Detector, Generic[Armed]):
     """Checks each request against the rig, and each frame against the request."""
+
+    def __init__(self, name: str, rig: DetectorRig, clock: ExperimentClock) -> None:
+        super().__init__(name, rig, clock)
+        self._armed: Armed | None = None
+
+    @property
+    @abstractmethod
+    def _is_connected(self) -> bool: ...
+
+    def _acquisition(self, request: str) -> Armed:
+        """The acquisition; DeviceLost or DeviceRefused where the detector is not armed."""
+        if self._armed is None:
+            if not self._is_connected:
+                raise DeviceLost(self.name, request, "it is not connected", "Connect first")
+            raise self._refused(request, "it is not armed", "Arm it first")
+        return self._armed
+
+    def _count_damaged(self, armed: Armed, request: str, found: str) -> None:
+        """Count a damaged frame; DeviceLost where no frame of those triggered is still to come."""
+        if armed.damage():
+            raise DeviceLost(
+                self.name, request, f"it sent {found}", "Check the network and its load"
+            )
 
     def _refuse_beyond_limits(
         self, frames: int, exposure_s: float, shape: tuple[int, int], frames_per_trigger: int
@@ -85,9 +115,14 @@ class ArmedDetector(Detector):
             )
 
     def _refused(self, request: str, cause: str, remedy: str = "") -> DeviceRefused:
-        return DeviceRefused(
-            self.name, request, cause, remedy or "Check that no other client uses the detector"
-        )
+        return refused(self.name, request, cause, remedy)
+
+
+def refused(device: str, request: str, cause: str, remedy: str = "") -> DeviceRefused:
+    """The error for what a detector answers or sends; another client is the usual cause."""
+    return DeviceRefused(
+        device, request, cause, remedy or "Check that no other client uses the detector"
+    )
 
 
 def size_text(shape: tuple[int, int]) -> str:

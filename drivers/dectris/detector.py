@@ -20,8 +20,9 @@ from ..base import GRACE_S, DetectorFrame, DeviceError, DeviceLost, FrameData, I
 from ..common.armed_detector import Acquisition, ArmedDetector
 from ..links.errors import not_connected
 from ..links.tcp import address_of
-from .control import ControlUnit, SimplonOptions, left_s
+from .control import ControlUnit
 from .data import StreamLink
+from .settings import SimplonOptions, left_s
 
 # Within which a trigger is refused, if it is at once: wall seconds, and part of an exposure, for
 # the beam stays on meanwhile.
@@ -32,7 +33,17 @@ _DTYPES: dict[int, FrameDtype] = {8: "uint8", 16: "uint16", 32: "uint32"}
 _EXTERNAL = ("exts", "exte")
 
 
-class SimplonDetector(ArmedDetector):
+@dataclass
+class _Series(Acquisition):
+    """An acquisition as the instrument numbers them, and the answer to its latest trigger."""
+
+    series: int = 0
+    frame_time_s: float = 0.0
+    answer: asyncio.Task[None] | None = None
+    failed: asyncio.Future[DeviceError] = field(default_factory=asyncio.Future)
+
+
+class SimplonDetector(ArmedDetector[_Series]):
     """Control over HTTP, frames over ZeroMQ, compressed frames passed on as they come."""
 
     summary: ClassVar[str] = "DECTRIS detector with the SIMPLON API 1.8"
@@ -47,7 +58,10 @@ class SimplonDetector(ArmedDetector):
         address_of(data, "tcp", "detector.options.data_endpoint")
         self._control = ControlUnit(name, rig.endpoint, self.options)
         self._stream = StreamLink(name, data)
-        self._armed: _Series | None = None
+
+    @property
+    def _is_connected(self) -> bool:
+        return self._control.is_open
 
     @property
     def dtype(self) -> FrameDtype:
@@ -67,14 +81,16 @@ class SimplonDetector(ArmedDetector):
         self._control.open()
         try:
             deadline = await self._control.get_ready(timeout_s)
-            await self._open_stream(await self._control.size(left_s(deadline)), left_s(deadline))
+            await self._open_stream(
+                await self._control.settings.size(left_s(deadline)), left_s(deadline)
+            )
             return await self._control.identity(left_s(deadline))
         except BaseException:
             await self.disconnect()
             raise
 
     async def disconnect(self) -> None:
-        """Close both links; whoever waits on them sees the device lost."""
+        """Close both links; tasks that wait on them see the device lost."""
         self._forget()
         self._stream.close()
         await self._control.close()
@@ -117,9 +133,11 @@ class SimplonDetector(ArmedDetector):
         if self._armed is not None:
             await self.disarm()
         await self._control.abort()  # a client that died may have left the detector armed
-        await self._control.set_size(shape)
-        frame_time_s = await self._control.configure(frames, exposure_s, frames_per_trigger)
-        await self._control.refuse_other_depth(GRACE_S)
+        await self._control.settings.set_size(shape)
+        frame_time_s = await self._control.settings.configure(
+            frames, exposure_s, frames_per_trigger
+        )
+        await self._control.settings.refuse_other_depth(GRACE_S)
         if not self._stream.takes(_frame_bytes(shape)):
             await self._open_stream(shape, GRACE_S)
         await self._stream.drain(0.0, GRACE_S)
@@ -187,15 +205,12 @@ class SimplonDetector(ArmedDetector):
                     raise self._ended(armed)
                 if not isinstance(found, Image) or found.series != armed.series:
                     continue  # of a series before
-                pixels = self._pixels(found)
-                data = await self._data(pixels, found)
+                pixels = self._channel(found)
+                data = await _frame_data(pixels, found, check_hash=self.options.check_hash)
             except BadMessage as error:
                 if not simplon_stream.resembles_image(parts):
                     continue  # noise
-                if armed.damage():
-                    raise DeviceLost(
-                        self.name, request, f"it sent {error}", "Check the network and its load"
-                    ) from None
+                self._count_damaged(armed, request, str(error))
                 continue
             self._check_frame(armed, found.frame + 1, pixels.shape, pixels.dtype, self.dtype)
             armed.arrive(found.frame + 1)
@@ -240,7 +255,7 @@ class SimplonDetector(ArmedDetector):
             if not armed.failed.done():
                 armed.failed.set_result(error)
 
-    def _pixels(self, image: Image) -> Pixels:
+    def _channel(self, image: Image) -> Pixels:
         wanted, channels = self.options.channel, image.channels
         if wanted is None and len(channels) == 1:
             return next(iter(channels.values()))
@@ -251,15 +266,6 @@ class SimplonDetector(ArmedDetector):
                 "Name one of them in the rig's detector.options.channel",
             )
         return channels[wanted]
-
-    async def _data(self, pixels: Pixels, image: Image) -> FrameData:
-        if self.options.check_hash and not image.intact():
-            raise BadMessage("an image whose hash does not match")
-        if (chunk := pixels.chunk()) is not None:
-            return chunk
-        if pixels.compression == "none" and not pixels.big_endian:
-            return pixels.array()
-        return await asyncio.to_thread(pixels.array)
 
     def _ended(self, armed: _Series) -> DeviceError:
         error = DeviceLost(
@@ -278,24 +284,17 @@ class SimplonDetector(ArmedDetector):
         if armed is not None and armed.answer is not None:
             armed.answer.cancel()
 
-    def _acquisition(self, request: str) -> _Series:
-        if self._armed is None:
-            if not self._control.is_open:
-                raise not_connected(self.name, request)
-            raise self._refused(request, "it is not armed", "Arm it first")
-        return self._armed
-
-
-@dataclass
-class _Series(Acquisition):
-    """An acquisition as the instrument numbers them, and the answer to its latest trigger."""
-
-    series: int = 0
-    frame_time_s: float = 0.0
-    answer: asyncio.Task[None] | None = None
-    failed: asyncio.Future[DeviceError] = field(default_factory=asyncio.Future)
-
 
 def _frame_bytes(shape: tuple[int, int]) -> int:
     """Of the largest frame of a shape, uncompressed."""
     return 4 * shape[0] * shape[1]
+
+
+async def _frame_data(pixels: Pixels, image: Image, *, check_hash: bool) -> FrameData:
+    if check_hash and not image.intact():
+        raise BadMessage("an image whose hash does not match")
+    if (chunk := pixels.chunk()) is not None:
+        return chunk
+    if pixels.compression == "none" and not pixels.big_endian:
+        return pixels.array()
+    return await asyncio.to_thread(pixels.array)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any
 
 from ...protocols.core.errors import BadMessage
 from ...protocols.wires import merlin
 from ...protocols.wires.merlin import Command, Kind, Reply
 from ..base import GRACE_S, DeviceRefused
+from ..common.armed_detector import refused, size_text
 from ..links.errors import broken, no_answer, not_connected, reason
 from ..links.tcp import end_tcp, open_tcp
+
+_IMAGE_SIZE = (merlin.IMAGEY, merlin.IMAGEX)  # in the order of an array's shape
 
 
 class ControlLink:
@@ -46,7 +50,7 @@ class ControlLink:
         self._replies, self._owed = [], []
 
     async def close(self) -> None:
-        """Close the connection; whoever waits on it sees the device lost."""
+        """Close the connection; a command under way fails as lost."""
         if self._socket is not None:
             end_tcp(self._socket)
         async with self._lock:
@@ -97,6 +101,42 @@ class ControlLink:
                 "See the Merlin software's window",
             )
         return reply
+
+    async def stop(self) -> None:
+        """End any acquisition; DeviceRefused if one goes on."""
+        try:
+            await self.ask("CMD", merlin.STOPACQUISITION)
+        except DeviceRefused:
+            # Nothing to stop is as good; anything but idle is not.
+            status = (await self.ask("GET", merlin.DETECTORSTATUS)).value
+            if status != str(merlin.STATUS_IDLE):
+                raise
+
+    async def set_size(self, shape: tuple[int, int]) -> None:
+        """Have frames of (rows, columns); DeviceRefused if the detector has others."""
+        has = await self._size()
+        if has == shape:
+            return
+        with contextlib.suppress(DeviceRefused):
+            for name, pixels in zip(_IMAGE_SIZE, shape, strict=True):
+                await self.ask("SET", name, str(pixels))
+            has = await self._size()
+        if has != shape:
+            raise refused(
+                self._device,
+                f"acquire frames of {size_text(shape)} pixels",
+                f"the detector has {size_text(has)} and does not change",
+                "Set the recipe's beam.frame to what the detector has",
+            )
+
+    async def _size(self) -> tuple[int, int]:
+        pixels: list[int] = []
+        for name in _IMAGE_SIZE:
+            value = (await self.ask("GET", name)).value or ""
+            if not value.isdecimal():
+                raise refused(self._device, f"read {name}", f"it answered {value!r}")
+            pixels.append(int(value))
+        return pixels[0], pixels[1]
 
     async def _reply_to(self, command: Command) -> Reply:
         """Wait for the answer of the same kind and name; others are stale and dropped."""
