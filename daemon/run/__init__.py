@@ -1,1 +1,1 @@
-"""One experiment: engine, acquisition, heater, steering."""
+"""One run: the engine and its operations, acquisition, heater, stage, resuming."""

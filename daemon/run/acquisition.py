@@ -86,7 +86,7 @@ class AcquisitionContext:
     watch : HeaterWatch
         Knows the temperature of each moment.
     stage : StageCheck
-        Knows the position of the stage, and is told of exposures.
+        Knows the position of the stage; gets every exposure.
     progress : PlanProgress
         Counts frames, and says whether the beam is on for an exposure.
     out : Outgoing

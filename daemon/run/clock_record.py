@@ -1,4 +1,4 @@
-"""Keep the record of how monotonic time maps to UTC, with the uncertainty of each reading."""
+"""Record how monotonic time maps to UTC, with the uncertainty of each reading."""
 
 from __future__ import annotations
 
@@ -28,15 +28,23 @@ def read_pair(
     monotonic_ns: Callable[[], int] = time.monotonic_ns,
     utc_ns: Callable[[], int] = time.time_ns,
 ) -> ClockPair:
-    """Read UTC between two readings of the monotonic clock, the closest of a few tries."""
+    """Read UTC between two readings of the monotonic clock; the best of a few tries.
+
+    Parameters
+    ----------
+    clock : ExperimentClock
+        Read as well.
+    monotonic_ns, utc_ns : callable
+        The clocks, in nanoseconds.
+    """
     best: ClockPair | None = None
     for _ in range(_TRIES):
         before = monotonic_ns()
         utc = utc_ns()
         after = monotonic_ns()
         if best is None or after - before < 2 * best.uncertainty_ns:
-            middle = (before + after) // 2
-            best = ClockPair(middle, utc, (after - before + 1) // 2, clock.now_ns())
+            centre = (before + after) // 2
+            best = ClockPair(centre, utc, (after - before + 1) // 2, clock.now_ns())
     assert best is not None
     return best
 

@@ -1,4 +1,4 @@
-"""Watch the heater's readings: temperature at a moment, crossings, settling."""
+"""Follow the heater's readings: temperature at a moment, crossings, settling."""
 
 from __future__ import annotations
 
@@ -16,7 +16,15 @@ PROGRESS_TIMEOUT_S = 60.0
 
 
 class HeaterWatch:
-    """The latest readings of a heater, and waiting for what they will show."""
+    """The latest readings of a heater, and waits for what they will show.
+
+    Parameters
+    ----------
+    heater : Heater
+        Connected.
+    clock : ExperimentClock
+        Time of the readings.
+    """
 
     def __init__(self, heater: Heater, clock: ExperimentClock) -> None:
         self.heater, self.clock = heater, clock
@@ -24,12 +32,12 @@ class HeaterWatch:
         self._waiters: set[asyncio.Future[None]] = set()
         self._lost: BaseException | None = None
 
-    async def follow(self, told: Callable[[HeaterSample], None]) -> None:
-        """Take readings until the heater is lost, telling each; run as a task."""
+    async def follow(self, on_sample: Callable[[HeaterSample], object]) -> None:
+        """Call `on_sample` with every reading until the heater is lost; run as a task."""
         try:
             async for sample in self.heater.samples():
                 self._samples.append(sample)
-                told(sample)
+                on_sample(sample)
                 self._wake()
         except BaseException as error:
             self._lost = error
@@ -38,7 +46,7 @@ class HeaterWatch:
             self._wake()
 
     def reconnected(self) -> None:
-        """Forget that the heater was lost, and the readings from before."""
+        """Forget that the heater was lost, and its readings before that."""
         self._lost = None
         self._samples.clear()
 
@@ -54,7 +62,7 @@ class HeaterWatch:
         return self._samples[-1] if self._samples else None
 
     def temperature_at(self, t_ns: int) -> float:
-        """Temperature at a moment, linear between readings, the nearest one outside them.
+        """Temperature at a moment: linear between readings, the nearest reading outside them.
 
         Raises
         ------
@@ -66,7 +74,7 @@ class HeaterWatch:
         after = self._samples[-1]
         if t_ns >= after.t_ns:
             return after.temperature_c
-        # What is asked for is nearly always recent.
+        # The moment is nearly always recent.
         for before in reversed(self._samples):
             if before.t_ns <= t_ns:
                 weight = (t_ns - before.t_ns) / (after.t_ns - before.t_ns)
@@ -80,7 +88,7 @@ class HeaterWatch:
         Raises
         ------
         DeviceLost
-            If none comes before the deadline, with `what` was waited for.
+            If none comes before the deadline; the message says what was waited for.
         """
         while True:
             latest = self.latest
@@ -110,7 +118,7 @@ class HeaterWatch:
         Raises
         ------
         DeviceLost
-            If it has not happened within the progress timeout.
+            If the temperature does not pass it within the progress timeout.
         """
         way = "above" if rising else "below"
         what = f"the temperature to go {way} {level_c:.1f} degC"
@@ -142,28 +150,28 @@ class HeaterWatch:
     async def settled(
         self, target_c: float, after_ns: int, timeout_s: float = PROGRESS_TIMEOUT_S
     ) -> None:
-        """Wait until the temperature has stayed near a target for as long as the rig says.
+        """Wait until the temperature has stayed near a target for the settling time of the rig.
 
         Parameters
         ----------
         target_c : float
-            Where it should be.
+            Target temperature, in degC.
         after_ns : int
-            Readings before this moment, when the command went out, do not count.
+            Time of the command; earlier readings do not count.
         timeout_s : float
             Experiment time to wait from now, or from `after_ns` if that is later.
 
         Raises
         ------
         DeviceLost
-            If it has not by the timeout.
+            If the temperature has not settled by the timeout.
         """
         limits = self.heater.rig.limits
         what = f"the temperature to settle at {target_c:g} degC"
         now_ns = self.clock.now_ns()
         deadline_ns = max(after_ns, now_ns) + int(timeout_s * 1e9)
         inside_since: int | None = None
-        # A chip that has long been there need not prove it anew.
+        # Earlier readings count: a chip that has been there for long is settled at once.
         seen_ns = max(after_ns, now_ns - int((2 * limits.settle_s + 0.1) * 1e9))
         while True:
             sample = await self.next_sample(seen_ns, what, deadline_ns)
@@ -184,7 +192,7 @@ class HeaterWatch:
 
 
 def _later_than(samples: deque[HeaterSample], after_ns: int) -> list[HeaterSample]:
-    """Readings later than a moment, oldest first; quick when they are few."""
+    """Readings later than a moment, oldest first; fast if they are few."""
     later: list[HeaterSample] = []
     for sample in reversed(samples):
         if sample.t_ns <= after_ns:

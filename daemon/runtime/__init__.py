@@ -1,1 +1,1 @@
-"""Child processes, the terminal, pauses of the garbage collector."""
+"""The event bus, child processes, the terminal, pauses of the garbage collector."""

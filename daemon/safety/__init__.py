@@ -1,1 +1,1 @@
-"""Supervisor, safing, and the guardian process (the dead-man watchdog)."""
+"""Supervisor, safing, and the guardian process, which is the dead-man watchdog."""

@@ -15,17 +15,17 @@ from ...protocols.config.rig import ROLES, Rig, Role
 from ...protocols.core.clock import ExperimentClock
 from .deadlines import SAFING_STEP_TIMEOUT_S, heater_timeout_s
 
-# Wall seconds that a beam has to confirm before the heater's step is taken as well.
+# Wall seconds for which the heater waits for the beam to confirm.
 BEAM_GRACE_S = 0.005
-# Wall seconds between two tries of beam or heater.
+# Wall seconds between two attempts with beam or heater.
 SAFING_RETRY_S = 0.5
-# And after a safing that was not confirmed: there may be nobody at the other end for hours.
-PRESS_EVERY_S = 2.0
+# The same after a safing that was not confirmed: the instrument may be off for hours.
+UNCONFIRMED_RETRY_S = 2.0
 
 
 @dataclass(frozen=True)
 class SafingStep:
-    """One step of safing: what was done with which device, whether and when it was confirmed."""
+    """One step of safing: the device, the action, and whether and how fast it was confirmed."""
 
     role: Role
     action: str
@@ -35,12 +35,12 @@ class SafingStep:
 
     @property
     def level(self) -> str:
-        """Level of the event that tells of it."""
+        """Level of the event about it."""
         return "info" if self.confirmed else "error"
 
     @property
     def text(self) -> str:
-        """What it was and how long it took, or why it was not confirmed."""
+        """The action and how long it took, or why it was not confirmed."""
         if not self.confirmed:
             return f"NOT {self.action}: {self.problem}"
         return f"{self.action} in {self.took_s * 1e3:.0f} ms"
@@ -53,11 +53,11 @@ class Devices:
     Attributes
     ----------
     safing : int
-        How many are bringing them to safety right now.
+        Number of calls of `make_safe` under way.
     unconfirmed : set of Role
-        Which of beam and heater did not confirm when they were last asked to be safe.
+        Which of beam and heater did not confirm the last safing.
     reconnecting : asyncio.Task or None
-        Connects a lost heater anew; gives way to safing, which does so itself.
+        Reconnects a lost heater; cancelled by safing, which reconnects it itself.
     """
 
     heater: Heater
@@ -67,7 +67,7 @@ class Devices:
     safing: int = 0
     unconfirmed: set[Role] = field(default_factory=set[Role])
     reconnecting: asyncio.Task[None] | None = None
-    _pressing: dict[Role, asyncio.Task[SafingStep]] = field(
+    _retrying: dict[Role, asyncio.Task[SafingStep]] = field(
         default_factory=dict[Role, asyncio.Task[SafingStep]]
     )
 
@@ -78,8 +78,8 @@ class Devices:
 
     @property
     def may_reconnect(self) -> bool:
-        """Whether nobody is connecting the heater in order to make it safe."""
-        return not self.safing and "heater" not in self._pressing
+        """Whether the heater may be reconnected: no safing is connecting it."""
+        return not self.safing and "heater" not in self._retrying
 
     def all(self) -> tuple[Device, ...]:
         """Every device, in the order in which they are connected."""
@@ -107,34 +107,33 @@ class Devices:
         return identities
 
     async def disconnect(self) -> None:
-        """Disconnect every device, whatever the others do; nobody is asked any more."""
+        """Disconnect every device, also if some fail; end all attempts to make them safe."""
         self.unconfirmed.clear()
-        for task in self._pressing.values():
+        for task in self._retrying.values():
             task.cancel()
         await asyncio.gather(*(d.disconnect() for d in self.all()), return_exceptions=True)
 
     async def make_safe(
         self,
-        told: Callable[[SafingStep], None],
-        before_rest: Callable[[], Awaitable[object]] | None = None,
+        on_step: Callable[[SafingStep], None],
+        before_stage: Callable[[], Awaitable[object]] | None = None,
     ) -> bool:
         """Blank the beam, heater to its safe level, stage and detector to a stop, in this order.
 
-        A step that fails does not keep the next from being taken, and a beam that does not answer
-        keeps the heater waiting for no longer than `BEAM_GRACE_S`. Beam and heater are asked again
-        and again while there is time: an instrument that refuses once need not do so for ever.
+        A step that fails does not prevent the next one, and the heater waits for the beam no
+        longer than `BEAM_GRACE_S`. Beam and heater are tried again until their deadline.
 
         Parameters
         ----------
-        told : callable
+        on_step : callable
             Called after each step.
-        before_rest : callable, optional
-            Waited for between the heater and the others, which may still be in use.
+        before_stage : callable, optional
+            Awaited after the heater's step, because stage and detector may still be in use.
 
         Returns
         -------
         bool
-            Whether beam and heater have confirmed; if not, a person must look.
+            Whether beam and heater have confirmed; if not, a person must check them.
         """
         self.safing += 1
         tasks: list[asyncio.Task[SafingStep]] = []
@@ -144,26 +143,26 @@ class Devices:
             return tasks[-1]
 
         try:
-            others: list[asyncio.Task[Any]] = [*self._pressing.values()]
+            others: list[asyncio.Task[Any]] = [*self._retrying.values()]
             if self.reconnecting is not None:
                 others.append(self.reconnecting)
             for other in others:
                 other.cancel()
             if others:
                 await asyncio.wait(others)
-            beam = begin(self._ask("beam", SAFING_RETRY_S))
+            beam = begin(self._request_safe("beam", SAFING_RETRY_S))
             await asyncio.wait([beam], timeout=BEAM_GRACE_S)
-            heater = begin(self._ask("heater", SAFING_RETRY_S))
+            heater = begin(self._request_safe("heater", SAFING_RETRY_S))
             confirmed = True
             for task in (beam, heater):
                 step = await task
-                told(step)
+                on_step(step)
                 confirmed = confirmed and step.confirmed
-            if before_rest is not None:
-                await before_rest()
+            if before_stage is not None:
+                await before_stage()
             for device in (self.stage, self.detector):
                 action, timeout_s = f"{device.role} stopped", SAFING_STEP_TIMEOUT_S
-                told(await begin(_take(device.role, action, device.make_safe, timeout_s)))
+                on_step(await begin(_carry_out(device.role, action, device.make_safe, timeout_s)))
             return confirmed
         finally:
             self.safing -= 1
@@ -171,40 +170,42 @@ class Devices:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def press_on(self, tell: Callable[[str], None]) -> None:
-        """Go on asking whoever did not confirm, once every `PRESS_EVERY_S`; until cancelled.
+    async def retry_unconfirmed(self, notify: Callable[[str], None]) -> None:
+        """Retry beam and heater that did not confirm, every `UNCONFIRMED_RETRY_S`; until cancelled.
 
         An instrument that was out of order for a minute must not leave the beam on the specimen
-        until somebody comes. What has confirmed is left alone from then on: the panic stays, and
-        whoever looks may have reasons to change it.
+        until a person comes. A device that has confirmed is left alone from then on: the panic
+        stays, and the person may have reasons to change its state.
 
         Parameters
         ----------
-        tell : callable
-            Takes what has confirmed at last.
+        notify : callable
+            Called with a text when a device has confirmed.
         """
-        await asyncio.gather(self._press("beam", tell), self._press("heater", tell))
+        await asyncio.gather(self._retry("beam", notify), self._retry("heater", notify))
 
-    async def _press(self, role: Role, tell: Callable[[str], None]) -> None:
+    async def _retry(self, role: Role, notify: Callable[[str], None]) -> None:
         while True:
-            await asyncio.sleep(PRESS_EVERY_S)
+            await asyncio.sleep(UNCONFIRMED_RETRY_S)
             if role not in self.unconfirmed or self.safing:
                 continue
             if role == "heater" and self.reconnecting is not None:
                 continue
-            asked = self._pressing[role] = asyncio.create_task(self._ask(role), name=f"ask {role}")
+            task = asyncio.create_task(self._request_safe(role), name=f"make {role} safe")
+            self._retrying[role] = task
             try:
-                await asyncio.wait([asked])
+                await asyncio.wait([task])
             finally:
-                del self._pressing[role]
-                asked.cancel()
-            if not asked.cancelled() and asked.result().confirmed:
-                tell(f"{asked.result().action} at last; a person must look all the same")
+                del self._retrying[role]
+                task.cancel()
+            if not task.cancelled() and task.result().confirmed:
+                action = task.result().action
+                notify(f"{action} at last; a person must still check and clear the panic")
 
-    async def _ask(self, role: Role, retry_s: float = math.inf) -> SafingStep:
-        """Ask beam or heater to be safe, and note whether it has confirmed."""
+    async def _request_safe(self, role: Role, retry_s: float = math.inf) -> SafingStep:
+        """Make beam or heater safe, and note whether it has confirmed."""
         beam = role == "beam"
-        step = await _take(
+        step = await _carry_out(
             role,
             "beam blanked" if beam else "heater at its safe level",
             self.beam.make_safe if beam else self.heater.make_safe,
@@ -215,14 +216,14 @@ class Devices:
         return step
 
 
-async def _take(
+async def _carry_out(
     role: Role,
     action: str,
     act: Callable[[], Awaitable[object]],
     timeout_s: float,
     retry_s: float = math.inf,
 ) -> SafingStep:
-    """Take a step, and again after a while as long as it fails and there is time."""
+    """Carry out a step, and try again every `retry_s` until it is confirmed or out of time."""
     started = monotonic_s()
     while True:
         problem = ""

@@ -154,7 +154,7 @@ class Implausible(Check):
         relation = self._power
         if power_w is None or not relation.largest > NEGATIVE_POWER_W:
             return None
-        # Less was enough for more: that can be told from one temperature already.
+        # A lower power was enough for a higher temperature: one learned temperature suffices.
         expected = relation.expected(read_c)[0] if relation.armed else relation.above(read_c)
         if expected is None:
             return None

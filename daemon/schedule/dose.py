@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-# Two sums of the same frames may differ in the last bits; a limit is not broken by that.
+# Two sums of the same frames may differ in the last bits, which does not pass a limit.
 ROUNDING = 1 + 1e-9
 
 
 class DoseExceeded(Exception):
-    """What was to be exposed would pass a limit; nothing was exposed."""
+    """An exposure would pass a limit of the dose; nothing was exposed."""
 
 
 @dataclass
@@ -39,26 +39,35 @@ class DoseLedger:
         self._accounts: dict[str, Account] = {}
 
     def restore(self, charged: Mapping[str, float]) -> None:
-        """Begin with what stacks of frames have cost before the run was interrupted."""
+        """Set the fluence of each stack from before an interruption, in e/nm^2."""
         for name, dose in charged.items():
             self._accounts[name] = Account(name, None, charged=dose)
 
     @property
     def charged(self) -> float:
-        """What the specimen has received."""
+        """Fluence that the specimen has received, in e/nm^2."""
         return sum(account.charged for account in self._accounts.values())
 
     @property
     def committed(self) -> float:
-        """What it has received plus what is reserved."""
+        """Fluence received plus reserved, in e/nm^2."""
         return self.charged + sum(account.reserved for account in self._accounts.values())
 
     def of(self, name: str) -> float:
-        """What one stack of frames has cost."""
+        """Fluence of one stack of frames, in e/nm^2."""
         return self._accounts[name].charged if name in self._accounts else 0.0
 
     def reserve(self, name: str, dose: float, is_series: bool) -> None:
-        """Set aside the dose of a stack of frames.
+        """Reserve the fluence of a stack of frames.
+
+        Parameters
+        ----------
+        name : str
+            Name of the stack.
+        dose : float
+            Fluence in e/nm^2.
+        is_series : bool
+            Whether the limit of a tilt series applies.
 
         Raises
         ------
@@ -72,7 +81,7 @@ class DoseLedger:
         wanted = account.charged + account.reserved + dose
         if account.limit is not None and wanted > account.limit * ROUNDING:
             raise DoseExceeded(
-                f"{name} would take {wanted:.4g} e/nm^2, its limit is {account.limit:.4g} e/nm^2"
+                f"{name} needs {wanted:.4g} e/nm^2, its limit is {account.limit:.4g} e/nm^2"
             )
         total = self.committed + dose
         if self.limit is not None and total > self.limit * ROUNDING:
@@ -84,12 +93,19 @@ class DoseLedger:
         self._accounts[name] = account
 
     def charge(self, name: str, dose: float) -> None:
-        """Book an exposure that has happened, out of what was reserved.
+        """Charge an exposure that has happened to what was reserved.
+
+        Parameters
+        ----------
+        name : str
+            Name of the stack.
+        dose : float
+            Fluence in e/nm^2.
 
         Raises
         ------
         DoseExceeded
-            If less was reserved than is charged: the exposure is booked all the same, because
+            If less was reserved than is charged. The exposure is charged nevertheless, because
             the specimen has received it.
         """
         account = self._accounts.setdefault(name, Account(name, None))
@@ -97,9 +113,9 @@ class DoseLedger:
         account.charged += dose
         account.reserved = max(0.0, account.reserved - dose)
         if missing > dose * 1e-6:
-            raise DoseExceeded(f"{name} received {missing:.3g} e/nm^2 that nobody had reserved")
+            raise DoseExceeded(f"{name} received {missing:.3g} e/nm^2 that was not reserved")
 
     def release(self, name: str) -> None:
-        """Give back what a stack has reserved and not used."""
+        """Release what a stack has reserved and not used."""
         if name in self._accounts:
             self._accounts[name].reserved = 0.0

@@ -1,4 +1,4 @@
-"""The engine's states and the one table of transitions between them."""
+"""The states of the daemon and the table of transitions between them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from enum import StrEnum
 
 
 class State(StrEnum):
-    """What the engine is doing."""
+    """State of the daemon and its engine."""
 
     IDLE = "idle"
     PREPARING = "preparing"

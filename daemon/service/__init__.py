@@ -1,1 +1,1 @@
-"""The daemon process: its devices, its life cycle, its instrument lock."""
+"""The daemon process: its lifetime, its heater connection, its instrument lock."""

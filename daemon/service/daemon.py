@@ -124,7 +124,7 @@ class Daemon:
             "report": self.hub.report(),
             "access control": self._look_after_access(),
             "observer": self.observer.watch(),
-            "press on": self.devices.press_on(
+            "retry unconfirmed": self.devices.retry_unconfirmed(
                 lambda text: self.bus.event("warning", "safing", text)
             ),
         }

@@ -1,4 +1,4 @@
-"""One daemon an instrument: its endpoints are claimed for as long as the daemon's process lives."""
+"""One daemon per instrument: endpoints are locked as long as the daemon's process lives."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from ...protocols.config.rig import ROLES, Rig
 
 @contextmanager
 def lock_instruments(rig: Rig) -> Iterator[None]:
-    """Claim every instrument of a rig on this machine.
+    """Lock every instrument of a rig against other daemons on this machine.
 
-    A name in Linux's abstract socket namespace cannot outlive its process, is the same for every
-    user, and leaves nothing on the disk. Ports that are yet to be chosen need no claim.
+    The lock is a name in Linux's abstract socket namespace: it ends with the process, is the same
+    for every user, and leaves nothing on the disk. Ports that are not chosen yet are not locked.
 
     Raises
     ------
     DeviceRefused
-        If another daemon has one of them.
+        If another daemon has locked one of them.
     """
     with ExitStack() as stack:
         seen: set[str] = set()
@@ -31,17 +31,17 @@ def lock_instruments(rig: Rig) -> Iterator[None]:
             if endpoint in seen or endpoint.endswith((":0", ":*")):
                 continue
             seen.add(endpoint)
-            claim = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+            lock = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
             name = hashlib.sha256(endpoint.encode()).hexdigest()[:32]
             try:
-                claim.bind(f"\0pyrotome-instrument-{name}")
+                lock.bind(f"\0pyrotome-instrument-{name}")
             except OSError as error:
                 if error.errno != errno.EADDRINUSE:
                     raise
                 raise DeviceRefused(
                     role,
                     f"use {endpoint}",
-                    "another pyrotome daemon on this machine runs it",
+                    "another pyrotome daemon on this machine uses it",
                     "Stop that one first, or use it: `pyrotome status`",
                 ) from None
         yield

@@ -1,4 +1,4 @@
-"""Start everything that makes a daemon, and end it again: simulators, guardian, connections."""
+"""Start and end everything around a daemon: simulators, guardian, connections."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The last message of every topic, for those who come late; bounded in bytes."""
+"""The last message of every topic, for late subscribers; bounded in bytes."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections import OrderedDict
 from ...protocols.messages.stream import Message
 
 LAST = "last/"
-# A payload up to this size is kept with its header; of all of them together, so many bytes.
+# Largest payload that is kept with its header, and largest sum of all kept payloads.
 KEPT_PAYLOAD_BYTES = 262_144
 KEPT_BYTES = 8_000_000
 MOST_TOPICS = 500
 
 
 class LastValues:
-    """Remembers the last message of each topic: its header, and its payload where it is small."""
+    """Keeps the last message of each topic: its header, and its payload if that is small."""
 
     def __init__(self) -> None:
         self._messages: OrderedDict[str, Message] = OrderedDict()
@@ -26,7 +26,7 @@ class LastValues:
         return self._bytes
 
     def note(self, message: Message) -> None:
-        """Take in a message that is being sent."""
+        """Keep a message that is being sent."""
         self._forget(message.topic)
         payload = ()
         if message.payload and (size := payload_bytes(message)) <= KEPT_PAYLOAD_BYTES:
@@ -48,7 +48,7 @@ class LastValues:
             self._bytes -= payload_bytes(old)
 
     def matching(self, prefix: str) -> list[Message]:
-        """The last messages of topics that begin so, as a subscriber of ``last/`` gets them."""
+        """The last messages of topics with a prefix, as a subscriber of ``last/`` gets them."""
         return [
             Message(LAST + topic, message.header, message.payload)
             for topic, message in self._messages.items()

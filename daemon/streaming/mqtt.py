@@ -1,9 +1,8 @@
 """Report telemetry to an MQTT broker: one topic a channel, liveness by last will, no commands.
 
 Topics are ``<topic>/<device>/<channel>`` with ``{"t": unix seconds, "v": value}``, and
-``<topic>/status``, ``online`` or ``offline``, which alone is retained: a setpoint that a broker
-keeps for whoever comes next would be taken for a new one. Nothing is subscribed to: nobody can
-command anything this way.
+``<topic>/status``, ``online`` or ``offline``. Only the status is retained: a retained setpoint
+would look new to a late subscriber. Nothing is subscribed to: the broker cannot command anything.
 """
 
 from __future__ import annotations
@@ -24,13 +23,13 @@ from ..runtime.event_bus import Event, EventBus
 from .publisher import Publisher
 
 _RECONNECT_S = 2.0
-# The broker has so long for each thing that it is sent.
+# Wall seconds that the broker has to accept each message.
 _TIMEOUT_S = 3.0
 _GOODBYE_S = 1.0
 _KEEPALIVE_S = 10
 
 _log = logging.getLogger("pyrotome.mqtt")
-# What the broker does is told in events, once, and not in lines on the terminal.
+# Problems with the broker become one event, not lines on the terminal.
 _log.addHandler(logging.NullHandler())
 _log.propagate = False
 
@@ -41,12 +40,12 @@ class MqttReport:
     Parameters
     ----------
     rig : Mqtt
-        The broker, and how it is reached.
+        The broker and how to reach it.
 
     Raises
     ------
     BadInput
-        If certificates or password cannot be read, or others can read a secret.
+        If certificates or password cannot be read, or a secret is readable by other users.
     """
 
     def __init__(self, rig: Mqtt) -> None:
@@ -69,18 +68,18 @@ class MqttReport:
         bus : EventBus
             Gets an event, for monitors, when the broker cannot be reached.
         """
-        rig, complained = self._rig, False
+        rig, reported = self._rig, False
         while True:
             try:
                 await self._connected(publisher)
             except (aiomqtt.MqttError, OSError, ValueError) as error:
-                if not complained:
-                    complained = True
+                if not reported:
+                    reported = True
                     text = f"broker {rig.host}:{rig.port}: {error}; trying again"
                     bus.publish(Event("warning", "mqtt", text, recorded=False))
                 await asyncio.sleep(_RECONNECT_S)
             else:
-                complained = False
+                reported = False
 
     async def _connected(self, publisher: Publisher) -> None:
         rig, status = self._rig, f"{self._rig.topic}/status"
@@ -127,18 +126,18 @@ class MqttReport:
 
 
 def _tls_context(tls: MqttTls) -> ssl.SSLContext:
-    """TLS that trusts the given authority alone, with a certificate of our own where named."""
+    """TLS that trusts the given authority alone, with our own certificate if one is named."""
     if tls.key_file is not None:
         check_secret(Path(tls.key_file))
-    asked = tls.ca_file
+    file = tls.ca_file
     try:
         context = ssl.create_default_context(cafile=tls.ca_file)
         if tls.cert_file is not None:
-            asked = tls.cert_file
+            file = tls.cert_file
             context.load_cert_chain(tls.cert_file, tls.key_file)
     except FileNotFoundError:
-        raise BadInput(f"rig: mqtt.tls: {asked}", "no such file") from None
+        raise BadInput(f"rig: mqtt.tls: {file}", "no such file") from None
     except (ssl.SSLError, OSError) as error:
-        raise BadInput(f"rig: mqtt.tls: {asked}", f"is no certificate: {error}") from None
+        raise BadInput(f"rig: mqtt.tls: {file}", f"is not a certificate: {error}") from None
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     return context

@@ -1,13 +1,14 @@
-"""The monitor: a PUB socket that anyone may watch and that may drop, never waiting for anyone.
+"""The monitor: a PUB socket for any number of subscribers, which may drop and never waits.
 
-It is an XPUB, which is a PUB that tells who subscribes to what. Subscribing to ``last/PREFIX``
-brings the last message of every topic that begins with PREFIX, once, as ``last/TOPIC``.
+It is an XPUB, a PUB that reports subscriptions. A subscription to ``last/PREFIX`` brings the last
+message of every topic that begins with PREFIX, once, as ``last/TOPIC``.
 
-What a subscriber that does not read can cost is bounded: `HIGH_WATER_MARK` messages of less than
-`LARGE_BYTES` each (13 MB), and, for all subscribers together, `HELD_BYTES` of larger ones or one
-of them, whichever is more. While those are held, further large messages go to nobody; whoever has
-not caught up for `SLOW_S` is cut then, and whoever has taken nothing for ten seconds is cut anyway
-(`connections.STALLED_S`). It may come back, and sees in `seq` what it has missed.
+The cost of subscribers that do not read is bounded: each holds at most `HIGH_WATER_MARK` messages
+of less than `LARGE_BYTES` (13 MB), and all together hold at most `HELD_BYTES` of larger messages,
+or one of them. While that much is held, further large messages are not sent, and subscribers that
+have not caught up for `SLOW_S` are disconnected. A subscriber that has read nothing for ten seconds
+is disconnected in any case (`connections.STALLED_S`). It may connect again; gaps in ``seq`` show
+the messages that it has missed.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from .last_values import LAST, LastValues, payload_bytes
 
 # Messages kept for one slow subscriber before it loses some.
 HIGH_WATER_MARK = 200
-# Parts from this size on travel without being copied, and are counted until they are gone.
+# Parts of at least this size are sent without a copy, and counted until they are sent.
 LARGE_BYTES = 65_536
 HELD_BYTES = 256_000_000
 SLOW_S = 2.0
@@ -42,11 +43,11 @@ SLOW_S = 2.0
 MAX_SUBSCRIPTION_BYTES = 1000
 # Of one subscriber: different subscriptions, and changes of them in a second.
 MOST_SUBSCRIPTIONS, MOST_CHANGES = 200, 2000
-# Subscriptions taken in at a time.
+# Subscriptions processed at a time.
 _AT_ONCE = 100
 _LOOK_S = 0.025
 _SWEEP_S = 0.5
-# Answers to those who come late: so many a second.
+# Rate and burst of answers to subscriptions of last/, per second.
 _LATE_RATE, _LATE_BURST = 20.0, 40.0
 
 
@@ -54,7 +55,7 @@ Protect = Callable[[zmq.Socket[Any], Callable[[Connection], None]], Connections]
 
 
 class Publisher:
-    """Sends stamped messages to everyone who subscribes.
+    """Sends stamped messages to subscribers.
 
     Parameters
     ----------
@@ -63,7 +64,7 @@ class Publisher:
     endpoint : str
         Where to bind; port 0 or ``*`` chooses one, see `endpoint` afterwards.
     fall_back : bool
-        Take any free port when the one asked for is in use.
+        Whether to take any free port when that of the endpoint is in use.
     protect : callable, optional
         Protects the socket before it is bound (`AccessControl.protect`); else anyone may connect.
 
@@ -83,7 +84,7 @@ class Publisher:
         self._socket: zmq.Socket[bytes] = zmq.Socket(context, zmq.XPUB)
         self._socket.set(zmq.SNDHWM, HIGH_WATER_MARK)
         self._socket.set(zmq.LINGER, 500)
-        # Every subscription is told, also to what somebody else has subscribed to already.
+        # Every subscription is reported, also to a topic that has a subscriber already.
         self._socket.set(zmq.XPUB_VERBOSE, 1)
         self._socket.set(zmq.MAXMSGSIZE, MAX_SUBSCRIPTION_BYTES)
         self.connections = (protect or _unprotected)(self._socket, self._gone)
@@ -101,9 +102,9 @@ class Publisher:
         self.last: dict[str, Message] = {}
 
     def send(self, message: Message) -> None:
-        """Send a message to whoever watches its topic.
+        """Send a message to the subscribers of its topic.
 
-        A large one goes to nobody while too much is held for those who do not read.
+        A large one is not sent while too much is held for subscribers that do not read.
         """
         if not message.payload:
             self.last[message.topic] = message
@@ -128,20 +129,26 @@ class Publisher:
         self._socket.send_multipart(parts, flags=zmq.NOBLOCK, copy=False)
 
     def held_bytes(self) -> int:
-        """Bytes of large messages that some subscriber has not taken yet."""
+        """Bytes of large messages that a subscriber has not read yet."""
         self._held = [(tracker, size) for tracker, size in self._held if not tracker.done]
         return sum(size for _, size in self._held)
 
-    # --- who watches ----------------------------------------------------------------------------
+    # --- subscriptions --------------------------------------------------------------------------
 
     def watched(self, topic: str) -> bool:
-        """Whether anyone has subscribed to a topic."""
+        """Whether a topic has a subscriber."""
         self.take_subscriptions()
         raw = topic.encode()
         return any(raw.startswith(prefix) for prefix in self._prefixes)
 
     def take_subscriptions(self, most: int = _AT_ONCE) -> bool:
-        """Take in who has come, gone, subscribed; answer who comes late. Whether that was all."""
+        """Process connections and subscriptions; returns whether none are left.
+
+        Parameters
+        ----------
+        most : int
+            Number of subscriptions to process at most.
+        """
         now_s = time.monotonic()
         done = self.connections.take_events(now_s)
         for _ in range(most):
@@ -193,7 +200,7 @@ class Publisher:
         connection.prefixes.clear()
 
     def _answer_late(self, now_s: float) -> None:
-        """Send the last messages to those who have asked for them."""
+        """Send the last messages to new subscribers of ``last/``."""
         while self._late and self._late_rate.take(now_s):
             prefix = next(iter(self._late))
             del self._late[prefix]
@@ -201,7 +208,7 @@ class Publisher:
                 self._send(message)
 
     def latest(self, topics: list[str]) -> dict[str, dict[str, Any]]:
-        """Headers of the last messages of topics that begin so."""
+        """Header of the last message of each topic that begins with one of `topics`."""
         found: dict[str, dict[str, Any]] = {}
         for prefix in topics:
             for message in self._values.matching(prefix):
@@ -209,7 +216,7 @@ class Publisher:
         return found
 
     async def look_after(self) -> None:
-        """Take subscriptions in promptly and cut who does not read; until cancelled."""
+        """Process subscriptions, and disconnect subscribers that do not read; until cancelled."""
         swept_s = 0.0
         while True:
             done = self.take_subscriptions()
@@ -224,11 +231,11 @@ class Publisher:
             await asyncio.sleep(0 if not done else _LOOK_S)
 
     def losses(self) -> dict[str, int]:
-        """What monitors have missed, as far as it is known here."""
+        """Counts of messages not sent and of subscribers disconnected."""
         return {"held_back": self.held_back, "cut": self.connections.disconnected_count}
 
     def close(self) -> None:
-        """Close the socket; what subscribers have not taken within half a second is lost."""
+        """Close the socket; messages not read within half a second are lost."""
         self.connections.close()
         self._socket.close()
 

@@ -68,7 +68,7 @@ class RunProcesses:
     async def open(self, manifest: RunManifest, resumed: Interruption | None = None) -> None:
         """Start recorder and analysis and wait until both can take frames.
 
-        The run goes on without an analysis that dies while it starts.
+        The run continues without an analysis that dies while it starts.
 
         Parameters
         ----------

@@ -28,7 +28,7 @@ def test_what_would_pass_a_limit_is_refused_and_nothing_reserved() -> None:
 
 def test_an_exposure_that_nobody_reserved_is_booked_and_told() -> None:
     ledger = DoseLedger(limit=None, series_limit=None)
-    with pytest.raises(DoseExceeded, match="nobody had reserved"):
+    with pytest.raises(DoseExceeded, match="that was not reserved"):
         ledger.charge("series_001", 5.0)
     assert ledger.charged == 5.0
 

@@ -15,7 +15,7 @@ from pyrotome.protocols.messages.stream import Message
 
 
 class Harness:
-    """An link and what its callbacks were told."""
+    """A link, and what its callbacks were called with."""
 
     def __init__(self, context: zmq.asyncio.Context) -> None:
         self.context = context

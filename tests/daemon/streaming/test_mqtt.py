@@ -183,7 +183,7 @@ def test_secrets_that_others_can_read_are_refused_at_the_start(cli: Any, tmp_pat
         ({"username": "lab", "password_file": "nowhere"}, "nowhere"),
         ({"password_file": "password"}, "needs a username"),
         ({"tls": {"ca_file": "nowhere.pem"}}, "no such file"),
-        ({"tls": {"ca_file": "password"}}, "is no certificate"),
+        ({"tls": {"ca_file": "password"}}, "is not a certificate"),
         ({"tls": {"ca_file": "a", "cert_file": "b"}}, "belong together"),
     ):
         with pytest.raises(BadInput) as refused:

@@ -317,7 +317,7 @@ async def test_column_that_comes_back(site: Any, reaction: Any) -> None:
         reaction.ends()
         told = await here.until(lambda: [e for e in here.events if "at last" in e["message"]])
         assert [e["message"] for e in told] == [
-            "beam blanked at last; a person must look all the same"
+            "beam blanked at last; a person must still check and clear the panic"
         ]
         assert here.daemon.machine.state is State.PANICKED
         await here.daemon.safing.clear()
