@@ -118,6 +118,7 @@ ROWS: tuple[tuple[str, Callable[[House], str]], ...] = (
         "imports that run up in the layers",
         lambda h: "none declared" if h.upward_imports is None else str(len(h.upward_imports)),
     ),
+    ("imports excepted from the layers by name", lambda h: str(len(h.excepted_imports))),
     ("import cycles among folders", lambda h: str(len(h.folder_cycles))),
     ("import cycles among modules", lambda h: str(len(h.module_cycles))),
     ("public class names defined twice or more", lambda h: str(len(h.class_names_twice))),

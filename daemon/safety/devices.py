@@ -13,7 +13,7 @@ from ...drivers.base import Beam, Detector, Device, DeviceError, Heater, Identit
 from ...drivers.registry import make_device
 from ...protocols.config.rig import ROLES, Rig, Role
 from ...protocols.core.clock import ExperimentClock
-from .deadlines import SAFING_STEP_TIMEOUT_S, heater_timeout_s
+from .guardian.deadlines import SAFING_STEP_TIMEOUT_S, heater_timeout_s
 
 # Wall seconds for which the heater waits for the beam to confirm.
 BEAM_GRACE_S = 0.005

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import house
@@ -13,19 +14,21 @@ from code_figures import (
     MOST_LINES,
     House,
     count_methods,
-    find_cycles,
-    find_upward_imports,
-    folder_edges,
-    import_edges,
     iter_classes,
     iter_functions,
     measure_sources,
     measure_tree,
-    read_layers,
     read_sources,
 )
 from hypothesis import given
 from hypothesis import strategies as st
+from import_graph import (
+    find_cycles,
+    find_upward_imports,
+    folder_edges,
+    import_edges,
+    read_layers,
+)
 
 
 def write(folder: Path, files: dict[str, str]) -> Path:
@@ -159,6 +162,11 @@ PACKAGE = {
         [[tool.importlinter.contracts]]
         name = "not layers"
         type = "forbidden"
+        [[tool.importlinter.contracts]]
+        name = "with an exception"
+        type = "layers"
+        layers = ["bakery.shop", "bakery.oven"]
+        ignore_imports = ["bakery.oven.heat -> bakery.shop.open"]
         """,
 }
 
@@ -183,13 +191,17 @@ def test_a_tree_without_layers_says_so(tmp_path: Path) -> None:
 
 
 def test_layers_hold_for_siblings_and_not_for_other_modules() -> None:
-    (contract,) = read_layers(textwrap.dedent(PACKAGE["pyproject.toml"]))
+    contract, other = read_layers(textwrap.dedent(PACKAGE["pyproject.toml"]))
+    assert other.excepted == {"bakery.oven.heat -> bakery.shop.open"}
     edges = {
         "bakery.shop.till": {"bakery.office", "bakery.shop.counter", "bakery.oven"},
         "bakery.shop2": {"bakery.shop"},
         "bakery.oven": {"bakery.shop2"},
     }
-    assert find_upward_imports(edges, [contract]) == ["bakery.shop.till -> bakery.office"]
+    upward = "bakery.shop.till -> bakery.office"
+    assert find_upward_imports(edges, [contract]) == [upward]
+    excepted = replace(contract, excepted=frozenset({upward}))
+    assert find_upward_imports(edges, [excepted]) == []
 
 
 def test_a_folder_is_the_package_that_holds_a_module() -> None:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
-from ..deadlines import SAFING_STEP_TIMEOUT_S, heater_timeout_s
+from .deadlines import SAFING_STEP_TIMEOUT_S, heater_timeout_s
 
 if TYPE_CHECKING:
     from ....drivers.base import Beam, Heater

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ...drivers.base import Heater
+    from ....drivers.base import Heater
 
 # A step that is not confirmed by then has failed, and the next one is taken.
 SAFING_STEP_TIMEOUT_S = 10.0
