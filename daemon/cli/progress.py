@@ -185,5 +185,6 @@ def plan_table(plan: Plan) -> Group:
         " in all; about ",
         (clock_text(plan.duration_s), "bold"),
         f"; at most {size_text(plan.bytes_uncompressed)} on disk",
+        f"; {plan.worst_case}" if plan.worst_case else "",
     )
     return Group(table, total)

@@ -42,7 +42,14 @@ from ...protocols.core.bitshuffle import Bitshuffle
 from ...protocols.messages import credit_link as link
 from ...protocols.messages.parent_pipe import announce, fail, read_config, watch_parent
 from ...protocols.messages.process import RecorderConfig
-from ...protocols.messages.stream import BadMessage, Message, array_of, chunk_of, parse
+from ...protocols.messages.stream import (
+    STEERING_TOPIC,
+    BadMessage,
+    Message,
+    array_of,
+    chunk_of,
+    parse,
+)
 from .reopen import CannotResume
 from .run_file import LAST_RESERVE_BYTES, BadRecord, RunFile
 
@@ -183,6 +190,8 @@ class Recorder:
             self._file.set_hold(header)
         elif kind == "clock":
             self._file.add_clock(header)
+        elif kind == STEERING_TOPIC:
+            self._file.add_steering(header)
         elif kind != "preview":
             self._report("error", f"recorder: nothing is known about the topic '{message.topic}'")
 

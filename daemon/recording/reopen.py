@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from ...protocols.messages.manifest import Interruption, RunManifest
 from ...protocols.runfile import layout
 from ...protocols.runfile.nexus import add_node
+from ...protocols.runfile.steering_table import steering_nodes
 from ...protocols.runfile.transaction import edited
 
 # What must not differ between the run as it began and as it goes on. Instruments, software, the
@@ -68,6 +69,7 @@ def reopen(path: Path, manifest: RunManifest, resumed: Interruption) -> RunManif
         if file[layout.STATUS][()] == b"complete":
             raise CannotResume(f"{path} holds a complete run; there is nothing to go on with")
         _add_missing(file, layout.tree(stored))
+        _add_missing(file, steering_nodes(stored))
         _add_missing(file, layout.interruptions())
         file[layout.STATUS][()] = b"running"
         file[layout.REASON][()] = b""

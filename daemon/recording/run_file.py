@@ -30,6 +30,7 @@ from ...protocols.core.clock import iso_utc
 from ...protocols.messages.manifest import Interruption, RunManifest
 from ...protocols.runfile import layout
 from ...protocols.runfile.nexus import create_run_file, finalise
+from ...protocols.runfile.steering_table import COLUMNS, STEERING, steering_row
 from ...protocols.runfile.transaction import CHUNK_CACHE_BYTES, LIBVER, PAGE_BYTES
 from ...protocols.runfile.writer_lock import WriterLock
 from .reopen import reopen
@@ -111,6 +112,13 @@ class RunFile:
         self._dose = _Log(self._file, {n: f"{layout.DOSE}/{n}" for n in ("value", "time")})
         self._clock = _Log(self._file, {n: f"{layout.CLOCK}/{n}" for n in layout.CLOCK_COLUMNS})
         self._logs = [*self._telemetry.values(), self._dose, self._events, self._clock]
+        self._steering = (
+            _Log(self._file, {name: f"{STEERING}/{name}" for name in COLUMNS})
+            if manifest.adaptive_holds
+            else None
+        )
+        if self._steering is not None:
+            self._logs.append(self._steering)
         self._holds = _HoldTimes(self._file, manifest)
         self.frames = sum(stack.recorded for stack in self._stacks.values())
         self.lost = sum(stack.lost for stack in self._stacks.values())
@@ -248,6 +256,21 @@ class RunFile:
         if not isinstance(pair, dict) or any(_integer(pair.get(n)) is None for n in names):
             raise BadRecord(f"a clock pair has the integers {', '.join(names)}, not {pair!r}")
         self._clock.add({name: pair[name] for name in names})
+
+    def add_steering(self, header: Mapping[str, Any]) -> None:
+        """Note a choice of the steering, also in the table of holds.
+
+        Raises
+        ------
+        BadRecord
+            If this run has no adaptive holds, or no such hold.
+        """
+        if self._steering is None:
+            raise BadRecord("this run has no adaptive holds")
+        row = steering_row(header, self._seconds(header.get("t_ns")))
+        self._steering.add(row)
+        if row["hold"]:
+            self._holds.choose(row["hold"], row["hold_s"], row["temperature_c"])
 
     def set_hold(self, times: object) -> None:
         """Note the moments of a hold; raises :class:`BadRecord` if the run has no such hold."""
@@ -478,7 +501,19 @@ class _HoldTimes:
             if name in self._data
             for row in np.flatnonzero(self._data[name][...] >= 0).tolist()
         }
-        self._pending: list[tuple[str, int, int]] = []
+        self._pending: list[tuple[str, int, float]] = []
+        self._chosen = {
+            name: file[f"{layout.HOLDS}/{name}"]
+            for name in ("requested_s", "target_c")
+            if manifest.adaptive_holds
+        }
+
+    def choose(self, index: int, hold_s: float, temperature_c: float) -> None:
+        """Note the length and temperature that were chosen for a hold."""
+        row = self._row.get(index)
+        if row is None or not self._chosen:
+            raise BadRecord(f"this run has the holds 1 to {len(self._row)}, not {index}")
+        self._pending += [("requested_s", row, hold_s), ("target_c", row, temperature_c)]
 
     def set(self, times: object) -> None:
         index = _integer(times.get("index")) if isinstance(times, dict) else None
@@ -495,5 +530,5 @@ class _HoldTimes:
 
     def write(self) -> None:
         for name, row, value in self._pending:
-            self._data[name][row] = value
+            (self._chosen if name in self._chosen else self._data)[name][row] = value
         self._pending.clear()

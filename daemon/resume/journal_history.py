@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from ...protocols.config.steering import NECK_RATIO
 from ...protocols.messages.journal import (
     Begun,
     Carried,
+    Chosen,
     Decision,
     Ended,
     Exposed,
     MadeSafe,
+    Measured,
     Moment,
     MomentName,
     Necks,
@@ -73,7 +76,10 @@ class History:
         default_factory=dict[int, tuple[HoldTiming, float]]
     )
     decisions: dict[int, bool] = field(default_factory=dict[int, bool])
-    necks: dict[str, float | None] = field(default_factory=dict[str, "float | None"])
+    measured: list[Measured] = field(default_factory=list[Measured])
+    chosen: dict[int, Chosen] = field(default_factory=dict[int, Chosen])
+    # When each operation began first.
+    first_begun_ns: dict[int, int] = field(default_factory=dict[int, int])
     exposed: dict[str, set[int]] = field(default_factory=dict[str, set[int]])
     charged: dict[str, float] = field(default_factory=dict[str, float])
     open: Trigger | None = None
@@ -103,6 +109,7 @@ class History:
                 self._go_to(index)
                 self.begun, self.begun_ns, self.moments = True, noted.t_ns, {}
                 self.visited.add(index)
+                self.first_begun_ns.setdefault(index, noted.t_ns)
             case Ended(index=index, next=following):
                 self.visited.add(index)
                 if index == self.index and (timing := self.timing()) is not None:
@@ -123,7 +130,11 @@ class History:
             case Decision(index=index, goes_on=goes_on):
                 self.decisions[index] = goes_on
             case Necks(series=series, ratio=ratio):
-                self.necks[series] = ratio
+                self.measured.append(Measured(series=series, quantity=NECK_RATIO, value=ratio))
+            case Measured() as measured:
+                self.measured.append(measured)
+            case Chosen() as chosen:
+                self.chosen[chosen.hold] = chosen
             case MadeSafe() as safe:
                 self.beam_blanked_ns = self.beam_blanked_ns or safe.beam_blanked_ns
                 off_ns = safe.heater_commanded_ns or safe.heater_safe_ns

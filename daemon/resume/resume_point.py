@@ -14,7 +14,8 @@ from ...protocols.core.errors import BadInput
 from ...protocols.messages.journal import Carried, Exposed
 from ...protocols.messages.manifest import HoldPlan, Interruption
 from ..schedule.hold_timing import HoldTiming
-from ..schedule.plan import HeatTo, HoldAt, Operation, Plan, RampTo
+from ..schedule.plan import AcquireStack, HeatTo, HoldAt, Operation, Plan, RampTo
+from ..schedule.steering_history import SteeringHistory
 from .journal_history import History
 from .remaining import NOTHING_DONE, Conditions, Recorded, RemainingWork
 from .remaining_frames import RemainingFrames
@@ -57,6 +58,8 @@ class ResumePoint:
         End of a trigger that was interrupted, for the journal.
     missing : mapping
         Frame indices that stay missing, by stack.
+    steering : SteeringHistory
+        What the steering knew.
     carried : Carried
         What is done of the operation `index`, for the journal.
     interruption : Interruption
@@ -75,7 +78,7 @@ class ResumePoint:
     charged: Mapping[str, float]
     interrupted_trigger: Exposed | None
     missing: Mapping[str, tuple[int, ...]]
-    necks: Mapping[str, float | None]
+    steering: SteeringHistory
     carried: Carried
     interruption: Interruption
     problems: tuple[str, ...]
@@ -104,6 +107,8 @@ def resume_point(
     BadInput
         If the journal names operations that the plan does not have.
     """
+    for chosen in history.chosen.values():
+        plan = plan.with_hold(chosen.hold, chosen.hold_s, chosen.temperature_c)
     operations, index = plan.operations, history.index
     if index > len(operations) or any(i >= len(operations) for i in history.visited):
         raise BadInput(
@@ -150,7 +155,7 @@ def resume_point(
         charged=charged,
         interrupted_trigger=interrupted_trigger,
         missing={name: tuple(sorted(indices)) for name, indices in frames.missing.items()},
-        necks=history.necks,
+        steering=_steering(plan, history, recorded),
         carried=Carried(
             index=index,
             done_s=done_s,
@@ -165,6 +170,29 @@ def resume_point(
             number=history.resumed + 1,
         ),
         problems=(*heat.problems, *frames.problems),
+    )
+
+
+def _steering(plan: Plan, history: History, recorded: Recorded) -> SteeringHistory:
+    """What the steering knew, from journal and file."""
+    began = sorted(history.first_begun_ns.items())
+    operations = plan.operations
+    return SteeringHistory(
+        measured=tuple(history.measured),
+        chosen=tuple(history.chosen.values()),
+        series_ns={
+            operation.stack.name: t_ns
+            for index, t_ns in began
+            if isinstance(operation := operations[index], AcquireStack)
+            and operation.stack.kind == "series"
+        },
+        holds=tuple(
+            (operation.hold, timing)
+            for index, (timing, _) in sorted(history.held.items())
+            if isinstance(operation := operations[index], HoldAt)
+        ),
+        heater_ns=recorded.heater_ns,
+        heater_c=recorded.heater_c,
     )
 
 

@@ -10,14 +10,15 @@ from typing import Protocol
 
 from ...drivers.base import StagePosition
 from ...protocols.core.clock import ExperimentClock
-from ...protocols.messages.journal import Begun, Decision, Ended, Pause
+from ...protocols.messages.journal import Begun, Chosen, Decision, Ended, Pause
 from ..resume.remaining import NOTHING_DONE, RemainingWork
 from ..resume.resume_point import ResumePoint
 from ..resume.run_journal import Journal
 from ..safety.devices import Devices
 from ..schedule.dose import DoseLedger
-from ..schedule.plan import AcquireStack, Decide, HeatTo, HoldAt, Plan, RampTo
+from ..schedule.plan import AcquireStack, ChooseHold, Decide, HeatTo, HoldAt, Plan, RampTo
 from ..schedule.states import State, StateMachine
+from ..schedule.steering_history import SteeringHistory
 from ..steering.steering import Steering
 from .acquisition import AcquisitionContext, StackAcquisition, frames_per_trigger
 from .heater_watch import HeaterWatch
@@ -86,7 +87,7 @@ class Engine:
         self._plan, self._machine, self._clock, self._out = plan, machine, clock, out
         self._journal, self._observer = journal, observer
         self.progress = PlanProgress(plan, clock)
-        self.steering = Steering(out.event)
+        self.steering = Steering(plan, out.event, out.steering)
         self.stage = StageCheck(devices.stage, out, observer.stage_seen)
         self._heating = Heating(devices.heater, watch, clock, journal, out)
         self._acquisition = AcquisitionContext(
@@ -140,16 +141,15 @@ class Engine:
         DoseExceeded
             If a stack would pass a limit.
         """
-        operations = self._plan.operations
         index, remaining = 0, dict[int, RemainingWork]()
         if point is not None:
             index, remaining = point.index, dict(point.remaining)
             await self._return_to(point)
-        while index < len(operations):
+        while index < len(self._plan.operations):
             await self._checkpoint()
             with self.progress.waiting():
                 await self._out.credit()
-                if not isinstance(operations[index], AcquireStack):
+                if not isinstance(self._plan.operations[index], AcquireStack):
                     # The specimen is about to change: frames lost now could not be acquired again.
                     await self._out.keep()
             rest = remaining.pop(index, NOTHING_DONE)
@@ -170,6 +170,14 @@ class Engine:
         steps = len(self._plan.operations)
         self._out.event("info", "engine", operation.label, step=index + 1, steps=steps)
         self._journal.note(Begun(index=index))
+        if isinstance(operation, AcquireStack) and operation.stack.kind == "series":
+            self.steering.series_begins(operation.stack.name, self._clock.now_ns())
+
+    def restore(self, history: SteeringHistory) -> None:
+        """Restore what was measured and chosen before an interruption."""
+        self.steering.restore(history)
+        for chosen in history.chosen:
+            self._put_in_plan(chosen)
 
     async def _return_to(self, point: ResumePoint) -> None:
         """Bring the specimen to where it was, and acquire again what was lost there."""
@@ -193,7 +201,7 @@ class Engine:
             case HeatTo() as heat:
                 await self._heating.heat(heat, rest.done_s)
             case HoldAt() as hold:
-                await self._heating.hold(hold, rest)
+                self.steering.held(hold.hold, await self._heating.hold(hold, rest))
             case AcquireStack() as stack:
                 await self._acquire(stack, rest.frame_indices)
             case RampTo() as ramp:
@@ -204,7 +212,17 @@ class Engine:
                     goes_on = await self.steering.go_on(decision)
                     self._journal.note(Decision(index=index, goes_on=goes_on))
                 following += 0 if goes_on else decision.skip
+            case ChooseHold() as operation:
+                if not self._plan.is_chosen(operation.hold.index):
+                    chosen = await self.steering.choose(operation)
+                    self._journal.note(chosen)
+                    self._put_in_plan(chosen)
         return following
+
+    def _put_in_plan(self, chosen: Chosen) -> None:
+        """Give a hold the length and temperature that were chosen."""
+        self._plan = self._plan.with_hold(chosen.hold, chosen.hold_s, chosen.temperature_c)
+        self.progress.plan = self._plan
 
     async def _acquire(self, operation: AcquireStack, indices: tuple[int, ...] | None) -> None:
         """Acquire frames of a stack: those named, or all."""

@@ -8,9 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ...drivers.base import DeviceError
+from ...drivers.base import DeviceError, HeaterSample
 from ...protocols.core.errors import BadInput
-from ...protocols.messages.journal import Necks
 from ..resume.interrupted_run import InterruptedRun
 from ..resume.resume_point import ResumePoint
 from ..runtime.processes import ChildFailed
@@ -18,7 +17,7 @@ from ..safety.topics import RunPrepared
 from ..schedule.dose import DoseExceeded, DoseLedger
 from ..schedule.plan import Plan
 from ..schedule.states import State
-from ..streaming.run_processes import RunProcesses
+from ..streaming.run_processes import Floats, RunProcesses
 from ..streaming.run_streams import RunStreams
 from .clock_record import keep_record
 from .context import RunContext
@@ -105,13 +104,14 @@ class Experiment:
         self.outcome: Outcome | None = None
         self.safe_confirmed = True
         self.closing = False
+        self._unsubscribe = bus.subscribe(HeaterSample, self._on_heater_sample)
 
-    def _on_result(self, name: str, body: dict[str, Any]) -> None:
-        if name == "necks":
-            ratio = body.get("parameters", {}).get("neck_ratio_median")
-            known = ratio if isinstance(ratio, int | float) else None
-            self.engine.steering.note(str(body.get("series")), known)
-            self._journal.note(Necks(series=str(body.get("series")), ratio=known))
+    def _on_result(self, name: str, body: dict[str, Any], table: Floats | None) -> None:
+        for measured in self.engine.steering.note_result(name, str(body.get("series")), table):
+            self._journal.note(measured)
+
+    def _on_heater_sample(self, sample: HeaterSample) -> None:
+        self.engine.steering.heated(sample.t_ns, sample.temperature_c)
 
     # --- control --------------------------------------------------------------------------------
 
@@ -290,6 +290,7 @@ class Experiment:
 
     async def close(self) -> None:
         """End the processes and the link; harmless when called again."""
+        self._unsubscribe()
         await self._processes.close()
         await self._journal.close(remove=False)
         self._context.hub.stamper.run = None

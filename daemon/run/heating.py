@@ -94,8 +94,8 @@ class Heating:
         timeout_s = travel_s + PROGRESS_TIMEOUT_S
         await self._watch.settled(target_c, self.commanded_ns, timeout_s)
 
-    async def hold(self, operation: HoldAt, rest: RemainingWork) -> None:
-        """Carry out what is left of a hold, report it, and wait for standby."""
+    async def hold(self, operation: HoldAt, rest: RemainingWork) -> HoldTiming:
+        """Carry out what is left of a hold, report it, wait for standby; returns its moments."""
         plan = operation.hold
         timing, achieved_s = rest.finished, rest.done_s
         if timing is None:
@@ -107,6 +107,7 @@ class Heating:
             timing = rest.whole_hold(timing)
         self.report_hold(plan, timing, achieved_s)
         await self.settled(plan.standby_c)
+        return timing
 
     def report_hold(self, plan: HoldPlan, timing: HoldTiming, achieved_s: float) -> None:
         """Send the moments of a hold to the file, and an event to people."""

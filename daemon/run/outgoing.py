@@ -31,5 +31,8 @@ class Outgoing(Protocol):
     def hold(self, index: int, timing: HoldTiming) -> None:
         """Send the four moments of a hold."""
 
+    def steering(self, row: dict[str, Any]) -> None:
+        """Send a row of the table of adaptive holds."""
+
     def event(self, level: str, source: str, message: str, **details: Any) -> None:
         """Make an event."""

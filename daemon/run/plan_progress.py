@@ -21,6 +21,8 @@ class PlanProgress:
 
     Attributes
     ----------
+    plan : Plan
+        What is carried out; replaced when the length of a hold has been chosen.
     operation : Operation or None
         The operation under way.
     operation_index : int
@@ -34,7 +36,7 @@ class PlanProgress:
     """
 
     def __init__(self, plan: Plan, clock: ExperimentClock) -> None:
-        self._plan, self._clock = plan, clock
+        self.plan, self._clock = plan, clock
         self.operation: Operation | None = None
         self.operation_index = 0
         self.frames_done = 0
@@ -47,17 +49,17 @@ class PlanProgress:
         """Note that an operation begins, of which `done_s` were done before an interruption."""
         self.expect(index)
         self._started_ns = self._clock.now_ns() - int(done_s * 1e9)
-        return self._plan.operations[index]
+        return self.plan.operations[index]
 
     def expect(self, index: int) -> None:
         """Count everything before an operation as done."""
         self.operation_index = index
-        operations = self._plan.operations
+        operations = self.plan.operations
         self.operation = operations[index] if index < len(operations) else None
 
     def finish(self) -> None:
         """Note that every operation is done."""
-        self.expect(len(self._plan.operations))
+        self.expect(len(self.plan.operations))
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
@@ -84,7 +86,7 @@ class PlanProgress:
     @property
     def remaining_s(self) -> float:
         """Estimated experiment time to the end of the plan."""
-        durations = self._plan.durations_s[self.operation_index :]
+        durations = self.plan.durations_s[self.operation_index :]
         if not durations:
             return 0.0
         elapsed_s = (self._clock.now_ns() - self._started_ns) * 1e-9

@@ -57,7 +57,7 @@ def restore(
     """Restore dose, measurements and progress of a run, and say where it continues."""
     event, progress, gap = context.bus.event, engine.progress, point.interruption
     ledger.restore(point.charged)
-    engine.steering.restore(point.necks)
+    engine.restore(point.steering)
     progress.expect(point.index)
     progress.frames_lost = sum(map(len, point.missing.values()))
     operation = progress.operation

@@ -59,6 +59,7 @@ def new_manifest(plan: Plan, recipe_text: str, context: RunContext) -> RunManife
         telemetry={**devices.channels(), "daemon": DAEMON_CHANNELS},
         analysis=tuple(step.model_dump() for step in plan.recipe.analysis),
         run_results=plan.run_results,
+        adaptive_holds=plan.adaptive_holds,
     )
 
 

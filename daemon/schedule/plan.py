@@ -8,96 +8,29 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeGuard
 
 from ...protocols.config.pipeline import ResultPlan, planned_results, planned_run_results
-from ...protocols.config.recipe import Cycle, Ramp, Recipe, TiltSeries, Until
+from ...protocols.config.recipe import Cycle, Ramp, Recipe, TiltSeries
 from ...protocols.config.rig import Rig
+from ...protocols.config.steering import Adaptive
 from ...protocols.core.errors import BadInput
 from ...protocols.messages.manifest import HoldPlan, StackPlan
+from .operations import AcquireStack, ChooseHold, Decide, HeatTo, HoldAt, Operation, RampTo
+
+__all__ = [
+    "AcquireStack",
+    "ChooseHold",
+    "Decide",
+    "HeatTo",
+    "HoldAt",
+    "HoldPlan",
+    "Operation",
+    "Plan",
+    "RampTo",
+    "make_plan",
+    "tilt_angles",
+]
 
 # Time that a chip is given to settle, for the estimate of the duration only.
 _SETTLING_S = 1.0
-
-
-@dataclass(frozen=True)
-class HeatTo:
-    """Go to a temperature (at a rate, if given) and hold it, beam blanked."""
-
-    to_c: float
-    hold_s: float
-    rate_c_per_s: float | None = None
-
-    @property
-    def label(self) -> str:
-        """For people."""
-        text = f"heat to {self.to_c:g} °C"
-        return f"{text}, hold {self.hold_s:g} s" if self.hold_s else text
-
-
-@dataclass(frozen=True)
-class HoldAt:
-    """Standby, processing for a measured time, standby."""
-
-    hold: HoldPlan
-
-    @property
-    def label(self) -> str:
-        """For people."""
-        return f"hold {self.hold.index}: {self.hold.requested_s:g} s at {self.hold.target_c:g} °C"
-
-
-@dataclass(frozen=True)
-class AcquireStack:
-    """Expose the frames of a tilt series or a reference at standby."""
-
-    stack: StackPlan
-    at_c: float
-
-    @property
-    def label(self) -> str:
-        """For people."""
-        return f"{self.stack.name}: {self.stack.frames} frames"
-
-
-@dataclass(frozen=True)
-class RampTo:
-    """A linear change of temperature with a frame every so often, or none."""
-
-    from_c: float
-    to_c: float
-    rate_c_per_s: float
-    frame_every_s: float | None
-    stack: StackPlan | None
-
-    @property
-    def duration_s(self) -> float:
-        """Time from one temperature to the other."""
-        return abs(self.to_c - self.from_c) / self.rate_c_per_s
-
-    @property
-    def label(self) -> str:
-        """For people."""
-        frames = f", {self.stack.frames} frames" if self.stack else ""
-        return f"ramp to {self.to_c:g} °C at {self.rate_c_per_s:g} °C/s{frames}"
-
-
-@dataclass(frozen=True)
-class Decide:
-    """Go on with a cycle, or leave it, by what was measured in its latest series.
-
-    `skip` operations after this one belong to the rest of the cycle.
-    """
-
-    until: Until
-    series: str
-    before: str | None
-    skip: int
-
-    @property
-    def label(self) -> str:
-        """For people."""
-        return f"decide: end the cycle if necks grew less than {self.until.neck_growth_below:.2%}"
-
-
-Operation = HeatTo | HoldAt | AcquireStack | RampTo | Decide
 
 
 @dataclass(frozen=True)
@@ -126,6 +59,40 @@ class Plan:
     def holds(self) -> tuple[HoldPlan, ...]:
         """Every hold, in order."""
         return tuple(op.hold for op in self.operations if isinstance(op, HoldAt))
+
+    def is_chosen(self, index: int) -> bool:
+        """Whether length and temperature of a hold are certain."""
+        return index not in self.adaptive_holds
+
+    @property
+    def adaptive_holds(self) -> tuple[int, ...]:
+        """Indices of the holds that are still to be chosen."""
+        holds = (op for op in self.operations if isinstance(op, HoldAt))
+        return tuple(op.hold.index for op in holds if op.adaptive is not None)
+
+    @property
+    def worst_case(self) -> str:
+        """What of the plan is an upper bound, for people; empty where nothing is chosen later."""
+        count = len(self.adaptive_holds)
+        return f"{count} adaptive holds are counted at their longest" if count else ""
+
+    def with_hold(self, index: int, hold_s: float, temperature_c: float) -> Plan:
+        """The plan once the length and temperature of a hold are chosen.
+
+        Parameters
+        ----------
+        index : int
+            Of the hold, from 1.
+        hold_s, temperature_c : float
+            What was chosen.
+        """
+        operations, durations = list(self.operations), list(self.durations_s)
+        for i, op in enumerate(operations):
+            if isinstance(op, HoldAt) and op.hold.index == index:
+                durations[i] += hold_s - op.hold.requested_s
+                changes = {"requested_s": hold_s, "target_c": temperature_c}
+                operations[i] = HoldAt(op.hold.model_copy(update=changes))
+        return Plan(self.recipe, tuple(operations), tuple(durations))
 
     @property
     def holds_before(self) -> dict[str, int]:
@@ -349,19 +316,36 @@ class _Expansion:
     def _cycle(self, path: str, cycle: Cycle) -> Iterator[tuple[Operation, float]]:
         self._check_temperature(f"{path}.standby", cycle.standby_c)
         self._check_temperature(f"{path}.processing", cycle.processing_c)
+        if cycle.adaptive is not None and cycle.adaptive.temperature_c is not None:
+            where = f"{path}.holds.adaptive.temperature"
+            self._check_temperature(where, cycle.adaptive.temperature_c[1])
         if self.temperature_c != cycle.standby_c:
             yield self._heat(cycle.standby_c, 0.0, None)
         seen = self._last_series()
         rounds = [self._round(path, cycle, hold_s) for hold_s in cycle.all_holds_s]
         for number, one in enumerate(rounds, 1):
+            if cycle.adaptive is not None:
+                last = number == len(rounds)
+                yield self._choice(cycle.adaptive, one, seen[-1] if seen else None, last), 0.0
             yield from one
             seen += [op.stack.name for op, _ in one if _is_series(op)]
             left = rounds[number:]
             if cycle.until is not None and left:
                 # Each round that follows brings a decision of its own, but for the last.
                 skip = sum(map(len, left)) + len(left) - 1
+                if cycle.adaptive is not None:
+                    skip += len(left)  # each is chosen first
                 before = seen[-2] if len(seen) > 1 else None
-                yield Decide(cycle.until, seen[-1], before, skip), 0.0
+                yield Decide(cycle.until, seen[-1], before, skip, cycle.adaptive), 0.0
+
+    @staticmethod
+    def _choice(
+        adaptive: Adaptive, one: list[tuple[Operation, float]], series: str | None, last: bool
+    ) -> ChooseHold:
+        """The operation before a round that chooses its hold."""
+        holds = [op.hold for op, _ in one if isinstance(op, HoldAt)]
+        following = [op.stack.name for op, _ in one if _is_series(op)]
+        return ChooseHold(adaptive, holds[0], series, following[-1], last)
 
     def _last_series(self) -> list[str]:
         return [f"series_{self.counts['series']:03d}"] if self.counts["series"] else []
@@ -374,7 +358,9 @@ class _Expansion:
             target_c=cycle.processing_c,
             requested_s=hold_s,
         )
-        operations: list[tuple[Operation, float]] = [(HoldAt(hold), hold_s + _SETTLING_S)]
+        operations: list[tuple[Operation, float]] = [
+            (HoldAt(hold, cycle.adaptive), hold_s + _SETTLING_S)
+        ]
         for position, step in enumerate(cycle.then):
             if step.tilt_series is not None:
                 where = f"{path}.then[{position}].tilt_series"

@@ -9,7 +9,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import zmq.asyncio
+from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from ...protocols.messages.credit_link import ANALYSIS, RECORDER
@@ -21,6 +23,10 @@ from ..runtime.processes import Child, ChildFailed
 from .credit_link import Consumer, CreditLink
 from .telemetry_hub import TelemetryHub
 
+Floats = NDArray[np.float64]
+
+# Results up to this size are handed to the steering.
+SMALL_TABLE_BYTES = 1_000_000
 # Wall seconds that a closing recorder is given before the run is called failed.
 CLOSING_TIMEOUT_S = 120.0
 # For a run that ends early, while the recorder says that the disk takes nothing.
@@ -45,7 +51,8 @@ class RunProcesses:
     output : Path
         The run file.
     on_result : callable
-        Called with name and header of each result.
+        Called with name and header of each result, and with its values where they are a small
+        table or scalar of floats.
     on_recorder_death : callable
         Called, once, when nothing more can be recorded.
     """
@@ -55,7 +62,7 @@ class RunProcesses:
         hub: TelemetryHub,
         context: zmq.asyncio.Context,
         output: Path,
-        on_result: Callable[[str, dict[str, Any]], None],
+        on_result: Callable[[str, dict[str, Any], Floats | None], None],
         on_recorder_death: Callable[[], None],
     ) -> None:
         self.link = CreditLink(context, self._result_received, self._event_received)
@@ -119,13 +126,15 @@ class RunProcesses:
     ) -> None:
         name = str(body.get("name", "unnamed"))
         topic, parts = f"result/{name}", tuple(payload)
+        array = None
         try:
             if parts:
-                array_of(Message(topic, body, parts))
+                array = array_of(Message(topic, body, parts))
         except BadMessage as error:
             self._bus.event("error", source, f"result {name}: {error}")
             return
-        self._on_result(name, body)
+        small = array is not None and array.dtype == "<f8" and array.nbytes <= SMALL_TABLE_BYTES
+        self._on_result(name, body, array if small else None)
         sent = self._hub.publish(topic, "result", body, parts)
         if body.get("record", True):
             self._hub.record(sent)

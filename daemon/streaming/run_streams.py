@@ -11,7 +11,7 @@ from typing import Any
 from ...drivers.base import FrameData
 from ...protocols.core.chunk import ENCODING, Chunk
 from ...protocols.messages.credit_link import ANALYSIS
-from ...protocols.messages.stream import Message
+from ...protocols.messages.stream import STEERING_TOPIC, Message
 from ..runtime.event_bus import Event
 from ..schedule.hold_timing import HoldTiming
 from .credit_link import CreditLink
@@ -122,6 +122,10 @@ class RunStreams:
         """
         body = {"index": index, **asdict(timing)}
         self._hub.record(self._hub.publish("hold", "hold", body))
+
+    def steering(self, row: dict[str, Any]) -> None:
+        """Send a row of the table of adaptive holds to monitors and recorder."""
+        self._hub.record(self._hub.publish(STEERING_TOPIC, "steering", row))
 
     def clock_pair(self, pair: dict[str, int]) -> None:
         """Send a reading of monotonic and UTC time to monitors and recorder.

@@ -5,28 +5,36 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, PlainValidator, model_validator
 
 from ..core.documents import Strict, load_model, read_text
+from ..core.errors import Misplaced
 from ..core.units import (
     AngleDeg,
     CurrentPa,
     DurationS,
     FluenceEPerNm2,
-    Fraction,
     LengthNm,
     RateCPerS,
     TemperatureC,
     VoltageKv,
     fluence_e_per_nm2,
 )
-from .pipeline import AnalysisStep, check_order, fewest_reference_frames
+from .pipeline import AnalysisStep, check_order, fewest_reference_frames, planned_results
+from .steering import (
+    NECK_RATIO,
+    Adaptive,
+    AdaptiveHolds,
+    Until,
+    check_quantity,
+    holds_of,
+    quantities,
+)
 
 TiltOrder = Literal["ascending", "descending", "bidirectional", "dose-symmetric"]
 Count = Annotated[int, Field(ge=1, le=100_000, strict=True)]
 Pixels = Annotated[int, Field(ge=8, le=16_384, strict=True)]
 NonNegativeDuration = Annotated[DurationS, Field(ge=0)]
-PositiveDuration = Annotated[DurationS, Field(gt=0)]
 
 
 class Sample(Strict):
@@ -114,48 +122,57 @@ class CycleStep(Strict):
         return self
 
 
-class Until(Strict):
-    """End a cycle by what the analysis has just measured, or after a number of holds.
-
-    After each series the median ratio of neck to particle radius is compared with that of the
-    series before. If it is not known within `timeout_s` of wall time, the cycle goes on or stops
-    as `otherwise` says.
-    """
-
-    neck_growth_below: Annotated[Fraction, Field(gt=0, lt=1)]
-    max_holds: Annotated[int, Field(ge=1, le=10_000, strict=True)]
-    timeout_s: DurationS = Field(default=120.0, alias="timeout", gt=0)
-    otherwise: Literal["continue", "stop"] = "continue"
-
-
 class Cycle(Strict):
     """Standby, processing, standby, then steps at standby; once for every hold."""
 
     standby_c: TemperatureC = Field(alias="standby")
     processing_c: TemperatureC = Field(alias="processing")
-    holds_s: list[PositiveDuration] = Field(alias="holds", min_length=1, max_length=10_000)
+    holds: Annotated[list[float] | AdaptiveHolds, PlainValidator(holds_of)]
     then: list[CycleStep] = Field(default_factory=list)
     until: Until | None = None
 
-    @model_validator(mode="after")
-    def _until_can_be_decided(self) -> Cycle:
-        if self.until is None:
-            return self
-        if len(self.holds_s) > self.until.max_holds:
-            raise ValueError(
-                f"{len(self.holds_s)} holds are written, until.max_holds is {self.until.max_holds}"
-            )
-        if not any(step.tilt_series is not None for step in self.then):
-            raise ValueError("'until' measures tilt series, but 'then' has none")
-        return self
+    @property
+    def holds_s(self) -> list[float]:
+        """Holds as they are written; none where they are adaptive."""
+        return [] if isinstance(self.holds, AdaptiveHolds) else self.holds
+
+    @property
+    def adaptive(self) -> Adaptive | None:
+        """How holds are chosen, where they are."""
+        return self.holds.adaptive if isinstance(self.holds, AdaptiveHolds) else None
 
     @property
     def all_holds_s(self) -> list[float]:
-        """Every hold that may come: with `until`, the last one written is repeated."""
-        if self.until is None:
+        """Every hold that may come: the last one written is repeated, adaptive ones are longest."""
+        if self.adaptive is not None:
+            return [self.adaptive.max_s] * self.adaptive.max_holds
+        if self.until is None or self.until.max_holds is None:
             return self.holds_s
         missing = self.until.max_holds - len(self.holds_s)
         return [*self.holds_s, *([self.holds_s[-1]] * missing)]
+
+    @model_validator(mode="after")
+    def _until_can_be_decided(self) -> Cycle:
+        measures = any(step.tilt_series is not None for step in self.then)
+        if self.adaptive is not None and not measures:
+            raise ValueError("adaptive holds are chosen by tilt series, but 'then' has none")
+        if self.until is None:
+            return self
+        if self.adaptive is not None:
+            if self.until.max_holds not in (None, self.adaptive.max_holds):
+                raise ValueError(
+                    f"until.max_holds is {self.until.max_holds}, max_holds of the adaptive holds "
+                    f"is {self.adaptive.max_holds}; leave out the first"
+                )
+        elif self.until.max_holds is None:
+            raise Misplaced("required key is missing", "until", "max_holds")
+        elif len(self.holds_s) > self.until.max_holds:
+            raise ValueError(
+                f"{len(self.holds_s)} holds are written, until.max_holds is {self.until.max_holds}"
+            )
+        if not measures:
+            raise ValueError("'until' measures tilt series, but 'then' has none")
+        return self
 
     @model_validator(mode="after")
     def _processing_is_hotter(self) -> Cycle:
@@ -164,6 +181,16 @@ class Cycle(Strict):
                 f"processing ({self.processing_c:g} degC) must be hotter than standby "
                 f"({self.standby_c:g} degC)"
             )
+        if self.adaptive is not None and self.adaptive.temperature_c is not None:
+            low_c, high_c = self.adaptive.temperature_c
+            if not self.standby_c < low_c <= self.processing_c <= high_c:
+                raise Misplaced(
+                    f"{low_c:g} to {high_c:g} degC must lie above standby "
+                    f"({self.standby_c:g} degC) and hold processing ({self.processing_c:g} degC)",
+                    "holds",
+                    "adaptive",
+                    "temperature",
+                )
         return self
 
 
@@ -203,11 +230,7 @@ class Recipe(Strict):
     @model_validator(mode="after")
     def _pipeline_in_order(self) -> Recipe:
         check_order(self.analysis)
-        steered = [s for s in self.steps if s.cycle is not None and s.cycle.until is not None]
-        if steered and not any(step.kind == "measure" for step in self.analysis):
-            raise ValueError(
-                "a cycle with 'until' needs the analysis step 'measure: necks' to decide by"
-            )
+        self._check_quantities()
         inner = [step for s in self.steps if s.cycle is not None for step in s.cycle.then]
         references = [s.reference.frames for s in [*self.steps, *inner] if s.reference is not None]
         fewest, kind = fewest_reference_frames(self.analysis)
@@ -218,6 +241,35 @@ class Recipe(Strict):
                 "need none"
             )
         return self
+
+    def _check_quantities(self) -> None:
+        """Refuse cycles that are steered by what no step of the analysis gives."""
+        for number, step in enumerate(self.steps):
+            cycle = step.cycle
+            if cycle is None or (cycle.until is None and cycle.adaptive is None):
+                continue
+            planned = planned_results(self.analysis, "series", 2, (64, 64), self.beam.pixel_nm)
+            for path, rule in (
+                (("until",), cycle.until),
+                (("holds", "adaptive"), cycle.adaptive),
+            ):
+                if rule is None:
+                    continue
+                if rule.quantity.name == NECK_RATIO and NECK_RATIO not in quantities(planned):
+                    what = "'until'" if path == ("until",) else "adaptive holds"
+                    raise Misplaced(
+                        f"a cycle with {what} needs the analysis step 'measure: necks' to decide "
+                        f"by {NECK_RATIO}, or another 'quantity'",
+                        "steps",
+                        number,
+                        "cycle",
+                        *path,
+                    )
+                try:
+                    check_quantity(rule.quantity.name, rule.statistic, planned)
+                except ValueError as error:
+                    where = ("steps", number, "cycle", *path, "quantity")
+                    raise Misplaced(str(error), *where) from None
 
 
 def _one_kind(step: Strict) -> None:

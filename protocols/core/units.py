@@ -146,6 +146,7 @@ _current = _Unit("pA", "pA", "2 pA")
 _voltage = _Unit("kV", "kV", "300 kV")
 _length = _Unit("nm", "nm", "1.04 nm")
 _fraction = _Unit("dimensionless", "", "1 %")
+_energy = _Unit("J/mol", "J/mol", "200 kJ/mol")
 _fluence = _Unit("elementary_charge/nm**2", "e/nm^2", "260 e/nm^2")
 
 TemperatureC = Annotated[
@@ -169,6 +170,9 @@ VoltageKv = Annotated[
 LengthNm = Annotated[float, BeforeValidator(_length.validate), PlainSerializer(_length.serialise)]
 Fraction = Annotated[
     float, BeforeValidator(_fraction.validate), PlainSerializer(_fraction.serialise_fraction)
+]
+EnergyJPerMol = Annotated[
+    float, BeforeValidator(_energy.validate), PlainSerializer(_energy.serialise)
 ]
 FluenceEPerNm2 = Annotated[
     float, BeforeValidator(_fluence.validate), PlainSerializer(_fluence.serialise)

@@ -15,6 +15,8 @@ from typing import Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from ..config.steering import Statistic
+
 # Longer than any line that is written; what is longer is damage.
 MAX_LINE_BYTES = 100_000
 
@@ -111,11 +113,37 @@ class Decision(Entry):
 
 
 class Necks(Entry):
-    """Median r_n / r_p of a series, as it was told to the steering; None: not measurable."""
+    """Median r_n / r_p of a series, in journals of version 0.1.0; None: not measurable."""
 
     kind: Literal["necks"] = "necks"
     series: str
     ratio: float | None
+
+
+class Measured(Entry):
+    """A quantity of a series, as the steering took it in; without a value nothing was measurable.
+
+    `keys` are the labels of the rows whose `values` are kept, in the same order.
+    """
+
+    kind: Literal["measured"] = "measured"
+    series: str
+    quantity: str
+    statistic: Statistic = "median"
+    value: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    error: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    count: Index = 0
+    keys: tuple[tuple[int, ...], ...] = ()
+    values: tuple[Annotated[float, Field(allow_inf_nan=False)], ...] = ()
+
+
+class Chosen(Entry):
+    """The length and temperature of an adaptive hold."""
+
+    kind: Literal["chosen"] = "chosen"
+    hold: Index
+    hold_s: Seconds
+    temperature_c: Annotated[float, Field(allow_inf_nan=False)]
 
 
 class Pause(Entry):
@@ -146,6 +174,8 @@ _KINDS: dict[str, type[Entry]] = {
     "exposed": Exposed,
     "decision": Decision,
     "necks": Necks,
+    "measured": Measured,
+    "chosen": Chosen,
     "pause": Pause,
     "safed": MadeSafe,
     "guardian": MadeSafe,

@@ -57,7 +57,8 @@ class RunManifest(Strict):
     `telemetry` maps device to channel to unit. `before` gives for each stack how many holds
     precede it. `rig_file` is where the rig was written, for paths in it. `analysis` holds the steps
     of the pipeline as they are written in a recipe: only the analysis needs their classes.
-    `run_results` are the results of the run as a whole.
+    `run_results` are the results of the run as a whole. The
+    `adaptive_holds` are chosen as the run goes on; what `holds` says of them is the longest.
     """
 
     run: str
@@ -82,6 +83,7 @@ class RunManifest(Strict):
     telemetry: dict[str, dict[str, str]]
     analysis: tuple[dict[str, Any], ...] = ()
     run_results: tuple[ResultPlan, ...] = ()
+    adaptive_holds: tuple[int, ...] = ()
 
     @field_validator("analysis", mode="before")
     @classmethod

@@ -19,6 +19,7 @@ from ..core.chunk import ENCODING, BadChunk, Chunk
 from ..core.errors import BadMessage
 
 MAX_HEADER_BYTES = 1_000_000
+STEERING_TOPIC = "steering"  # one message a row of the table of adaptive holds
 
 
 @dataclass(frozen=True)

@@ -309,6 +309,8 @@ def _logs(manifest: RunManifest) -> Iterator[Node]:
     yield Dataset(f"{HOLDS}/index", np.array([h.index for h in holds], np.int64))
     for name, unit in (("standby_c", "degC"), ("target_c", "degC"), ("requested_s", "s")):
         values = np.array([getattr(h, name) for h in holds], np.float64)
+        if name == "requested_s":  # known once it is chosen
+            values[[h.index in manifest.adaptive_holds for h in holds]] = np.nan
         yield Dataset(f"{HOLDS}/{name}", values, attrs={"units": unit})
     for name in HOLD_TIMES:
         yield Dataset(f"{HOLDS}/{name}", np.full(len(holds), -1, np.int64), attrs={"units": "ns"})

@@ -21,6 +21,7 @@ import numpy as np
 
 from ..messages.manifest import RunManifest
 from . import layout
+from .steering_table import steering_nodes
 from .transaction import CHUNK_CACHE_BYTES, LIBVER, PAGE_BYTES, edited, redo_path
 
 _LOG_CHUNK_BYTES = 32_768
@@ -51,7 +52,7 @@ def create_run_file(path: Path, manifest: RunManifest) -> Any:
     OSError
         If it cannot be written; nothing is left behind then.
     """
-    return create_file(path, layout.tree(manifest))
+    return create_file(path, (*layout.tree(manifest), *steering_nodes(manifest)))
 
 
 def create_file(path: Path, nodes: Iterable[layout.Node]) -> Any:

@@ -123,7 +123,7 @@ def _hold_report(hold: Hold) -> dict[str, Any]:
     return {
         "index": hold.index,
         "target_c": hold.target_c,
-        "requested_s": hold.requested_s,
+        "requested_s": _number(hold.requested_s),
         "achieved_s": figures.achieved_s if figures else None,
         "median_c": figures.median_c if figures else None,
         "max_c": figures.max_c if figures else None,

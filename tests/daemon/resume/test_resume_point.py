@@ -41,6 +41,7 @@ from pyrotome.drivers.base import (
     Stage,
     StagePosition,
 )
+from pyrotome.protocols.config.pipeline import NECK_COLUMNS
 from pyrotome.protocols.config.recipe import Recipe
 from pyrotome.protocols.config.rig import simulated_rig
 from pyrotome.protocols.core.clock import ExperimentClock
@@ -55,7 +56,6 @@ from pyrotome.protocols.messages.journal import (
     Exposed,
     MadeSafe,
     Moment,
-    Necks,
     Noted,
     RunLine,
     Trigger,
@@ -412,8 +412,10 @@ class Session:
         self.seen = getattr(self, "seen", {})
         self.seen.setdefault(stack, set()).update(there)
         if stack in NECKS and len(self.seen[stack]) == len(self.disk.there[stack]):
-            self.engine.steering.note(stack, NECKS[stack])
-            self.note(Necks(series=stack, ratio=NECKS[stack]))
+            table = np.full((1, len(NECK_COLUMNS)), np.nan)
+            table[0, NECK_COLUMNS.index("neck_to_particle")] = NECKS[stack]
+            for measured in self.engine.steering.note_result("necks", stack, table):
+                self.note(measured)
 
     def telemetry(self, *_: Any) -> None: ...
 
@@ -428,7 +430,10 @@ class Session:
 
     def stage_seen(self, *_: Any) -> None: ...
 
+    def steering(self, row: dict[str, Any]) -> None: ...
+
     def reading(self, sample: HeaterSample) -> None:
+        self.engine.steering.heated(sample.t_ns, sample.temperature_c)
         self.write(lambda: self.disk.heater.append((sample.t_ns, sample.temperature_c)))
 
     # --- life ---
@@ -448,7 +453,7 @@ class Session:
                 self.note(self.point.interrupted_trigger)
             line = RunLine(run="r", resumed=self.point.resumed, carried=self.point.carried)
             self.note(line)
-            self.engine.steering.restore(self.point.necks)
+            self.engine.steering.restore(self.point.steering)
             for stack in self.disk.there:
                 self.analyse(stack, set(self.point.missing.get(stack, ())))
         else:

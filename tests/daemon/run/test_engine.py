@@ -54,6 +54,8 @@ class Taken:
 
     def telemetry(self, device: str, values: dict[str, float], t_ns: int) -> None: ...
 
+    def steering(self, row: dict[str, Any]) -> None: ...
+
     def hold(self, index: int, timing: HoldTiming) -> None:
         self.holds[index] = timing
 

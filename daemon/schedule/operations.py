@@ -1,0 +1,122 @@
+"""The operations that a plan is made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...protocols.config.steering import Adaptive, Until
+from ...protocols.messages.manifest import HoldPlan, StackPlan
+
+
+@dataclass(frozen=True)
+class HeatTo:
+    """Go to a temperature (at a rate, if given) and hold it, beam blanked."""
+
+    to_c: float
+    hold_s: float
+    rate_c_per_s: float | None = None
+
+    @property
+    def label(self) -> str:
+        """For people."""
+        text = f"heat to {self.to_c:g} °C"
+        return f"{text}, hold {self.hold_s:g} s" if self.hold_s else text
+
+
+@dataclass(frozen=True)
+class HoldAt:
+    """Standby, processing for a measured time, standby; `adaptive` until the time is chosen."""
+
+    hold: HoldPlan
+    adaptive: Adaptive | None = None
+
+    @property
+    def label(self) -> str:
+        """For people."""
+        if self.adaptive is not None:
+            low_c, high_c = self.adaptive.temperature_c or (self.hold.target_c,) * 2
+            where = f"{low_c:g} °C" if low_c == high_c else f"{low_c:g} to {high_c:g} °C"
+            return f"hold {self.hold.index}: {self.adaptive.text} at {where}"
+        return f"hold {self.hold.index}: {self.hold.requested_s:g} s at {self.hold.target_c:g} °C"
+
+
+@dataclass(frozen=True)
+class AcquireStack:
+    """Expose the frames of a tilt series or a reference at standby."""
+
+    stack: StackPlan
+    at_c: float
+
+    @property
+    def label(self) -> str:
+        """For people."""
+        return f"{self.stack.name}: {self.stack.frames} frames"
+
+
+@dataclass(frozen=True)
+class RampTo:
+    """A linear change of temperature with a frame every so often, or none."""
+
+    from_c: float
+    to_c: float
+    rate_c_per_s: float
+    frame_every_s: float | None
+    stack: StackPlan | None
+
+    @property
+    def duration_s(self) -> float:
+        """Time from one temperature to the other."""
+        return abs(self.to_c - self.from_c) / self.rate_c_per_s
+
+    @property
+    def label(self) -> str:
+        """For people."""
+        frames = f", {self.stack.frames} frames" if self.stack else ""
+        return f"ramp to {self.to_c:g} °C at {self.rate_c_per_s:g} °C/s{frames}"
+
+
+@dataclass(frozen=True)
+class Decide:
+    """Go on with a cycle, or leave it, by what was measured in its latest series.
+
+    `skip` operations after this one belong to the rest of the cycle. `adaptive` says how its holds
+    are chosen, where they are.
+    """
+
+    until: Until
+    series: str
+    before: str | None
+    skip: int
+    adaptive: Adaptive | None = None
+
+    @property
+    def label(self) -> str:
+        """For people."""
+        return f"decide: end the cycle if {self.until.criterion}"
+
+
+@dataclass(frozen=True)
+class ChooseHold:
+    """Choose the next hold of an adaptive cycle by what was measured in all series so far.
+
+    `hold` is the longest that may come of it, at the cycle's own temperature. `series` is the
+    latest tilt series before, `following` the one after the hold.
+    """
+
+    adaptive: Adaptive
+    hold: HoldPlan
+    series: str | None
+    following: str
+    last: bool
+
+    @property
+    def label(self) -> str:
+        """For people."""
+        adaptive = self.adaptive
+        return (
+            f"choose hold {self.hold.index}: {adaptive.quantity.text} should advance by "
+            f"{adaptive.step:g}"
+        )
+
+
+Operation = HeatTo | HoldAt | AcquireStack | RampTo | Decide | ChooseHold
