@@ -79,6 +79,8 @@ _FOREIGN = {"broker", "foreign", "libertem_merlin", "temscript_server"}
 
 # The folder of tests that break things on purpose, again and again: ``make trust``.
 _TRUST = Path(__file__).parent / "trust"
+# Of one such test, on a computer that is busy with other work.
+_TRUST_TIMEOUT_S = 1200.0
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -86,6 +88,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if _TRUST in item.path.parents:
             item.add_marker("trust")
+            if item.get_closest_marker("timeout") is None:
+                item.add_marker(pytest.mark.timeout(_TRUST_TIMEOUT_S))
         if _FOREIGN & set(getattr(item, "fixturenames", ())):
             item.add_marker("interop")
 

@@ -8,6 +8,7 @@ import socket
 import time
 import uuid
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -117,9 +118,12 @@ class SecuredDaemon:
         self._runs += 1
         self.file = str(self.cli.folder / f"run-{self._runs}.nxs")
         recipe = self.cli.recipe(steps=STEPS, analysis=[], limits={"temperature": "900 degC"})
-        key = str(self.cli.folder / "otto")
-        done = self.cli("submit", recipe, "-o", self.file, "--endpoint", self.control, "--key", key)
-        assert done.returncode == 0, done.stderr
+        otto = self.client("otto")
+        token = otto.take_lease()
+        text = Path(recipe).read_text()
+        reply = otto.request("submit", recipe=text, output=self.file, token=token)
+        assert reply["ok"], reply
+        assert otto.request("release", token=token)["ok"]
         self.wait_until(lambda: self.frames() > 0)
 
     def restore(self) -> None:

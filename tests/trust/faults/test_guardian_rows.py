@@ -21,7 +21,7 @@ import psutil
 import pytest
 
 GUARDIAN, SIMULATORS = "pyrotome.daemon.safety.guardian", "pyrotome.simulators"
-PATIENCE_S = 60.0
+PATIENCE_S = 180.0
 HOLD = [
     {"heat": {"to": "200 degC", "rate": "300 degC/s"}},
     {"cycle": {"standby": "200 degC", "processing": "350 degC", "holds": ["600 s"]}},

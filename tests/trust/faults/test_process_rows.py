@@ -30,7 +30,7 @@ RECIPE: dict[str, Any] = {
         {"cycle": {"standby": "200 degC", "processing": "350 degC", "holds": ["60 s"]}},
     ],
 }  # fmt: skip
-START_S = 60.0
+START_S = 180.0
 
 
 class Run:

@@ -28,7 +28,7 @@ from pyrotome.protocols.core.clock import ExperimentClock
 from pyrotome.protocols.core.documents import load_model
 
 # A row that never ends is what this is for, not a slow computer.
-PATIENCE_S = 60.0
+PATIENCE_S = 180.0
 # Without an overshoot there is nothing to wait for after a step.
 SIMULATOR = {
     "specimen": {"kind": "cu-sintering", "particles": 2},
