@@ -78,12 +78,13 @@ class World:
 
 SERVE = """
 import asyncio, sys
+from dataclasses import replace
 from pathlib import Path
 import pyrotome.daemon.cli.foreground as foreground
 from pyrotome.daemon.service import startup as starting
 running = starting.running_daemon
-foreground.running_daemon = lambda rig, text, speed, **more: running(
-    rig, text, speed, Path(sys.argv[2]), **more)
+foreground.running_daemon = lambda rig, text, options: running(
+    rig, text, replace(options, simulator_log=Path(sys.argv[2])))
 from pyrotome.protocols.config.rig import load_rig
 rig, text = load_rig(Path(sys.argv[1]))
 asyncio.run(foreground.serve_until_stopped(rig, text, 1.0))

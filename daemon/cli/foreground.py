@@ -28,7 +28,7 @@ from ..runtime.processes import ChildFailed
 from ..runtime.terminal import Terminal
 from ..schedule.plan import Plan
 from ..service.daemon import Daemon, exit_code
-from ..service.startup import running_daemon, start_simulators
+from ..service.startup import DaemonOptions, running_daemon, start_simulators
 from ..streaming.telemetry_hub import PublishedEvent, PublishedState
 from .describe import describe_file
 from .progress import ProgressView
@@ -148,17 +148,16 @@ async def run_foreground(
     try:
         with _on_signals(interrupt):
             console.print(_starting(run.rig), highlight=False)
-            async with running_daemon(
-                run.rig,
-                run.rig_text,
-                run.speed,
-                simulator_log,
-                free_ports,
-                run.rig_file,
-                run.resumed.last_ns + 1 if run.resumed is not None else 0,
-                faults,
+            options = DaemonOptions(
+                speed=run.speed,
+                simulator_log=simulator_log,
+                simulator_faults=faults,
+                fall_back_ports=free_ports,
+                rig_file=run.rig_file,
+                not_before_ns=run.resumed.last_ns + 1 if run.resumed is not None else 0,
                 expendable=True,
-            ) as daemon:
+            )
+            async with running_daemon(run.rig, run.rig_text, options) as daemon:
                 outcome = await _controlled_run(daemon, start, run, free_ports, console)
     except asyncio.CancelledError:
         if not interrupted:
@@ -232,7 +231,8 @@ async def serve_until_stopped(rig: Rig, rig_text: str, speed: float) -> int:
     """Serve control requests until a signal comes; returns the exit code."""
     console = Terminal(2).console()
     console.print(_starting(rig), highlight=False)
-    async with running_daemon(rig, rig_text, speed, expendable=True) as daemon:
+    options = DaemonOptions(speed=speed, expendable=True)
+    async with running_daemon(rig, rig_text, options) as daemon:
         control = ControlServer(daemon, rig.streams.control)
         try:
             for role, identity in daemon.identities.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -75,42 +76,55 @@ def served_by(rig: Rig, simulators: Child) -> Rig:
     return rig.model_copy(update=updates)
 
 
+@dataclass(frozen=True)
+class DaemonOptions:
+    """How a daemon is started.
+
+    Attributes
+    ----------
+    speed : float
+        Experiment seconds per wall second; 1 for real instruments.
+    simulator_log : Path or None
+        Where the simulated world writes its own log.
+    simulator_faults : sequence of Fault
+        Faults of the simulated instruments.
+    fall_back_ports : bool
+        Whether to take free ports if the usual ones are in use.
+    rig_file : str or None
+        Where the rig was read.
+    not_before_ns : int
+        The clock starts no earlier, so that time stamps in a resumed file stay monotonic.
+    expendable : bool
+        Whether this process is the daemon alone: the guardian kills it when its event loop is
+        blocked.
+    """
+
+    speed: float = 1.0
+    simulator_log: Path | None = None
+    simulator_faults: Sequence[Fault] = ()
+    fall_back_ports: bool = False
+    rig_file: str | None = None
+    not_before_ns: int = 0
+    expendable: bool = False
+
+
+_DEFAULTS = DaemonOptions()
+
+
 @asynccontextmanager
 async def running_daemon(
-    rig: Rig,
-    rig_text: str,
-    speed: float = 1.0,
-    simulator_log: Path | None = None,
-    fall_back_ports: bool = False,
-    rig_file: str | None = None,
-    not_before_ns: int = 0,
-    simulator_faults: Sequence[Fault] = (),
-    expendable: bool = False,
-    bus: EventBus | None = None,
+    rig: Rig, rig_text: str, options: DaemonOptions = _DEFAULTS
 ) -> AsyncIterator[Daemon]:
     """A connected daemon, with its guardian, and its simulators if the rig has some.
 
     Parameters
     ----------
-    rig, rig_text
-        The rig, and as it was written.
-    speed : float
-        Experiment seconds per wall second.
-    simulator_log : Path, optional
-        Where the simulated world writes its own log.
-    fall_back_ports : bool
-        Whether to take free ports if the usual ones are in use.
-    rig_file : str, optional
-        Where the rig was read.
-    not_before_ns : int
-        The clock starts no earlier, so that time stamps in a resumed file stay monotonic.
-    simulator_faults : sequence of Fault
-        Faults of the simulated instruments.
-    expendable : bool
-        Whether this process is the daemon alone: the guardian kills it when its event loop is
-        blocked.
-    bus : EventBus, optional
-        To hear of events from the start.
+    rig : Rig
+        The instruments.
+    rig_text : str
+        The rig as it was written, for run files.
+    options : DaemonOptions
+        How to start it.
 
     Yields
     ------
@@ -120,21 +134,16 @@ async def running_daemon(
     Raises
     ------
     BadInput
-        If the rig is wrong, or `speed` is not 1 and real hardware is in it.
+        If the rig is wrong, or the options are for simulated instruments and the rig is real.
     DeviceError
         If a device does not answer.
     ChildFailed
         If the simulators cannot start.
     """
     check_drivers(rig)
-    if speed != 1.0 and rig.simulator is None:
-        raise BadInput(
-            f"rig '{rig.name}'", "--speed works with simulated time only, and this rig is real"
-        )
-    if simulator_faults and rig.simulator is None:
-        raise BadInput(f"rig '{rig.name}'", "--simulator-fault: nothing is simulated, it is real")
-    clock = ExperimentClock(speed, max(time.time_ns(), not_before_ns))
-    bus = EventBus() if bus is None else bus
+    if rig.simulator is None:
+        _refuse_simulation(rig, options)
+    clock = ExperimentClock(options.speed, max(time.time_ns(), options.not_before_ns))
     simulators: Child | None = None
     try:
         with lock_instruments(rig):
@@ -144,12 +153,11 @@ async def running_daemon(
             async def serve() -> Rig:
                 if simulators is None:
                     return rig
-                return await begin_simulators(
-                    simulators, rig, clock, simulator_log, simulator_faults
-                )
+                log, faults = options.simulator_log, options.simulator_faults
+                return await begin_simulators(simulators, rig, clock, log, faults)
 
             async with guarded_daemon(
-                rig, rig_text, clock, bus, simulators, serve, fall_back_ports, rig_file, expendable
+                rig, rig_text, clock, simulators, options, serve=serve
             ) as daemon:
                 yield daemon
     finally:
@@ -157,34 +165,40 @@ async def running_daemon(
             await simulators.stop()
 
 
+def _refuse_simulation(rig: Rig, options: DaemonOptions) -> None:
+    where = f"rig '{rig.name}'"
+    if options.speed != 1.0:
+        raise BadInput(where, "--speed works with simulated time only, and this rig is real")
+    if options.simulator_faults:
+        raise BadInput(where, "--simulator-fault: nothing is simulated, it is real")
+
+
 @asynccontextmanager
 async def guarded_daemon(
     rig: Rig,
     rig_text: str,
     clock: ExperimentClock,
-    bus: EventBus,
     simulators: Child | None = None,
+    options: DaemonOptions = _DEFAULTS,
     serve: Callable[[], Awaitable[Rig]] | None = None,
-    fall_back_ports: bool = False,
-    rig_file: str | None = None,
-    expendable: bool = False,
 ) -> AsyncIterator[Daemon]:
     """A connected daemon with its guardian; both are ended afterwards, the simulators are not.
 
     Parameters
     ----------
-    rig, rig_text, clock, bus
+    rig, rig_text, clock
         Of the daemon.
     simulators : Child, optional
         The process of the instruments; the guardian keeps it alive when this process dies.
+    options : DaemonOptions
+        Ports, rig file, and whether the process may be killed.
     serve : callable, optional
         Awaited while the guardian's process imports its modules; returns the rig with the
         endpoints in use.
-    fall_back_ports, rig_file, expendable
-        See `running_daemon`.
     """
+    bus = EventBus()
     guardian = GuardianHandle(
-        expendable,
+        options.expendable,
         simulators,
         lambda level, text: bus.event(level, "guardian", text),
         lambda reason: bus.publish(GuardianActed(reason)),
@@ -196,7 +210,8 @@ async def guarded_daemon(
         if serve is not None:
             rig = await serve()
         await guardian.begin(rig, clock)
-        daemon = Daemon(rig, rig_text, clock, bus, guardian, fall_back_ports, rig_file)
+        ports, file = options.fall_back_ports, options.rig_file
+        daemon = Daemon(rig, rig_text, clock, bus, guardian, ports, file)
         await daemon.open()
         with start_frozen():
             yield daemon

@@ -21,7 +21,7 @@ from pyrotome.daemon.recording.recovery import recover
 from pyrotome.daemon.run.experiment import Outcome
 from pyrotome.daemon.schedule.plan import make_plan
 from pyrotome.daemon.service.daemon import Daemon, exit_code
-from pyrotome.daemon.service.startup import running_daemon
+from pyrotome.daemon.service.startup import DaemonOptions, running_daemon
 from pyrotome.daemon.streaming.telemetry_hub import PublishedEvent
 from pyrotome.protocols.config.recipe import Recipe
 from pyrotome.protocols.config.rig import load_rig
@@ -98,7 +98,7 @@ class Bench:
         rig, text = load_rig(microscope.write_rig("row.yaml", **rig_changes))
         plan = make_plan(Recipe.model_validate({**RECIPE, **(recipe or {})}), rig)
         file = self.folder / "run.nxs"
-        async with running_daemon(rig, text, fall_back_ports=True) as daemon:
+        async with running_daemon(rig, text, DaemonOptions(fall_back_ports=True)) as daemon:
             daemon.bus.subscribe(
                 PublishedEvent, lambda event: self.said.append(str(event.header.get("message")))
             )

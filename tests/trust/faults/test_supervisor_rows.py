@@ -14,7 +14,6 @@ import pytest
 import yaml
 from microscope import Log
 
-from pyrotome.daemon.runtime.event_bus import EventBus
 from pyrotome.daemon.runtime.processes import Child
 from pyrotome.daemon.schedule.plan import make_plan
 from pyrotome.daemon.schedule.states import State
@@ -133,7 +132,7 @@ def site(commands: Any, tmp_path: Path) -> Callable[..., Any]:
         clock = ExperimentClock(speed)
         served, simulators = await start_simulators(rig, clock, log)
         try:
-            async with guarded_daemon(served, "rig", clock, EventBus(), simulators) as daemon:
+            async with guarded_daemon(served, "rig", clock, simulators) as daemon:
                 yield Site(daemon, simulators, log, commands.RECIPE, tmp_path)
         finally:
             await simulators.stop()

@@ -22,7 +22,7 @@ from microscope import Microscope
 from wire_samples import mutated
 
 from pyrotome.daemon.control.server import ControlServer
-from pyrotome.daemon.service.startup import running_daemon
+from pyrotome.daemon.service.startup import DaemonOptions, running_daemon
 from pyrotome.protocols.config.rig import load_rig
 
 # Whole requests that are valid are left out, but for those that change nothing.
@@ -49,7 +49,7 @@ async def _fuzz_live(count: int, seed: int) -> Count:
         microscope = Microscope(folder)
         try:
             rig, text = load_rig(microscope.write_rig())
-            async with running_daemon(rig, text, fall_back_ports=True) as daemon:
+            async with running_daemon(rig, text, DaemonOptions(fall_back_ports=True)) as daemon:
                 control = ControlServer(daemon, "tcp://127.0.0.1:*")
                 try:
                     microscope.mark()
