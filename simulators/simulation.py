@@ -151,7 +151,7 @@ async def _merlin(site: Site, entry: DetectorRig) -> AsyncIterator[dict[str, Any
 @asynccontextmanager
 async def _keithley_2400(site: Site, entry: HeaterRig) -> AsyncIterator[dict[str, Any]]:
     baud = entry.options.get("baud", keithley.DEFAULT_BAUD)
-    async with keithley.serve_serial(
+    async with keithley.serve_2400(
         site.world, site.clock, entry.endpoint, baud, site.faults
     ) as endpoint:
         yield {"endpoint": endpoint}
@@ -159,7 +159,7 @@ async def _keithley_2400(site: Site, entry: HeaterRig) -> AsyncIterator[dict[str
 
 @asynccontextmanager
 async def _keithley_2450(site: Site, entry: HeaterRig) -> AsyncIterator[dict[str, Any]]:
-    async with keithley.serve_tcp(site.world, site.clock, entry.endpoint, site.faults) as endpoint:
+    async with keithley.serve_2450(site.world, site.clock, entry.endpoint, site.faults) as endpoint:
         yield {"endpoint": endpoint}
 
 

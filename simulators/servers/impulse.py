@@ -82,7 +82,7 @@ async def serve(
     try:
         sockets.open()
         properties = wire.advertised(units)
-        server = _Server(world, clock, sockets, sample_every_s, faults, properties)
+        server = _ImpulseServer(world, clock, sockets, sample_every_s, faults, properties)
         async with background(server.answer_all(), server.publish_all()):
             yield sockets.endpoints
     finally:
@@ -138,7 +138,7 @@ class _Sockets:
             await self.samples.send_multipart(parts)
 
 
-class _Server:
+class _ImpulseServer:
     def __init__(
         self,
         world: World,

@@ -1,8 +1,8 @@
 """Server of the instamatic wire (calls as JSON over TCP) before the simulated stage and column.
 
-Moving the stage returns at once when told not to wait; else nobody is answered until it has
-arrived, as by the original, which has one microscope and one queue. Positions beyond the limits
-are refused, which the original's simulated microscope does not. Pickle is neither sent nor taken.
+Moving the stage returns at once when the call says not to wait. Otherwise no call is answered until
+it has arrived, as by the original, which has one microscope and one queue. Positions beyond the
+limits are refused; the original's simulated microscope accepts them. Pickle is not spoken.
 
 Faults strike after the call was carried out, but for ``error``, which refuses it.
 """
@@ -21,8 +21,7 @@ from ...protocols.core.errors import BadMessage
 from ...protocols.wires import instamatic as wire
 from ...protocols.wires.instamatic import Call, Reply, StageCoordinates
 from ..world.microscope import World
-from .sockets import address, background, listen
-from .tcp import accept_all, send_answer
+from .tcp import send_answer, serve_tcp
 from .wire_faults import WireFaults
 
 FAULTS: frozenset[FaultName] = frozenset(
@@ -66,17 +65,16 @@ async def serve(
     BadInput
         If the endpoint cannot be bound.
     """
-    with listen(endpoint, "tcp", "stage.endpoint") as listener:
-        server = _Server(world, clock, WireFaults(FAULTS) if faults is None else faults)
-        async with background(accept_all(listener, server.converse)):
-            yield address(listener, "tcp")
+    server = _InstamaticServer(world, clock, WireFaults(FAULTS) if faults is None else faults)
+    async with serve_tcp(endpoint, "stage.endpoint", server.converse) as found:
+        yield found
 
 
 class TEMValueError(ValueError):
     """A value that the microscope does not take, by the name that the original gives it."""
 
 
-class _Server:
+class _InstamaticServer:
     def __init__(self, world: World, clock: ExperimentClock, faults: WireFaults) -> None:
         self._world, self._clock, self._faults = world, clock, faults
         self._turn = asyncio.Lock()

@@ -20,9 +20,9 @@ from ...protocols.core.clock import ExperimentClock
 from ...protocols.core.errors import BadInput
 from ...protocols.core.lines import LineDecoder
 from ..world.microscope import World
-from .sockets import address, background, listen
+from .sockets import background
 from .source_meter import MODEL_2400, MODEL_2450, SourceMeter
-from .tcp import accept_all
+from .tcp import serve_tcp
 from .wire_faults import WireFaults
 
 SERIAL = "serial:"
@@ -39,7 +39,7 @@ FAULTS_SERIAL: frozenset[FaultName] = FAULTS_TCP - {"disconnect"}
 
 
 @asynccontextmanager
-async def serve_tcp(
+async def serve_2450(
     world: World, clock: ExperimentClock, endpoint: str, faults: WireFaults
 ) -> AsyncIterator[str]:
     """Serve a 2450 until the context ends.
@@ -79,13 +79,12 @@ async def serve_tcp(
 
         await wire.converse(receive, send)
 
-    with listen(endpoint, "tcp", "heater.endpoint") as listener:
-        async with background(accept_all(listener, converse)):
-            yield address(listener, "tcp")
+    async with serve_tcp(endpoint, "heater.endpoint", converse) as found:
+        yield found
 
 
 @asynccontextmanager
-async def serve_serial(
+async def serve_2400(
     world: World, clock: ExperimentClock, endpoint: str, baud: int, faults: WireFaults
 ) -> AsyncIterator[str]:
     """Serve a 2400 on a pseudo-terminal until the context ends.
@@ -93,7 +92,7 @@ async def serve_serial(
     Parameters
     ----------
     world, clock, faults
-        As of `serve_tcp`.
+        As of `serve_2450`.
     endpoint : str
         ``serial://auto``, or ``serial://`` and a path at which to put a link to the terminal.
     baud : int
@@ -107,11 +106,11 @@ async def serve_serial(
     Raises
     ------
     BadInput
-        If the path cannot be had or the baud rate is none.
+        If the path cannot be used or the baud rate does not exist.
     """
     if baud not in BAUDS:
         known = ", ".join(map(str, BAUDS))
-        raise BadInput("heater.options.baud", f"{baud} is none of {known}")
+        raise BadInput("heater.options.baud", f"{baud} is not one of {known}")
     meter = SourceMeter(world, clock, MODEL_2400)
     wire = _Wire(meter, clock, faults, b"\r", BITS_PER_BYTE / baud)
     ours, theirs = os.openpty()

@@ -25,8 +25,7 @@ from ...protocols.core.errors import BadMessage
 from ...protocols.wires import merlin as wire
 from ..world.microscope import World
 from .frame_source import Scan, Scanner, Shot
-from .sockets import address, background, listen
-from .tcp import accept_all
+from .tcp import serve_tcp
 from .wire_faults import WireFaults
 
 FAULTS: frozenset[FaultName] = frozenset(
@@ -104,21 +103,17 @@ async def serve(
     BadInput
         If an endpoint cannot be bound.
     """
-    with (
-        listen(control, "tcp", "detector.endpoint") as commands,
-        listen(data, "tcp", "detector.options.data_endpoint") as frames,
-    ):
-        server = _Server(world, clock, fill_frames, chips, faults or WireFaults(()))
-        try:
-            async with background(
-                accept_all(commands, server.converse),
-                accept_all(frames, server.feed),
-                server.send_all(),
-            ):
-                yield address(commands, "tcp"), address(frames, "tcp")
-        finally:
-            await server.stop()
-            server.close()
+    server = _MerlinServer(world, clock, fill_frames, chips, faults or WireFaults(()))
+    where = "detector.options.data_endpoint"
+    try:
+        async with (
+            serve_tcp(control, "detector.endpoint", server.converse) as commands,
+            serve_tcp(data, where, server.feed, server.send_all()) as frames,
+        ):
+            yield commands, frames
+    finally:
+        await server.stop()
+        server.close()
 
 
 @dataclass(frozen=True)
@@ -130,7 +125,7 @@ class _Outgoing:
     pixels: asyncio.Future[bytes] | None = None
 
 
-class _Server:
+class _MerlinServer:
     def __init__(
         self,
         world: World,

@@ -24,8 +24,8 @@ from ...protocols.wires import secop as wire
 from ...protocols.wires.secop import Message
 from ..world.chip import AMBIENT_C, MAX_TEMPERATURE_C, HeaterReading
 from ..world.microscope import World
-from .sockets import address, background, listen
-from .tcp import accept_all, send_answer
+from .sockets import background
+from .tcp import send_answer, serve_tcp
 from .wire_faults import WireFaults
 
 FAULTS: frozenset[FaultName] = frozenset(
@@ -85,13 +85,13 @@ async def serve(
     BadInput
         If the endpoint cannot be bound.
     """
-    with listen(endpoint, "tcp", "heater.endpoint") as listener:
-        switches = WireFaults(FAULTS) if faults is None else faults
-        heater = _Heater(world, clock, unit, ramps)
-        server = _Server(heater, clock, switches, module)
-        every_s = max(world.config.chip.sample_every_s, clock.speed / MAX_UPDATES_PER_S)
-        async with background(accept_all(listener, server.converse), server.publish_all(every_s)):
-            yield address(listener, "tcp")
+    switches = WireFaults(FAULTS) if faults is None else faults
+    heater = _HeaterModule(world, clock, unit, ramps)
+    server = _SecopServer(heater, clock, switches, module)
+    every_s = max(world.config.chip.sample_every_s, clock.speed / MAX_UPDATES_PER_S)
+    publishing = server.publish_all(every_s)
+    async with serve_tcp(endpoint, "heater.endpoint", server.converse, publishing) as found:
+        yield found
 
 
 class SecopError(Exception):
@@ -102,7 +102,7 @@ class SecopError(Exception):
         self.name = name
 
 
-class _Heater:
+class _HeaterModule:
     """The module: parameters by name, in its own unit."""
 
     def __init__(self, world: World, clock: ExperimentClock, unit: str, ramps: bool) -> None:
@@ -236,9 +236,9 @@ class _Client:
         self.connection.shutdown(socket.SHUT_RDWR)
 
 
-class _Server:
+class _SecopServer:
     def __init__(
-        self, heater: _Heater, clock: ExperimentClock, faults: WireFaults, module: str
+        self, heater: _HeaterModule, clock: ExperimentClock, faults: WireFaults, module: str
     ) -> None:
         self._heater, self._clock, self._faults, self._module = heater, clock, faults, module
         self._clients: set[_Client] = set()

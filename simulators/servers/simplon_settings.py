@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -39,7 +39,7 @@ def _flag(value: bool) -> Parameter:
     return Parameter(value, "bool", "rw")
 
 
-def _told(value: Any, kind: str, unit: str | None = None) -> Parameter:
+def _fixed(value: Any, kind: str, unit: str | None = None) -> Parameter:
     return Parameter(value, kind, "r", unit)
 
 
@@ -57,22 +57,22 @@ def _detector() -> dict[str, Parameter]:
         wire.COMPRESSION: _choice("bslz4", "lz4", "none"),
         wire.X_PIXELS: _whole(512, 1, MAX_PIXELS),
         wire.Y_PIXELS: _whole(512, 1, MAX_PIXELS),
-        wire.BIT_DEPTH_IMAGE: _told(16, "uint"),
-        "bit_depth_readout": _told(16, "uint"),
-        wire.DESCRIPTION: _told("pyrotome simulated SIMPLON detector", "string"),
-        wire.DETECTOR_NUMBER: _told("S-00-0001", "string"),
-        wire.SOFTWARE_VERSION: _told("1.8.0", "string"),
-        "eiger_fw_version": _told("simulated", "string"),
-        "data_collection_date": _told("1970-01-01T00:00:00.000Z", "string"),
-        "detector_readout_time": _told(READOUT_S, "float", "s"),
-        "frame_count_time": _told(0.01, "float", "s"),
-        "frame_period": _told(0.01 + READOUT_S, "float", "s"),
-        "countrate_correction_count_cutoff": _told(65_535, "uint"),
-        "number_of_excluded_pixels": _told(0, "uint"),
-        "sensor_material": _told("Si", "string"),
-        "sensor_thickness": _told(0.00045, "float", "m"),
-        "x_pixel_size": _told(_PIXEL_SIZE_M, "float", "m"),
-        "y_pixel_size": _told(_PIXEL_SIZE_M, "float", "m"),
+        wire.BIT_DEPTH_IMAGE: _fixed(16, "uint"),
+        "bit_depth_readout": _fixed(16, "uint"),
+        wire.DESCRIPTION: _fixed("pyrotome simulated SIMPLON detector", "string"),
+        wire.DETECTOR_NUMBER: _fixed("S-00-0001", "string"),
+        wire.SOFTWARE_VERSION: _fixed("1.8.0", "string"),
+        "eiger_fw_version": _fixed("simulated", "string"),
+        "data_collection_date": _fixed("1970-01-01T00:00:00.000Z", "string"),
+        "detector_readout_time": _fixed(READOUT_S, "float", "s"),
+        "frame_count_time": _fixed(0.01, "float", "s"),
+        "frame_period": _fixed(0.01 + READOUT_S, "float", "s"),
+        "countrate_correction_count_cutoff": _fixed(65_535, "uint"),
+        "number_of_excluded_pixels": _fixed(0, "uint"),
+        "sensor_material": _fixed("Si", "string"),
+        "sensor_thickness": _fixed(0.00045, "float", "m"),
+        "x_pixel_size": _fixed(_PIXEL_SIZE_M, "float", "m"),
+        "y_pixel_size": _fixed(_PIXEL_SIZE_M, "float", "m"),
         "auto_summation": _flag(True),
         "countrate_correction_applied": _flag(False),
         "flatfield_correction_applied": _flag(False),
@@ -84,7 +84,7 @@ def _detector() -> dict[str, Parameter]:
         "kappa_increment": _real(0.0, "degree"),
         "kappa_start": _real(0.0, "degree"),
         "detector_distance": _real(0.0, "m"),
-        "detector_translation": _told([0.0, 0.0, 0.0], "float", "m"),
+        "detector_translation": _fixed([0.0, 0.0, 0.0], "float", "m"),
         "element": _choice(""),
         "roi_mode": _choice("disabled"),
         "threshold_energy": _real(4020.5, "eV"),
@@ -103,7 +103,48 @@ def _stream() -> dict[str, Parameter]:
     }
 
 
-class Settings:
+@dataclass(frozen=True)
+class SeriesSettings:
+    """What the configuration makes of a series of frames.
+
+    Attributes
+    ----------
+    count_time_s, frame_time_s : float
+        Exposure of a frame, and from the start of one frame to the start of the next.
+    shape : tuple of int
+        (rows, columns).
+    bit_depth : int
+        Of a pixel as it travels.
+    compression : str
+        Of a frame as it travels.
+    external : bool
+        Whether a signal triggers.
+    images_per_trigger, frames : int
+        Frames that one trigger starts, and frames in all.
+    streaming, cbor : bool
+        Whether the stream is on, and whether it has the newer format.
+    header_detail : str
+        ``basic`` or ``none``.
+    header_appendix, image_appendix : bytes or None
+        What the user wants to travel with the start of the series and with each image.
+    """
+
+    count_time_s: float
+    frame_time_s: float
+    shape: tuple[int, int]
+    bit_depth: int
+    compression: str
+    external: bool
+    images_per_trigger: int
+    frames: int
+    streaming: bool
+    cbor: bool
+    header_detail: str
+    header_appendix: bytes | None
+    image_appendix: bytes | None
+
+
+class Configuration:
     """Parameters of all modules.
 
     Parameters
@@ -121,7 +162,7 @@ class Settings:
         }
         if only_shape is not None:
             for name, pixels in zip((wire.Y_PIXELS, wire.X_PIXELS), only_shape, strict=True):
-                self._modules["detector"][name] = _told(pixels, "uint")
+                self._modules["detector"][name] = _fixed(pixels, "uint")
 
     def names(self, module: str) -> list[str]:
         """Of the parameters of a module; none of one that has none."""
@@ -167,7 +208,7 @@ class Settings:
 
     def _keep_consistent(self, name: str) -> None:
         """A frame lasts for its counting and its readout at least; the newer wish prevails."""
-        count_s, frame_s = self.count_time_s, self.frame_time_s
+        count_s, frame_s = self._value(wire.COUNT_TIME), self._value(wire.FRAME_TIME)
         if name == wire.FRAME_TIME:
             count_s = min(count_s, frame_s - READOUT_S)
         else:
@@ -183,70 +224,26 @@ class Settings:
     def _value(self, name: str, module: str = "detector") -> Any:
         return self._modules[module][name].value
 
-    @property
-    def count_time_s(self) -> float:
-        """Exposure of a frame."""
-        return self._value(wire.COUNT_TIME)
-
-    @property
-    def frame_time_s(self) -> float:
-        """From the start of one frame to the start of the next."""
-        return self._value(wire.FRAME_TIME)
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(rows, columns)."""
-        return self._value(wire.Y_PIXELS), self._value(wire.X_PIXELS)
-
-    @property
-    def bit_depth(self) -> int:
-        """Of a pixel as it travels."""
-        return self._value(wire.BIT_DEPTH_IMAGE)
-
-    @property
-    def compression(self) -> str:
-        """Of a frame as it travels."""
-        return self._value(wire.COMPRESSION)
-
-    @property
-    def external(self) -> bool:
-        """Whether a signal triggers."""
-        return self._value(wire.TRIGGER_MODE) in {"exts", "exte"}
-
-    @property
-    def images_per_trigger(self) -> int:
-        """Frames that one trigger starts."""
-        return 1 if self._value(wire.TRIGGER_MODE) == "exte" else self._value(wire.NIMAGES)
-
-    @property
-    def frames(self) -> int:
-        """In all, of a series."""
-        return self.images_per_trigger * self._value(wire.NTRIGGER)
-
-    @property
-    def streaming(self) -> bool:
-        """Whether the stream is on."""
-        return self._value(wire.STREAM_MODE, "stream") == "enabled"
-
-    @property
-    def cbor(self) -> bool:
-        """Whether the stream has the newer format."""
-        return self._value(wire.STREAM_FORMAT, "stream") == "cbor"
-
-    @property
-    def header_detail(self) -> str:
-        """``basic`` or ``none``."""
-        return self._value(wire.HEADER_DETAIL, "stream")
-
-    @property
-    def header_appendix(self) -> bytes | None:
-        """What the user wants to travel with the start of a series."""
-        return self._value(wire.HEADER_APPENDIX, "stream").encode() or None
-
-    @property
-    def image_appendix(self) -> bytes | None:
-        """What the user wants to travel with each image."""
-        return self._value(wire.IMAGE_APPENDIX, "stream").encode() or None
+    def series(self) -> SeriesSettings:
+        """What a series would be now."""
+        value = self._value
+        mode, images = value(wire.TRIGGER_MODE), value(wire.NIMAGES)
+        images_per_trigger = 1 if mode == "exte" else images
+        return SeriesSettings(
+            count_time_s=value(wire.COUNT_TIME),
+            frame_time_s=value(wire.FRAME_TIME),
+            shape=(value(wire.Y_PIXELS), value(wire.X_PIXELS)),
+            bit_depth=value(wire.BIT_DEPTH_IMAGE),
+            compression=value(wire.COMPRESSION),
+            external=mode in {"exts", "exte"},
+            images_per_trigger=images_per_trigger,
+            frames=images_per_trigger * value(wire.NTRIGGER),
+            streaming=value(wire.STREAM_MODE, "stream") == "enabled",
+            cbor=value(wire.STREAM_FORMAT, "stream") == "cbor",
+            header_detail=value(wire.HEADER_DETAIL, "stream"),
+            header_appendix=value(wire.HEADER_APPENDIX, "stream").encode() or None,
+            image_appendix=value(wire.IMAGE_APPENDIX, "stream").encode() or None,
+        )
 
     def described_v1(self) -> dict[str, Any]:
         """What the start of a series in the older format tells."""
@@ -256,22 +253,23 @@ class Settings:
 
     def described_v2(self, channel: str) -> dict[str, Any]:
         """What the start of a series in the newer format tells."""
-        rows, columns = self.shape
+        series = self.series()
+        rows, columns = series.shape
         return {
             "arm_date": datetime.now(UTC),
             "beam_center_x": 0.0,
             "beam_center_y": 0.0,
             "channels": [channel],
-            "count_time": self.count_time_s,
-            "frame_time": self.frame_time_s,
-            "image_dtype": f"uint{self.bit_depth}",
+            "count_time": series.count_time_s,
+            "frame_time": series.frame_time_s,
+            "image_dtype": f"uint{series.bit_depth}",
             "image_size_x": columns,
             "image_size_y": rows,
             "incident_energy": self._value("incident_energy"),
-            "number_of_images": self.frames,
+            "number_of_images": series.frames,
             "pixel_size_x": _PIXEL_SIZE_M,
             "pixel_size_y": _PIXEL_SIZE_M,
-            "saturation_value": 2**self.bit_depth - 1,
+            "saturation_value": 2**series.bit_depth - 1,
             "threshold_energy": {channel: self._value("threshold_energy")},
             "user_data": self._value(wire.HEADER_APPENDIX, "stream"),
         }

@@ -1,14 +1,56 @@
-"""Connections of a TCP server: each gets a task of its own, and faults spoil what it sends."""
+"""TCP servers: each connection gets a task of its own, and faults spoil what it sends."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager, suppress
+from typing import Any
 
-from .sockets import end
+from .sockets import address, background, end, listen
 from .wire_faults import WireFaults
+
+
+@asynccontextmanager
+async def serve_tcp(
+    endpoint: str,
+    where: str,
+    converse: Callable[[socket.socket], Awaitable[None]],
+    *work: Coroutine[Any, Any, None],
+) -> AsyncIterator[str]:
+    """Serve until the context ends.
+
+    Parameters
+    ----------
+    endpoint : str
+        Such as ``tcp://127.0.0.1:8088``; port 0 lets the system choose.
+    where : str
+        Path of the endpoint inside the rig, for messages.
+    converse : callable
+        Talks to one client until it leaves.
+    *work : coroutine
+        Runs beside the connections.
+
+    Yields
+    ------
+    str
+        The endpoint, with the port in use.
+
+    Raises
+    ------
+    BadInput
+        If the endpoint cannot be bound.
+    """
+    try:
+        listener = listen(endpoint, "tcp", where)
+    except BaseException:
+        for coroutine in work:
+            coroutine.close()
+        raise
+    with listener:
+        async with background(accept_all(listener, converse), *work):
+            yield address(listener, "tcp")
 
 
 async def accept_all(

@@ -22,7 +22,7 @@ from ...protocols.core.clock import ExperimentClock
 from ...protocols.core.errors import BadMessage
 from ...protocols.wires import temscript as wire
 from ..world.microscope import World
-from .sockets import address, listen
+from .http import serve_http
 from .wire_faults import WireFaults
 
 SIMULATED_VERSION = "2.1.0"
@@ -62,28 +62,22 @@ async def serve(
     BadInput
         If the endpoint cannot be bound.
     """
-    listener = listen(endpoint, "http", "stage.endpoint")
     faults = WireFaults(FAULTS) if faults is None else faults
-    server = _Server(world, clock, faults)
+    server = _TemscriptServer(world, clock, faults)
     # Room for the refusal of a body that is too long to come from the handler, as on the wire.
-    app = web.Application(client_max_size=4 * wire.MAX_BODY_BYTES)
-    app.router.add_route("*", "/{path:.*}", server.handle)
-    runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=0.5)
-    try:
-        await runner.setup()
-        await web.SockSite(runner, listener).start()
-        yield address(listener, "http")
-    finally:
-        faults.clear()  # what hangs would keep its handler
-        await runner.cleanup()
-        listener.close()
+    body_bytes = 4 * wire.MAX_BODY_BYTES
+    async with serve_http(endpoint, "stage.endpoint", server.handle, body_bytes) as found:
+        try:
+            yield found
+        finally:
+            faults.clear()  # what hangs would keep its handler
 
 
 class _UnknownEndpoint(Exception):
     pass
 
 
-class _Server:
+class _TemscriptServer:
     def __init__(self, world: World, clock: ExperimentClock, faults: WireFaults) -> None:
         self._world, self._clock, self._faults = world, clock, faults
         self._method = "GO"
