@@ -1,4 +1,4 @@
-"""The pages of docs/ tell the truth: their code runs, their rigs are valid, nothing is left out."""
+"""The pages of docs/ are right: their code runs, their rigs are valid, nothing is missing."""
 
 import ast
 import asyncio

@@ -1,4 +1,4 @@
-"""The README tells the truth: its recipes and rigs are valid, its commands exist, its code runs."""
+"""The README is right: its recipes and rigs are valid, its commands exist, its code runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A command line to run for real: small recipes, free ports, and the processes behind them."""
+"""Run the command line as a user does: small recipes, free ports, and its processes."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ RIG: dict[str, Any] = {
 
 
 class Running:
-    """A ``pyrotome`` process in the background, and what it has written so far."""
+    """A ``pyrotome`` process in the background, and its output so far."""
 
     def __init__(self, arguments: list[str], folder: Path) -> None:
         self._errors = (folder / f"stderr-{time.monotonic_ns()}").open("w+")
@@ -128,11 +128,11 @@ class Running:
         return found
 
     def interrupt(self) -> None:
-        """Ctrl-C."""
+        """Send it what Ctrl-C sends."""
         self.process.send_signal(signal.SIGINT)
 
     def wait(self, timeout_s: float = 180.0) -> int:
-        """Exit code."""
+        """Wait for its end; returns the exit code."""
         return self.process.wait(timeout_s)
 
     def close(self) -> None:

@@ -51,7 +51,7 @@ ANALYSIS = [{"reconstruct": {"method": "sirt", "iterations": 1, "binning": 2}}]
 
 @dataclass(frozen=True)
 class Ended:
-    """A run that is over: its outcome, its exit code, all that was said, its file, the world."""
+    """A run that has ended: outcome, exit code, messages, file, and the microscope's log."""
 
     outcome: Outcome
     code: int
@@ -85,7 +85,7 @@ class Bench:
         recovered: bool = False,
         **rig_changes: Any,
     ) -> Ended:
-        """Let something strike after the second frame (``frames``) or in the hold (``hold``).
+        """Start the experiment and let a fault happen after the second frame or in the hold.
 
         The file must open as it is, unless it is to be `recovered` first.
 
@@ -138,7 +138,7 @@ class Bench:
         return Ended(outcome, code, state, said, file, found, log)
 
     async def until(self, true: Callable[[], object], daemon: Daemon) -> None:
-        """Wait for a moment of the run."""
+        """Wait until something is true of the run."""
         for _ in range(6000):
             if true():
                 return
@@ -148,7 +148,7 @@ class Bench:
 
 
 def _read(file: Path, found: dict[str, Any]) -> None:
-    """Frames that count as recorded have pixels."""
+    """Check that frames marked as recorded have pixels."""
     with h5py.File(file) as opened:
         for series in found["series"]:
             keys = opened[f"{series['name']}/instrument/detector/image_key"][()]

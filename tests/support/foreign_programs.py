@@ -146,7 +146,7 @@ def _running(
 
 
 def _listens(port: int) -> bool:
-    """Whether somebody listens, told from the kernel's table: a connection would disturb."""
+    """Whether a port is listened on, by the kernel's table: connecting would disturb it."""
     try:
         lines = Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]
     except OSError:

@@ -1,4 +1,4 @@
-"""A simulated microscope of its own, as a real one stands beside the daemon: it outlives it.
+"""A simulated microscope in a process of its own, which outlives the daemon as a real one does.
 
 Its simulators are one process with fixed ports and a log of what truly happened, which is the
 witness of rows and rounds; faults are switched in mid-run; it can be killed and started again.
@@ -49,12 +49,12 @@ RIG: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Log:
-    """What the world has written of itself; times are its own clock's, which is UTC."""
+    """What the simulated world has logged; times are UTC of its own clock."""
 
     events: Sequence[dict[str, Any]]
 
     def of(self, kind: str, after_ns: int = 0) -> list[dict[str, Any]]:
-        """Events of a kind since a moment, in the order of time."""
+        """Events of a kind since a time, in order of time."""
         found = [e for e in self.events if e["event"] == kind and e["t_ns"] >= after_ns]
         return sorted(found, key=lambda e: e["t_ns"])
 
@@ -78,12 +78,12 @@ class Log:
 
     @property
     def safe(self) -> bool:
-        """Beam blanked, and the chip told to be cold and cold."""
+        """Whether the beam is blanked, the setpoint is the safe level and the chip is cold."""
         cold = abs(self.temperature_c - SAFE_C) <= SAFE_WITHIN_C
         return self.blanked and cold and self.setpoint_c == SAFE_C
 
     def cold_after_s(self, t_ns: int) -> float:
-        """How long after a moment the chip was hot for the last time."""
+        """Seconds from a time until the chip was hot for the last time."""
         hot = [
             e["t_ns"] for e in self.of("temperature", t_ns)
             if e["temperature_c"] > SAFE_C + SAFE_WITHIN_C
@@ -91,7 +91,7 @@ class Log:
         return (hot[-1] - t_ns) * 1e-9 if hot else 0.0
 
     def dark_after_s(self, t_ns: int) -> float:
-        """How long after a moment the beam was blanked for good; infinite if it never was."""
+        """Seconds from a time until the beam stayed blanked; infinite if it did not."""
         dark_ns: int | None = None
         for event in self.of("beam"):
             if not event["blanked"]:
@@ -104,12 +104,12 @@ class Log:
 
     @property
     def exposed_e_per_nm2(self) -> float:
-        """Fluence inside exposures that were finished."""
+        """Fluence of the exposures that were finished, in e/nm^2."""
         return sum(e["dose_e_per_nm2"] for e in self.events if e["event"] == "exposure")
 
     @property
     def fluence_e_per_nm2(self) -> float:
-        """Fluence for as long as the beam was not blanked, exposure or none."""
+        """Fluence of all the time in which the beam was not blanked, in e/nm^2."""
         total, since = 0.0, None
         for event in self.of("beam"):
             if since is not None:
@@ -120,7 +120,7 @@ class Log:
 
 
 class Microscope:
-    """The simulators' process: start it, switch faults, kill it, start it again.
+    """The process of the simulators: start it, switch faults, kill it, start it again.
 
     Parameters
     ----------
@@ -141,7 +141,7 @@ class Microscope:
 
     @property
     def pid(self) -> int:
-        """Of the process that runs, or ran last."""
+        """Process id of the process that runs, or ran last."""
         assert self._process is not None
         return self._process.pid
 
@@ -151,7 +151,7 @@ class Microscope:
         return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:
-        """Start it, on the ports of the first time."""
+        """Start it, on the same ports each time."""
         number = len(self.logs)
         log = self.folder / f"world-{number}.log"
         self._told = self.folder / f"simulators-{number}.txt"
@@ -181,7 +181,7 @@ class Microscope:
         self.rig = self.rig.model_copy(update=changes)
 
     def fault(self, text: str) -> None:
-        """Switch a fault, written as on the command line; returns when it is on."""
+        """Switch a fault on, written as on the command line, and wait until it is on."""
         assert self._process is not None
         assert self._process.stdin is not None
         assert self._told is not None
@@ -200,29 +200,29 @@ class Microscope:
             self.fault(f"{role}:none")
 
     def write_rig(self, name: str = "rig.yaml", **changes: Any) -> Path:
-        """Write the rig of a daemon that takes this for real instruments; returns its path."""
+        """Write a rig that names these simulators as real instruments; returns its path."""
         body = json.loads(self.rig.model_dump_json(by_alias=True, exclude={"simulator"}))
         path = self.folder / name
         path.write_text(yaml.safe_dump({**_without_nothing(body), **changes}))
         return path
 
     def mark(self) -> None:
-        """The log counts from here."""
+        """Let `log` begin here."""
         self._mark = self.logs[-1].stat().st_size
 
     def log(self, since_mark: bool = True) -> Log:
-        """What the running world, or the last one, has written."""
+        """The log of the process that runs, or ran last."""
         with self.logs[-1].open("rb") as file:
             file.seek(self._mark if since_mark else 0)
             raw = file.read()
         return Log(list(_complete_lines(raw)))
 
     def logs_of_all(self) -> list[Log]:
-        """What every incarnation has written."""
+        """The logs of all processes, one after the other."""
         return [Log(list(_complete_lines(path.read_bytes()))) for path in self.logs]
 
     def wait_until_safe(self, timeout_s: float) -> Log:
-        """Wait until the world itself says that beam and chip are safe."""
+        """Wait until the log says that beam and chip are safe."""
         end = time.monotonic() + timeout_s
         while not (log := self.log(since_mark=False)).safe:
             assert time.monotonic() < end, (
@@ -275,5 +275,5 @@ def _without_nothing(body: Any) -> Any:
 
 
 def environment() -> dict[str, str]:
-    """For processes whose output is read: lines are not broken."""
+    """Environment of a process whose output is read: lines are not wrapped."""
     return {**os.environ, "COLUMNS": "250"}

@@ -1,4 +1,4 @@
-"""Bad input: one clear message, the right exit code, nothing moved, no file destroyed."""
+"""Bad input: one clear message, the right exit code, no hardware touched, no file overwritten."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_an_endpoint_nothing_listens_on_is_a_lost_device(cli: Any) -> None:
         (b"", ["should be a YAML mapping"]),
     ],
 )
-def test_what_is_not_yaml_is_refused(cli: Any, content: bytes, words: list[str]) -> None:
+def test_a_file_that_is_not_yaml_is_refused(cli: Any, content: bytes, words: list[str]) -> None:
     path = cli.folder / "odd.yaml"
     path.write_bytes(content)
     refused(cli("check", str(path)), 2, "odd.yaml", *words)
@@ -159,11 +159,11 @@ def test_a_stream_port_in_use_is_named(cli: Any) -> None:
         (["submit", "nowhere.yaml"], ["nowhere.yaml: no such file"]),
     ],
 )
-def test_arguments_that_lead_nowhere(cli: Any, arguments: list[str], words: list[str]) -> None:
+def test_wrong_arguments_are_refused(cli: Any, arguments: list[str], words: list[str]) -> None:
     refused(cli(*arguments), 2, *words)
 
 
-def test_no_daemon_is_said_so(cli: Any) -> None:
+def test_an_absent_daemon_is_reported(cli: Any) -> None:
     done = cli("status", "--endpoint", "tcp://127.0.0.1:9")
     refused(done, 3, "no daemon answered on tcp://127.0.0.1:9")
 

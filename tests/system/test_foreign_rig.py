@@ -1,4 +1,4 @@
-"""One experiment on instruments none of which is ours, as a user runs it.
+"""One experiment on instruments that are not ours, as a user runs it.
 
 The heater is frappy's cryostat, stage and blanker are instamatic's, the detector LiberTEM-live's.
 The latter sends its whole recording at the first trigger of an acquisition, so what is compared is
@@ -74,7 +74,7 @@ def heater_target_k(endpoint: str) -> float:
     return json.loads(line.split(" ", 2)[2])[0]
 
 
-def test_an_experiment_on_programs_of_others(cli: Any, others: Any, truth: np.ndarray) -> None:
+def test_an_experiment_on_foreign_instruments(cli: Any, others: Any, truth: np.ndarray) -> None:
     column = others["column"][0]
     assert json.loads(asked(column, b'{"func_name": "isBeamBlanked"}')) == [200, False]
     done = cli("run", RECIPE, "--rig", rig_of(cli, others), "-o", "out.nxs")

@@ -1,4 +1,4 @@
-"""Whole runs with other instruments than the usual: pixel types, bursts, chunks, regulation."""
+"""Whole runs with other instruments: pixel types, bursts, chunks, regulation."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_every_detector_fills_the_file(cli: Any, name: str) -> None:
             assert back == frames[3].tobytes()
 
 
-def test_a_regulated_chip_holds_as_long_as_it_is_asked(cli: Any, request: Any) -> None:
+def test_a_regulated_chip_holds_as_long_as_requested(cli: Any, request: Any) -> None:
     examples = request.config.rootpath / "examples"
     heater = {
         "driver": "keithley-2450",

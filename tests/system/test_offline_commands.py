@@ -13,7 +13,7 @@ import mrcfile
 import numpy as np
 
 
-def test_offline_gives_what_online_gave(cli: Any) -> None:
+def test_offline_results_equal_online_results(cli: Any) -> None:
     done = cli("run", cli.recipe(), "--rig", cli.rig(), "--speed", "5", "-o", "run.nxs")
     assert done.returncode == 0, done.stderr
     done = cli("process", "run.nxs")

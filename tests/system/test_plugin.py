@@ -1,4 +1,4 @@
-"""A driver package of somebody else, installed for itself, is found, checked and used in a run."""
+"""A driver package of a third party is installed, found, checked and used in a run."""
 
 import asyncio
 import importlib

@@ -346,7 +346,7 @@ def test_an_analysis_that_dies_does_not_touch_the_acquisition(cli: Any) -> None:
     assert (found["status"], found["frames"], found["lost_frames"]) == ("complete", 5, 0)
 
 
-def test_an_analysis_that_dies_while_it_starts_is_gone_without(cli: Any) -> None:
+def test_the_run_continues_when_the_analysis_dies_at_its_start(cli: Any) -> None:
     running = cli.start("run", cli.short_recipe(), "--rig", cli.rig(), "-o", "run.nxs")
     wanted, deadline_s = "pyrotome.analysis.online.worker", time.monotonic() + 120
     while wanted not in running.children():
@@ -360,7 +360,7 @@ def test_an_analysis_that_dies_while_it_starts_is_gone_without(cli: Any) -> None
     assert (found["status"], found["frames"], found["lost_frames"]) == ("complete", 5, 0)
 
 
-def test_an_analysis_that_hangs_is_waited_for_only_so_long(cli: Any) -> None:
+def test_an_analysis_that_hangs_is_awaited_for_a_limited_time(cli: Any) -> None:
     running = cli.start("run", cli.short_recipe(), "--rig", cli.rig(), "-o", "run.nxs")
     running.wait_for("reference_001")
     running.children()["pyrotome.analysis.online.worker"].suspend()

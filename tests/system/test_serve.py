@@ -1,4 +1,4 @@
-"""A served daemon under remote control: submit, status, abort, safe, and requests that are none."""
+"""A served daemon under remote control: submit, status, abort, safe, and wrong requests."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_safe_ends_a_hold_at_once_and_works_when_idle(cli: Any, served: Any) -> 
     assert cli.inspect(name)["status"] == "aborted"
 
 
-def test_control_refuses_what_makes_no_sense_and_goes_on(cli: Any, served: Any) -> None:
+def test_control_refuses_nonsense_and_continues(cli: Any, served: Any) -> None:
     for verb in ("pause", "resume", "abort"):
         done = cli(verb, "--endpoint", served.control)
         assert done.returncode == 2
@@ -137,7 +137,7 @@ def test_simulate_prints_every_endpoint(cli: Any) -> None:
     assert ":0\n" not in text
 
 
-def test_a_panic_is_a_persons_to_clear(cli: Any) -> None:
+def test_only_a_person_clears_a_panic(cli: Any) -> None:
     served = cli.start("serve", "--rig", cli.rig())
     served.wait_for("serving")
     refused = cli("clear", "--endpoint", served.control)

@@ -258,7 +258,7 @@ def test_other_names_of_the_temperature(tmp_path: Path) -> None:
         assert inspect_file(file.path)["holds"][0]["achieved_s"] == pytest.approx(3.0)
 
 
-def test_what_is_no_run_file(tmp_path: Path) -> None:
+def test_files_that_are_not_run_files_are_refused(tmp_path: Path) -> None:
     text = tmp_path / "recipe.yaml"
     text.write_text("title: x")
     other = tmp_path / "other.h5"

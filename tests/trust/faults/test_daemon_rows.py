@@ -1,4 +1,4 @@
-"""Rows of the catalogue: what happens to the daemon, its processes and its listeners in mid-run.
+"""Rows of the catalogue: faults of the daemon, its processes and its subscribers during a run.
 
 The daemon is in this process, and the microscope beside it; what ends the daemon itself is in
 `test_process_rows.py`.

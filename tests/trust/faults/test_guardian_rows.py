@@ -1,4 +1,4 @@
-"""Rows of the catalogue: the daemon dies or stands still, and its guardian acts.
+"""Rows of the catalogue: the daemon dies or does not respond, and its guardian acts.
 
 The simulated world's own log says when the beam was blanked and the heater sent to safety.
 """

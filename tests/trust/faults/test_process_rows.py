@@ -1,4 +1,4 @@
-"""Rows of the catalogue: what befalls the daemon's own process, as a user or the system does it.
+"""Rows of the catalogue: signals, terminals and ports of the daemon's own process.
 
 Here `pyrotome run` is a process of its own, and the microscope stands beside it.
 """

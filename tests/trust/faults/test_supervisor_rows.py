@@ -1,4 +1,4 @@
-"""Rows of the catalogue: what the supervisor sees, in a run and idle, on simulated instruments."""
+"""Rows of the catalogue: what the supervisor detects, in a run and idle."""
 
 from __future__ import annotations
 

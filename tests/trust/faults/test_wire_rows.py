@@ -1,4 +1,4 @@
-"""Rows of the catalogue: what a wire of the microscope does wrong in the middle of a run.
+"""Rows of the catalogue: faults of an instrument's wire during a run.
 
 Each row runs the same small experiment in a daemon of its own, on a microscope that it shares with
 the other rows, and lets the fault strike at its moment. At the end the microscope's own log says

@@ -1,4 +1,4 @@
-"""Cut short after every write, and within each at every border of a page, a run file has it all."""
+"""A run file that is cut short after any write, or within it, keeps all durable frames."""
 
 from __future__ import annotations
 
@@ -162,7 +162,9 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize(("frames", "per_flush", "step"), [(24, 3, 12), (1100, 100, 3)])
-def test_cut_short_anywhere(folder: Path, frames: int, per_flush: int, step: int) -> None:
+def test_a_file_cut_short_anywhere_keeps_its_durable_frames(
+    folder: Path, frames: int, per_flush: int, step: int
+) -> None:
     """Places all over a short run; in a long one the table of frames, which takes several pages."""
     writes, points = run_logged(folder, frames, per_flush)
     if os.environ.get("PYROTOME_EVERY_WRITE"):

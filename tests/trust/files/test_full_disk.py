@@ -1,4 +1,4 @@
-"""A disk that takes nothing: the schedule waits at standby and says so, and nothing is lost."""
+"""A disk that is full or read-only: the schedule waits at standby, says why, and loses nothing."""
 
 from __future__ import annotations
 
@@ -127,7 +127,9 @@ def assert_safe(cli: Any) -> None:
     assert [e["blanked"] for e in log if e["event"] == "beam"][-1]
 
 
-def test_a_full_disk_is_waited_for(run: tuple[Any, Monitor], disk: Disk, cli: Any) -> None:
+def test_the_run_waits_while_the_disk_is_full(
+    run: tuple[Any, Monitor], disk: Disk, cli: Any
+) -> None:
     running, monitor = run
     disk.fill(free_bytes=20 << 20)
     wait_at_standby(monitor, "less than 32 MiB left")
@@ -141,7 +143,7 @@ def test_a_full_disk_is_waited_for(run: tuple[Any, Monitor], disk: Disk, cli: An
 
 
 @pytest.mark.parametrize("free_bytes", [20 << 20, 0])
-def test_a_run_whose_disk_stays_full_can_be_ended(
+def test_a_run_whose_disk_stays_full_can_be_aborted(
     run: tuple[Any, Monitor], disk: Disk, cli: Any, free_bytes: int
 ) -> None:
     running, monitor = run

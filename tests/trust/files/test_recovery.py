@@ -1,4 +1,4 @@
-"""Files of killed runs are made readable, and nothing that was acknowledged is missing."""
+"""Files of killed runs become readable, and no acknowledged frame is missing."""
 
 from __future__ import annotations
 
@@ -335,7 +335,7 @@ def left_open(path: Path, flags: int) -> None:
     path.write_bytes(raw)
 
 
-def test_what_is_told_of_a_file_that_was_left_open(tmp_path: Path, cli: Any) -> None:
+def test_commands_report_a_file_that_was_left_open(tmp_path: Path, cli: Any) -> None:
     path = a_run(cli.folder / "run.nxs")
     left_open(path, superblock.OPEN_FOR_WRITING)
     told = cli("inspect", "run.nxs")
@@ -375,7 +375,9 @@ def test_what_is_told_of_a_file_that_was_left_open(tmp_path: Path, cli: Any) -> 
         (lambda path: h5py.File(path, "w", libver=("v110", "v110")).close(), "no run file"),
     ],
 )
-def test_what_is_no_run_file(tmp_path: Path, make: Callable[[Path], Any], complaint: str) -> None:
+def test_files_that_are_not_run_files_are_refused(
+    tmp_path: Path, make: Callable[[Path], Any], complaint: str
+) -> None:
     path = tmp_path / "x.nxs"
     make(path)
     before = path.read_bytes() if path.is_file() else None
@@ -384,7 +386,7 @@ def test_what_is_no_run_file(tmp_path: Path, make: Callable[[Path], Any], compla
     assert before is None or path.read_bytes() == before
 
 
-def test_what_hangs_or_crashes_hdf5_is_given_up(
+def test_a_file_that_hangs_or_crashes_hdf5_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = a_run(tmp_path / "run.nxs")
@@ -406,7 +408,7 @@ def test_what_hangs_or_crashes_hdf5_is_given_up(
 # --- damage ---------------------------------------------------------------------------------------
 
 
-def test_a_frame_that_was_damaged_is_told(tmp_path: Path) -> None:
+def test_a_damaged_frame_is_reported(tmp_path: Path) -> None:
     path = a_run(tmp_path / "run.nxs")
     with h5py.File(path, "r") as file:
         where = file[layout.frames_path("series_001")].id.get_chunk_info(2)
@@ -425,7 +427,7 @@ def test_a_frame_that_was_damaged_is_told(tmp_path: Path) -> None:
     assert recover(path).lost == ()
 
 
-def test_a_file_that_was_cut_off_keeps_what_is_before(tmp_path: Path) -> None:
+def test_a_truncated_file_keeps_the_frames_before_the_cut(tmp_path: Path) -> None:
     path = tmp_path / "run.nxs"
     running = RunFile(path, many_frames())
     created = path.stat().st_size
@@ -454,7 +456,7 @@ def test_a_file_that_was_cut_off_keeps_what_is_before(tmp_path: Path) -> None:
                 assert np.array_equal(stored, picture("series_001", index))
 
 
-def test_damaged_anywhere_it_is_told_or_read(tmp_path: Path) -> None:
+def test_a_file_damaged_anywhere_is_read_or_reported(tmp_path: Path) -> None:
     """Truncated and bit-flipped files: an answer each time, and the file as it was."""
     path = a_run(tmp_path / "run.nxs")
     whole = path.read_bytes()

@@ -11,7 +11,7 @@ from pyrotome.protocols.core.units import parse_quantity
 @pytest.mark.parametrize(
     ("name", "count"), [("recipe", 150), ("rig", 150), ("quantity", 5000), ("journal", 3000)]
 )
-def test_what_people_write(name, count):
+def test_wrong_recipes_rigs_and_quantities(name, count):
     found = fuzz(name, count)
     assert found.findings == []
     assert found.inputs >= count
@@ -41,6 +41,6 @@ def test_live_control():
         ("5 " + "s*" * 5000 + "s", r"got 10003 characters"),
     ],
 )
-def test_a_unit_is_no_calculator(text, said):
+def test_a_unit_is_not_calculated(text, said):
     with pytest.raises(ValueError, match=said):
         parse_quantity(text, "s", "5 s")

@@ -1,4 +1,4 @@
-"""The guardian's patience: what counts as standing still, on processes that do."""
+"""How the guardian measures that the daemon does not respond, on real processes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ASLEEP = "import time; time.sleep(1000)"
 
 
 @pytest.mark.parametrize(("program", "stop"), [(BUSY, True), (ASLEEP, False), (BUSY, False)])
-def test_silence_of_one_that_had_its_turn_counts(program: str, stop: bool) -> None:
+def test_silence_of_a_process_that_could_run_counts(program: str, stop: bool) -> None:
     process = subprocess.Popen([sys.executable, "-c", program])
     try:
         time.sleep(0.3)

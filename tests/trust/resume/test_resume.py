@@ -1,4 +1,4 @@
-"""`pyrotome run --resume`: killed at any moment, the run ends with the schedule it began with."""
+"""`pyrotome run --resume`: a run killed at any time completes the schedule it began with."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def kill(running: Any, module: str = "") -> None:
 
 # Six starts of everything, on whatever computer.
 @pytest.mark.timeout(600)
-def test_a_daemon_killed_again_and_again_takes_its_whole_schedule(cli: Any) -> None:
+def test_a_daemon_killed_repeatedly_completes_its_schedule(cli: Any) -> None:
     run = Run(cli)
     running = run.start()
     run.until(running, lambda lines: moment(lines, "reached"))
@@ -184,7 +184,7 @@ def test_a_daemon_killed_again_and_again_takes_its_whole_schedule(cli: Any) -> N
 
 
 @pytest.mark.timeout(600)
-def test_any_process_may_die_and_ctrl_c_is_no_end(cli: Any) -> None:
+def test_a_run_resumes_after_ctrl_c_and_after_the_death_of_any_process(cli: Any) -> None:
     run = Run(cli, [{"reconstruct": {"method": "sirt", "iterations": 3, "binning": 2}}])
     running = run.start()
     run.until(running, lambda lines: moment(lines, "crossed_up"))
@@ -213,7 +213,7 @@ def test_any_process_may_die_and_ctrl_c_is_no_end(cli: Any) -> None:
             assert volume.any()
 
 
-async def test_what_the_disk_refuses_is_waited_for_at_standby(
+async def test_the_schedule_waits_at_standby_until_the_disk_accepts_data(
     cli: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rig, rig_text = load_rig(Path(cli.rig(**PATIENT)))
@@ -259,7 +259,7 @@ RAMP: list[dict[str, Any]] = [
 ]
 
 
-def test_a_ramp_goes_on_from_where_it_was(cli: Any) -> None:
+def test_a_ramp_resumes_where_it_was_interrupted(cli: Any) -> None:
     recipe = cli.recipe(steps=RAMP, analysis=[])
     running = cli.start("run", recipe, "--rig", cli.rig(**PATIENT), "-o", "run.nxs")
     end = time.monotonic() + 60
@@ -302,7 +302,7 @@ def refused(cli: Any, *arguments: str) -> str:
     return str(error.value)
 
 
-def test_what_cannot_be_resumed_says_why(interrupted: Any) -> None:
+def test_a_file_that_cannot_be_resumed_says_why(interrupted: Any) -> None:
     cli = interrupted
     assert "no such file" in refused(cli, "nothing.nxs")
     assert "is not a run file; name the run file instead" in refused(cli, cli.first_recipe)
@@ -321,7 +321,7 @@ def test_what_cannot_be_resumed_says_why(interrupted: Any) -> None:
     assert "to resume its run, add --resume" in done.stderr
 
 
-def test_without_its_journal_a_run_that_has_begun_does_not_go_on(
+def test_a_run_without_its_journal_is_not_resumed(
     interrupted: Any, commands: Any, tmp_path: Path
 ) -> None:
     cli = commands.Cli(tmp_path)
@@ -334,7 +334,7 @@ def test_without_its_journal_a_run_that_has_begun_does_not_go_on(
     assert "belongs to run x" in refused(cli, "run.nxs")
 
 
-def test_a_run_of_simulated_time_goes_on_at_its_speed_and_after_itself(interrupted: Any) -> None:
+def test_a_run_in_simulated_time_resumes_at_its_speed_and_later(interrupted: Any) -> None:
     cli = interrupted
     running = cli.start("run", "--resume", "run.nxs")
     running.wait_for("resumed after")

@@ -1,4 +1,4 @@
-"""Subscribers: who comes late gets the state at once, who does not read costs little."""
+"""Subscribers: a late one gets the state at once; one that does not read is disconnected."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ async def silent(socket: zmq.asyncio.Socket, for_s: float = 0.3) -> None:
 # --- who comes late -----------------------------------------------------------------------------
 
 
-async def test_who_comes_late_gets_the_last_of_each_topic_once(monitor: Monitor) -> None:
+async def test_a_late_subscriber_gets_the_last_message_of_each_topic_once(monitor: Monitor) -> None:
     monitor.stamper.run = "r"
     for value in range(3):
         monitor.publish("telemetry/heater", "telemetry", {"values": {"x": value}})
@@ -120,7 +120,7 @@ async def test_who_comes_late_gets_the_last_of_each_topic_once(monitor: Monitor)
     await silent(live)
 
 
-async def test_a_prefix_brings_its_topics_alone(monitor: Monitor) -> None:
+async def test_a_prefix_selects_its_topics_only(monitor: Monitor) -> None:
     for topic in ("telemetry/heater", "telemetry/stage", "state"):
         monitor.publish(topic, "telemetry", {})
     late = monitor.subscriber("last/telemetry/")
@@ -130,7 +130,7 @@ async def test_a_prefix_brings_its_topics_alone(monitor: Monitor) -> None:
     assert set(monitor.publisher.latest(["telemetry/s", "state"])) == {"telemetry/stage", "state"}
 
 
-async def test_what_is_watched_follows_who_comes_and_goes(monitor: Monitor) -> None:
+async def test_watched_topics_follow_the_subscribers(monitor: Monitor) -> None:
     watched = monitor.publisher.watched
     first, second = monitor.subscriber("preview/"), monitor.subscriber("preview/", "last/")
     await until(lambda: len(monitor.publisher.connections) == 2)
@@ -151,7 +151,7 @@ async def test_what_is_watched_follows_who_comes_and_goes(monitor: Monitor) -> N
     await until(lambda: not watched("preview/d"))
 
 
-async def test_subscribing_for_ever_is_cut(monitor: Monitor) -> None:
+async def test_a_client_that_subscribes_without_end_is_disconnected(monitor: Monitor) -> None:
     greedy = monitor.subscriber(kind=zmq.XSUB)
     for number in range(2 * MOST_SUBSCRIPTIONS):
         await greedy.send(b"\x01topic %d" % number)
@@ -211,7 +211,7 @@ async def process(monitor: Monitor) -> AsyncIterator[Any]:
         running.stdout.close()
 
 
-async def test_a_stalled_subscriber_costs_bounded_memory_and_is_cut(
+async def test_a_stalled_subscriber_uses_bounded_memory_and_is_disconnected(
     monitor: Monitor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped, it takes 20 volumes of 64 MiB: without a bound, they would all wait for it."""
@@ -258,7 +258,7 @@ async def test_a_stalled_subscriber_costs_bounded_memory_and_is_cut(
         reader.close()
 
 
-async def test_who_is_too_slow_for_large_messages_gives_way(
+async def test_a_subscriber_too_slow_for_large_messages_is_disconnected(
     monitor: Monitor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One that is stopped long before `STALLED_S` is cut once it holds the others up."""
