@@ -12,6 +12,7 @@ BENCHMARKS = (
     ("acquisition/acquisition",),
     ("instruments/detectors",),
     ("acquisition/ingest",),
+    ("acquisition/journal",),
     ("instruments/regulation",),
     ("acquisition/safe",),
     ("acquisition/sustained", "--minutes", "1"),
