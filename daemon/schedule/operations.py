@@ -10,7 +10,7 @@ from ...protocols.messages.manifest import HoldPlan, StackPlan
 
 @dataclass(frozen=True)
 class HeatTo:
-    """Go to a temperature (at a rate, if given) and hold it, beam blanked."""
+    """Go to a temperature, at a rate if one is given, and stay there with the beam blanked."""
 
     to_c: float
     hold_s: float
@@ -18,7 +18,7 @@ class HeatTo:
 
     @property
     def label(self) -> str:
-        """For people."""
+        """The operation in words."""
         text = f"heat to {self.to_c:g} °C"
         return f"{text}, hold {self.hold_s:g} s" if self.hold_s else text
 
@@ -32,7 +32,7 @@ class HoldAt:
 
     @property
     def label(self) -> str:
-        """For people."""
+        """The operation in words."""
         if self.adaptive is not None:
             low_c, high_c = self.adaptive.temperature_c or (self.hold.target_c,) * 2
             where = f"{low_c:g} °C" if low_c == high_c else f"{low_c:g} to {high_c:g} °C"
@@ -49,13 +49,13 @@ class AcquireStack:
 
     @property
     def label(self) -> str:
-        """For people."""
+        """The operation in words."""
         return f"{self.stack.name}: {self.stack.frames} frames"
 
 
 @dataclass(frozen=True)
 class RampTo:
-    """A linear change of temperature with a frame every so often, or none."""
+    """A linear change of temperature, with a frame at an interval or without frames."""
 
     from_c: float
     to_c: float
@@ -70,14 +70,14 @@ class RampTo:
 
     @property
     def label(self) -> str:
-        """For people."""
+        """The operation in words."""
         frames = f", {self.stack.frames} frames" if self.stack else ""
         return f"ramp to {self.to_c:g} °C at {self.rate_c_per_s:g} °C/s{frames}"
 
 
 @dataclass(frozen=True)
 class Decide:
-    """Go on with a cycle, or leave it, by what was measured in its latest series.
+    """Continue a cycle or end it, by what was measured in its latest series.
 
     `skip` operations after this one belong to the rest of the cycle. `adaptive` says how its holds
     are chosen, where they are.
@@ -91,7 +91,7 @@ class Decide:
 
     @property
     def label(self) -> str:
-        """For people."""
+        """The operation in words."""
         return f"decide: end the cycle if {self.until.criterion}"
 
 
@@ -111,7 +111,7 @@ class ChooseHold:
 
     @property
     def label(self) -> str:
-        """For people."""
+        """The operation in words."""
         adaptive = self.adaptive
         return (
             f"choose hold {self.hold.index}: {adaptive.quantity.text} should advance by "

@@ -18,7 +18,7 @@ def test_a_series_is_reserved_charged_and_the_rest_given_back() -> None:
 
 def test_what_would_pass_a_limit_is_refused_and_nothing_reserved() -> None:
     ledger = DoseLedger(limit=100.0, series_limit=60.0)
-    with pytest.raises(DoseExceeded, match=r"series_001 would take 61"):
+    with pytest.raises(DoseExceeded, match=r"series_001 needs 61"):
         ledger.reserve("series_001", 61.0, is_series=True)
     ledger.reserve("reference_001", 70.0, is_series=False)
     with pytest.raises(DoseExceeded, match="the budget is 100"):

@@ -12,8 +12,8 @@ from pyrotome.daemon.schedule.plan import (
     HoldAt,
     RampTo,
     make_plan,
-    tilt_angles,
 )
+from pyrotome.daemon.schedule.tilt_angles import tilt_angles
 from pyrotome.protocols.config.recipe import Recipe, TiltSeries
 from pyrotome.protocols.config.rig import simulated_rig
 from pyrotome.protocols.core.errors import BadInput
