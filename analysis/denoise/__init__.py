@@ -1,1 +1,8 @@
-"""Denoising of single frames: BM3D, noise models, choice of its parameters."""
+"""Denoising of single frames: BM3D, noise models, choice of its parameters.
+
+The public names stand in ``__init__.pyi``; each is imported when it is first used.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,12 +1,12 @@
-"""BM3D of our own, fast enough to keep up with the microscope, and free of others' licences.
+"""Fast BM3D: block matching and collaborative filtering in numba and LLVM code.
 
 Written from the papers: Dabov, Foi, Katkovnik, Egiazarian, IEEE Trans. Image Process. 16, 2080
-(2007) for the method, Makinen, Azzari, Foi, ibid. 29, 8339 (2020) for noise that is correlated.
-Two passes: blocks alike are stacked, transformed, and small coefficients cut off; then the same
-with stacks found in the first result, and with its Wiener gains. Where the two differ from the
-papers: the third transform is Walsh and Hadamard's, with which the exact variance of every
-coefficient of a stack is cheap (:mod:`.block_kernels`). It is used for white noise too, whose
-stacked blocks overlap; on smooth specimens that is worth some tenths of a dB.
+(2007) for the method; Makinen, Azzari, Foi, ibid. 29, 8339 (2020) for correlated noise. The first
+pass groups similar blocks, transforms each group, and sets small coefficients to zero. The second
+pass finds the groups in the first result and applies its Wiener gains. One thing differs from the
+papers: the transform along the group is the Walsh-Hadamard transform, for which the exact variance
+of every coefficient is cheap (:mod:`.kernels`). It is used for white noise too, because the blocks
+of a group overlap; on smooth specimens that gains some tenths of a dB.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .kernels import FAR, Workspace, filter_tile
+from .kernels import FAR, Filter, Images, Search, Tile, Workspace, filter_tile
 from .simd import BLOCK, COEFFICIENTS, PITCH, PIXELS, PLACES, RADIUS, REFS, ROWS, STEP
 
 Floats = NDArray[np.float32]
@@ -37,38 +37,38 @@ _NO_IMAGE = np.empty((0, 0), np.float32)
 
 @dataclass(frozen=True)
 class Noise:
-    """What is known of the noise; make one with :meth:`white` or :meth:`coloured`.
+    """Noise model and settings of BM3D; make one with :meth:`white` or :meth:`coloured`.
 
     Attributes
     ----------
     sigma : float
         Standard deviation of a pixel.
     threshold : float
-        Cut of the first pass in standard deviations of a coefficient.
+        Hard threshold of the first pass, in standard deviations of a coefficient.
     caution : float
         Factor on the variance in the second pass.
     radius : int
-        How far off blocks are looked for, in pixels.
+        Search radius in pixels.
     nearness : tuple of float
-        Largest mean squared distance of a block that is admitted to a stack, in noise variances:
-        between noisy blocks in the first pass, between basic estimates in the second.
+        Largest mean squared distance at which a block joins a group, in noise variances: between
+        noisy blocks in the first pass, between basic estimates in the second.
     window : float
-        Steepness of the Kaiser window under which blocks are put back.
+        Beta of the Kaiser window that weights the pixels of a block.
     transforms : tuple of ndarray
-        Float64 (8, 8), [coefficient, pixel], rows of norm 1: of the first pass and of the second.
+        Of the first and of the second pass: float64, (8, 8), [coefficient, pixel], rows of norm 1.
     covariances : tuple of ndarray
-        For each of them, covariances of the coefficients of two blocks by displacement, for noise
-        of variance 1: float32, (1 + (2 reach + 1)^2, 64), first zeros for displacements of more
-        than `reach` along an axis, then the others row by row.
+        For each transform, covariances of the coefficients of two blocks by displacement, for
+        noise of variance 1: float32, (1 + (2 reach + 1)^2, 64). The first row is zero and serves
+        displacements of more than `reach` along an axis; the others follow row by row.
     stacks : tuple of int
-        Most blocks of a stack, a power of two: in the first pass (up to 16) and in the second (32).
+        Most blocks of a group, a power of two: in the first pass (up to 16) and in the second (32).
     every : int
-        Stacks are made for the reference blocks of every so many rows, 1 or 2.
+        Groups are formed for the reference blocks of every row (1) or of every second row (2).
     sparse : tuple of float
-        Where blocks are looked for: further off than the first only at every second displacement
-        (the white squares of a chess board), further off than the second only at every fourth, and
-        then in a circle of `radius` instead of a square. Faster, and on the whole better: stacks of
-        blocks that overlap less hold more independent noise.
+        Search pattern: beyond the first distance only every second displacement is searched (the
+        white squares of a chess board), beyond the second only every fourth, and then in a circle
+        of `radius` instead of a square. That is faster and mostly better, because blocks that
+        overlap less hold more independent noise.
     """
 
     sigma: float
@@ -84,41 +84,51 @@ class Noise:
     sparse: tuple[float, float] = (math.inf, math.inf)
 
     def quick(self) -> Noise:
-        """The same noise, to be taken off in less than half the time and not quite as well.
+        """The same noise with settings that need less than half the time.
 
-        There are half as many stacks, and blocks for them are looked for at fewer places and less
-        far off, which repeating structures (lattices) suffer from most.
+        Half as many groups are formed, and their blocks are searched at fewer displacements and
+        within a smaller radius. Repeating structures (lattices) lose most.
         """
         radius = min(_QUICK_RADIUS, self.radius)
         return replace(self, radius=radius, sparse=_QUICK_SPARSE, stacks=(16, 16), every=2)
 
     @classmethod
     def white(cls, sigma: float) -> Noise:
-        """Noise without correlation, of standard deviation `sigma`."""
+        """White noise of standard deviation `sigma`, in the unit of the frame."""
         return replace(_unit_white(), sigma=float(sigma))
 
     @classmethod
     def coloured(cls, spectrum: NDArray[Any]) -> Noise:
-        """Noise of a power spectrum: the mean squared modulus of its unnormalised DFT.
+        """Stationary noise of a power spectrum.
+
+        Parameters
+        ----------
+        spectrum : ndarray
+            Mean squared modulus of the unnormalised DFT of the noise, shape (rows, columns).
+
+        Returns
+        -------
+        Noise
+            For frames of the shape of the spectrum.
 
         Raises
         ------
         ValueError
-            If the spectrum is not finite, negative somewhere or zero everywhere.
+            If the spectrum holds NaN, infinity or a negative value, or is zero everywhere.
         """
         power = np.asarray(spectrum, np.float64)
         if power.ndim != 2 or not np.isfinite(power).all() or power.min() < 0 or power.max() == 0:
             raise ValueError(
-                f"noise spectrum of shape {power.shape}; rows and columns of finite numbers are "
-                "needed, none negative and not all zero"
+                f"the noise spectrum has the shape {power.shape}; it must be rows and columns of "
+                "finite numbers, none negative and not all zero"
             )
         variance = power.mean() / power.size
         correlation = np.fft.ifft2(power / power.mean()).real
         transform = cosine_transform()
         radius = 12
         covariances = _covariances(correlation, transform, 2 * radius)
-        # Correlated noise makes blocks look alike: a higher cut and a nearer look are better. How
-        # far blocks of equal signal then lie apart depends on the noise: no limit at first.
+        # Correlated noise makes blocks look similar: a higher threshold and a smaller radius are
+        # better. The distance of blocks of equal signal depends on the noise: no limit at first.
         return cls(
             sigma=float(np.sqrt(variance)),
             threshold=3.4,
@@ -136,7 +146,7 @@ def _unit_white() -> Noise:
     side = 4 * PLACES
     correlation = np.zeros((side, side))
     correlation[0, 0] = 1
-    # Wavelets keep edges better where the cut is hard; ripples of correlated noise they smear.
+    # Wavelets keep edges better with a hard threshold, but smear ripples of correlated noise.
     transforms = (spline_transform(), cosine_transform())
     first, second = (_covariances(correlation, transform, BLOCK - 1) for transform in transforms)
     return Noise(
@@ -164,7 +174,7 @@ def spline_transform() -> Floats64:
     """Biorthogonal spline wavelets 1.5 of 8 points, periodic, [coefficient, pixel], rows of norm 1.
 
     Cohen, Daubechies, Feauveau, Commun. Pure Appl. Math. 45, 485 (1992), table 6.1: details are
-    Haar's, means are taken over ten points. Not orthogonal: the way back is the matrix's inverse.
+    those of Haar, means are taken over ten points. Not orthogonal: the matrix is inverted.
     """
     means = np.array([3, -3, -22, 22, 128, 128, 22, -22, -3, 3]) / (128 * np.sqrt(2))
     matrix = np.eye(BLOCK)
@@ -181,7 +191,7 @@ def spline_transform() -> Floats64:
 
 
 def _covariances(correlation: Floats64, transform: Floats64, reach: int) -> Floats:
-    """Covariance of each coefficient between two blocks, for every displacement in reach.
+    """Covariance of each coefficient between two blocks, for displacements up to `reach`.
 
     Parameters
     ----------
@@ -195,7 +205,7 @@ def _covariances(correlation: Floats64, transform: Floats64, reach: int) -> Floa
     Returns
     -------
     ndarray
-        Float32, (1 + (2 reach + 1)^2, 64): zeros, then displacements row by row.
+        Float32, (1 + (2 reach + 1)^2, 64): a row of zeros, then displacements row by row.
     """
     width = reach + BLOCK - 1
     rows, columns = correlation.shape
@@ -213,7 +223,7 @@ def _covariances(correlation: Floats64, transform: Floats64, reach: int) -> Floa
 
 @cache
 def _displacements(radius: int, sparse: tuple[float, float]) -> NDArray[np.int64]:
-    """Displacements at which blocks are looked for, nearest first; see :class:`Noise`."""
+    """Displacements at which blocks are searched, nearest first; see :class:`Noise`."""
     line = range(-radius, radius + 1)
     order = sorted((y * y + x * x, y, x) for y in line for x in line)
     # Half a pixel more makes circles rounder.
@@ -229,9 +239,9 @@ def _displacements(radius: int, sparse: tuple[float, float]) -> NDArray[np.int64
 
 
 def _tiles(places: int, step: int = STEP, most: int = REFS) -> list[tuple[int, int]]:
-    """First place and number of the reference blocks of each tile along one axis.
+    """First position and number of the reference blocks of each tile along one axis.
 
-    They are `step` apart, less before the last tile, so that the last block touches the border.
+    Blocks are `step` apart, less before the last tile, so that the last block touches the border.
     """
     last = places - 1
     total = -(-last // step) + 1
@@ -244,12 +254,11 @@ def _tiles(places: int, step: int = STEP, most: int = REFS) -> list[tuple[int, i
     return tiles
 
 
-Tile = tuple[int, int, int, int]
 Sums = tuple[Floats, Floats]
 
 
-class _Crew:
-    """Threads and their memory, for the tiles of one frame."""
+class _TileThreads:
+    """Threads with their memory for the tiles of one frame."""
 
     def __init__(self, shape: tuple[int, ...], noise: Noise, threads: int | None) -> None:
         # A multiple of STEP, for the planes of the guide image.
@@ -258,15 +267,15 @@ class _Crew:
         most = min(ROWS, (PLACES - 1 - 2 * self.margin) // self._step + 1)
         rows = _tiles(shape[0] - BLOCK + 1, self._step, most)
         columns = _tiles(shape[1] - BLOCK + 1)
-        self.tiles = [(y, x, ny, nx) for y, ny in rows for x, nx in columns]
+        self.tiles = [Tile(y, x, ny, nx) for y, ny in rows for x, nx in columns]
         self.threads = min(threads or len(os.sched_getaffinity(0)), len(self.tiles))
         self._shape = shape
         self._free: SimpleQueue[Workspace] = SimpleQueue()
         for _ in range(self.threads):
-            self._free.put(Workspace())
+            self._free.put(Workspace.allocate())
 
     def average(self, work: Callable[[Tile, Workspace, Sums], None]) -> Floats:
-        """Weighted mean of what the tiles yield, added up in the order of the tiles."""
+        """Weighted mean of the filtered tiles, summed in the order of the tiles."""
         rows, columns = self._shape
         margin = self.margin
         padded = (rows + 2 * margin, columns + 2 * margin)
@@ -299,75 +308,84 @@ class _Crew:
         return totals[0][inside] / totals[1][inside]
 
 
-def _pass(crew: _Crew, image: Floats, basic: Floats | None, noise: Noise) -> Floats:
-    """One pass over an image whose noise has variance 1; the second has a `basic` estimate."""
+def _pass(threads: _TileThreads, image: Floats, basic: Floats | None, noise: Noise) -> Floats:
+    """One pass over an image with noise of variance 1; the second pass has a `basic` estimate."""
     number = 0 if basic is None else 1
     transform = noise.transforms[number]
     window = np.kaiser(BLOCK, noise.window)
     forward = np.ascontiguousarray(transform.T, np.float32)
     inverse = np.ascontiguousarray(np.linalg.inv(transform).T * window, np.float32)
-    # Two rows, for the first coefficient along the stack and for the others. The stack's mean is
-    # never filtered, so that an offset of the image is the same offset of the result.
+    # Two rows, for the first coefficient along the group and for the others. The mean of the group
+    # is never filtered, so that an offset of the image is the same offset of the result.
     limit = noise.threshold**2 if basic is None else noise.caution
     limits = np.full((2, COEFFICIENTS), limit, np.float32)
     limits[0, 0] = 0
-    reach = math.isqrt(len(noise.covariances[number])) // 2
+    covariances = noise.covariances[number]
+    images = Images(image, image if basic is None else basic, _NO_IMAGE if basic is None else basic)
+    search = Search(
+        threads.margin,
+        noise.every,
+        _displacements(noise.radius, noise.sparse),
+        noise.stacks[number],
+        np.float32(noise.nearness[number] * COEFFICIENTS),
+    )
+    filters = Filter(
+        forward.ravel(),
+        inverse.ravel(),
+        window.astype(np.float32),
+        limits.ravel(),
+        covariances.ravel(),
+        math.isqrt(len(covariances)) // 2,
+    )
 
     def work(tile: Tile, space: Workspace, sums: Sums) -> None:
-        filter_tile(
-            image,
-            image if basic is None else basic,
-            _NO_IMAGE if basic is None else basic,
-            *tile,
-            crew.margin,
-            noise.every,
-            _displacements(noise.radius, noise.sparse),
-            noise.stacks[number],
-            np.float32(noise.nearness[number] * COEFFICIENTS),
-            forward.ravel(),
-            inverse.ravel(),
-            window.astype(np.float32),
-            limits.ravel(),
-            noise.covariances[number].ravel(),
-            reach,
-            *space.arrays,
-            *(part.ravel() for part in sums),
-        )
+        numerator, denominator = (part.ravel() for part in sums)
+        filter_tile(images, tile, search, filters, space, numerator, denominator)
 
-    return crew.average(work)
+    return threads.average(work)
 
 
 def fast_bm3d(
     frame: NDArray[Any], noise: float | NDArray[Any] | Noise, threads: int | None = None
 ) -> Floats:
-    """One frame without its noise.
+    """Denoise one frame by BM3D.
 
-    Takes about 14 MB for each thread and six times the frame (as float32) beside.
+    Dabov et al., IEEE Trans. Image Process. 16, 2080 (2007); Makinen et al., ibid. 29, 8339
+    (2020). Needs about 14 MB per thread and six times the memory of the frame as float32.
 
     Parameters
     ----------
     frame : ndarray
         Shape (rows, columns), both at least 8.
     noise : float, ndarray or Noise
-        Standard deviation of white noise; or the power spectrum of stationary noise, in the
-        frame's shape (:func:`.denoise.noise_spectrum`); or either as `Noise`, which is worth
-        keeping for many frames of one shape.
+        Standard deviation of white noise, in the unit of the frame; or the power spectrum of
+        stationary noise, in the shape of the frame (:func:`.frame.noise_spectrum`); or a `Noise`,
+        which can be reused for frames of the same shape.
     threads : int, optional
-        As many as cores without it. The result does not depend on it.
+        Number of threads; by default one per core. The result does not depend on it.
 
     Returns
     -------
     ndarray
-        Float32, in the frame's shape and unit. Without noise, the frame itself.
+        Float32, in the shape and unit of the frame; the frame itself if the noise is 0.
 
     Raises
     ------
     ValueError
-        If the frame is too small or holds NaN or infinity, or the noise is none.
+        If the frame is too small or holds NaN or infinity, or the noise is negative or does not
+        fit the frame.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> frame = 5 + np.random.default_rng(0).normal(size=(32, 32))
+    >>> cleaned = fast_bm3d(frame, 1.0)
+    >>> bool(cleaned.std() < 0.3 * frame.std())
+    True
     """
     if frame.ndim != 2 or min(frame.shape) < BLOCK:
         raise ValueError(
-            f"frame of shape {frame.shape}; BM3D needs at least {BLOCK} rows and columns"
+            f"the frame has the shape {frame.shape}; BM3D needs at least {BLOCK} rows and columns"
         )
     values = np.asarray(frame, np.float64)
     if not np.isfinite(values).all():
@@ -376,19 +394,21 @@ def fast_bm3d(
     if isinstance(noise, np.ndarray):
         if noise.shape != frame.shape:
             raise ValueError(
-                f"noise spectrum of shape {noise.shape} for a frame of shape {frame.shape}; "
+                f"the noise spectrum has the shape {noise.shape}, the frame {frame.shape}; "
                 "they must agree"
             )
         model = Noise.coloured(noise)
     else:
         model = noise if isinstance(noise, Noise) else Noise.white(noise)
     if not model.sigma >= 0:
-        raise ValueError(f"noise of standard deviation {model.sigma:g}; it cannot be negative")
+        raise ValueError(
+            f"the noise has the standard deviation {model.sigma:g}; it cannot be negative"
+        )
     if model.sigma == 0:
         return np.asarray(frame, np.float32)
-    # Float32 is exact enough on the scale of the noise, about the mean.
+    # Float32 suffices on the scale of the noise, about the mean.
     mean = values.mean()
     scaled = ((values - mean) / model.sigma).astype(np.float32)
-    crew = _Crew(frame.shape, model, threads)
-    basic = _pass(crew, scaled, None, model)
-    return (_pass(crew, scaled, basic, model) * model.sigma + mean).astype(np.float32)
+    workers = _TileThreads(frame.shape, model, threads)
+    basic = _pass(workers, scaled, None, model)
+    return (_pass(workers, scaled, basic, model) * model.sigma + mean).astype(np.float32)

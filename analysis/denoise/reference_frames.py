@@ -1,4 +1,4 @@
-"""The denoiser's settings from the reference frames of a run: gathered, chosen, recorded."""
+"""Reference frames of a run: collect them and choose the settings of the denoiser by them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..core.noise import FEWEST_REFERENCES, Effort, NoiseType
 from ..core.outputs import Notice, Output, Parameters, Result, with_progress
 from .parameter_search import Choice, Exposures, curve_table, iter_search_parameters
 
-# Tuning is done where there is most to see, in a part of this side: it holds up the next frames.
+# Longest side of the window that is searched: the search delays the next frames.
 _LARGEST_SIDE = 256
 Settings = tuple[NoiseType, float | Literal["auto"]]
 
@@ -23,10 +23,28 @@ def denoising_settings(
     variance: float | Literal["auto"],
     choice: Choice | None,
 ) -> Settings:
-    """Noise type and variance to denoise with.
+    """Noise type and variance for the next frames.
 
-    With noise "auto" they are what the reference frames gave; before there are any, white noise of
-    the variance that each frame shows.
+    Parameters
+    ----------
+    noise : str
+        Noise type of the recipe, or "auto".
+    variance : float or "auto"
+        Variance of the recipe, on the scale of 255.
+    choice : Choice or None
+        Result of the parameter search; None before the first reference frames.
+
+    Returns
+    -------
+    noise : str
+        Noise type of the recipe; if it is "auto", that of `choice`, or white.
+    variance : float or "auto"
+        Variance of the recipe or of `choice`; "auto" estimates it from each frame.
+
+    Examples
+    --------
+    >>> denoising_settings("auto", "auto", None)
+    ('white', 'auto')
     """
     if noise != "auto":
         return noise, variance
@@ -36,12 +54,20 @@ def denoising_settings(
 
 
 class ReferenceFrames:
-    """Reference frames as they come: the first one, and the sum of the others.
+    """Reference frames of a run, kept as the first frame and the sum of the others.
 
     Parameters
     ----------
-    method, effort : str
-        Settings of the denoiser that are given; noise and variance are sought.
+    method : str
+        Method of the denoiser, ``fast`` or ``bm3d``.
+    effort : str
+        Effort of the method ``fast``, ``full`` or ``quick``.
+
+    Examples
+    --------
+    >>> references = ReferenceFrames("fast", "quick")
+    >>> [output.level for output in references.finish("reference_001")]
+    ['warning']
     """
 
     def __init__(self, method: Literal["bm3d", "fast"], effort: Effort) -> None:
@@ -52,7 +78,7 @@ class ReferenceFrames:
         self._count = 0
 
     def add_frame(self, frame: Floats) -> None:
-        """Take in a frame, shape (rows, columns)."""
+        """Add a frame of shape (rows, columns)."""
         self._count += 1
         if self._first is None:
             self._first = frame.copy()
@@ -62,25 +88,43 @@ class ReferenceFrames:
             self._others += frame
 
     def finish(self, stack: str) -> Generator[Output, None, Choice | None]:
-        """Choose by what has come; the frames are given back."""
+        """Choose the settings by the frames added; the memory of the frames is freed.
+
+        Parameters
+        ----------
+        stack : str
+            Name of the image stack.
+
+        Yields
+        ------
+        Notice, Progress or Result
+            The result holds the table of trials.
+
+        Returns
+        -------
+        Choice or None
+            None if the search is not possible.
+        """
         first, others, count = self._first, self._others, self._count
         self._first = self._others = None
         if first is None or others is None or count < FEWEST_REFERENCES:
             yield Notice(
                 "warning",
-                f"{stack}: {count} usable frames are too few to tune the denoiser "
-                f"({FEWEST_REFERENCES} are needed); frames are denoised as white noise of "
-                "their own variance",
+                f"{stack}: {count} usable frames are too few to choose the settings of the "
+                f"denoiser ({FEWEST_REFERENCES} are needed); white noise is assumed and its "
+                "variance estimated from each frame",
             )
             return None
         exposures = Exposures(first, others / np.float32(count - 1), count)
-        trying = iter_search_parameters(
+        search = iter_search_parameters(
             exposures, method=self._method, largest_side=_LARGEST_SIDE, effort=self._effort
         )
         try:
-            choice = yield from with_progress("tuning the denoiser", trying)
+            choice = yield from with_progress("searching the denoiser's parameters", search)
         except ValueError as error:
-            yield Notice("warning", f"{stack}: the denoiser cannot be tuned: {error}")
+            yield Notice(
+                "warning", f"{stack}: the settings of the denoiser cannot be chosen: {error}"
+            )
             return None
         parameters: Parameters = {
             "noise_chosen": choice.noise,
@@ -91,7 +135,7 @@ class ReferenceFrames:
         }
         yield Notice(
             "info",
-            f"{stack}: the denoiser is tuned to noise {choice.noise}, variance "
+            f"{stack}: the denoiser uses noise {choice.noise}, variance "
             f"{choice.variance if choice.variance == 'auto' else round(choice.variance, 2)} "
             f"({choice.psnr_db:.1f} dB against the mean of {count - 1} frames)",
         )

@@ -1,6 +1,23 @@
-"""Vector code of the fast BM3D, written as LLVM code because numba keeps no array in registers.
+"""Vector code of the fast BM3D as LLVM code: numba does not keep arrays in registers.
 
-All that is not obvious in it follows from :mod:`.block_kernels`, which calls it.
+:mod:`.kernels` calls it and explains the arrangement of the data. Each `intrinsic` here is a Python
+function that runs once, at compile time, and emits LLVM instructions; at run time only these
+instructions remain. Example: with an emitter ``e`` and two addresses ``a`` and ``b``, ::
+
+    e.store(e.fused(e.load(a), e.spread(weight), e.load(b)), b)
+
+emits, for `LANES` = 16 float32 at once, ::
+
+    %x = load <16 x float>, ptr %a                      ; e.load(a)
+    %w = shufflevector <16 x float> %weight, zeros      ; e.spread(weight): one number in all lanes
+    %y = load <16 x float>, ptr %b                      ; e.load(b)
+    %p = fmul contract <16 x float> %x, %w              ; e.fused: multiply and add, which LLVM
+    %s = fadd contract <16 x float> %p, %y              ;   joins to one fused instruction
+    store <16 x float> %s, ptr %b                       ; e.store(..., b)
+
+that is ``b[:16] += weight * a[:16]``. A Python loop around such calls is unrolled code; a loop at
+run time is written ``with e.counting(n) as i:``. Numba's cache does not watch this file: after a
+change here, touch ``kernels.py`` too.
 """
 # Neither numba nor llvmlite is typed.
 # pyright: basic, reportMissingTypeStubs=false, reportCallIssue=false
@@ -27,7 +44,7 @@ ROW_REFS = 2 * LANES
 MARGIN = 21
 # Rows of reference blocks of a tile, where the margin leaves room for so many.
 ROWS = 36
-# Places of blocks and pixels along a side of a tile.
+# Positions of blocks, and pixels, along a side of a tile.
 PLACES = STEP * (REFS - 1) + 1 + 2 * MARGIN
 PIXELS = PLACES + BLOCK - 1
 # Numbers between rows of pixels; rows of a column plane; rows and planes of the guide image.
@@ -39,24 +56,28 @@ _F32, _I32, _I64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
 
 
 class _Emit:
-    """Writes vector code; addresses are integers, offsets bytes."""
+    """Emits vector instructions; addresses are integers, offsets are bytes."""
 
     def __init__(self, builder: ir.IRBuilder) -> None:
         self.builder = builder
 
     def at(self, address: Any, offset: Any = 0) -> Any:
+        """Pointer to an address plus an offset."""
         if isinstance(offset, int):
             offset = _I64(offset)
         return self.builder.inttoptr(self.builder.add(address, offset), ir.PointerType())
 
     def load(self, address: Any, offset: Any = 0, lanes: int = LANES, kind: Any = _F32) -> Any:
+        """Load a vector of `lanes` numbers, or one number."""
         wanted = ir.VectorType(kind, lanes) if lanes > 1 else kind
         return self.builder.load(self.at(address, offset), typ=wanted, align=4)
 
     def store(self, value: Any, address: Any, offset: Any = 0) -> None:
+        """Store a vector or a number."""
         self.builder.store(value, self.at(address, offset), align=4)
 
     def spread(self, number: Any, lanes: int = LANES) -> Any:
+        """Vector with the same number in all lanes."""
         kind = ir.VectorType(number.type, lanes)
         blank = ir.Constant(kind, ir.Undefined)
         one = self.builder.insert_element(blank, number, _I32(0))
@@ -64,6 +85,7 @@ class _Emit:
         return self.builder.shuffle_vector(one, blank, mask)
 
     def constant(self, number: float, lanes: int = LANES) -> Any:
+        """Vector with the same constant in all lanes."""
         return ir.Constant(ir.VectorType(_F32, lanes), [number] * lanes)
 
     def add(self, a: Any, b: Any) -> Any:
@@ -76,24 +98,27 @@ class _Emit:
         return self.builder.fmul(a, b, flags=("contract",))
 
     def fused(self, a: Any, b: Any, c: Any) -> Any:
+        """Vector a * b + c."""
         return self.add(self.mul(a, b), c)
 
     def shifted(self, low: Any, high: Any, places: int) -> Any:
-        """Lanes `places` onwards of `low` followed by `high`."""
+        """The lanes from number `places` on of `low` followed by `high`."""
         lanes = low.type.count
         order = ir.Constant(ir.VectorType(_I32, lanes), [lane + places for lane in range(lanes)])
         return self.builder.shuffle_vector(low, high, order)
 
     def offset(self, index: Any, size: int) -> Any:
+        """Offset in bytes of item `index` of items of `size` bytes."""
         return self.builder.mul(index, _I64(size))
 
     @contextmanager
     def counting(self, count: Any) -> Iterator[Any]:
+        """Loop at run time from 0 to `count`; yields the index."""
         with cgutils.for_range(self.builder, count) as loop:
             yield loop.index
 
     def walsh(self, values: list[Any]) -> list[Any]:
-        """Walsh-Hadamard transform over a list of vectors, without a norm."""
+        """Unnormalised Walsh-Hadamard transform over a list of vectors."""
         values = list(values)
         half = 1
         while half < len(values):
@@ -105,7 +130,7 @@ class _Emit:
         return values
 
     def total(self, vector: Any) -> Any:
-        """Sum of the lanes, in an order of its own."""
+        """Sum of the lanes, pairwise by halves."""
         lanes = vector.type.count
         while lanes > 1:
             lanes //= 2
@@ -124,7 +149,10 @@ _CHUNKS = COEFFICIENTS // LANES
 def transform_rows(
     typingctx: Any, pixels: Any, matrix: Any, half: Any, down: Any, along: Any
 ) -> Any:
-    """Transform the 8 pixels from each of `down` x `along` on; `matrix` is [pixel][frequency]."""
+    """Transform the 8 pixels that start at each of `down` x `along` positions along their row.
+
+    All arguments but the counts are addresses; `matrix` is [pixel][frequency].
+    """
     signature = types.void(*[types.intp] * 5)
 
     def codegen(context: Any, builder: Any, sig: Any, arguments: Any) -> Any:
@@ -150,7 +178,7 @@ def transform_rows(
 def transform_columns(
     typingctx: Any, half: Any, matrix: Any, spectra: Any, places: Any, count: Any
 ) -> Any:
-    """Complete the transform of the blocks at some `places` (int32)."""
+    """Complete the transform of the blocks at the positions `places` (int32)."""
     signature = types.void(*[types.intp] * 5)
 
     def codegen(context: Any, builder: Any, sig: Any, arguments: Any) -> Any:
@@ -176,7 +204,10 @@ def transform_columns(
 def add_columns(
     typingctx: Any, spectra: Any, matrix: Any, half: Any, places: Any, count: Any
 ) -> Any:
-    """Transform spectra at some `places` back along columns; `matrix` is [frequency][pixel]."""
+    """Transform the spectra at the positions `places` back along columns and add them to `half`.
+
+    `matrix` is [frequency][pixel].
+    """
     signature = types.void(*[types.intp] * 5)
 
     def codegen(context: Any, builder: Any, sig: Any, arguments: Any) -> Any:
@@ -231,7 +262,7 @@ def add_rows(typingctx: Any, half: Any, matrix: Any, pixels: Any, down: Any, alo
 
 
 def _scan(every: int) -> Any:
-    """Code of :func:`scan` for reference blocks of every so many rows."""
+    """Make the code of `scan` for reference blocks ``every * STEP`` rows apart; 1 or 2."""
     tall = every * STEP
     whole, rest = divmod(BLOCK, tall)
 
@@ -247,12 +278,14 @@ def _scan(every: int) -> Any:
         distances: Any,
         masks: Any,
     ) -> Any:
-        """Distances of all reference blocks from the blocks at one displacement.
+        """Compute the distances of all reference blocks from the blocks at one displacement.
 
         `here` is the first column plane of the guide image at the first reference block,
-        `there_*` the planes displaced. Rows of `distances` belong to rows of reference blocks,
-        after the first ``LEADS[every]``, which are void; bit j of ``masks[t]`` tells whether
-        block j's is below its `far`.
+        `there_*` are the displaced planes. A block is taller than the step between rows of
+        reference blocks, so that its sum of squares needs several steps: the first rows of
+        `distances` (2 if `every` is 1, otherwise 1) only start the sums and are void. The others
+        belong to the rows of reference blocks. Bit j of ``masks[t]`` is set if the distance of
+        block j is below its limit in `far`.
         """
         signature = types.void(*[types.intp] * 8)
 
@@ -312,7 +345,7 @@ scan_all, scan_every_second = _scan(1), _scan(2)
 
 @intrinsic
 def lowest_bit(typingctx: Any, mask: Any) -> Any:
-    """Number of the lowest bit that is set."""
+    """Index of the lowest bit that is set."""
     signature = types.intp(types.uint32)
 
     def codegen(context: Any, builder: Any, sig: Any, arguments: Any) -> Any:
@@ -322,7 +355,7 @@ def lowest_bit(typingctx: Any, mask: Any) -> Any:
 
 
 def _insert(parts: int) -> Any:
-    """Code that inserts a match into a sorted list of `LANES` for each part; the last falls out."""
+    """Make code that inserts a match into a sorted list of ``parts * LANES``."""
 
     @intrinsic
     def insert(typingctx: Any, distances: Any, places: Any, distance: Any, place: Any) -> Any:
@@ -358,7 +391,7 @@ insert_16, insert_32 = _insert(1), _insert(2)
 
 
 def _by_size(emit: _Emit, count: Any, largest: int, write: Any) -> None:
-    """Branch to code written for each group size, a power of two up to `largest`."""
+    """Branch to code that `write` emits for each group size, a power of two up to `largest`."""
     builder = emit.builder
     after = builder.append_basic_block("filtered")
     cases = []
@@ -377,7 +410,7 @@ def _by_size(emit: _Emit, count: Any, largest: int, write: Any) -> None:
 
 
 def _finish(emit: _Emit, size: int, total: Any, scratch: Any, sums: Any, offsets: Any) -> Any:
-    """Add the filtered spectra in `scratch`, weighted with their variance, to the sums."""
+    """Add the filtered spectra in `scratch` to the sums, weighted by the inverse variance."""
     builder = emit.builder
     weight = builder.fdiv(_F32(size), emit.total(builder.load(total)))
     share = emit.spread(builder.fdiv(weight, _F32(size)))
@@ -516,7 +549,7 @@ def group_variances(
         single_at = builder.add(covariances_, emit.offset(builder.zext(middle, _I64), SPECTRUM))
 
         def number_pairs(size: int, mask: int, y: Any, x: Any, tall: Any) -> None:
-            """Put down the offsets of the covariances of each block with its i xor mask."""
+            """Store the offsets of the covariances of each block i with block i xor mask."""
             order = ir.Constant(ir.VectorType(_I32, size), [i ^ mask for i in range(size)])
             dy, dx = (builder.sub(v, builder.shuffle_vector(v, v, order)) for v in (y, x))
             wide, high = emit.spread(width, size), emit.spread(far, size)

@@ -1,1 +1,8 @@
-"""Segmentation of particles, and the necks between them."""
+"""Particles in a volume: segmentation, tracking, necks between them.
+
+The public names stand in ``__init__.pyi``; each is imported when it is first used.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

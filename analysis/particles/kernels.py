@@ -17,8 +17,8 @@ def count_values(values, lowest, per_unit, counts):
 
 
 @numba.njit(nogil=True, cache=True)
-def gather(labels, sizes, sums):
-    """Add up voxels and their places for each label but 0."""
+def sum_positions(labels, sizes, sums):
+    """Count the voxels and sum their positions for each label but 0."""
     a, b, c = labels.shape
     for i in range(a):
         for j in range(b):
@@ -32,7 +32,7 @@ def gather(labels, sizes, sums):
 
 
 @numba.njit(nogil=True, cache=True)
-def share(before, now, shared):
+def count_overlap(before, now, shared):
     """Count the voxels that two labels have in common."""
     a, b, c = now.shape
     for i in range(a):
@@ -43,7 +43,7 @@ def share(before, now, shared):
 
 
 @numba.njit(nogil=True, cache=True)
-def raise_peaks(parts, depth, peaks):
+def max_depths(parts, depth, peaks):
     """Greatest depth of each part."""
     a, b, c = parts.shape
     for i in range(a):
@@ -55,7 +55,7 @@ def raise_peaks(parts, depth, peaks):
 
 @numba.njit(nogil=True, cache=True)
 def write_faces(labels, values, names, heights):
-    """Write down the faces between two labels as far as there is room; return how many."""
+    """Write the faces between two labels while the arrays have room; return their number."""
     a, b, c = labels.shape
     count = 0
     for i in range(a):
@@ -79,7 +79,7 @@ def write_faces(labels, values, names, heights):
 
 @numba.njit(nogil=True, cache=True)
 def _nearest(squares, along_first):
-    """Lower squared distances along the row at hand to those by way of another row's."""
+    """Lower squared distances by way of the neighbours in other rows (or planes)."""
     a, b, c = squares.shape
     lowered = np.empty_like(squares)
     for i in range(a):
@@ -87,7 +87,7 @@ def _nearest(squares, along_first):
             for k in range(c):
                 best = squares[i, j, k]
                 step = 1
-                # Vacuum all round ends the search before the array does.
+                # The vacuum around the piece ends the search within the array.
                 while step * step < best:
                     if along_first:
                         near = min(squares[i - step, j, k], squares[i + step, j, k])
@@ -101,7 +101,7 @@ def _nearest(squares, along_first):
 
 @numba.njit(nogil=True, cache=True)
 def _squares(piece):
-    """Squared distance to the vacuum along the last axis."""
+    """Squared distances to the vacuum along the last axis."""
     a, b, c = piece.shape
     squares = np.zeros((a, b, c), np.int32)
     for i in range(a):
@@ -142,6 +142,6 @@ def grow(labels, grown):
 
 
 def depth_in(piece: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Distance of each voxel to the vacuum, which is all round."""
-    # Exact: the nearest one on a row, then by way of other rows, then of other planes.
+    """Distance in voxels to the vacuum, which surrounds the piece."""
+    # Exact: the nearest one in a row, then by way of other rows, then of other planes.
     return np.sqrt(_nearest(_nearest(_squares(piece), False), True), dtype=np.float32)

@@ -1,15 +1,15 @@
-"""Necks from the images themselves: two spheres joined by a cylinder, fitted to every view.
+"""Neck fit: two spheres joined by a cylinder, fitted to all views of a contact.
 
-A regularised volume rounds the crevice around a young neck and fills it with matter that is not
-there, several times the neck's own; so does denoising. Counts as recorded have no such bias. So
-the volume only tells where the particles are, and what else lies in the rays; then the thickness
-of two spheres and a cylinder about their line of centres, blurred by a Gaussian, is fitted to the
-images around the contact (Gauss-Newton with Levenberg's damping; pixels weighted by their noise).
-Views a few degrees apart differ in hardly more than where they show the contact, and are averaged
-about it, so that few directions are rendered.
+A regularised volume fills the crevice around a young neck with several times the neck's own
+matter, and so does denoising. Counts as recorded do not have this bias. Therefore the volume gives
+only the positions of the particles and the matter of other particles in the rays. The thickness of
+two spheres and a cylinder about their line of centres, blurred by a Gaussian, is fitted to the
+images around the contact (Gauss-Newton with the damping of Levenberg, Quart. Appl. Math. 2, 164,
+1944; pixels weighted by their noise). Views a few degrees apart are averaged about the contact, so
+that few directions are rendered.
 
-The neck enters by the fourth power of its radius, to which its matter is proportional: below a
-pixel it is the missing or surplus matter that tells the radius, no edge.
+The parameter of the neck is the fourth power of its radius, to which its matter is proportional:
+below a pixel the radius follows from the amount of matter, not from an edge.
 
 Lengths are in voxels, which are as wide as the pixels.
 """
@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from scipy import ndimage as scipy_ndimage
 
 from ..core.arrays import in_threads
-from .neck_kernels import add_read, blur_taps, misfit, normal_equations, render
+from .neck_kernels import add_interpolated, blur_taps, normal_equations, render, weighted_squares
 from .neck_scene import NeckScene, Sphere
 
 ndimage: Any = scipy_ndimage
@@ -37,17 +37,17 @@ Array = NDArray[np.float64]
 
 # The window around a contact, in mean radii along the line of centres and across it.
 _ALONG, _ACROSS = 0.9, 1.15
-# Views that look nearly along the line of centres do not see the neck: |cos| at most this.
-_STEEPEST, _FEWEST_VIEWS = 0.5, 6
+# Views nearly along the line of centres do not see the neck: |cos| at most this.
+_STEEPEST, _MIN_VIEWS = 0.5, 6
 _TOGETHER_DEG = 4.5  # views within that angle are averaged before the fit
 _AT_ONCE = 2 * len(os.sched_getaffinity(0))  # pairs of one piece of work
-_ELSEWHERE = 0.4  # how badly matter of other particles in a ray is known, relative
+_ELSEWHERE = 0.4  # relative uncertainty of the matter of other particles in a ray
 _THIRD = 0.4  # around contacts with a third particle, in mean radii: left out
-_HIDDEN = 0.3  # spheres that share a wider circle (in mean radii) have lost their neck
-_UNSURE = 0.15  # a neck of that relative error may have got lost: start again
+_HIDDEN = 0.3  # spheres that intersect in a wider circle (in mean radii) have no neck
+_UNSURE = 0.15  # a neck of greater relative error starts again
 _GROUPS = 7  # directions at which derivatives are taken
-_FIRST_NECK = 0.27  # of the mean radius: large, for there the matter still tells the radius
-_MISFIT = 2.5  # more than that many standard errors (rms around the neck): another shape
+_FIRST_NECK = 0.27  # of the mean radius: large enough for the derivative not to vanish
+_MAX_RESIDUAL = 2.5  # standard errors (rms around the neck); more means another shape
 # Parameters: both centres (y, z, x), both radii, neck^4, thickness scale, blur, background.
 _NECK4, _SCALE, _BLUR, _GROUND, _COUNT = 8, 9, 10, 11, 12
 _STEP = 0.05  # for derivatives
@@ -55,16 +55,17 @@ _STEP = 0.05  # for derivatives
 
 @dataclass(frozen=True)
 class NeckFit:
-    """The neck between two spheres.
+    """Fitted neck between two spheres.
 
     Attributes
     ----------
     neck_radius : float
-        In voxels; no less than the circle in which the spheres themselves intersect.
+        In voxels; not less than the circle in which the spheres intersect.
     error : float
-        Standard error from the images' noise, in voxels.
+        Standard error from the noise of the images, in voxels.
     residual : float
-        Mean residual of all views around the neck, rms, over what noise allows; 1 for a fit.
+        Rms residual around the neck, averaged over the views, in standard errors of the noise;
+        about 1 for a good fit.
     """
 
     neck_radius: float
@@ -73,95 +74,127 @@ class NeckFit:
 
     @property
     def fits(self) -> bool:
-        """Whether the particles look like spheres and a cylinder near their contact."""
-        return math.isfinite(self.neck_radius) and self.residual < _MISFIT
+        """Whether two spheres and a cylinder explain the images near the contact."""
+        return math.isfinite(self.neck_radius) and self.residual < _MAX_RESIDUAL
 
 
 class _Pair:
-    """What the images show around one contact, and the fit to it."""
+    """The images around one contact, and the fit to them."""
 
     def __init__(
-        self, scene: NeckScene, a: int, b: int, thirds: Sequence[Array], guess: tuple[float, float]
+        self,
+        scene: NeckScene,
+        a: int,
+        b: int,
+        third_contacts: Sequence[Array],
+        guess: tuple[float, float],
     ) -> None:
         one, other = scene.spheres[a], scene.spheres[b]
-        ends = np.array([one.centre, other.centre]) - scene.middle
+        ends = np.array([one.centre, other.centre]) - scene.centre
         centre = ends.mean(axis=0)
-        self.radius = radius = (one.radius + other.radius) / 2
-        line = ends[1] - ends[0]
-        seen = scene.on_screen(line / np.linalg.norm(line))
-        steepness = np.abs(seen[:, 2])
-        limit = max(_STEEPEST, np.sort(steepness)[:_FEWEST_VIEWS][-1])
-        views = np.flatnonzero(steepness <= limit)
-        self.scene = scene
-        ways = seen[views, :2] / np.linalg.norm(seen[views, :2], axis=1)[:, None]
-        across = np.stack([-ways[:, 1], ways[:, 0]], axis=1)
-        middles = scene.on_screen(centre)[views, :2]
-        long, wide = int(_ALONG * radius), int(_ACROSS * radius)
+        self.scene, self.radius = scene, (one.radius + other.radius) / 2
+        views, along, across = self._directions(ends[1] - ends[0])
+        centres = scene.in_images(centre)[views, :2]
+        long, wide = int(_ALONG * self.radius), int(_ACROSS * self.radius)
         self.s, self.t = np.arange(-long, long + 1.0), np.arange(-wide, wide + 1.0)
-        at = (
-            middles[:, :, None, None]
-            + ways[:, :, None, None] * self.s[:, None]
+        points = (
+            centres[:, :, None, None]
+            + along[:, :, None, None] * self.s[:, None]
             + across[:, :, None, None] * self.t
         )
-        self.elsewhere = np.zeros((len(views), self.s.size, self.t.size))
-        pixels = at + scene.screen[:, None, None]
-        whole = np.ascontiguousarray(scene.shown[:, views])
-        add_read(whole, 1.0, pixels[:, 0], pixels[:, 1], self.elsewhere)
-        for label in (a, b):
-            shadow, origin = scene.shadows[label]
-            local = at - origin[views][:, :, None, None]
-            part = np.ascontiguousarray(shadow[:, views])
-            add_read(part, -1.0, local[:, 0], local[:, 1], self.elsewhere)
-        np.maximum(self.elsewhere, 0.0, out=self.elsewhere)
-        self.data = -self.elsewhere
-        for k, view in enumerate(views):
-            self.data[k] += ndimage.map_coordinates(
-                scene.curves[view], pixels[k], order=3, prefilter=False, output=np.float32
-            )
-        edge = 2 * scene.screen
-        self.used = np.all((pixels >= 0) & (pixels <= edge[:, None, None]), axis=1)
-        for point in thirds:
-            here = scene.on_screen(point - scene.middle)[views, :2] - middles
-            ds = self.s[:, None] - np.sum(here * ways, axis=1)[:, None, None]
-            dt = self.t - np.sum(here * across, axis=1)[:, None, None]
-            self.used &= ds**2 + dt**2 > (_THIRD * radius) ** 2
-        # From (y, z, x) about the contact to (s, t, depth), for each view.
-        turn = np.zeros((len(views), 3, 3))
-        turn[:, :2, 0] = np.stack([ways[:, 0], across[:, 0]], axis=1)
-        for k, columns in enumerate((ways[:, 1], across[:, 1])):
-            turn[:, k, 1], turn[:, k, 2] = (
-                columns * scene.sines[views],
-                columns * scene.cosines[views],
-            )
-        turn[:, 2, 1], turn[:, 2, 2] = scene.cosines[views], -scene.sines[views]
-        self.first = _firsts(scene.tilts[views])
-        counts = np.diff([*self.first, len(views)])
-        self.group = np.repeat(np.arange(len(counts)), counts)
-        self.turn = np.add.reduceat(turn, self.first) / counts[:, None, None]
-        # A small cylinder hides within the spheres, where no derivative leads out again.
-        self.least = max(_FIRST_NECK * radius, guess[0])
+        pixels = points + scene.image_centre[:, None, None]
+        self._read_images(views, pixels, points, (a, b))
+        self._select_pixels(views, pixels, along, across, centres, third_contacts)
+        self._average_directions(views, along, across)
+        # A small cylinder is hidden within the spheres, where the derivative is zero.
+        self.least = max(_FIRST_NECK * self.radius, guess[0])
         rest = [one.radius, other.radius, self.least**4, guess[1], 0.45, 0.0]
         self.found = np.concatenate([(ends - centre).ravel(), rest])
         self.error = math.inf
 
+    def _directions(self, line: Array) -> tuple[NDArray[np.intp], Array, Array]:
+        """Views that see the neck, and unit vectors along and across the line of centres."""
+        direction = self.scene.in_images(line / np.linalg.norm(line))
+        steepness = np.abs(direction[:, 2])
+        limit = max(_STEEPEST, np.sort(steepness)[:_MIN_VIEWS][-1])
+        views = np.flatnonzero(steepness <= limit)
+        along = direction[views, :2] / np.linalg.norm(direction[views, :2], axis=1)[:, None]
+        return views, along, np.stack([-along[:, 1], along[:, 0]], axis=1)
+
+    def _read_images(
+        self, views: NDArray[np.intp], pixels: Array, points: Array, labels: Sequence[int]
+    ) -> None:
+        """Interpolate the images and the thickness of all other particles in the window."""
+        scene = self.scene
+        self.elsewhere = np.zeros((len(views), self.s.size, self.t.size))
+        whole = np.ascontiguousarray(scene.projected[:, views])
+        add_interpolated(whole, 1.0, pixels[:, 0], pixels[:, 1], self.elsewhere)
+        for label in labels:
+            projected, origin = scene.particles[label]
+            local = points - origin[views][:, :, None, None]
+            part = np.ascontiguousarray(projected[:, views])
+            add_interpolated(part, -1.0, local[:, 0], local[:, 1], self.elsewhere)
+        np.maximum(self.elsewhere, 0.0, out=self.elsewhere)
+        self.data = -self.elsewhere
+        for k, view in enumerate(views):
+            self.data[k] += ndimage.map_coordinates(
+                scene.coefficients[view], pixels[k], order=3, prefilter=False, output=np.float32
+            )
+
+    def _select_pixels(
+        self,
+        views: NDArray[np.intp],
+        pixels: Array,
+        along: Array,
+        across: Array,
+        centres: Array,
+        third_contacts: Sequence[Array],
+    ) -> None:
+        """Leave out pixels beyond the image and around contacts with a third particle."""
+        scene = self.scene
+        edge = 2 * scene.image_centre
+        self.used = np.all((pixels >= 0) & (pixels <= edge[:, None, None]), axis=1)
+        for point in third_contacts:
+            here = scene.in_images(point - scene.centre)[views, :2] - centres
+            ds = self.s[:, None] - np.sum(here * along, axis=1)[:, None, None]
+            dt = self.t - np.sum(here * across, axis=1)[:, None, None]
+            self.used &= ds**2 + dt**2 > (_THIRD * self.radius) ** 2
+
+    def _average_directions(self, views: NDArray[np.intp], along: Array, across: Array) -> None:
+        """Group neighbouring views and average their rotations."""
+        scene = self.scene
+        # From (y, z, x) about the contact to (s, t, depth), for each view.
+        rotations = np.zeros((len(views), 3, 3))
+        rotations[:, :2, 0] = np.stack([along[:, 0], across[:, 0]], axis=1)
+        for k, columns in enumerate((along[:, 1], across[:, 1])):
+            rotations[:, k, 1], rotations[:, k, 2] = (
+                columns * scene.sines[views],
+                columns * scene.cosines[views],
+            )
+        rotations[:, 2, 1], rotations[:, 2, 2] = scene.cosines[views], -scene.sines[views]
+        self.first = _firsts(scene.tilts[views])
+        counts = np.diff([*self.first, len(views)])
+        self.group = np.repeat(np.arange(len(counts)), counts)
+        self.rotations = np.add.reduceat(rotations, self.first) / counts[:, None, None]
+
     def _model(self, p: Array, which: NDArray[np.intp] | slice = slice(None)) -> Array:
         """Images of the pair in some of the directions, shape (directions, s, t)."""
-        turn = self.turn[which]
-        bodies = np.empty((len(turn), 9))
-        bodies[:, 0:3], bodies[:, 4:7] = turn @ p[:3], turn @ p[3:6]
+        rotations = self.rotations[which]
+        bodies = np.empty((len(rotations), 9))
+        bodies[:, 0:3], bodies[:, 4:7] = rotations @ p[:3], rotations @ p[3:6]
         bodies[:, 3], bodies[:, 7], bodies[:, 8] = p[6], p[7], max(p[_NECK4], 0.0) ** 0.25
-        out = np.empty((len(turn), self.s.size, self.t.size))
+        out = np.empty((len(rotations), self.s.size, self.t.size))
         render(self.s[0], self.t[0], bodies, blur_taps(p[_BLUR]), out)
         out *= p[_SCALE]
         out += p[_GROUND]
         return out
 
     def fit(self, means: Array, weights: Array, rounds: int) -> None:
-        """Improve `found`; `means` and `weights` are what is known of the parameters before."""
+        """Improve `found`; `means` and `weights` are the prior of the parameters."""
         p = self.found.copy()
         if self.error > _UNSURE * p[_NECK4] ** 0.25:
             p[_NECK4] = max(p[_NECK4], self.least**4)
-        many = len(self.turn)
+        many = len(self.rotations)
         groups = min(_GROUPS, many)
         group = np.arange(many) * groups // many
         first = np.searchsorted(group, np.arange(groups))
@@ -175,7 +208,7 @@ class _Pair:
         summed = np.add.reduceat(self.weights, first)
 
         def cost(q: Array, made: Array) -> float:
-            return misfit(self.weights, data, made) + float(weights @ (q - means) ** 2)
+            return weighted_squares(self.weights, data, made) + float(weights @ (q - means) ** 2)
 
         best, damping = cost(p, model), 1e-4
         for _ in range(rounds):
@@ -211,7 +244,7 @@ class _Pair:
 
     @staticmethod
     def _bounded(old: Array, new: NDArray[Any]) -> Array:
-        """No leaps of the neck, and nothing that is no pair of spheres."""
+        """Limit the step of the parameters, and the neck to the smaller sphere."""
         new[6:8] = np.clip(new[6:8], 0.7 * old[6:8], 1.4 * old[6:8])
         thickest = (0.95 * min(new[6], new[7])) ** 4
         new[_NECK4] = np.clip(new[_NECK4], 0.4 * old[_NECK4], 2.5 * old[_NECK4])
@@ -220,8 +253,8 @@ class _Pair:
         new[_BLUR] = np.clip(new[_BLUR], 0.25, 2.0)
         return new
 
-    def contact(self) -> NeckFit:
-        """The neck as it stands."""
+    def result(self) -> NeckFit:
+        """The fitted neck."""
         p = self.found
         a, b = p[6], p[7]
         far = float(np.linalg.norm(p[3:6] - p[:3]))
@@ -231,11 +264,11 @@ class _Pair:
         weight = self.weights.sum(axis=0)
         score = (self.weights * self.rest).sum(axis=0) / np.sqrt(np.maximum(weight, 1e-30))
         near &= weight > 0
-        misfit = math.sqrt(float((score[near] ** 2).mean())) if near.any() else math.inf
+        residual = math.sqrt(float((score[near] ** 2).mean())) if near.any() else math.inf
         neck = float(p[_NECK4]) ** 0.25
         if neck < overlap and overlap > _HIDDEN * self.radius:
-            misfit = math.inf
-        return NeckFit(max(neck, overlap), self.error, misfit)
+            residual = math.inf
+        return NeckFit(max(neck, overlap), self.error, residual)
 
 
 def _firsts(tilts: Array) -> NDArray[np.intp]:
@@ -250,17 +283,17 @@ def _firsts(tilts: Array) -> NDArray[np.intp]:
 def iter_fit_necks(
     scene: NeckScene, pairs: Mapping[tuple[int, int], float], level: float
 ) -> Generator[float, None, dict[tuple[int, int], NeckFit]]:
-    """Fit the neck of each pair, a few at a time.
+    """Fit the neck of each pair, a few pairs at a time.
 
-    What all pairs have in common, the blur and the thickness scale, is found from each alone, and
-    then again with what the others found held against it.
+    Blur and thickness scale are common to all pairs. Each pair is fitted alone, and then again
+    with the median of all pairs as a prior of these two.
 
     Parameters
     ----------
     scene : NeckScene
-        The images.
+        Projections and noise.
     pairs : mapping of (int, int) to float
-        Labels of particles in contact, and about how wide their neck is at most (radius).
+        For the labels of each pair an approximate upper limit of the neck radius, in voxels.
     level : float
         Value of a voxel of solid matter.
 
@@ -272,12 +305,12 @@ def iter_fit_necks(
     Returns
     -------
     dict
-        By the pair.
+        Fits by the labels of the pair.
     """
     touching: dict[tuple[int, int], list[Array]] = {}
     for a, b in pairs:
         touching[a, b] = [
-            _touch(scene.spheres[m], scene.spheres[n])
+            _contact_point(scene.spheres[m], scene.spheres[n])
             for one, other in pairs
             for m, n in ((one, other), (other, one))
             if m in (a, b) and n not in (a, b)
@@ -301,17 +334,17 @@ def iter_fit_necks(
     if len(fits) > 2:
         common = np.array([fit.found[[_SCALE, _BLUR]] for fit in fits.values()])
         centre = np.median(common, axis=0)
-        # Most of what pairs differ by is the noise of their images.
+        # Most of the difference between pairs is noise.
         spread = 0.05 * np.median(np.abs(common - centre), axis=0)
         means[[_SCALE, _BLUR]] = centre
         weights[[_SCALE, _BLUR]] = 1 / np.maximum(spread, 1e-3 * centre) ** 2
         for batch in batches:
             in_threads(together, batch)
             yield 0.7 + 0.3 * batch.stop / len(names)
-    return {pair: fits[number].contact() for number, pair in enumerate(names)}
+    return {pair: fits[number].result() for number, pair in enumerate(names)}
 
 
-def _touch(one: Sphere, other: Sphere) -> Array:
-    """Where two spheres meet."""
+def _contact_point(one: Sphere, other: Sphere) -> Array:
+    """Point of contact of two spheres."""
     share = one.radius / (one.radius + other.radius)
     return one.centre + share * (other.centre - one.centre)

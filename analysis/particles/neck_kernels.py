@@ -1,4 +1,4 @@
-"""Rays through two spheres joined by a cylinder, blurred to pixels; and images read in between."""
+"""Kernels of the neck fit: blurred thickness of two spheres and a cylinder, and interpolation."""
 # numba's decorators are untyped.
 # pyright: basic, reportMissingTypeStubs=false
 
@@ -17,7 +17,7 @@ PAD = 3  # pixels beyond a pixel that blur into it
 
 
 def blur_taps(width: float) -> NDArray[np.float32]:
-    """Weights of the rays around a pixel for a Gaussian of that standard deviation in pixels."""
+    """Weights of the rays around a pixel for a Gaussian of standard deviation `width` in pixels."""
     away = np.arange(-PAD * FINE, PAD * FINE + 1) / FINE
     weights = np.exp(-0.5 * (away / width) ** 2)
     return (weights / weights.sum()).astype(np.float32)
@@ -27,8 +27,9 @@ def blur_taps(width: float) -> NDArray[np.float32]:
 def _thickness(t, s, body, row):
     """Length of the rays at (s, t) in the union of two spheres and a cylinder.
 
-    Single precision and without branches, so that it is done for a vector of rays at once:
-    lengths of the three intervals, less those shared by two, and those shared by all again.
+    In single precision and without branches, so that the compiler vectorises over rays. The
+    length of the union of three intervals is the sum of their lengths, minus the lengths shared
+    by two, plus the length shared by all three.
     """
     zero, tiny, unit = np.float32(0), np.float32(1e-9), np.float32(1)
     at_a, ta, da, ra = s - body[0], body[1], body[2], body[3]
@@ -53,7 +54,7 @@ def _thickness(t, s, body, row):
         low_c = max((qb - root) * per_qa, min(one, other)) + da
         high_c = min((qb + root) * per_qa, max(one, other)) + da
         low_ab, high_ab = max(low_a, low_b), min(high_a, high_b)
-        # An empty interval may stand anywhere, even with its ends exchanged: it shares nothing.
+        # An empty interval, even with its ends exchanged, shares nothing.
         row[j] = (
             high_a - low_a + high_b - low_b - max(high_ab - low_ab, zero)
             + max(high_c - low_c, zero)
@@ -65,12 +66,12 @@ def _thickness(t, s, body, row):
 
 @numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
 def render(first_s, first_t, bodies, taps, out):
-    """Images of two spheres joined by a cylinder, for several views.
+    """Render two spheres joined by a cylinder, for several views.
 
     Parameters
     ----------
     first_s, first_t : float
-        The first pixel; pixels are 1 apart.
+        Position of the first pixel; pixels are 1 apart.
     bodies : ndarray
         For each view s, t, depth and radius of either sphere, and the cylinder's radius.
     taps : ndarray
@@ -96,7 +97,7 @@ def render(first_s, first_t, bodies, taps, out):
         for k in range(9):
             body[k] = there[k]
         body[9], body[10], body[12] = ws / length, wt / length, length
-        # Rays straight across the cylinder never meet its ends but far away.
+        # Rays exactly across the cylinder would meet its ends at infinity.
         upright = wd / length
         body[11] = upright if abs(upright) > 1e-5 else 1e-5
         sums[:] = 0
@@ -120,8 +121,8 @@ def render(first_s, first_t, bodies, taps, out):
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
-def add_read(images, gain, rows, columns, out):
-    """Add `gain` times images read in between their pixels; beyond them there is nothing.
+def add_interpolated(images, gain, rows, columns, out):
+    """Add `gain` times linearly interpolated images, which are 0 beyond their border.
 
     `images` are (rows, views, columns); `rows`, `columns` and `out` (views, s, t).
     """
@@ -140,8 +141,8 @@ def add_read(images, gain, rows, columns, out):
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
-def misfit(weights, data, model):
-    """Weighted sum of squares; no BLAS, which would start threads within our own."""
+def weighted_squares(weights, data, model):
+    """Weighted sum of squared residuals; without BLAS, which would start threads of its own."""
     total = 0.0
     for view in range(data.shape[0]):
         for i in range(data.shape[1]):
@@ -153,7 +154,7 @@ def misfit(weights, data, model):
 
 @numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
 def normal_equations(slopes, weights, pull, matrix, force):
-    """Fill in the matrix and the right side of the normal equations; without BLAS, as above.
+    """Fill the matrix and the right side of the normal equations; without BLAS, as above.
 
     `slopes` is (parameters, n), `weights` and `pull` (weighted residuals) are (n,).
     """

@@ -53,7 +53,8 @@ class SegmentStep(Step[SegmentSettings]):
 
     def series(self, series: Series) -> Iterator[Output]:
         """Segment the volume and number the particles as in the series before."""
-        from ..particles.segmentation import iter_segment, track
+        from ..particles.segmentation import iter_segment
+        from ..particles.tracking import track
 
         labels = yield from with_progress("segmenting", iter_segment(series.results["volume"]))
         before = self.context.get(LabelsBefore)

@@ -17,7 +17,8 @@ from scipy.ndimage import gaussian_filter
 
 from pyrotome.analysis.core.arrays import binned
 from pyrotome.analysis.particles.necks import measure_necks, measure_particles, write_necks
-from pyrotome.analysis.particles.segmentation import otsu_level, segment, track
+from pyrotome.analysis.particles.segmentation import otsu_level, segment
+from pyrotome.analysis.particles.tracking import track
 from pyrotome.analysis.report.plots import plot_growth, plot_model
 from pyrotome.analysis.tomography.back_projection import wbp
 from pyrotome.analysis.tomography.iterative import sirt

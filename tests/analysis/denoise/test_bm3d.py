@@ -286,4 +286,6 @@ def test_recipes_name_the_methods():
             frame, settings.method, settings.noise, settings.variance
         )
         by = denoise_fast if settings.method == "fast" else denoise_bm3d
-        assert np.array_equal(cleaned, by(frame, settings.noise, settings.variance)[0])
+        direct = by(frame, settings.noise, settings.variance)[0]
+        # The package itself is not deterministic: equal calls differ by some 1e-7 of the maximum.
+        assert np.allclose(cleaned, direct, rtol=0, atol=1e-5 * frame.max())

@@ -99,7 +99,7 @@ def test_the_curve_is_a_table():
     assert curve_table(renamed)[:-1].tolist() == [[0.0, 4.0, 30.0], [4.0, 5.0, 31.0]]
     # A file holds the table in more rows than are filled.
     assert choice_of(np.vstack([table, np.full((5, 3), np.nan)])) == choice
-    with pytest.raises(ValueError, match="no curve"):
+    with pytest.raises(ValueError, match="does not hold the trials"):
         choice_of(np.full((5, 3), np.nan))
 
 
@@ -168,7 +168,7 @@ def test_what_cannot_be_tuned_is_refused():
         search_parameters(np.zeros((4, 16, 16)), largest_side=4)
     with pytest.raises(ValueError, match="at least 3 frames"):
         search_parameters(np.zeros((2, 16, 16)))
-    with pytest.raises(ValueError, match="without any difference"):
+    with pytest.raises(ValueError, match="reference frames are all equal"):
         search_parameters(np.ones((4, 16, 16)))
-    with pytest.raises(ValueError, match="name one or more"):
+    with pytest.raises(ValueError, match="name at least one"):
         search_parameters(np.ones((4, 16, 16)), kinds=[])

@@ -59,7 +59,7 @@ def test_frames_after_the_reference_are_denoised_by_its_choice():
     assert fractions == sorted(fractions)
     assert fractions[-1] == 1.0
     (notice,) = (o for o in outputs if isinstance(o, Notice))
-    assert f"tuned to noise {choice.noise}" in notice.message
+    assert f"the denoiser uses noise {choice.noise}" in notice.message
     frame = exposures(1, seed=7)[0]
     (denoised,) = stacks["series_001"].frame(0, frame, 0.0)
     expected, variance = denoise_fast(frame, choice.noise, choice.variance, "quick")
@@ -91,7 +91,7 @@ def test_too_few_reference_frames_are_told_and_nothing_is_chosen():
 def test_frames_that_do_not_differ_cannot_tune():
     stack = pipeline_of(("reference_001", "reference", 3))["reference_001"]
     (notice,) = outputs_of(stack, np.repeat(exposures(1), 3, axis=0))
-    assert "cannot be tuned: 3 reference frames without any difference" in notice.message
+    assert "cannot be chosen: 3 reference frames are all equal" in notice.message
 
 
 def test_settings_that_are_given_are_taken():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pyrotome.analysis.particles.neck_kernels import FINE, PAD, add_read, blur_taps, render
+from pyrotome.analysis.particles.neck_kernels import FINE, PAD, add_interpolated, blur_taps, render
 
 BODIES = {
     "apart": [-9.0, 0.3, 1.0, 7.0, 9.0, -0.4, -2.0, 8.0, 3.0],
@@ -58,6 +58,6 @@ def test_images_are_read_between_pixels_and_end_at_their_edge():
     at = np.full((2, 1, 3), 2.25)
     across = np.broadcast_to([1.5, 5.75, 6.5], (2, 1, 3)).copy()
     out = np.ones((2, 1, 3))
-    add_read(images, -2.0, at, across, out)
+    add_interpolated(images, -2.0, at, across, out)
     assert out[0, 0] == pytest.approx([-3.5, -3.5, 1.0])
     assert out[1, 0] == pytest.approx([-2.0, -10.5, 1.0])

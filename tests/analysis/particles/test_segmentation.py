@@ -7,15 +7,14 @@ from scipy.ndimage import gaussian_filter
 
 from pyrotome.analysis.particles.kernels import depth_in
 from pyrotome.analysis.particles.segmentation import (
-    centroids,
     contacts,
     dilation,
     erosion,
     iter_segment,
     otsu_level,
     segment,
-    track,
 )
+from pyrotome.analysis.particles.tracking import centroids, track
 
 CENTRES = ((14, 16, 14), (14, 16, 33), (40, 15, 18), (40, 17, 44), (20, 14, 56))
 RADII = (10.0, 9.5, 8.0, 7.0, 6.0)  # the first two touch
@@ -107,7 +106,7 @@ def test_a_new_particle_gets_a_new_number_and_a_lost_one_leaves_a_gap():
     assert track(before, now, first_new=9).max() == 9
     assert track(np.zeros_like(now), now).max() == 4
     assert not track(before, np.zeros_like(now)).any()
-    with pytest.raises(ValueError, match="must be alike"):
+    with pytest.raises(ValueError, match="must be equal"):
         track(before, now[1:])
 
 
