@@ -17,7 +17,7 @@ from ...protocols.messages.manifest import FrameDtype
 from ...protocols.wires import simplon_stream
 from ...protocols.wires.simplon_stream import Image, Pixels, SeriesEnd, SeriesStart
 from ..base import GRACE_S, DetectorFrame, DeviceError, DeviceLost, FrameData, Identity
-from ..common.armed_detector import Acquisition, ArmedDetector
+from ..common.armed_detector import Acquisition, ArmedDetector, refused
 from ..links.errors import not_connected
 from ..links.tcp import address_of
 from .control import ControlUnit
@@ -202,10 +202,10 @@ class SimplonDetector(ArmedDetector[_Series]):
             try:
                 found = simplon_stream.parse(parts)
                 if isinstance(found, SeriesEnd) and found.series == armed.series:
-                    raise self._ended(armed)
+                    raise _ended(self.name, armed)
                 if not isinstance(found, Image) or found.series != armed.series:
                     continue  # of a series before
-                pixels = self._channel(found)
+                pixels = _channel(self.name, found, self.options.channel)
                 data = await _frame_data(pixels, found, check_hash=self.options.check_hash)
             except BadMessage as error:
                 if not simplon_stream.resembles_image(parts):
@@ -255,29 +255,6 @@ class SimplonDetector(ArmedDetector[_Series]):
             if not armed.failed.done():
                 armed.failed.set_result(error)
 
-    def _channel(self, image: Image) -> Pixels:
-        wanted, channels = self.options.channel, image.channels
-        if wanted is None and len(channels) == 1:
-            return next(iter(channels.values()))
-        if wanted is None or wanted not in channels:
-            raise self._refused(
-                "read a frame",
-                f"the frame has the channels {', '.join(channels)}",
-                "Name one of them in the rig's detector.options.channel",
-            )
-        return channels[wanted]
-
-    def _ended(self, armed: _Series) -> DeviceError:
-        error = DeviceLost(
-            self.name,
-            "read a frame",
-            f"it ended the series after {armed.last_number} of {armed.frames} frames",
-            "Check that no other client uses the detector",
-        )
-        if not armed.failed.done():
-            armed.failed.set_result(error)
-        return error
-
     def _forget(self) -> None:
         """Drop the acquisition; what its last trigger is answered no longer matters."""
         armed, self._armed = self._armed, None
@@ -298,3 +275,29 @@ async def _frame_data(pixels: Pixels, image: Image, *, check_hash: bool) -> Fram
     if pixels.compression == "none" and not pixels.big_endian:
         return pixels.array()
     return await asyncio.to_thread(pixels.array)
+
+
+def _channel(device: str, image: Image, wanted: str | None) -> Pixels:
+    channels = image.channels
+    if wanted is None and len(channels) == 1:
+        return next(iter(channels.values()))
+    if wanted is None or wanted not in channels:
+        raise refused(
+            device,
+            "read a frame",
+            f"the frame has the channels {', '.join(channels)}",
+            "Name one of them in the rig's detector.options.channel",
+        )
+    return channels[wanted]
+
+
+def _ended(device: str, armed: _Series) -> DeviceError:
+    error = DeviceLost(
+        device,
+        "read a frame",
+        f"it ended the series after {armed.last_number} of {armed.frames} frames",
+        "Check that no other client uses the detector",
+    )
+    if not armed.failed.done():
+        armed.failed.set_result(error)
+    return error

@@ -167,13 +167,8 @@ class SourceUnit:
     def cycle_s(self) -> float:
         """Experiment seconds from one reading to the next: bytes over baud rate, integration."""
         dialect = self._dialect or Dialect2400()
-        count = self._message_bytes + dialect.READING_BYTES
+        count = _command_bytes(dialect, self._family) + dialect.READING_BYTES
         return count * self.link.byte_s + dialect.FUNCTIONS * self.integration_s
-
-    @property
-    def _message_bytes(self) -> int:
-        dialect = self._dialect or Dialect2400()
-        return len(dialect.cycle(1e-3)) + len(self._family.line_end)
 
     def _exchange_s(self, late_s: float) -> float:
         """Wall seconds for an exchange that is no reading."""
@@ -342,7 +337,7 @@ class SourceUnit:
             t_ns = self._time.stamp_ns(
                 sent_ns,
                 self._clock.now_ns() - sent_ns,
-                self._message_bytes * self.link.byte_s,
+                _command_bytes(dialect, self._family) * self.link.byte_s,
                 dialect.READING_BYTES * self.link.byte_s,
                 self.integration_s,
                 dialect.FUNCTIONS,
@@ -417,3 +412,7 @@ async def _choose_dialect(device: str, link: LineLink, family: Family, deadline:
     raise DeviceRefused(
         device, request, f"it answered {language[:40]!r}", "Set it to SCPI in its menu"
     )
+
+
+def _command_bytes(dialect: Dialect, family: Family) -> int:
+    return len(dialect.cycle(1e-3)) + len(family.line_end)

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ...protocols.config.rig import HeaterRig
+from ...protocols.config.rig import HeaterLimits, HeaterRig
 from ...protocols.core.clock import ExperimentClock
 from ...protocols.core.errors import BadMessage
 from ...protocols.wires.secop import Description
@@ -95,7 +95,7 @@ class SecopHeater(SampledHeater):
         request = "get a first reading"
         try:
             module = self.control.connected(request)
-            self._refuse_unfit_rig(module)
+            _refuse_unfit_rig(self.control, module, self.rig.limits, self.options)
             await self.control.read_c("value", request, left_s(deadline))
             self.control.refuse_fault("read samples")
             if self._latest is None:
@@ -223,23 +223,6 @@ class SecopHeater(SampledHeater):
         self._ramp_found = module.number("ramp")
         return description
 
-    def _refuse_unfit_rig(self, module: HeatingModule) -> None:
-        """Raise DeviceRefused where the module cannot do what the rig names."""
-        limits, (low_c, high_c) = self.rig.limits, module.target_c
-        if not low_c <= limits.safe_c <= high_c:
-            raise self.control.refused(
-                f"use the rig's safe temperature of {limits.safe_c:g} degC",
-                f"the module goes from {low_c:g} to {high_c:g} degC",
-                "Change the rig's limits.safe_temperature",
-            )
-        no_ramp = module.changeable("ramp") is None and self.options.step_every_s is None
-        if limits.rate_c_per_s is not None and no_ramp:
-            raise self.control.refused(
-                f"keep the rig's rate of {limits.rate_c_per_s:g} degC/s",
-                "the module has no ramp parameter",
-                "Name options.step_every_s, or leave out limits.rate",
-            )
-
     # Commands
 
     async def _go(self, temperature_c: float, request: str) -> int:
@@ -296,3 +279,23 @@ class SecopHeater(SampledHeater):
                     "Turn the heater off at its controller",
                 )
             await asyncio.sleep(CONFIRM_POLL_S)
+
+
+def _refuse_unfit_rig(
+    control: ModuleControl, module: HeatingModule, limits: HeaterLimits, options: SecopOptions
+) -> None:
+    """Raise DeviceRefused where the module cannot do what the rig names."""
+    low_c, high_c = module.target_c
+    if not low_c <= limits.safe_c <= high_c:
+        raise control.refused(
+            f"use the rig's safe temperature of {limits.safe_c:g} degC",
+            f"the module goes from {low_c:g} to {high_c:g} degC",
+            "Change the rig's limits.safe_temperature",
+        )
+    no_ramp = module.changeable("ramp") is None and options.step_every_s is None
+    if limits.rate_c_per_s is not None and no_ramp:
+        raise control.refused(
+            f"keep the rig's rate of {limits.rate_c_per_s:g} degC/s",
+            "the module has no ramp parameter",
+            "Name options.step_every_s, or leave out limits.rate",
+        )

@@ -193,6 +193,11 @@ class SecopLink:
             # Any later answer will do for a question; that to a command is still owed.
             if action not in _COMMANDS and answered in self._due.get(key, ()):
                 self._due[key].remove(answered)
+        self._refuse_error(answer, request)
+        return answer
+
+    def _refuse_error(self, answer: Message, request: str) -> None:
+        """Raise DeviceRefused for an answer that is an error report."""
         if answer.action.startswith(secop.ERROR_PREFIX):
             report = secop.parse_error(answer.data)
             raise DeviceRefused(
@@ -201,7 +206,6 @@ class SecopLink:
                 f"{self.endpoint} answered {report}",
                 "See the log of the SECoP node",
             )
-        return answer
 
     def _gone(self, request: str) -> DeviceLost:
         if self._socket is not None and self._ended:

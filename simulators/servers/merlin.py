@@ -125,6 +125,65 @@ class _Outgoing:
     pixels: asyncio.Future[bytes] | None = None
 
 
+class _Settings:
+    """Variables that commands read and set.
+
+    Parameters
+    ----------
+    only_shape : tuple of int or None
+        (rows, columns) that cannot be changed.
+    """
+
+    def __init__(self, only_shape: tuple[int, int] | None) -> None:
+        self._only_shape = only_shape
+        self._values = {name: start for name, (_, _, _, start) in _SETTINGS.items()}
+        if only_shape is not None:
+            self._values[wire.IMAGEY], self._values[wire.IMAGEX] = only_shape
+
+    def get(self, name: str) -> str | None:
+        """Text of a variable; None where there is none of that name."""
+        value = self._values.get(name)
+        return None if value is None else f"{value:.10g}"
+
+    def set(self, name: str, text: str) -> int:
+        """Set a variable; the code of the answer."""
+        if name not in _SETTINGS:
+            return wire.ERROR_UNKNOWN
+        kind, low, high, _ = _SETTINGS[name]
+        try:
+            value = float(text)
+        except ValueError:
+            return wire.ERROR_RANGE
+        # `low <= value` is false for NaN.
+        if not low <= value <= high or (kind == _WHOLE and value != int(value)):
+            return wire.ERROR_RANGE
+        if name == wire.COUNTERDEPTH and int(value) not in wire.PIXEL_TYPES:
+            return wire.ERROR_RANGE
+        only = self._only_shape if name in _SCAN else None
+        if only is not None and value != only[_SCAN.index(name)]:
+            return wire.ERROR_RANGE
+        self._values[name] = value
+        return wire.ERROR_OK
+
+    def real(self, name: str) -> float:
+        """Value of a variable."""
+        return self._values[name]
+
+    def whole(self, name: str) -> int:
+        """Value of a variable that is a whole number."""
+        return int(self._values[name])
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, columns)."""
+        return self.whole(wire.IMAGEY), self.whole(wire.IMAGEX)
+
+    @property
+    def pixel_type(self) -> str:
+        """Of an image."""
+        return wire.PIXEL_TYPES[self.whole(wire.COUNTERDEPTH)]
+
+
 class _MerlinServer:
     def __init__(
         self,
@@ -135,9 +194,7 @@ class _MerlinServer:
         faults: WireFaults,
     ) -> None:
         self._world, self._chips, self._faults = world, chips, faults
-        self._values = {name: start for name, (_, _, _, start) in _SETTINGS.items()}
-        if world.recording is not None:
-            self._values[wire.IMAGEY], self._values[wire.IMAGEX] = world.recording.shape
+        self._settings = _Settings(None if world.recording is None else world.recording.shape)
         self._scanner: Scanner[bytes] = Scanner(world, clock, self._deliver, fill_frames)
         self._consumers: set[socket.socket] = set()
         self._queue: asyncio.Queue[_Outgoing] = asyncio.Queue(_BACKLOG)
@@ -186,7 +243,7 @@ class _MerlinServer:
             await self._send_image(item.head, pixels)
             if item.acquisition == self._acquisition:
                 self._sent += 1
-                if self._sent == self._total:
+                if self._sent == self._settings.whole(wire.NUMFRAMESTOACQUIRE):
                     self._armed = False
 
     async def _send_image(self, head: bytes, pixels: bytes) -> None:
@@ -226,7 +283,11 @@ class _MerlinServer:
                 return wire.Reply("GET", command.name, wire.ERROR_UNKNOWN, "")
             return wire.Reply("GET", command.name, wire.ERROR_OK, value)
         if command.kind == "SET":
-            return wire.Reply("SET", command.name, self._set(command.name, command.value or ""))
+            known = self._settings.get(command.name) is not None
+            code = wire.ERROR_BUSY
+            if not (self._armed and known):
+                code = self._settings.set(command.name, command.value or "")
+            return wire.Reply("SET", command.name, code)
         return wire.Reply("CMD", command.name, await self._command(command.name))
 
     def _get(self, name: str) -> str | None:
@@ -236,30 +297,7 @@ class _MerlinServer:
             return "pyrotome simulator"
         if name == "TEMPERATURE":
             return "25.0"
-        value = self._values.get(name)
-        return None if value is None else f"{value:.10g}"
-
-    def _set(self, name: str, text: str) -> int:
-        if name not in _SETTINGS:
-            return wire.ERROR_UNKNOWN
-        if self._armed:
-            return wire.ERROR_BUSY
-        kind, low, high, _ = _SETTINGS[name]
-        try:
-            value = float(text)
-        except ValueError:
-            return wire.ERROR_RANGE
-        # `low <= value` is false for NaN.
-        if not low <= value <= high or (kind == _WHOLE and value != int(value)):
-            return wire.ERROR_RANGE
-        if name == wire.COUNTERDEPTH and int(value) not in wire.PIXEL_TYPES:
-            return wire.ERROR_RANGE
-        recording = self._world.recording
-        only = recording.shape if recording is not None and name in _SCAN else None
-        if only is not None and value != only[_SCAN.index(name)]:
-            return wire.ERROR_RANGE
-        self._values[name] = value
-        return wire.ERROR_OK
+        return self._settings.get(name)
 
     async def _command(self, name: str) -> int:
         if name == wire.STARTACQUISITION:
@@ -276,52 +314,42 @@ class _MerlinServer:
             return wire.STATUS_BUSY
         return wire.STATUS_ARMED if self._armed else wire.STATUS_IDLE
 
-    @property
-    def _total(self) -> int:
-        return int(self._values[wire.NUMFRAMESTOACQUIRE])
-
-    @property
-    def _shape(self) -> tuple[int, int]:
-        return int(self._values[wire.IMAGEY]), int(self._values[wire.IMAGEX])
-
-    @property
-    def _depth(self) -> int:
-        return int(self._values[wire.COUNTERDEPTH])
-
     async def _start(self) -> int:
         if self._armed:
             return wire.ERROR_BUSY
         self._armed = True
         self._acquisition += 1
         self._sent = 0
-        pixel_type = wire.PIXEL_TYPES[self._depth]
+        pixel_type = self._settings.pixel_type
         await self._scanner.begin(
             Scan(
-                self._total,
-                self._shape,
-                self._values[wire.ACQUISITIONTIME] * 1e-3,
-                self._values[wire.ACQUISITIONPERIOD] * 1e-3,
+                self._settings.whole(wire.NUMFRAMESTOACQUIRE),
+                self._settings.shape,
+                self._settings.real(wire.ACQUISITIONTIME) * 1e-3,
+                self._settings.real(wire.ACQUISITIONPERIOD) * 1e-3,
                 _DTYPES[pixel_type],
-                2**self._depth - 1,
+                2 ** self._settings.whole(wire.COUNTERDEPTH) - 1,
                 partial(wire.pixels_to_wire, pixel_type=pixel_type),
             )
         )
         header = wire.AcquisitionHeader(
-            self._total, int(self._values[wire.NUMFRAMESPERTRIGGER]), self._depth
+            self._settings.whole(wire.NUMFRAMESTOACQUIRE),
+            self._settings.whole(wire.NUMFRAMESPERTRIGGER),
+            self._settings.whole(wire.COUNTERDEPTH),
         )
         head = wire.frame(wire.encode_acquisition_header(header))
         await self._queue.put(_Outgoing(self._acquisition, head))
-        if self._values[wire.TRIGGERSTART] == wire.TRIGGER_INTERNAL:
-            self._scanner.expose(self._total)
+        if self._settings.real(wire.TRIGGERSTART) == wire.TRIGGER_INTERNAL:
+            self._scanner.expose(self._settings.whole(wire.NUMFRAMESTOACQUIRE))
         return wire.ERROR_OK
 
     def _trigger(self) -> int:
-        soft = self._values[wire.TRIGGERSTART] == wire.TRIGGER_SOFT
+        soft = self._settings.real(wire.TRIGGERSTART) == wire.TRIGGER_SOFT
         if not soft or not (self._armed and self._scanner.left):
             return wire.ERROR_UNKNOWN
         if self._scanner.exposing or self._queue.full():
             return wire.ERROR_BUSY
-        self._scanner.expose(int(self._values[wire.NUMFRAMESPERTRIGGER]))
+        self._scanner.expose(self._settings.whole(wire.NUMFRAMESPERTRIGGER))
         return wire.ERROR_OK
 
     async def stop(self) -> None:
@@ -333,25 +361,27 @@ class _MerlinServer:
             self._queue.get_nowait()
 
     async def _deliver(self, shot: Shot[bytes]) -> None:
-        head = self._head(shot.number, shot.start_ns)
+        head = _head(self._settings, self._chips, shot.number, shot.start_ns)
         await self._queue.put(_Outgoing(self._acquisition, head, shot.drawn))
 
-    def _head(self, number: int, start_ns: int) -> bytes:
-        rows, columns = self._shape
-        moment = datetime.fromtimestamp(start_ns * 1e-9, UTC)
-        header = wire.FrameHeader(
-            sequence=number,
-            width=columns,
-            height=rows,
-            pixel_type=wire.PIXEL_TYPES[self._depth],
-            counter_depth=self._depth,
-            data_offset=wire.header_bytes(self._chips),
-            chips=self._chips,
-            layout=_LAYOUTS[self._chips],
-            shutter_s=self._values[wire.ACQUISITIONTIME] * 1e-3,
-            timestamp=f"{moment:%Y-%m-%d %H:%M:%S.%f}",
-        )
-        return wire.prefix(header.body_bytes) + wire.encode_frame_header(header)
+
+def _head(settings: _Settings, chips: int, number: int, start_ns: int) -> bytes:
+    """Prefix and header of an image."""
+    rows, columns = settings.shape
+    moment = datetime.fromtimestamp(start_ns * 1e-9, UTC)
+    header = wire.FrameHeader(
+        sequence=number,
+        width=columns,
+        height=rows,
+        pixel_type=settings.pixel_type,
+        counter_depth=settings.whole(wire.COUNTERDEPTH),
+        data_offset=wire.header_bytes(chips),
+        chips=chips,
+        layout=_LAYOUTS[chips],
+        shutter_s=settings.real(wire.ACQUISITIONTIME) * 1e-3,
+        timestamp=f"{moment:%Y-%m-%d %H:%M:%S.%f}",
+    )
+    return wire.prefix(header.body_bytes) + wire.encode_frame_header(header)
 
 
 async def _send(consumer: socket.socket, head: bytes, pixels: bytes) -> None:

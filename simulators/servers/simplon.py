@@ -26,10 +26,9 @@ from ...protocols.core.errors import BadMessage
 from ...protocols.wires import simplon as wire
 from ..world.microscope import World
 from .frame_source import Scan, Scanner
-from .http import serve_http
 from .simplon_frames import Drawn, FrameEncoder, FrameStream
 from .simplon_settings import Configuration, Unsettable
-from .sockets import background, bind
+from .sockets import background, bind, serve_http
 from .wire_faults import WireFaults
 
 FAULTS: frozenset[FaultName] = frozenset(

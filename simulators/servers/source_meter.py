@@ -219,11 +219,6 @@ class SourceMeter:
             self._refuse(error.code)
         return ";".join(answers) or None
 
-    def output_off(self) -> None:
-        """Turn the output off."""
-        self._values[OUTPUT] = 0.0
-        self._drive()
-
     def _refuse(self, code: int) -> None:
         if len(self._errors) < _QUEUE:
             self._errors.append(code)
@@ -358,16 +353,12 @@ class SourceMeter:
         """Highest current, and voltage across the heater, that the output allows."""
         lead_ohm = 0.0 if self._values[RSENSE] else LEAD_OHM
         if self._values[FUNCTION] == "CURR":
-            amps, volts = abs(self._real(AMPS)), self._compliance_v()
+            amps, volts = abs(self._real(AMPS)), self._real(_PROTECTION)
+            if self.model is MODEL_2400 and not self._values[SENSE_RANGE + _AUTO]:
+                volts = min(volts, 1.05 * self._real(SENSE_RANGE))  # "range compliance"
         else:
             amps, volts = self._real(_CURRENT_PROTECTION), abs(self._real(VOLTS))
         return amps, max(0.0, volts - amps * lead_ohm)
-
-    def _compliance_v(self) -> float:
-        volts = self._real(_PROTECTION)
-        if self.model is MODEL_2400 and not self._values[SENSE_RANGE + _AUTO]:
-            volts = min(volts, 1.05 * self._real(SENSE_RANGE))  # "range compliance"
-        return volts
 
     def _reading_now(self, t_ns: int | None = None) -> tuple[float, float, bool]:
         """Current through and voltage across the sense leads, and whether a limit holds them."""
@@ -399,25 +390,17 @@ class SourceMeter:
         current, voltage, limited = self._reading_now()
         # A second function is measured after the first.
         await self._clock.sleep((functions - 0.5) * integration_s + self.model.overhead_s)
-        voltage = self._noisy(voltage, self._range_v(voltage), nplc)
+        volts_range = self._real(SENSE_RANGE)
+        if self._values[SENSE_RANGE + _AUTO]:
+            volts_range = _range_for(abs(voltage), self.model.volt_ranges)
+        voltage = _noisy(self._rng, voltage, volts_range, nplc)
         amps_range = self._real(AMPS_RANGE)
         if self._values[FUNCTION] == "VOLT":
             amps_range = _range_for(abs(current), self.model.amp_ranges)
-        current = self._noisy(current, amps_range, nplc)
+        current = _noisy(self._rng, current, amps_range, nplc)
         if self.model is MODEL_2450:
             return self._reading_2450(sensed, current, voltage, arguments)
         return self._reading_2400(sensed, current, voltage, limited)
-
-    def _range_v(self, voltage: float) -> float:
-        if self._values[SENSE_RANGE + _AUTO]:
-            return _range_for(abs(voltage), self.model.volt_ranges)
-        return self._real(SENSE_RANGE)
-
-    def _noisy(self, value: float, range_of: float, nplc: float) -> float:
-        if abs(value) > 1.06 * range_of:
-            return math.copysign(math.inf, value)
-        sigma = NOISE_OF_RANGE * range_of / math.sqrt(nplc)
-        return value + sigma * float(self._rng.standard_normal())
 
     def _reading_2400(self, sensed: set[str], current: float, voltage: float, limited: bool) -> str:
         # What is not measured is answered with the programmed source, or NaN.
@@ -451,6 +434,14 @@ class SourceMeter:
         if not set(wanted) <= set(values):
             raise Refused(scpi.ILLEGAL_PARAMETER)
         return ",".join(scpi.number(values[name], plus=False) for name in wanted)
+
+
+def _noisy(rng: np.random.Generator, value: float, range_of: float, nplc: float) -> float:
+    """A value as it is measured in a range; infinite beyond it."""
+    if abs(value) > 1.06 * range_of:
+        return math.copysign(math.inf, value)
+    sigma = NOISE_OF_RANGE * range_of / math.sqrt(nplc)
+    return value + sigma * float(rng.standard_normal())
 
 
 def _range_for(value: float, ranges: tuple[float, ...]) -> float:

@@ -22,7 +22,7 @@ from ...protocols.core.clock import ExperimentClock
 from ...protocols.core.errors import BadMessage
 from ...protocols.wires import temscript as wire
 from ..world.microscope import World
-from .http import serve_http
+from .sockets import serve_http
 from .wire_faults import WireFaults
 
 SIMULATED_VERSION = "2.1.0"

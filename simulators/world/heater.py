@@ -29,6 +29,11 @@ class Heater:
     ----------
     present : Present
         Whose chip it heats.
+
+    Attributes
+    ----------
+    is_driven : bool
+        Whether a source-measure unit drives a current now.
     """
 
     def __init__(self, present: Present) -> None:
@@ -38,7 +43,7 @@ class Heater:
         self._sensor_off_ns: int | None = None
         self._sensor_off_c = AMBIENT_C
         self._frozen: HeaterReading | None = None
-        self._is_driven = False
+        self.is_driven = False
 
     # Commands of a controller
 
@@ -77,9 +82,9 @@ class Heater:
         A current of 0 leaves the chip unheated; `go_to` gives it back to the controller.
         """
         with self._present.at(t_ns) as now_ns:
-            if (current_a != 0.0) != self._is_driven:
-                self._is_driven = current_a != 0.0
-                self._present.truth_log.write(now_ns, "drive", on=self._is_driven)
+            if (current_a != 0.0) != self.is_driven:
+                self.is_driven = current_a != 0.0
+                self._present.truth_log.write(now_ns, "drive", on=self.is_driven)
             self._chip.drive(current_a, limit_v)
 
     def resistance_ohm(self, t_ns: int) -> float:
@@ -89,11 +94,6 @@ class Heater:
             if self._present.truth_log.active:
                 self._log_temperature(now_ns)
             return resistance
-
-    @property
-    def is_driven(self) -> bool:
-        """Whether a source-measure unit drives a current now."""
-        return self._is_driven
 
     # The truth
 

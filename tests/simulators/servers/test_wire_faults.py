@@ -174,7 +174,7 @@ def test_bad_faults_end_with_exit_code_2(text, problem):
     assert done.stdout == ""
 
 
-def read_until(source, wanted, timeout_s=30.0):
+def read_until(source, wanted, timeout_s=90.0):
     """Text of a file descriptor up to some words."""
     text, end = "", time.monotonic() + timeout_s
     os.set_blocking(source, False)
