@@ -102,6 +102,7 @@ def process(
     epilog="Examples: `pyrotome export run.nxs --series 2 --what volume --to volume.mrc`, "
     "`pyrotome export run.nxs --what necks --to necks.csv`, "
     "`pyrotome export run.nxs --what growth --to growth.png`, "
+    "`pyrotome export run.nxs --what steering --to steering.png`, "
     "`pyrotome export run.nxs --what heater --to run`"
 )
 def export(
@@ -123,7 +124,7 @@ def export(
         typer.Option(
             metavar="WHAT",
             help="frames, an image or volume (denoised, volume, ...), a table (necks, shifts, "
-            "heater, tuning) or a plot (growth, model, tuning).",
+            "heater, tuning, steering) or a plot (growth, model, tuning, steering).",
         ),
     ] = None,
 ) -> None:

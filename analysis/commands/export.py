@@ -24,6 +24,7 @@ from ...protocols.core.errors import BadInput
 from ...protocols.runfile import layout
 from ...protocols.runfile.reader import Floats, Run, Stack, open_run
 from ..io.safe_output import new_file
+from ..report.steering import STEERING, export_steering
 from ..report.tables import NECKS, PLOTS, SHIFTS, TUNING, export_table
 from .interrupts import notify
 
@@ -330,6 +331,8 @@ def export_command(file: Path, target: Path, series: int | None, what: str | Non
     with open_run(file) as run:
         if what == HEATER:
             written: Sequence[Path] = export_heater(run, target)
+        elif what == STEERING:
+            written = export_steering(run, target)
         elif what in (NECKS, SHIFTS, TUNING, *PLOTS):
             written = export_table(run, target, what, series, notify)
         else:

@@ -72,6 +72,9 @@ def describe(report: dict[str, Any], figures: Sequence[SeriesFigures] = ()) -> R
                 _show(hold["max_c"], "{:.1f} °C"),
             )
         parts += ["", table]
+    if (steering := report.get("steering")) is not None:
+        text = f"{steering['chosen']} adaptive holds chosen, {steering['by_model']} by the model"
+        parts.append(Text(text, style="dim"))
     planned = {f.series: f.planned for f in figures}
     begun = [s for s in report["series"] if s["frames"] or s["lost_frames"]]
     if begun:

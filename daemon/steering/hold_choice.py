@@ -24,6 +24,7 @@ MOST_TIMES_LONGER = 3.0
 # about 1; for how many outcomes that counts; how much less an older outcome counts; how many are
 # looked at.
 _SCATTER, _FACTOR_SD, _TREND_SD, _PRIOR_COUNT, _FORGET, _OUTCOMES = 0.08, 0.35, 0.15, 2.0, 0.7, 6
+_MOST_DOUBT = 0.6  # part of an advance that its uncertainty counts for at most
 _REACHED = 0.9  # of the wanted step: a prediction below it, at the longest hold, is said
 _NOISE_PART = 0.04  # of a value: noise of a measurement, where nothing tells it
 
@@ -236,7 +237,7 @@ def choose(
     """Choose the hold whose advance is expected to lie nearest to the wanted step.
 
     What counts is the expected square of (advance / step - 1), so that an uncertain prediction
-    gives a shorter hold than its mean alone would. The temperature moves only where no length
+    gives a hold that is shorter than its mean alone would give, by a quarter at most. The temperature moves only where no length
     within its bounds serves.
 
     Parameters
@@ -296,7 +297,8 @@ def _best(
     dwells = [run.dwell(float(s), bounds.standby_c, target_c) for s in lengths]
     found = model.advance(dwells)
     advance, sd = corrected(found, known)
-    loss = (advance / bounds.step - 1.0) ** 2 + (sd / bounds.step) ** 2
+    doubt = np.minimum(sd, _MOST_DOUBT * np.abs(advance))
+    loss = (advance / bounds.step - 1.0) ** 2 + (doubt / bounds.step) ** 2
     best = int(np.argmin(loss))
     return best, float(loss[best]), float(advance[best]), float(sd[best])
 

@@ -27,6 +27,7 @@ from .holds import Hold, heater_log, hold_total_s, holds_of, interruptions_of
 from .logs import Channel, Device, Event, Telemetry, events_of
 from .results import Axis, StoredResult, last_process, stored_results
 from .stack import Floats, Frames, NotRecorded, Stack
+from .steering_table import read_table
 
 __all__ = [
     "Axis", "Channel", "Device", "Event", "Floats", "Frames", "Hold", "NotRecorded", "Run",
@@ -173,6 +174,12 @@ class Run:
         return "\n".join(parts)
 
     # --- the run --------------------------------------------------------------------------------
+
+    @property
+    def steering(self) -> dict[str, Any] | None:
+        """Table of adaptive holds by column, each of shape (rows,); None where there are none."""
+        with self.reading():
+            return read_table(self._file)
 
     @property
     def title(self) -> str | None:

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
+
 from ..core.clock import iso_utc
 from ..messages.manifest import RunManifest
 from .layout import ENTRY, Dataset, Group, Node, epoch_ns, fit_text
@@ -76,3 +78,25 @@ def steering_row(header: Mapping[str, Any], time_s: float) -> dict[str, Any]:
     for name, size in TEXTS.items():
         row[name] = fit_text(str(header.get(name) or ""), size)
     return row
+
+
+def read_table(file: Any) -> dict[str, Any] | None:
+    """Columns of the table, each of shape (rows,); None where a run had no adaptive holds.
+
+    Parameters
+    ----------
+    file : h5py.File
+        A run file, complete or still growing.
+    """
+    if STEERING not in file:
+        return None
+    group = file[STEERING]
+    columns: dict[str, Any] = {}
+    for name in COLUMNS:
+        values: Any = group[name][...] if name in group else np.empty(0)
+        if name in TEXTS:
+            texts = [bytes(v).rstrip(b"\0").decode(errors="replace") for v in values.tolist()]
+            values = np.array(texts)
+        columns[name] = values
+    rows = min(len(values) for values in columns.values())
+    return {name: values[:rows] for name, values in columns.items()}

@@ -90,6 +90,22 @@ def report_of(run: Run) -> dict[str, Any]:
             interruption.model_dump(include={"from_ns", "until_ns", "hot_s", "reason"})
             for interruption in run.interruptions
         ],
+        **_steering_report(run),
+    }
+
+
+def _steering_report(run: Run) -> dict[str, Any]:
+    """How many holds were chosen, and by what; nothing for a run without adaptive holds."""
+    table = run.steering
+    if table is None:
+        return {}
+    chosen = table["hold"] > 0
+    return {
+        "steering": {
+            "quantity": str(table["quantity"][0]) if chosen.any() else None,
+            "chosen": int(chosen.sum()),
+            "by_model": int((table["chosen_by"] == "model").sum()),
+        }
     }
 
 
