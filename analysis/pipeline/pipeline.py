@@ -130,9 +130,9 @@ def _stack_of(
     info = stack_info(
         steps, plan.kind, plan.tilt_deg, stack.shape, stack.pixel_nm, name=plan.name, views=views
     )
-    shapes = {**info.shapes, **{result.name: result.shape for result in plan.results}}
-    info = replace(info, shapes=shapes)
     plans = {result.name: result for result in (*run_results, *plan.results)}
+    shapes = {**info.shapes, **{name: result.shape for name, result in plans.items()}}
+    info = replace(info, shapes=shapes)
     at_work = [
         step.step_class(step.settings, info, context)
         for step in steps

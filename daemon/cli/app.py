@@ -18,7 +18,7 @@ from ...protocols.messages.control import (
     EXIT_INTERRUPTED,
     BadRequest,
 )
-from . import files, remote, run
+from . import files, installed, remote, run
 from .keys import keys
 
 app = typer.Typer(
@@ -30,7 +30,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 
-for _group in (run, remote, files, offline):
+for _group in (run, remote, files, installed, offline):
     app.registered_commands += _group.commands.registered_commands
 app.add_typer(keys)
 

@@ -1,4 +1,4 @@
-"""Commands that run something on this machine: `run`, `check`, `serve`, `simulate`, `drivers`."""
+"""Commands that run something on this machine: `run`, `check`, `serve`, `simulate`."""
 
 from __future__ import annotations
 
@@ -251,39 +251,3 @@ def simulate(
         raise BadInput(f"{rig}", "has no key 'simulator': there is nothing to simulate")
     refuse_existing(simulator_log)
     raise typer.Exit(asyncio.run(simulate_until_stopped(rig_model, speed, simulator_log, faults)))
-
-
-@commands.command(epilog="Example: `pyrotome drivers`")
-def drivers(as_json: JsonOption = False) -> None:
-    """List the installed drivers."""
-    from rich.table import Table
-
-    rows = _driver_rows()
-    if as_json:
-        print_json(rows)
-        return
-    columns = ("name", "role", "summary", "options")
-    table = Table(*columns)
-    for row in rows:
-        table.add_row(*(row.get(column, "") for column in columns))
-    output_console().print(table)
-
-
-def _driver_rows() -> list[dict[str, str]]:
-    from ...drivers.registry import driver_class, installed
-    from ...protocols.config.rig import ROLES
-
-    rows: list[dict[str, str]] = []
-    for name in installed():
-        for role in ROLES:
-            try:
-                found = driver_class(name, role)
-            except BadInput as error:
-                if "is not a" in error.problem:
-                    continue
-                rows.append({"name": name, "role": "?", "summary": error.problem})
-                break
-            options = ", ".join(found.Options.model_fields) or "none"
-            rows.append({"name": name, "role": role, "summary": found.summary, "options": options})
-            break
-    return rows

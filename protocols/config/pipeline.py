@@ -343,8 +343,12 @@ def _plan(
 
 
 def _parameters(settings: StepSettings) -> dict[str, str | int | float]:
-    """Settings as the file holds them: numbers and text; anything else as JSON text."""
+    """Settings as the file holds them: numbers and text; anything else as JSON text.
+
+    Not as a recipe writes them: the unit of a number stands in the name of its field.
+    """
+    values = {name: getattr(settings, name) for name in type(settings).model_fields}
     return {
-        name: value if isinstance(value, str | int | float) else json.dumps(value)
-        for name, value in settings.model_dump(mode="json").items()
+        name: value if isinstance(value, str | int | float) else json.dumps(value, default=str)
+        for name, value in values.items()
     }

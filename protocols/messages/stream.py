@@ -136,14 +136,14 @@ def array_of(message: Message, part: int = 0) -> NDArray[Any]:
 
 
 def _checked(message: Message) -> tuple[list[int], str]:
-    """Shape and pixel type that a header names; BadMessage if they are none."""
+    """Shape (empty for one number) and type that a header names; BadMessage if they are none."""
     shape, dtype = message.header.get("shape"), message.header.get("dtype")
     if not isinstance(dtype, str) or dtype not in _DTYPES:
         raise BadMessage(f"dtype {dtype!r} is not one of {', '.join(sorted(_DTYPES))}")
     if (
         not isinstance(shape, list)
-        or not 1 <= len(shape) <= 4
+        or len(shape) > 4
         or not all(type(n) is int and 0 < n <= 1_000_000 for n in shape)
     ):
-        raise BadMessage(f"shape {shape!r} is not a list of positive integers")
+        raise BadMessage(f"shape {shape!r} is not a list of at most four positive integers")
     return cast(list[int], shape), dtype

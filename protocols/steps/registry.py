@@ -80,10 +80,11 @@ def step_class(name: str) -> type[Step[Any]]:
 
 def givers(result: str) -> list[str]:
     """Names of the installed steps that give a result with their default settings."""
-    return [name for name in installed() if result in {spec.name for spec in _defaults(name)}]
+    return [name for name in installed() if result in {spec.name for spec in default_outputs(name)}]
 
 
-def _defaults(name: str) -> tuple[ResultSpec, ...]:
+def default_outputs(name: str) -> tuple[ResultSpec, ...]:
+    """Declare what a step gives with its default settings; nothing if it has no defaults."""
     try:
         cls = step_class(name)
         return cls.outputs(cls.Settings())

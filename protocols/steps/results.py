@@ -75,7 +75,7 @@ class ResultSpec:
             kind = np.dtype(self.dtype).kind
         except TypeError:
             kind = ""
-        if kind not in "iuf":
+        if kind not in {"i", "u", "f"}:
             raise ValueError(f"result '{self.name}': dtype {self.dtype!r} is not a number type")
         if bool(self.columns) != ("column" in self.axes[-1:]):
             raise ValueError(

@@ -48,7 +48,7 @@ def named(page: Path) -> str:
 
 
 def test_there_are_pages():
-    assert {"drivers", "rigs"} <= {page.stem for page in PAGES}
+    assert {"drivers", "rigs", "steps"} <= {page.stem for page in PAGES}
 
 
 def test_every_block_has_a_language_that_is_checked():
@@ -105,7 +105,9 @@ def test_the_yaml_is_valid(page):
 @pytest.mark.parametrize("page", PAGES, ids=named)
 def test_the_toml_is_valid(page):
     for text in blocks(page, "toml"):
-        assert tomllib.loads(text)["project"]["entry-points"]["pyrotome.drivers"]
+        groups = tomllib.loads(text)["project"]["entry-points"]
+        assert set(groups) <= {"pyrotome.drivers", "pyrotome.steps"}
+        assert all(groups.values())
 
 
 @pytest.mark.parametrize("page", PAGES, ids=named)
@@ -145,7 +147,7 @@ def test_the_commands_exist_and_their_files_are_there(page):
         for page in PAGES
         for block in blocks(page, "text")
         for line in block.splitlines()
-        if line.startswith(("$ pyrotome check", "$ pyrotome drivers"))
+        if line.startswith(("$ pyrotome check", "$ pyrotome drivers", "$ pyrotome steps"))
     ],
 )
 def test_harmless_commands_work(line):

@@ -182,7 +182,7 @@ def test_every_command_has_help_with_an_example(cli: Any) -> None:
     listing = cli("--help").stdout
     for command in (
         "run", "check", "serve", "submit", "status", "pause", "resume", "abort", "safe", "watch",
-        "simulate", "inspect", "import", "process", "export", "drivers",
+        "simulate", "inspect", "import", "process", "export", "drivers", "steps",
     ):  # fmt: skip
         assert command in listing
         done = cli(command, "--help")

@@ -114,3 +114,12 @@ def test_a_message_may_carry_a_chunk() -> None:
             array_of(Message("frame/d", wrong, (raw,)))
     with pytest.raises(BadMessage, match="payload"):
         array_of(Message("frame/d", header))
+
+
+def test_a_single_number_is_an_array_without_axes() -> None:
+    message = Message("result/porosity", {"shape": [], "dtype": "float64"}, (np.float64(2.5).data,))
+    array = array_of(message)
+    assert (array.shape, float(array)) == ((), 2.5)
+    for header in ({"shape": [], "dtype": "float32"}, {"shape": [1] * 5, "dtype": "float64"}):
+        with pytest.raises(BadMessage):
+            array_of(Message("result/porosity", header, message.payload))
