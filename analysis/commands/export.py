@@ -38,7 +38,7 @@ LOG_ENDING = "_Metadata.log"
 
 @dataclass(frozen=True)
 class Exported:
-    """What goes into a file.
+    """What is written to a file.
 
     Attributes
     ----------
@@ -73,7 +73,7 @@ def narrowed(values: NDArray[Any], low: float, high: float) -> np.dtype[Any]:
 
 
 def recorded_frames(run: Run, stack: Stack) -> Exported:
-    """Frames of a series in the detector's values; frames that are missing are left out."""
+    """Frames of a series in the detector's values, without the missing ones."""
     there = np.flatnonzero(stack.recorded)
     if not there.size:
         raise BadInput(f"{run.path}: {stack.name}", "holds no recorded frame")
@@ -96,12 +96,12 @@ def recorded_frames(run: Run, stack: Stack) -> Exported:
 
 
 def stored_result(run: Run, stack: Stack, name: str) -> Exported:
-    """Newest result of one name; frames that the pipeline did not come to are left out.
+    """Newest result of one name, without frames that were not processed.
 
     Raises
     ------
     BadInput
-        If there is no such result, or it is no image or volume.
+        If there is no such result, or it is not an image or volume.
     """
     result = stack.results.get(name)
     if result is None:
@@ -114,7 +114,10 @@ def stored_result(run: Run, stack: Stack, name: str) -> Exported:
         if axis in _LENGTHS and values.size > 1
     ]
     if data.ndim not in (2, 3) or not pixels:
-        raise BadInput("--what", f"'{name}' is no image, stack or volume; read it with h5py")
+        raise BadInput(
+            "--what",
+            f"'{name}' is not an image, image stack or volume; read it with `pyrotome.open`",
+        )
     tilts = None
     if axes[0][0] not in _LENGTHS:
         written = np.isfinite(data).any(axis=tuple(range(1, data.ndim)))
@@ -233,15 +236,15 @@ def export_images(run: Run, target: Path, what: str, number: int | None) -> list
     Raises
     ------
     BadInput
-        If something is not there, or something is where it should go.
+        If something is missing, or a file exists at `target`.
     """
     writer = WRITERS.get(target.suffix.lower())
     if writer is None:
         raise BadInput(
             "--to",
-            f"{target}: '{what}' goes into {', '.join(WRITERS)}, not into '{target.suffix}' (.csv "
-            f"takes --what {HEATER}, {NECKS}, {SHIFTS} or {TUNING}; .png "
-            f"{', '.join(PLOTS)} or {TUNING})",
+            f"{target}: '{what}' cannot be written as '{target.suffix}'; use "
+            f"{', '.join(WRITERS)} (.csv takes --what {HEATER}, {NECKS}, {SHIFTS} or {TUNING}; "
+            f".png {', '.join(PLOTS)} or {TUNING})",
         )
     stack = run.one_series(number)
     exported = recorded_frames(run, stack) if what == FRAMES else stored_result(run, stack, what)
@@ -291,7 +294,9 @@ def export_heater(run: Run, target: Path) -> list[Path]:
     time_s, start_ns = first.time_s, first.start_ns
     stem = target.name.removesuffix(CSV_ENDING).removesuffix(".csv")
     if not stem:
-        raise BadInput("--to", f"{target}: name what the files' names should begin with")
+        raise BadInput(
+            "--to", f"{target} holds no name; give the beginning of the file names, such as run1"
+        )
     written = [target.with_name(stem + CSV_ENDING), target.with_name(stem + LOG_ENDING)]
     start = datetime.fromtimestamp(start_ns / 1e9, UTC)
     good = np.flatnonzero(np.isfinite(time_s))

@@ -3,7 +3,7 @@
 Whole numbers are stored as they are where they fit 16 bits without sign, else with a
 ``value_offset`` added. Fractions are rounded to 65535 equal steps between the lowest and the
 highest value of the stack: value = (recorded - value_offset) * value_scale, to within half a
-step. What a file of frames cannot tell (dose, temperature, times, beam) stays empty.
+step. What an image stack does not know (dose, temperature, times, beam) stays empty.
 """
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
@@ -37,7 +37,7 @@ from .interrupts import notify
 SERIES = "series_001"
 _DTYPE = np.uint16
 _HIGHEST = np.iinfo(_DTYPE).max
-# What a run writes down and an import does not know.
+# What a run records and an import does not know.
 _UNKNOWN = (
     layout.MANIFEST, f"{layout.RUN}/recipe", f"{layout.RUN}/rig", f"{layout.RUN}/speed",
     layout.holds_before_path(SERIES),
@@ -92,12 +92,12 @@ def encoding_for(low: float, high: float, whole: bool) -> Encoding:
     # One step less than there are, since both ends are rounded.
     scale = (high - low) / (_HIGHEST - 1) or abs(high) or 1.0
     if not math.isfinite(scale) or scale < np.finfo(np.float32).tiny:
-        raise ValueError(f"its values run from {low:g} to {high:g}, which 16 bits cannot hold")
+        raise ValueError(f"its values run from {low:g} to {high:g}, which 16 bits cannot represent")
     return Encoding(-round(low / scale), scale)
 
 
 def survey(stack: TiltStack, there: NDArray[np.bool_], path: Path) -> Encoding:
-    """Look at every image once and choose the encoding; tell of images in which nothing is seen.
+    """Read every image once and choose the encoding; warn of images that show nothing.
 
     Raises
     ------
@@ -107,7 +107,10 @@ def survey(stack: TiltStack, there: NDArray[np.bool_], path: Path) -> Encoding:
     if stack.value_scale != 1 or stack.value_offset:
         # A file of this software: its recorded values are taken over as they stand.
         if stack.dtype != np.dtype(_DTYPE):
-            raise BadInput(str(path), f"is encoded, but in {stack.dtype}")
+            raise BadInput(
+                str(path),
+                f"has values encoded as {stack.dtype}; this software encodes them as uint16",
+            )
         return Encoding(stack.value_offset, stack.value_scale)
     lows: list[float] = []
     highs: list[float] = []
@@ -119,7 +122,7 @@ def survey(stack: TiltStack, there: NDArray[np.bool_], path: Path) -> Encoding:
             if not np.isfinite(image).all():
                 raise BadInput(
                     f"{path}: image {index} (the first is 0)",
-                    "holds NaN or infinity; mend it, or leave it and its angle out of the stack",
+                    "holds NaN or infinity; correct it, or remove image and angle from the stack",
                 )
             whole = whole and bool((image == np.rint(image)).all())
         lows.append(image.min().item())
@@ -129,9 +132,9 @@ def survey(stack: TiltStack, there: NDArray[np.bool_], path: Path) -> Encoding:
     low, high = min(lows), max(highs)
     if dark:
         notify(
-            f"{path}: {len(dark)} of {len(lows)} images are one value everywhere (beam blanked, "
-            f"detector off?): {', '.join(dark)} (the first is 0); they are kept, and the analysis "
-            "leaves them out"
+            f"{path}: {len(dark)} of {len(lows)} images have one value everywhere (beam blanked, "
+            f"or detector off): {', '.join(dark)} (the first is 0); they are kept, but the "
+            "analysis does not use them"
         )
     # Whole numbers in floating point beyond 16 bits are kept as fractions are.
     if stack.dtype.kind == "f" and high - low > _HIGHEST:
@@ -237,9 +240,7 @@ def import_stack(
         angles, there = _checked_angles(stack, source, tilts, given)
         sampling = pixel_nm if pixel_nm is not None else stack.pixel_nm
         if sampling is None:
-            raise BadInput(
-                str(source), "does not tell its pixel size; give one, as in --pixel-size '3.36 nm'"
-            )
+            raise BadInput(str(source), "has no pixel size; give it as in --pixel-size '3.36 nm'")
         with new_file(target) as partial:
             encoding = survey(stack, there, source)
             planned = nodes(stack, angles, sampling, encoding, source, title or source.stem)
@@ -248,7 +249,7 @@ def import_stack(
                 _fill(file, stack, angles, there, encoding)
             nexus_tree.finalise(partial)
     for index in np.flatnonzero(~there):
-        notify(f"{source}: image {index} ({angles[index]:g} deg) is missing there, and so here")
+        notify(f"{source}: image {index} ({angles[index]:g} deg) is missing, also in the run file")
     return int(there.sum()), encoding
 
 

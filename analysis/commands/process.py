@@ -81,7 +81,8 @@ def steps_of(run: Run, pipeline: Path | None) -> Sequence[AnalysisStep]:
     text = run.recipe_text or ""
     if f"{_BLOCK}:" not in text:
         raise BadInput(
-            str(run.path), "its recipe has no block 'analysis'; name one with --pipeline P.yaml"
+            str(run.path),
+            "its recipe has no block 'analysis'; name a file of steps with --pipeline P.yaml",
         )
     return load_model(PipelineFile, text, f"{run.path}: its recipe", list_is=_BLOCK).analysis
 
@@ -120,7 +121,7 @@ def run_plan_of(run: Run, stacks: Sequence[Stack], steps: Sequence[AnalysisStep]
 
 @dataclass
 class StackOutcome:
-    """What became of one stack: results made, and what the operator should know."""
+    """Outcome of one image stack: its results, and notes for the operator."""
 
     name: str
     results: list[str] = field(default_factory=list[str])

@@ -33,11 +33,13 @@ def bind(socket: zmq.Socket[Any], endpoint: str, what: str, fall_back: bool) -> 
     try:
         socket.bind(endpoint)
     except zmq.ZMQError as error:
-        if not (fall_back and error.errno == zmq.EADDRINUSE):
+        # The event for the socket's monitor may overwrite libzmq's error number.
+        number = zmq.EADDRINUSE if error.errno == zmq.EAGAIN else error.errno
+        if not (fall_back and number == zmq.EADDRINUSE):
             raise BadInput(
                 f"rig: {what}",
-                f"cannot listen on {endpoint}: {zmq.strerror(error.errno or 0)}. Name another "
-                "port in the rig, or stop the program that uses it",
+                f"cannot listen on {endpoint}: {zmq.strerror(number or 0)}. Name another port in "
+                "the rig, or stop the program that uses it",
             ) from None
         socket.bind(endpoint.rsplit(":", 1)[0] + ":*")
     where = cast(bytes, socket.get(zmq.LAST_ENDPOINT))

@@ -1,4 +1,4 @@
-"""Lay out for a person at a terminal what a run file holds."""
+"""Show the content of a run file in a terminal."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ def describe_file(path: Path) -> RenderableType:
     Raises
     ------
     BadInput
-        If the file is missing, cannot be read, or is none of ours.
+        If the file is missing, cannot be read, or is not a run file.
     """
     described = describe(*inspect_closely(path))
     if not is_left_open(path):
         return described
-    hint = f"was left open by a killed program; run `pyrotome recover {path}`"
+    hint = f"{path} was left open by a killed program: run `pyrotome recover {path}`"
     return Group(described, Text(hint, style="yellow"))
 
 
 def describe(report: dict[str, Any], figures: Sequence[SeriesFigures] = ()) -> RenderableType:
-    """Lay out a report for a person at a terminal.
+    """Lay out the report of a run file for a terminal.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ def describe(report: dict[str, Any], figures: Sequence[SeriesFigures] = ()) -> R
     parts: list[RenderableType] = [_heading(report)]
     parts += [_gap_in_time(interruption) for interruption in report["interruptions"]]
     if report["holds"]:
-        table = _table("Holds", ("#", "target", "asked", "achieved", "median", "max"))
+        table = _table("Holds", ("#", "target", "requested", "achieved", "median", "max"))
         for hold in report["holds"]:
             table.add_row(
                 str(hold["index"]),
@@ -105,9 +105,9 @@ def describe(report: dict[str, Any], figures: Sequence[SeriesFigures] = ()) -> R
 
 def _gap_in_time(interruption: dict[str, Any]) -> Text:
     begun_ns, ended_ns = interruption["from_ns"], interruption["until_ns"]
-    text = f"interrupted {iso_utc(begun_ns)}, went on after {(ended_ns - begun_ns) * 1e-9:.1f} s"
+    text = f"interrupted {iso_utc(begun_ns)}, resumed after {(ended_ns - begun_ns) * 1e-9:.1f} s"
     if interruption["hot_s"]:
-        text += f", {interruption['hot_s']:.1f} s of them hot"
+        text += f", {interruption['hot_s']:.1f} s of them at processing temperature"
     return Text(text + (f": {interruption['reason']}" if interruption["reason"] else ""), "yellow")
 
 
@@ -143,7 +143,7 @@ def _results(
         yield table
     if any(one["results"] for one in series):
         yield ""
-    # The slices of a volume go without saying.
+    # Every volume has slices: they are not listed.
     for names, alike in groupby(
         series, lambda one: ", ".join(n for n in one["results"] if not n.startswith("slice_"))
     ):

@@ -163,11 +163,11 @@ async def run_foreground(
         if not interrupted:
             raise
         console.print("interrupted before the experiment had started")
-        terminal.settle()
+        terminal.drain()
         return EXIT_INTERRUPTED
-    terminal.settle()
+    terminal.drain()
     _summary(outcome, run.output, console)
-    terminal.settle()
+    terminal.drain()
     return exit_code(outcome, interrupted)
 
 
@@ -197,7 +197,7 @@ def _summary(outcome: Outcome, output: Path, console: Console) -> None:
     if output.exists():
         try:
             _print_out(describe_file(output))
-        except BadInput as error:  # another program has it open; how the run ended stands
+        except BadInput as error:  # another program has it open; the outcome is shown below
             console.print(str(error), highlight=False, soft_wrap=True)
     style = "green" if outcome.status == "complete" else "red"
     console.print(f"[{style}]{outcome.status}[/{style}]", outcome.reason, highlight=False)
@@ -209,14 +209,14 @@ def _summary(outcome: Outcome, output: Path, console: Console) -> None:
 
 
 def _print_out(text: Any) -> None:
-    """Print on standard output; that nobody is there any more changes nothing about the run."""
+    """Print on standard output; that it is closed does not matter to the run."""
     if sys.__stdout__ is None:  # closed from the start
         return
     try:
         Console().print(text)
         sys.stdout.flush()
     except OSError:
-        # What is left in the buffer goes nowhere, or Python would try again when it ends.
+        # The rest of the buffer is discarded, or Python would try again when it ends.
         with Path(os.devnull).open("wb") as nowhere:
             os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
@@ -253,8 +253,8 @@ async def serve_until_stopped(rig: Rig, rig_text: str, speed: float) -> int:
 
 
 @contextmanager
-def _lines_typed(told: Callable[[bytes], None]) -> Iterator[None]:
-    """Give what comes on standard input to `told` line by line; its end changes nothing."""
+def _lines_typed(on_lines: Callable[[bytes], None]) -> Iterator[None]:
+    """Call `on_lines` with what is typed on standard input; its end does not matter."""
     loop, source = asyncio.get_running_loop(), sys.__stdin__.fileno() if sys.__stdin__ else -1
     buffer = bytearray()
 
@@ -272,7 +272,7 @@ def _lines_typed(told: Callable[[bytes], None]) -> Iterator[None]:
         *lines, rest = bytes(buffer).split(b"\n")
         buffer[:] = rest
         for line in lines:
-            told(line + b"\n")
+            on_lines(line + b"\n")
 
     if source < 0:  # closed
         yield
@@ -280,7 +280,7 @@ def _lines_typed(told: Callable[[bytes], None]) -> Iterator[None]:
     try:
         loop.add_reader(source, arrived)
     except PermissionError:  # a file, which is there at once
-        told(Path(f"/dev/fd/{source}").read_bytes())
+        on_lines(Path(f"/dev/fd/{source}").read_bytes())
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""What an operator sees in the terminal: live progress, the plan, the summary of a run."""
+"""What an operator sees in the terminal: live progress, and the plan of a recipe."""
 
 from __future__ import annotations
 
@@ -73,18 +73,17 @@ def status_lines(status: dict[str, Any], speed: float = 1.0) -> list[tuple[str, 
     return lines + _notes(status)
 
 
-# What is said of each loss; frames lost stand with the frames, readings skipped are no loss to
-# anyone who looks here.
+# Text for each kind of loss. Lost frames are shown beside the frames.
 _LOSSES = {
-    ("analysis", "headers_only"): "frames read from the file by the analysis",
+    ("analysis", "headers_only"): "frames that the analysis read from the file",
     ("views", "not_shown"): "frames not shown",
     ("monitor", "held_back"): "large messages not sent to monitors",
-    ("monitor", "cut"): "monitors cut",
+    ("monitor", "cut"): "monitors disconnected",
 }
 
 
 def _notes(status: dict[str, Any]) -> list[tuple[str, str]]:
-    """Who has control, and what was lost on the way to whom, where there is something to say."""
+    """Holder of the control lease, and what was lost on the way to the consumers."""
     lines: list[tuple[str, str]] = []
     lease = status.get("lease")
     if lease:
@@ -96,7 +95,7 @@ def _notes(status: dict[str, Any]) -> list[tuple[str, str]]:
         if (count := (losses.get(consumer) or {}).get(kind))
     ]
     if lost:
-        lines.append(("left out", "; ".join(lost)))
+        lines.append(("losses", "; ".join(lost)))
     return lines
 
 
@@ -105,12 +104,12 @@ def _pausing(status: dict[str, Any]) -> bool:
 
 
 class ProgressView:
-    """Follows a run in the terminal, or in plain lines where there is none.
+    """Shows a run live in the terminal, or in plain lines where there is none.
 
     Parameters
     ----------
     console : Console
-        Where to write; plain lines are written if it is no terminal.
+        Where to write; plain lines if it is not a terminal.
     speed : float
         Experiment seconds per wall second, for the time left.
     """
@@ -142,7 +141,7 @@ class ProgressView:
             self._console.print(text, soft_wrap=True, highlight=False)
 
     def event(self, header: dict[str, Any]) -> None:
-        """Show an event that a person should see: warnings, errors, holds, and each new step."""
+        """Show an event for the operator: a warning, an error, a hold, a new step."""
         level = header.get("level")
         if "step" in header and not self._console.is_terminal:
             text = f"step {header['step']} of {header.get('steps')}: {header.get('message')}"

@@ -111,7 +111,7 @@ def pause(endpoint: ControlOption = _CONTROL, key: KeyOption = None) -> None:
 
 @commands.command(epilog="Example: `pyrotome resume`")
 def resume(endpoint: ControlOption = _CONTROL, key: KeyOption = None) -> None:
-    """Go on after a pause."""
+    """Continue after a pause."""
     _control(endpoint, key, Simple(verb="resume"))
     output_console().print("resumed")
 
@@ -132,7 +132,7 @@ def safe(endpoint: ControlOption = _CONTROL, key: KeyOption = None) -> None:
 
 @commands.command(epilog="Example: `pyrotome clear`")
 def clear(endpoint: ControlOption = _CONTROL, key: KeyOption = None) -> None:
-    """Take back a panic, after looking at beam and heater: both must confirm that they are safe."""
+    """Clear a panic after looking at beam and heater: both must confirm that they are safe."""
     data = _request(endpoint, key, Simple(verb="clear"), _SAFE_TIMEOUT_S)
     for step in data["steps"]:
         output_console().print(step["action"] if step["confirmed"] else f"NOT {step['action']}")
@@ -147,12 +147,12 @@ def lease(
     endpoint: ControlOption = _CONTROL,
     key: KeyOption = None,
 ) -> None:
-    """Take control, or renew it, before somebody else does.
+    """Take the control lease, or renew it.
 
     Commands that control take the lease by themselves while it is free; it expires by itself.
     """
     if take_over and release:
-        raise BadInput("--release", "give the lease back, or take it over, not both")
+        raise BadInput("--release", "cannot be used with --take-over; pass one of them")
     if release:
         _request(endpoint, key, Simple(verb="release"))
         output_console().print("released: anybody may take control")

@@ -166,7 +166,8 @@ def _interrupted_run(target: Path, output: Path | None) -> InterruptedRun:
             "is not a run file; name the file of the interrupted run, or add it with -o",
         )
     if not is_run_file(output):
-        raise BadInput(str(output), "is not a run file" if output.exists() else "no such file")
+        problem = "is not a run file" if output.exists() else "no such file"
+        raise BadInput(str(output), f"{problem}; name the file of the interrupted run")
     interrupted = read_interrupted(output, notify)
     same_recipe(interrupted, text, str(target))
     return interrupted

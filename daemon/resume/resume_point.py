@@ -132,26 +132,15 @@ def resume_point(
     frames.plan_earlier_stacks(index, heated)
     charged, interrupted_trigger = _charged(plan, history)
     frames.apply_dose_budgets(charged)
-    start_c = _start_c(operations, index)
-    if index == len(operations) and not frames.retakes:
-        start_c = None
-    elif index < len(operations) and isinstance(ramp := operations[index], RampTo) and done_s > 0:
-        gone_c = math.copysign(ramp.rate_c_per_s * done_s, ramp.to_c - ramp.from_c)
-        start_c = ramp.from_c + gone_c
     since_ns = int(recorded.heater_ns[-1]) if recorded.heater_ns.size else recorded.last_ns
     return ResumePoint(
         resumed=history.resumed + 1,
         index=index,
         remaining=frames.remaining,
-        start_c=start_c,
+        start_c=_start_c(operations, index, done_s, retakes=bool(frames.retakes)),
         rate_c_per_s=_rate(operations[:index]),
         retakes=tuple(sorted((i, tuple(sorted(indices))) for i, indices in frames.retakes.items())),
-        unreported=tuple(
-            FinishedHold(operation.hold, timing, achieved_s)
-            for i, (timing, achieved_s) in sorted(history.held.items())
-            if isinstance(operation := operations[i], HoldAt)
-            and operation.hold.index not in recorded.holds
-        ),
+        unreported=_unreported(operations, history, recorded),
         charged=charged,
         interrupted_trigger=interrupted_trigger,
         missing={name: tuple(sorted(indices)) for name, indices in frames.missing.items()},
@@ -196,7 +185,31 @@ def _steering(plan: Plan, history: History, recorded: Recorded) -> SteeringHisto
     )
 
 
-def _start_c(operations: Sequence[Operation], index: int) -> float | None:
+def _unreported(
+    operations: Sequence[Operation], history: History, recorded: Recorded
+) -> tuple[FinishedHold, ...]:
+    """Holds that are over in the journal, but not in the file."""
+    return tuple(
+        FinishedHold(operation.hold, timing, achieved_s)
+        for i, (timing, achieved_s) in sorted(history.held.items())
+        if isinstance(operation := operations[i], HoldAt)
+        and operation.hold.index not in recorded.holds
+    )
+
+
+def _start_c(
+    operations: Sequence[Operation], index: int, done_s: float, retakes: bool
+) -> float | None:
+    """Temperature to which the specimen is brought first; None if that is not needed."""
+    if index == len(operations) and not retakes:
+        return None
+    if index < len(operations) and isinstance(ramp := operations[index], RampTo) and done_s > 0:
+        gone_c = math.copysign(ramp.rate_c_per_s * done_s, ramp.to_c - ramp.from_c)
+        return ramp.from_c + gone_c
+    return _temperature_before_c(operations, index)
+
+
+def _temperature_before_c(operations: Sequence[Operation], index: int) -> float | None:
     """Temperature at which an operation begins; None if nothing was heated before."""
     for operation in reversed(operations[:index]):
         match operation:

@@ -56,19 +56,6 @@ class Journal(Protocol):
         """Flush what is written to the disk, without waiting for it."""
 
 
-class NoJournal:
-    """Takes no notes."""
-
-    def note(self, entry: Entry) -> None:
-        """Forget it."""
-
-    async def caught_up(self) -> None:
-        """Return at once."""
-
-    def save(self) -> None:
-        """Do nothing."""
-
-
 class RunJournal:
     """The journal of a run under way.
 

@@ -8,7 +8,7 @@ from statistics import median
 from typing import Literal
 
 from ...protocols.messages.manifest import HoldPlan
-from ..runtime.gc_pause import collector_away
+from ..runtime.gc_pause import gc_paused
 from ..schedule.hold_timing import HoldTiming
 from .heater_watch import HeaterWatch
 
@@ -60,7 +60,7 @@ class HoldTimer:
         """
         heater, clock = self.watch.heater, self.watch.clock
         midpoint_c = 0.5 * (plan.standby_c + plan.target_c)
-        with collector_away():
+        with gc_paused():
             requested_ns = clock.now_ns()
             up_ns = await heater.set_temperature(plan.target_c)
             on_moment("commanded_up", up_ns)
@@ -70,7 +70,7 @@ class HoldTimer:
         fall_s = median(self._falls_s) if self._falls_s else rise_s
         due_ns = max(clock.now_ns(), crossed_up_ns + int((plan.requested_s - fall_s) * 1e9))
         await clock.sleep_until_ns(due_ns - int(_QUIET_S * clock.speed * 1e9))
-        with collector_away():
+        with gc_paused():
             await clock.sleep_until_ns(due_ns)
             down_ns = await heater.set_temperature(plan.standby_c)
             on_moment("commanded_down", down_ns)

@@ -1,4 +1,4 @@
-"""Keep the garbage collector out of the moments that must be exact."""
+"""Pause the garbage collector while moments must be exact."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def start_frozen() -> Iterator[None]:
-    """Take what start-up has made out of every later collection, which is then short.
+def gc_frozen() -> Iterator[None]:
+    """Exempt the objects that exist now from every collection within, which is then short.
 
-    Modules, models and connections live as long as the daemon: looking through them takes tens of
-    milliseconds and never finds anything.
+    Modules, models and connections live as long as the daemon: to search them takes tens of
+    milliseconds and never frees anything.
     """
     gc.collect()
     gc.freeze()
@@ -23,10 +23,10 @@ def start_frozen() -> Iterator[None]:
 
 
 @contextmanager
-def collector_away() -> Iterator[None]:
-    """No collection happens within; what is young is collected before.
+def gc_paused() -> Iterator[None]:
+    """Run no collection within; young objects are collected before.
 
-    For seconds, not hours: what refers to itself stays in memory meanwhile.
+    For seconds, not hours: reference cycles stay in memory meanwhile.
     """
     if not gc.isenabled():
         yield

@@ -1,4 +1,4 @@
-"""Start the processes around the daemon, and know when one has died."""
+"""Start the processes of the daemon, and notice when one dies."""
 
 from __future__ import annotations
 
@@ -17,9 +17,14 @@ STOP_TIMEOUT_S = 5.0
 
 
 class ChildFailed(Exception):
-    """A process could not start; the message is its own, and so is the exit status.
+    """A process could not start.
 
-    It `refused` if it said why; otherwise it died or was silent.
+    Attributes
+    ----------
+    status : int or None
+        Its exit status.
+    refused : bool
+        Whether it gave a reason, which is the message; otherwise it died or was silent.
     """
 
     def __init__(self, message: str, status: int | None = None, refused: bool = False) -> None:
@@ -28,10 +33,10 @@ class ChildFailed(Exception):
 
 
 class Child:
-    """One process of ours, started with a configuration and watched until it ends.
+    """A child process, started with a configuration and watched until it ends.
 
-    The process is a session of its own, so that Ctrl-C in the terminal reaches the daemon alone;
-    it takes the end of its standard input for the daemon's death.
+    It has a session of its own, so that Ctrl-C in the terminal reaches the daemon alone. It takes
+    the end of its standard input for the daemon's death.
     """
 
     def __init__(self, name: str, process: asyncio.subprocess.Process, ready: dict[str, Any]):
@@ -46,7 +51,7 @@ class Child:
         Raises
         ------
         ChildFailed
-            With what the process says of it.
+            With the reason that the process gives.
         """
         child = await cls.spawn(name, module, *arguments)
         await child.begin(config)
@@ -56,14 +61,14 @@ class Child:
     async def spawn(
         cls, name: str, module: str, *arguments: str, pass_fds: Sequence[int] = ()
     ) -> Child:
-        """Start ``python -m module``, which imports what it needs and waits for `begin`.
+        """Start ``python -m module``, which imports its modules and waits for `begin`.
 
         Parameters
         ----------
         name, module, *arguments : str
-            What is started.
+            The process: its name in messages, its module and arguments.
         pass_fds : sequence of int
-            Files that it is to have open as well.
+            File descriptors that it inherits.
         """
         process = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -78,12 +83,12 @@ class Child:
         return cls(name, process, {})
 
     async def begin(self, config: BaseModel) -> None:
-        """Give it its configuration and wait for its ready line; it is stopped if that fails.
+        """Send the configuration and wait for the ready line; the process is stopped on failure.
 
         Raises
         ------
         ChildFailed
-            With what the process says of it.
+            With the reason that the process gives.
         """
         process = self.process
         assert process.stdin is not None
@@ -108,22 +113,22 @@ class Child:
 
     @property
     def input_fileno(self) -> int:
-        """The end of its standard input that is open here."""
+        """File descriptor of this process's end of the child's standard input."""
         assert self.process.stdin is not None
         return int(self.process.stdin.transport.get_extra_info("pipe").fileno())
 
-    def on_death(self, told: Callable[[str, int], None]) -> None:
-        """Call `told` with name and exit status if the process ends without being asked to."""
+    def on_death(self, callback: Callable[[str, int], None]) -> None:
+        """Call `callback` with name and exit status if the process ends before `stop`."""
 
         async def watch() -> None:
             status = await self.process.wait()
             if not self._stopping:
-                told(self.name, status)
+                callback(self.name, status)
 
         self._watch = asyncio.create_task(watch(), name=f"watch {self.name}")
 
     async def stop(self) -> None:
-        """Close its standard input, wait, and end it if it does not leave by itself."""
+        """Close its standard input, wait, and terminate or kill it if it does not end."""
         self._stopping = True
         if self._watch is not None:
             self._watch.cancel()

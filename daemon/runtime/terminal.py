@@ -1,6 +1,6 @@
-"""Write to a terminal without ever waiting for it: one that stands still must not hold a run up.
+"""Write to a terminal without ever waiting for it: a blocked terminal must not delay a run.
 
-A terminal stopped with Ctrl-S, or a remote session that hangs, blocks whoever writes to it.
+A terminal stopped with Ctrl-S, or a remote session that hangs, blocks the writing thread.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from typing import IO, TYPE_CHECKING, cast
 if TYPE_CHECKING:
     from rich.console import Console
 
-# What nobody has read: a terminal that takes nothing more loses what comes then.
+# Texts that wait; a terminal that is blocked for longer loses the later ones.
 MOST_WAITING = 1000
 
 
 class Terminal(io.TextIOBase):
-    """A text stream whose lines a thread of its own hands to a file descriptor.
+    """A text stream whose text is written to a file descriptor by a thread of its own.
 
     Parameters
     ----------
     fd : int
-        Such as 2, standard error; it may be closed already.
+        File descriptor, such as 2 for standard error; it may be closed already.
     """
 
     def __init__(self, fd: int) -> None:
@@ -36,18 +36,18 @@ class Terminal(io.TextIOBase):
         self._thread: threading.Thread | None = None
 
     def write(self, s: str, /) -> int:
-        """Take a text over; it is lost when too much waits already."""
+        """Queue a text; it is lost when too many wait already."""
         if self._thread is None:
-            self._thread = threading.Thread(target=self._hand_over, name="terminal", daemon=True)
+            self._thread = threading.Thread(target=self._write_queued, name="terminal", daemon=True)
             self._thread.start()
         with contextlib.suppress(queue.Full):
             self._queue.put_nowait(s.encode(errors="replace"))
         return len(s)
 
-    def _hand_over(self) -> None:
+    def _write_queued(self) -> None:
         while True:
             raw = self._queue.get()
-            with contextlib.suppress(OSError):  # nobody may be there any more
+            with contextlib.suppress(OSError):  # the terminal may be gone
                 while raw:
                     raw = raw[os.write(self._fd, raw) :]
             self._queue.task_done()
@@ -57,14 +57,14 @@ class Terminal(io.TextIOBase):
         return True
 
     def isatty(self) -> bool:
-        """Whether a person looks at it."""
+        """Whether it is a terminal."""
         try:
             return os.isatty(self._fd)
         except OSError:
             return False
 
     def fileno(self) -> int:
-        """The descriptor, of which others ask the size."""
+        """The descriptor, of which rich requests the size."""
         return self._fd
 
     def console(self) -> Console:
@@ -73,8 +73,8 @@ class Terminal(io.TextIOBase):
 
         return Console(file=cast(IO[str], self))
 
-    def settle(self, timeout_s: float = 0.5) -> None:
-        """Wait a little until everything is handed over."""
+    def drain(self, timeout_s: float = 0.5) -> None:
+        """Wait, at most `timeout_s` wall seconds, until everything is written."""
         end = time.monotonic() + timeout_s
         while self._queue.unfinished_tasks and time.monotonic() < end:
             time.sleep(0.002)

@@ -17,7 +17,7 @@ from ...protocols.core.errors import BadInput
 from ...protocols.messages.control import EXIT_BAD_INPUT
 from ...protocols.messages.process import ClockConfig, SimulatorConfig
 from ..runtime.event_bus import EventBus
-from ..runtime.gc_pause import start_frozen
+from ..runtime.gc_pause import gc_frozen
 from ..runtime.processes import Child, ChildFailed
 from ..safety.guardian_handle import GuardianHandle
 from ..safety.topics import GuardianActed
@@ -213,7 +213,7 @@ async def guarded_daemon(
         ports, file = options.fall_back_ports, options.rig_file
         daemon = Daemon(rig, rig_text, clock, bus, guardian, ports, file)
         await daemon.open()
-        with start_frozen():
+        with gc_frozen():
             yield daemon
     finally:
         if daemon is not None:

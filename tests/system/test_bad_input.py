@@ -153,8 +153,8 @@ def test_a_stream_port_in_use_is_named(cli: Any) -> None:
     [
         (["inspect", "nowhere.nxs"], ["nowhere.nxs"]),
         (["inspect", "."], ["."]),
-        (["status", "--endpoint", "not an address"], ["no ZeroMQ address"]),
-        (["watch", "--endpoint", "http://x"], ["no ZeroMQ address"]),
+        (["status", "--endpoint", "not an address"], ["is not a ZeroMQ address"]),
+        (["watch", "--endpoint", "http://x"], ["is not a ZeroMQ address"]),
         (["simulate", "--rig", "nowhere.yaml"], ["nowhere.yaml: no such file"]),
         (["submit", "nowhere.yaml"], ["nowhere.yaml: no such file"]),
     ],

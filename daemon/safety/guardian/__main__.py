@@ -78,5 +78,5 @@ def main() -> int:
 
 if __name__ == "__main__":
     code = main()
-    _errors.settle()
+    _errors.drain()
     sys.exit(code)

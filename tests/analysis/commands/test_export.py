@@ -147,7 +147,7 @@ def test_aligned_images_keep_their_angles(make_run: Any, tmp_path: Path) -> None
         assert file.data.shape == (5, 12, 16)
         assert file.voxel_size.x == pytest.approx(20.8)
     assert np.array_equal(read_tilts(tmp_path / "aligned.rawtlt"), TILTS)
-    with pytest.raises(BadInput, match="'shifts' is no image"):
+    with pytest.raises(BadInput, match="'shifts' is not an image"):
         export(path, tmp_path / "shifts.mrc", "shifts")
 
 
@@ -182,7 +182,7 @@ def test_the_impulse_reader_reads_our_heater_log(make_run: Any, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("what", "target", "series", "words"),
     [
-        ("frames", "out.png", None, "out.png: 'frames' goes into .mrc"),
+        ("frames", "out.png", None, "out.png: 'frames' cannot be written as '.png'; use .mrc"),
         ("frames", "out.mrc", None, "holds 2 tilt series .*--series N"),
         ("frames", "out.mrc", 7, "has no series_007"),
         ("volume", "out.mrc", 1, "holds no 'volume'; it has frames, heater"),

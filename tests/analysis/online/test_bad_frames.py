@@ -121,11 +121,11 @@ COMMANDS = {
     ),
     "NaN in an image": Wrong(
         with_nan, IMPORT, 2,
-        ("stack.npz: image 3 (the first is 0): holds NaN", "mend it, or leave it"),
+        ("stack.npz: image 3 (the first is 0): holds NaN", "correct it, or remove"),
     ),
     "a dark image": Wrong(
         with_a_dark_image, IMPORT, 0,
-        ("stack.npz: 1 of 5 images are one value everywhere", "beam blanked", ": 2 (the first is"),
+        ("stack.npz: 1 of 5 images have one value everywhere", "beam blanked", ": 2 (the first is"),
     ),
     "a missing tilt": Wrong(
         with_a_gap, IMPORT.replace(".npz", ".h5"), 0,

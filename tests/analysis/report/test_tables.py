@@ -204,7 +204,9 @@ def test_columns_of_another_version_are_refused(grown: Path, tmp_path: Path) -> 
 def test_images_do_not_go_into_a_table(grown: Path, tmp_path: Path) -> None:
     with (
         open_run(grown) as run,
-        pytest.raises(BadInput, match=r"'volume' goes into \.mrc.*necks, shifts or tuning; \.png"),
+        pytest.raises(
+            BadInput, match=r"'volume' cannot be written as .*necks, shifts or tuning; \.png"
+        ),
     ):
         export_images(run, tmp_path / "x.csv", "volume", 1)
 

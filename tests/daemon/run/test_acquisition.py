@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyrotome.daemon.resume.run_journal import NoJournal
 from pyrotome.daemon.run.acquisition import (
     BURST_S,
     AcquisitionContext,
@@ -41,6 +40,19 @@ SETTINGS = BeamSettings.model_validate({
     "pixel_size": "1 nm",
 })  # fmt: skip
 DOSE = SETTINGS.dose_per_frame_e_per_nm2
+
+
+class NoJournal:
+    """Takes no notes."""
+
+    def note(self, entry: Any) -> None:
+        del entry
+
+    async def caught_up(self) -> None:
+        pass
+
+    def save(self) -> None:
+        pass
 
 
 class ScriptedDetector(Detector):

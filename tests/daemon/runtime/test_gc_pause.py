@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pyrotome.daemon.runtime.gc_pause import collector_away, start_frozen
+from pyrotome.daemon.runtime.gc_pause import gc_frozen, gc_paused
 
 
 def litter(count: int = 3000) -> None:
@@ -33,7 +33,7 @@ def collections():
 def test_nothing_is_collected_within(collections):
     litter()
     assert collections, "this much litter starts collections"
-    with collector_away():
+    with gc_paused():
         collections.clear()
         litter(100_000)
         assert not collections
@@ -42,9 +42,9 @@ def test_nothing_is_collected_within(collections):
 
 
 def test_windows_may_lie_in_each_other_and_end_with_an_error(collections):
-    with collector_away():
+    with gc_paused():
         collections.clear()
-        with pytest.raises(KeyError), collector_away():
+        with pytest.raises(KeyError), gc_paused():
             raise KeyError
         litter(100_000)
         assert not collections
@@ -53,7 +53,7 @@ def test_windows_may_lie_in_each_other_and_end_with_an_error(collections):
 
 def test_what_start_up_has_made_is_not_looked_through_again():
     before = gc.get_freeze_count()
-    with start_frozen():
+    with gc_frozen():
         assert gc.get_freeze_count() > before
         assert len(gc.get_objects()) < gc.get_freeze_count()
     assert gc.get_freeze_count() == 0
@@ -66,7 +66,7 @@ async def test_other_tasks_run_on_meanwhile(collections):
             await asyncio.sleep(0)
 
     task = asyncio.create_task(busy())
-    with collector_away():
+    with gc_paused():
         collections.clear()
         await asyncio.sleep(0.05)
         assert not collections
