@@ -4,17 +4,16 @@ import asyncio
 import importlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from plugin_packages import install
 
 from pyrotome.drivers.base import DeviceLost, DeviceRefused, OutOfRange
 from pyrotome.drivers.registry import driver_class, installed
@@ -81,29 +80,10 @@ async def controller() -> AsyncIterator[tuple[LakeShore336, str]]:
     await asyncio.sleep(0.05)
 
 
-def can_build_here() -> bool:
-    """Whether setuptools can make a wheel without pip fetching anything."""
-    try:
-        return tuple(int(n) for n in version("setuptools").split(".")[:2]) >= (70, 1)
-    except PackageNotFoundError:
-        return False
-
-
 @pytest.fixture(scope="module")
-def site_packages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def site_packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder into which pip has installed the package, and nothing else."""
-    pytest.importorskip("pip")
-    folder = tmp_path_factory.mktemp("plugin")
-    source = shutil.copytree(PLUGIN, folder / "source")
-    command = [sys.executable, "-m", "pip", "install", "--no-deps", "--quiet"]
-    command += ["--disable-pip-version-check", "--target", str(folder / "site"), str(source)]
-    if can_build_here():
-        command += ["--no-build-isolation", "--no-index"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=150)
-    if done.returncode and not can_build_here():
-        pytest.skip("setuptools here is too old to build a package, and pip got no newer one")
-    assert done.returncode == 0, done.stderr
-    yield folder / "site"
+    return install(PLUGIN, tmp_path_factory.mktemp("plugin"))
 
 
 @pytest.fixture
