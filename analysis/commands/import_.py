@@ -31,7 +31,8 @@ from ...protocols.messages.manifest import RunManifest, StackPlan
 from ...protocols.runfile import layout
 from ...protocols.runfile import nexus as nexus_tree
 from ..io.safe_output import new_file
-from ..io.tilt_series_readers import Floats, TiltStack, open_stack, read_tilts
+from ..io.tilt_angles import read_tilts
+from ..io.tilt_series_readers import Floats, TiltStack, open_stack
 from .interrupts import notify
 
 SERIES = "series_001"

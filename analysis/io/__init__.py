@@ -1,1 +1,8 @@
-"""Tilt series from elsewhere, and results written to files."""
+"""Tilt series from other programs, and results written to files.
+
+The public names stand in ``__init__.pyi``; each is imported when it is first used.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,4 +1,4 @@
-"""Add the results of offline processing to a run file: gathered apart, written when whole."""
+"""Results of offline processing: collected in a separate file, added to the run file at the end."""
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false
@@ -20,19 +20,19 @@ from ...protocols.runfile import layout
 from ...protocols.runfile import nexus as nexus_tree
 from ...protocols.runfile.transaction import edited
 
-# What must stay free on the disk: HDF5 does not get over a failed write in good order.
+# Bytes that must stay free on the disk: HDF5 does not recover cleanly from a failed write.
 _RESERVE_BYTES = 32 << 20
 
 
 class ResultScratch:
-    """Results on their way into a run file, in a file of their own until they are whole.
+    """A separate file for results, until they are complete and go into the run file.
 
     Parameters
     ----------
     path : Path
-        Where; nothing may be there.
+        The separate file; it must not exist.
     results : sequence of ResultPlan
-        What will come.
+        The planned results.
     """
 
     def __init__(self, path: Path, results: Sequence[ResultPlan]) -> None:
@@ -54,11 +54,28 @@ class ResultScratch:
         data: NDArray[Any],
         parameters: Mapping[str, str | int | float],
     ) -> None:
-        """Keep a result, or one frame of a result that comes per frame."""
+        """Store a result, or one frame of a per-frame result.
+
+        Parameters
+        ----------
+        name : str
+            Name of the planned result.
+        index : int or None
+            Index of the frame, for per-frame results.
+        data : ndarray
+            In the planned shape.
+        parameters : mapping
+            Settings and figures, kept for results of a whole stack.
+
+        Raises
+        ------
+        ValueError
+            If the shape differs from the plan.
+        """
         plan, target = self._plans[name], self._file[name]
         shape = plan.shape[1:] if plan.per_frame else plan.shape
         if data.shape != shape:
-            raise ValueError(f"'{name}' has the shape {data.shape}, {shape} was planned")
+            raise ValueError(f"result '{name}' has the shape {data.shape}; {shape} is planned")
         self._written.add(name)
         if plan.per_frame:
             target[index] = data
@@ -67,15 +84,15 @@ class ResultScratch:
             self.parameters[name] = dict(parameters)
 
     def names(self) -> list[str]:
-        """Results of which at least a part has come."""
+        """Names of the results of which at least a part is stored."""
         return [name for name in self._plans if name in self._written]
 
     def stored_bytes(self) -> int:
-        """Room that the results will take."""
+        """Size of the stored results in bytes, compressed."""
         return sum(self._file[name].id.get_storage_size() for name in self._plans)
 
     def copy_chunks(self, name: str, target: Any) -> None:
-        """Bring a result as it is compressed into a dataset of the same layout."""
+        """Copy the compressed chunks of a result into a dataset of the same layout."""
         if not self._plans[name].shape:
             target[()] = self._file[name][()]
             return
@@ -104,9 +121,9 @@ def add_results(
     date: str,
     notes: Iterable[str],
 ) -> None:
-    """Write the results of one stack into a run file, beside those that are there.
+    """Add the results of one image stack to a run file.
 
-    A kill leaves the file without them, or with all of them.
+    If the process is killed, the file has either none or all of the new results.
 
     Parameters
     ----------
@@ -115,24 +132,24 @@ def add_results(
     software : str
         Program and version.
     stack : StackPlan
-        Its `results`, whose process numbers must be free.
+        The image stack with its planned results; their process numbers must be unused.
     scratch : ResultScratch
-        The results; one of which nothing came is left out.
+        The results; planned results without data are left out.
     date : str
-        When they were made, ISO 8601.
+        Date of the processing, ISO 8601.
     notes : iterable of str
-        What happened on the way, kept with every process.
+        Notices of the processing, stored with every process.
 
     Raises
     ------
     OSError
-        If the disk is full; nothing is changed then.
+        If the disk has too little space; the file is not changed.
     """
     made = set(scratch.names())
     plan = stack.model_copy(update={"results": tuple(r for r in stack.results if r.name in made)})
     needed = scratch.stored_bytes() + _RESERVE_BYTES
     if shutil.disk_usage(path.parent).free < needed:
-        raise OSError(f"{path}: {needed >> 20} MiB are needed on its disk for the results")
+        raise OSError(f"{path}: the results need {needed >> 20} MiB; free space on this disk")
     lines = "\n".join(notes)
     with edited(path, appending=True) as file:
         for node in layout.processes(software, plan):

@@ -1,4 +1,4 @@
-"""Write a file as a whole or not at all."""
+"""Safe output: a file appears complete or not at all."""
 
 from __future__ import annotations
 
@@ -12,32 +12,44 @@ from ...protocols.core.errors import BadInput
 
 @contextmanager
 def new_file(path: Path) -> Iterator[Path]:
-    """Name under which to write a file that appears at `path` when it is whole, or not at all.
+    """Write a file under a temporary name; it is renamed to `path` when the block ends.
+
+    If the block raises, neither file remains.
 
     Parameters
     ----------
     path : Path
-        Where nothing may be.
+        The new file; it must not exist.
 
     Yields
     ------
     Path
-        A name in the same folder; nothing is there yet.
+        A temporary name in the same folder, without a file.
 
     Raises
     ------
     BadInput
-        If there is something at `path`, or nothing can be made there.
+        If `path` exists or cannot be created.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     target = Path(folder) / "table.csv"
+    ...     with new_file(target) as partial:
+    ...         _ = partial.write_text("a,b")
+    ...     target.read_text()
+    'a,b'
     """
     try:
         with path.open("xb"):
             pass
     except FileExistsError:
-        raise BadInput(str(path), "is already there and is not overwritten") from None
+        raise BadInput(str(path), "already exists and is not overwritten") from None
     except FileNotFoundError:
-        raise BadInput(str(path), f"there is no folder {path.parent}") from None
+        raise BadInput(str(path), f"the folder {path.parent} does not exist") from None
     except OSError as error:
-        raise BadInput(str(path), f"cannot be made: {error.strerror}") from None
+        raise BadInput(str(path), f"cannot be created: {error.strerror}") from None
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     done = False
     try:

@@ -1,4 +1,4 @@
-"""Read tilt series from elsewhere: MRC (old FEI headers too), npz, EMD, NXtomo and TIFF."""
+"""Readers of tilt series of other programs: MRC (also old FEI headers), npz, EMD, NXtomo, TIFF."""
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false
@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import warnings
 import zipfile
@@ -38,31 +37,31 @@ _BYTE_ORDERS: tuple[Literal["little", "big"], ...] = ("little", "big")
 # The extended header of FEI before 2014: for each image 32 floats, 4 bytes each.
 _FEI_FLOATS = 32
 _FEI_TILT, _FEI_PIXEL_M, _FEI_VOLTAGE_V = 0, 11, 13
-_EVEN = 1e-3  # by which part pixels may be unequal
+_MAX_UNEQUAL = 1e-3  # relative difference of the sides of a pixel
 
 
 @dataclass(frozen=True)
 class TiltStack:
-    """A tilt series as its file has it.
+    """A tilt series in an open file.
 
     Attributes
     ----------
     form : str
-        Which kind of file.
+        File format.
     shape : tuple of int
         (images, rows, columns).
     dtype : dtype
-        Of the values.
+        Type of the stored values.
     read : callable
-        One image by its position, shape (rows, columns).
-    tilt_deg : ndarray of shape (images,) or None
-        Angles, where the file holds them.
+        Reads one image by its index, shape (rows, columns).
+    tilt_deg : ndarray or None
+        Angles in degrees, shape (images,), if the file has them.
     pixel_nm : float or None
-        Sampling, where the file tells it.
+        Pixel size, if the file has it.
     voltage_kv : float or None
-        High tension, where the file tells it.
-    there : ndarray of bool, shape (images,), or None
-        Which images were recorded; None if all.
+        Acceleration voltage, if the file has it.
+    there : ndarray or None
+        Bool, shape (images,): the images that were recorded; None if all were.
     value_offset, value_scale : int, float
         value = (stored - value_offset) * value_scale.
     """
@@ -79,51 +78,16 @@ class TiltStack:
     value_scale: float = 1.0
 
 
-def read_tilts(path: Path) -> Floats:
-    """Angles of a text file (``.rawtlt``, ``.tlt``, ``.txt``), in degrees, one a line.
-
-    Raises
-    ------
-    BadInput
-        If it is missing or holds something else.
-    """
-    expected = "one angle in deg a line is expected"
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        raise BadInput(str(path), "no such file") from None
-    except UnicodeDecodeError:
-        raise BadInput(str(path), f"is not text; {expected}") from None
-    except OSError as error:
-        raise BadInput(str(path), f"cannot be read: {error.strerror}") from None
-    rows = {n: line.partition("#")[0].replace(",", " ").split() for n, line in enumerate(lines, 1)}
-    rows = {number: words for number, words in rows.items() if words}
-    angles: list[float] = []
-    for number, words in rows.items():
-        if len(words) > 1 and len(rows) > 1:
-            raise BadInput(f"{path}:{number}", f"'{' '.join(words)}' is not one angle; {expected}")
-        for word in words:
-            try:
-                angles.append(float(word))
-            except ValueError:
-                angles.append(math.nan)
-            if not math.isfinite(angles[-1]):
-                raise BadInput(f"{path}:{number}", f"'{word}' is no angle; {expected}")
-    if not angles:
-        raise BadInput(str(path), f"is empty; {expected}")
-    return np.array(angles, np.float64)
-
-
 @contextmanager
 def open_stack(path: Path, name: str | None = None) -> Iterator[TiltStack]:
-    """Open a tilt series by the ending of its file's name.
+    """Open a tilt series; the suffix of the file selects the reader.
 
     Parameters
     ----------
     path : Path
         The file.
     name : str, optional
-        Which of several stacks in an HDF5 file.
+        Name of the stack, if an HDF5 file holds several.
 
     Yields
     ------
@@ -133,7 +97,17 @@ def open_stack(path: Path, name: str | None = None) -> Iterator[TiltStack]:
     Raises
     ------
     BadInput
-        If the file is missing, of an unknown kind, or holds no tilt series.
+        If the file is missing or of an unknown format, or does not hold a tilt series.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "series.npz"
+    ...     np.savez(path, images=np.zeros((3, 8, 8)), tilt_deg=[-1.0, 0.0, 1.0])
+    ...     with open_stack(path) as stack:
+    ...         stack.shape
+    (3, 8, 8)
     """
     suffix = path.suffix.lower()
     readers: list[tuple[tuple[str, ...], Callable[[Path], Any]]] = [
@@ -146,14 +120,14 @@ def open_stack(path: Path, name: str | None = None) -> Iterator[TiltStack]:
     if not path.exists():
         raise BadInput(str(path), "no such file")
     if path.is_dir():
-        raise BadInput(str(path), "is a folder; name the file of a tilt series")
+        raise BadInput(str(path), "is a folder; give the file of a tilt series")
     if reader is None:
         known = ", ".join(s for suffixes, _ in readers for s in suffixes)
-        raise BadInput(str(path), f"'{suffix}' is no kind of tilt series known here ({known})")
+        raise BadInput(str(path), f"the format '{suffix}' is unknown; known formats: {known}")
     with reader(path) as stack:
         if len(stack.shape) != 3 or 0 in stack.shape:
             raise BadInput(
-                str(path), f"holds an array of shape {stack.shape}; a stack of images was expected"
+                str(path), f"holds an array of shape {stack.shape}; a stack of images is expected"
             )
         if stack.dtype.kind not in "uif":
             raise BadInput(str(path), f"holds {stack.dtype}; only plain numbers can be imported")
@@ -165,15 +139,15 @@ def _open_mrc(path: Path) -> Iterator[TiltStack]:
     import mrcfile
 
     try:
-        # mrcfile believes the header's word on the length of the extended one and makes room for
-        # it before reading: gigabytes, for a file that is no MRC file.
+        # mrcfile trusts the length of the extended header and allocates it before reading:
+        # gigabytes for a file that is not MRC.
         with path.open("rb") as raw:
             header = raw.read(1024)
         lengths = [int.from_bytes(header[92:96], order, signed=True) for order in _BYTE_ORDERS]
         if not any(0 <= n <= path.stat().st_size - 1024 for n in lengths):
-            raise ValueError("it is too short for what its header announces")
+            raise ValueError("it is shorter than its header says")
         with warnings.catch_warnings():
-            # Old FEI files lack the map identifier; mrcfile says so and reads them all the same.
+            # Old FEI files lack the map identifier; mrcfile warns and reads them.
             warnings.simplefilter("ignore")
             opened: Any = mrcfile.mmap(path, "r", permissive=True)
     except (OSError, ValueError) as error:
@@ -181,11 +155,11 @@ def _open_mrc(path: Path) -> Iterator[TiltStack]:
     with opened as file:
         data = file.data
         if data is None:
-            raise BadInput(str(path), "is an MRC file without a readable image in it")
+            raise BadInput(str(path), "is an MRC file without a readable image")
         fei = _fei_header(file, len(data))
         size = file.voxel_size
         pixel_nm = None
-        # 1 A is what programs write that do not know.
+        # Programs write 1 A if they do not know the pixel size.
         if size.x > 0 and size.x != 1.0:
             _check_square(path, float(size.x), float(size.y))
             pixel_nm = float(size.x) / 10
@@ -201,7 +175,7 @@ def _open_mrc(path: Path) -> Iterator[TiltStack]:
 
 
 def _fei_header(file: Any, images: int) -> dict[str, Any]:
-    """What an FEI extended header says of the images; empty where there is none."""
+    """Values of an FEI extended header; empty without one."""
     raw = bytes(file.extended_header.tobytes())
     fei = any(b"fei" in bytes(label).lower() for label in file.header.label)
     if not fei or len(raw) < images * _FEI_FLOATS * 4:
@@ -235,8 +209,8 @@ def _open_npz(path: Path) -> Iterator[TiltStack]:
     if not named or (len(stacks) > 1 and named[0] not in _IMAGE_KEYS):
         raise BadInput(
             str(path),
-            f"its stack of images should be called one of {', '.join(_IMAGE_KEYS)}; "
-            f"its arrays of three axes: {', '.join(stacks) or 'none'}",
+            f"no array with three axes has one of the names {', '.join(_IMAGE_KEYS)}; arrays with "
+            f"three axes: {', '.join(stacks) or 'none'}",
         )
     data = stacks[named[0]]
     yield TiltStack(
@@ -263,7 +237,7 @@ def _open_tiff(path: Path) -> Iterator[TiltStack]:
 
 
 def _tiff_pixel_nm(file: Any) -> float | None:
-    """Pixel size as ImageJ or OME write it; the plain resolution tag is for printers."""
+    """Pixel size of ImageJ or OME metadata; the plain resolution tag is for printers."""
     if file.is_ome:
         size = re.search(r'PhysicalSizeX="([^"]+)"', file.ome_metadata)
         unit = re.search(r'PhysicalSizeXUnit="([^"]+)"', file.ome_metadata)
@@ -283,7 +257,7 @@ def _open_hdf5(path: Path, *, name: str | None) -> Iterator[TiltStack]:
     try:
         opened: Any = h5py.File(path, "r")
     except OSError as error:
-        raise BadInput(str(path), f"HDF5 cannot open it: {error}") from None
+        raise BadInput(str(path), f"HDF5 cannot open the file: {error}") from None
     with opened as file:
         found: dict[str, Callable[[], TiltStack]] = {}
 
@@ -298,11 +272,11 @@ def _open_hdf5(path: Path, *, name: str | None) -> Iterator[TiltStack]:
 
         file.visititems(look)
         if not found:
-            hint = " (Velox writes EMD of another kind)" if "Version" in file else ""
+            hint = " (EMD of Velox is not supported)" if "Version" in file else ""
             raise BadInput(str(path), f"holds neither an EMD nor an NXtomo tilt series{hint}")
         if name is None and len(found) > 1:
             raise BadInput(
-                str(path), f"holds several stacks; say which with --entry: {', '.join(found)}"
+                str(path), f"holds several stacks; choose one with --entry: {', '.join(found)}"
             )
         if name is not None and name.strip("/") not in found:
             raise BadInput("--entry", f"{path} has no stack '{name}'; it has {', '.join(found)}")
@@ -311,7 +285,7 @@ def _open_hdf5(path: Path, *, name: str | None) -> Iterator[TiltStack]:
         except (KeyError, ValueError, OSError, RuntimeError) as error:
             if isinstance(error, BadInput):
                 raise
-            raise BadInput(str(path), f"is damaged or lacks something: {error}") from None
+            raise BadInput(str(path), f"is damaged or incomplete: {error}") from None
         yield stack
 
 
@@ -321,7 +295,7 @@ def _is_nxtomo(entry: Any) -> bool:
 
 
 def _nxtomo(path: Path, entry: Any) -> TiltStack:
-    """Projections of an NXtomo entry; flat and dark fields are left out, gaps kept as gaps."""
+    """Projections of an NXtomo entry, without flat and dark fields; missing images stay missing."""
     detector = entry["instrument/detector"]
     data = detector["data"]
     keys = np.asarray(detector["image_key"][...]) if "image_key" in detector else None
@@ -363,7 +337,7 @@ def _nxtomo(path: Path, entry: Any) -> TiltStack:
 
 
 def _emd(path: Path, group: Any) -> TiltStack:
-    """A Berkeley EMD group: which axis is which is told by names and units, never by position."""
+    """A Berkeley EMD group; names and units identify the axes, not their order."""
     data = group["data"]
     first = 0 if "dim0" in group else 1
     axes = [_EmdAxis.of(group.get(f"dim{first + axis}"), data.shape[axis]) for axis in range(3)]
@@ -372,7 +346,7 @@ def _emd(path: Path, group: Any) -> TiltStack:
         raise BadInput(str(path), f"{group.name} has {len(turned)} axes of angles")
     along = turned[0] if turned else 0
     rows, columns = (number for number in range(3) if number != along)
-    # Programs that hold their axes the other way round write x before y.
+    # Some programs store the axes in the opposite order, x before y.
     if axes[rows].name.startswith("x") and axes[columns].name.startswith("y"):
         rows, columns = columns, rows
     images = np.transpose(data[...], (along, rows, columns))
@@ -403,7 +377,7 @@ class _EmdAxis:
         if dim is None:
             return cls("")
         values = np.asarray(dim[...], np.float64).ravel()
-        if values.size == 2 < size:  # an even axis may be told by its first two values
+        if values.size == 2 < size:  # an even axis may be given by its first two values
             values = values[0] + np.arange(size) * (values[1] - values[0])
         name = _text(dim.attrs.get("name", "")).lower()
         # "[n_m]" is how EMD 0.2 writes nm.
@@ -419,8 +393,8 @@ class _EmdAxis:
 
 
 def _nm(value: float | str, unit: str) -> float | None:
-    """Length in nm, to what single precision can tell; None where the unit is none."""
-    # ImageJ writes the micro sign as an escape; pixels as unit mean that nobody calibrated.
+    """Length in nm with the digits of single precision; None without a unit of length."""
+    # ImageJ writes the micro sign as an escape; the unit "pixel" means an uncalibrated image.
     unit = unit.replace("\\u00B5", "u").replace("micron", "um").replace("Angstroem", "angstrom")
     unit = {"A": "angstrom", "Å": "angstrom"}.get(unit, unit)
     if unit.lower() in {"", "pixel", "pixels", "px"}:
@@ -436,5 +410,5 @@ def _text(value: Any) -> str:
 
 
 def _check_square(path: Path, x: float, y: float) -> None:
-    if abs(x - y) > _EVEN * x:
-        raise BadInput(str(path), f"its pixels are {x:g} by {y:g}; square ones were expected")
+    if abs(x - y) > _MAX_UNEQUAL * x:
+        raise BadInput(str(path), f"the pixels are {x:g} by {y:g} nm; square pixels are expected")

@@ -1,1 +1,8 @@
-"""Tables and plots of results."""
+"""Tables and plots of results.
+
+The public names stand in ``__init__.pyi``; each is imported when it is first used.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,4 +1,4 @@
-"""Pictures of neck growth, against time and centre distance, and of how denoising was tuned."""
+"""Plots of neck growth against time and centre distance, and of the denoiser's parameter search."""
 # matplotlib is imported when a picture is drawn, for it takes a second.
 # pyright: basic
 
@@ -19,32 +19,38 @@ _DPI = 150
 
 
 def model_distance_nm(neck_nm: NDArray[Any], radius_nm: float) -> NDArray[np.float64]:
-    """Centre distance of two equal spheres joined by a cylinder, their volume kept.
+    """Centre distance of two equal spheres joined by a cylinder, at constant volume.
 
-    A cylinder of radius x takes the place of a cap of height c = R - sqrt(R^2 - x^2) of each
-    sphere; equal volumes, pi x^2 l = pi c^2 (3 R - c) / 3, give its half length l, and
-    d = 2 (R - c + l).
+    Model of Ihara et al., Nanoscale 2023, 15, 10133. A cylinder of radius x replaces a cap of
+    height c = R - sqrt(R^2 - x^2) of each sphere. Equal volumes, pi x^2 l = pi c^2 (3 R - c) / 3,
+    give its half length l, and d = 2 (R - c + l).
 
     Parameters
     ----------
     neck_nm : ndarray
-        Neck radii x, from 0 to `radius_nm`.
+        Neck radii x in nm, from 0 to `radius_nm`; any shape.
     radius_nm : float
         Radius R of the spheres.
 
     Returns
     -------
     ndarray
-        Distances in the shape of `neck_nm`; 2 R where the neck is 0.
+        Distances in nm, in the shape of `neck_nm`; 2 R where the neck is 0.
 
     Raises
     ------
     ValueError
         If a neck is negative or wider than the spheres.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> model_distance_nm(np.array([0.0, 30.0]), 75.0).round(1).tolist()
+    [150.0, 143.8]
     """
     necks = np.asarray(neck_nm, np.float64)
     if np.any(necks < 0) or np.any(necks > radius_nm):
-        raise ValueError(f"neck radii must lie between 0 and the spheres' {radius_nm} nm")
+        raise ValueError(f"neck radii must lie between 0 and the spheres' radius {radius_nm} nm")
     cap = radius_nm - np.sqrt(radius_nm**2 - necks**2)
     square = np.where(necks > 0, necks**2, 1.0)
     half_nm = np.where(necks > 0, cap**2 * (3 * radius_nm - cap) / (3 * square), 0.0)
@@ -68,25 +74,32 @@ def _figure(columns: int) -> tuple[Any, Any]:
 
 
 def plot_growth(path: Path, rows: Iterable[Row]) -> None:
-    """Draw r_n/r_p and d/2r_p against the time at the processing temperature.
+    """Plot r_n/r_p and d/2r_p against the time at the processing temperature.
 
-    Each pair is a thin line, the median of all pairs of a series a thick one.
+    Each pair is a thin line; the median of all pairs of a series is a thick line.
 
     Parameters
     ----------
     path : Path
-        PNG to write.
+        PNG file to write.
     rows : iterable of (series, hold_total_s, Neck)
-        As :func:`~.necks.write_necks` takes them, with labels tracked over the series.
+        As for :func:`.necks.write_necks`, with labels tracked over the series.
 
     Raises
     ------
     ValueError
-        If there is no row.
+        If there are no rows.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> neck = Neck(1, 2, 10.0, 75.0, 149.0, 149.0, 0.0, 1.0, 0.133, 0.993)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     plot_growth(Path(folder) / "growth.png", [("series_001", 5.0, neck)])
     """
     table = list(rows)
     if not table:
-        raise ValueError("no neck has been measured; there is nothing to plot")
+        raise ValueError("no neck is measured; there is nothing to plot")
     figure, axes = _figure(2)
     wanted = (("neck_to_particle", "$r_n / r_p$"), ("distance_to_diameter", "$d / 2 r_p$"))
     times_s = sorted({row[1] for row in table})
@@ -103,27 +116,34 @@ def plot_growth(path: Path, rows: Iterable[Row]) -> None:
 
 
 def plot_model(path: Path, rows: Iterable[Row]) -> None:
-    """Draw r_n against d beside the model of two spheres (:func:`model_distance_nm`).
+    """Plot r_n against d beside the model of two spheres (:func:`model_distance_nm`).
 
-    The spheres of the model have the median r_p of all rows; colour is time.
+    The spheres of the model have the median r_p of all rows; the colour is the time.
 
     Parameters
     ----------
     path, rows
-        As for :func:`plot_growth`.
+        See :func:`plot_growth`.
 
     Raises
     ------
     ValueError
-        If there is no row.
+        If there are no rows.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> neck = Neck(1, 2, 10.0, 75.0, 149.0, 149.0, 0.0, 1.0, 0.133, 0.993)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     plot_model(Path(folder) / "model.png", [("series_001", 5.0, neck)])
     """
     table = list(rows)
     if not table:
-        raise ValueError("no neck has been measured; there is nothing to plot")
+        raise ValueError("no neck is measured; there is nothing to plot")
     figure, (axis,) = _figure(1)
     for pair in _by_pair(table).values():
-        places = [(row[2].distance_nm, row[2].neck_radius_nm) for row in pair]
-        axis.plot(*zip(*places, strict=True), color="0.8", lw=0.6, zorder=1)
+        points = [(row[2].distance_nm, row[2].neck_radius_nm) for row in pair]
+        axis.plot(*zip(*points, strict=True), color="0.8", lw=0.6, zorder=1)
     dots = axis.scatter(
         [row[2].distance_nm for row in table],
         [row[2].neck_radius_nm for row in table],
@@ -139,7 +159,7 @@ def plot_model(path: Path, rows: Iterable[Row]) -> None:
         model_distance_nm(necks_nm, radius_nm),
         necks_nm,
         "k--",
-        label=f"two spheres of {radius_nm:.0f} nm, volume kept",
+        label=f"two spheres of {radius_nm:.0f} nm, constant volume",
     )
     axis.set_xlabel("centre distance $d$ (nm)")
     axis.set_ylabel("neck radius $r_n$ (nm)")
@@ -148,25 +168,33 @@ def plot_model(path: Path, rows: Iterable[Row]) -> None:
 
 
 def plot_tuning(path: Path, choice: Choice) -> None:
-    """Draw the PSNR against the variance that the denoiser was told, one line per noise type.
+    """Plot the PSNR against the variance given to the denoiser, one line per noise type.
 
-    The winner is marked; the dashed line is the frame as it is. Variance "auto", which is no
-    place on the axis, is a dotted line, and marked at the right where it wins.
+    The best settings are marked; the dashed line is the noisy frame. Variance "auto" is a dotted
+    line, and marked at the right if it is the best.
 
     Parameters
     ----------
     path : Path
-        PNG to write.
+        PNG file to write.
     choice : Choice
-        Result of :func:`~.tune.tune`.
+        Result of :func:`.search_parameters`.
 
     Raises
     ------
     ValueError
-        If nothing was tried.
+        If there are no trials.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pyrotome.analysis.denoise import Trial
+    >>> trials = (Trial("white", 4.0, 30.0), Trial("white", 16.0, 28.0))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     plot_tuning(Path(folder) / "t.png", Choice("white", 4.0, 30.0, 20.0, trials))
     """
     if not choice.trials:
-        raise ValueError("no setting of the denoiser has been tried; there is nothing to plot")
+        raise ValueError("the parameter search has no trials; there is nothing to plot")
     figure, (axis,) = _figure(1)
     for noise in dict.fromkeys(trial.noise for trial in choice.trials):
         tried = [t for t in choice.trials if t.noise == noise]
@@ -181,11 +209,9 @@ def plot_tuning(path: Path, choice: Choice) -> None:
                 axis.axhline(trial.psnr_db, color=colour or "0.3", ls=":", label=label)
     axis.axhline(choice.noisy_psnr_db, color="0.4", ls="--", label="not denoised")
     axis.set_xscale("log")
-    place = (
-        (1.0, choice.psnr_db) if choice.variance == "auto" else (choice.variance, choice.psnr_db)
-    )
+    best = (1.0, choice.psnr_db) if choice.variance == "auto" else (choice.variance, choice.psnr_db)
     across = axis.get_yaxis_transform() if choice.variance == "auto" else axis.transData
-    axis.plot(*place, "k*", ms=12, transform=across, clip_on=False, zorder=5)
+    axis.plot(*best, "k*", ms=12, transform=across, clip_on=False, zorder=5)
     axis.set_xlabel("variance (8-bit scale)")
     axis.set_ylabel("PSNR (dB)")
     axis.legend(fontsize="small", title=f"best: {choice.noise}, {_number(choice.variance)}")

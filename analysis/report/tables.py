@@ -1,4 +1,4 @@
-"""Tables and pictures of what a run file holds: necks, shifts, growth, tuning of the denoiser."""
+"""Tables and plots of a run file: necks, shifts, growth, parameter search of the denoiser."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ Say = Callable[[str], None]
 
 
 def neck_rows(run: Run, stacks: Iterable[Stack]) -> list[Row]:
-    """Necks of the newest measurement of each series.
+    """Read the necks of the newest measurement of each series.
 
     Parameters
     ----------
     run : Run
         The run file.
     stacks : iterable of Stack
-        Its series; one without a measurement is passed over.
+        Series of the run; series without a measurement are skipped.
 
     Returns
     -------
     list of (series, hold_total_s, Neck)
-        `hold_total_s` is NaN where the time at processing temperature is not known.
+        `hold_total_s` is the time at the processing temperature in seconds, NaN if unknown.
 
     Raises
     ------
@@ -58,8 +58,8 @@ def neck_rows(run: Run, stacks: Iterable[Stack]) -> list[Row]:
             columns = ", ".join(NECK_COLUMNS)
             raise BadInput(
                 f"{run.path}: {stored.path}",
-                f"is a table of shape {table.shape}; the columns {columns} were expected "
-                "(written by another version? `pyrotome process` measures anew)",
+                f"is a table of shape {table.shape}; the columns {columns} are expected. Another "
+                "version may have written it; `pyrotome process` measures the necks again",
             )
         total_s = run.hold_totals_s[stack.name]
         for line in table[np.isfinite(table).all(axis=1)]:
@@ -73,16 +73,16 @@ def neck_rows(run: Run, stacks: Iterable[Stack]) -> list[Row]:
 
 
 def write_shifts(path: Path, run: Run, stacks: Iterable[Stack]) -> None:
-    """Write the shifts of the newest alignment of each series; empty for a missing view.
+    """Write the shifts of the newest alignment of each series as CSV.
 
     Parameters
     ----------
     path : Path
-        CSV; what is there is replaced.
+        CSV file; an existing file is replaced. Fields of missing views are empty.
     run : Run
         The run file.
     stacks : iterable of Stack
-        Its series; one without an alignment is passed over.
+        Series of the run; series without an alignment are skipped.
     """
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
@@ -100,13 +100,34 @@ def write_shifts(path: Path, run: Run, stacks: Iterable[Stack]) -> None:
 
 
 def with_known_time(rows: Sequence[Row], say: Say) -> list[Row]:
-    """Rows whose time at processing temperature is known; `say` is told of the others."""
+    """Keep the rows whose time at the processing temperature is known.
+
+    Parameters
+    ----------
+    rows : sequence of (series, hold_total_s, Neck)
+        See :func:`neck_rows`.
+    say : callable
+        Called with a message about the series that are left out.
+
+    Returns
+    -------
+    list of (series, hold_total_s, Neck)
+        The rows with a finite time.
+
+    Examples
+    --------
+    >>> neck = Neck(1, 2, 10.0, 75.0, 149.0, 149.0, 0.0, 1.0, 0.133, 0.993)
+    >>> len(with_known_time([("series_001", 5.0, neck), ("series_002", math.nan, neck)], print))
+    the time at processing temperature before series_002 is not known (series imported, or a hold
+    not in the heater's log): the plots leave it out
+    1
+    """
     known = [row for row in rows if math.isfinite(row[1])]
     left_out = dict.fromkeys(name for name, total_s, _ in rows if not math.isfinite(total_s))
     if left_out:
         say(
             f"the time at processing temperature before {', '.join(left_out)} is not known "
-            "(imported, or a hold not in the heater's log): not in the plots"
+            "(series imported, or a hold not in the heater's log): the plots leave it out"
         )
     return known
 
@@ -118,7 +139,25 @@ PLOTS: dict[str, Callable[[Path, Iterable[Row]], None]] = {
 
 
 def tuning_of(run: Run, stack: Stack) -> Choice | None:
-    """The newest tuning of the denoiser by the frames of a stack."""
+    """Read the newest parameter search by the frames of an image stack.
+
+    Parameters
+    ----------
+    run : Run
+        The run file.
+    stack : Stack
+        An image stack of the run, usually of reference frames.
+
+    Returns
+    -------
+    Choice or None
+        None if there was no parameter search.
+
+    Raises
+    ------
+    BadInput
+        If the table cannot be read.
+    """
     stored = stack.results.get(TUNING)
     if stored is None:
         return None
@@ -129,7 +168,24 @@ def tuning_of(run: Run, stack: Stack) -> Choice | None:
 
 
 def write_tuning(path: Path, choices: Mapping[str, Choice]) -> None:
-    """Write everything that the denoiser was tried with as CSV; no noise type: not denoised."""
+    """Write the trials of parameter searches as CSV.
+
+    Parameters
+    ----------
+    path : Path
+        CSV file; an existing file is replaced. A row without noise type is the noisy frame.
+    choices : mapping of str to Choice
+        Results of parameter searches by the name of the image stack.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> choice = Choice("white", 4.0, 30.0, 20.0, ())
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_tuning(Path(folder) / "t.csv", {"reference_001": choice})
+    ...     print((Path(folder) / "t.csv").read_text().splitlines()[1])
+    reference_001,,,20.0000
+    """
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["stack", *TRIAL_COLUMNS])
@@ -141,26 +197,26 @@ def write_tuning(path: Path, choices: Mapping[str, Choice]) -> None:
 
 
 def write_beside(run: Run, names: Sequence[str], folder: Path, say: Say) -> list[Path]:
-    """Write tables and plots of what has been processed for the run file ``X.nxs``.
+    """Write tables and plots of the processed stacks of a run file ``X.nxs``.
 
-    Of tilt series ``X_necks.csv``, ``X_growth.png`` and ``X_model.png``; of reference frames that
-    tuned the denoiser ``X_tuning.png``.
+    For tilt series these are ``X_necks.csv``, ``X_growth.png`` and ``X_model.png``; for reference
+    frames with a parameter search ``X_tuning.png``.
 
     Parameters
     ----------
     run : Run
         The run file.
     names : sequence of str
-        Stacks whose newest measurement is wanted.
+        Names of the image stacks.
     folder : Path
-        Where. Nothing is overwritten: where one of the names is taken, all of them get a number.
+        Folder of the files. Files are not overwritten: if a name is taken, all get a number.
     say : callable
-        Told what is left out.
+        Called with a message about what is left out.
 
     Returns
     -------
     list of Path
-        What was written; no plots where there is nothing to plot.
+        The files written; without necks there are no plots.
     """
     stacks = [run.stacks[name] for name in names]
     measured = [stack for stack in stacks if stack.kind == "series"]
@@ -168,7 +224,7 @@ def write_beside(run: Run, names: Sequence[str], folder: Path, say: Say) -> list
     rows = neck_rows(run, measured)
     plotted = with_known_time(rows, say)
     if measured and not rows:
-        say("no pair of particles with a neck was found: the table is empty, and not plotted")
+        say("no pair of particles with a neck is found: the table is empty and there are no plots")
     target = next(
         paths
         for paths in _candidates(folder, run.path.stem)
@@ -199,49 +255,38 @@ def _candidates(folder: Path, stem: str) -> Iterator[dict[str, Path]]:
 
 
 def export_table(run: Run, target: Path, what: str, number: int | None, say: Say) -> list[Path]:
-    """Write a table as CSV, or a plot as PNG, of one series or of all.
+    """Export a table as CSV, or a plot as PNG, of one series or of all.
 
     Parameters
     ----------
     run : Run
         The run file.
     target : Path
-        Where; nothing may be there.
+        The new file; it must not exist.
     what : str
         ``necks``, ``shifts``, ``growth``, ``model`` or ``tuning`` (table or plot).
     number : int or None
-        Of the tilt series; None for all.
+        Number of the tilt series; None for all.
     say : callable
-        Told what is left out.
+        Called with a message about what is left out.
 
     Returns
     -------
     list of Path
-        What was written.
+        The files written.
 
     Raises
     ------
     BadInput
-        If there is no such result, or something is where it should go.
+        If the run has no such result, or the file exists.
     """
     if what == TUNING:
         return _export_tuning(run, target)
     wanted = ".png" if what in PLOTS else ".csv"
     if target.suffix.lower() != wanted:
         kind = "plot" if what in PLOTS else "table"
-        raise BadInput("--to", f"{target}: '{what}' is a {kind}; name a file ending in {wanted}")
-    asked = run.every_series() if number is None else [run.one_series(number)]
-    needed = SHIFTS if what == SHIFTS else NECKS
-    stacks = [stack for stack in asked if stack.results.get(needed) is not None]
-    if not stacks:
-        there = dict.fromkeys(r.name for stack in asked for r in stack.all_results())
-        of = str(run.path) if number is None else f"{asked[0].name} of {run.path}"
-        step = "align" if needed == SHIFTS else "measure"
-        raise BadInput(
-            "--what",
-            f"{of} holds no '{needed}'; it has {', '.join(['frames', *there])} "
-            f"(`pyrotome process` with a step '{step}' makes them)",
-        )
+        raise BadInput("--to", f"{target}: '{what}' is a {kind}; give a {wanted} file")
+    stacks = _stacks_with(run, SHIFTS if what == SHIFTS else NECKS, number)
     if what == SHIFTS:
         with new_file(target) as partial:
             write_shifts(partial, run, stacks)
@@ -264,9 +309,25 @@ def export_table(run: Run, target: Path, what: str, number: int | None, say: Say
     return [target]
 
 
+def _stacks_with(run: Run, needed: str, number: int | None) -> list[Stack]:
+    """The requested series that have a result; an error if there are none."""
+    requested = run.every_series() if number is None else [run.one_series(number)]
+    stacks = [stack for stack in requested if stack.results.get(needed) is not None]
+    if not stacks:
+        there = dict.fromkeys(r.name for stack in requested for r in stack.all_results())
+        of = str(run.path) if number is None else f"{requested[0].name} of {run.path}"
+        step = "align" if needed == SHIFTS else "measure"
+        raise BadInput(
+            "--what",
+            f"{of} holds no '{needed}'; it has {', '.join(['frames', *there])} "
+            f"(`pyrotome process` with a step '{step}' makes them)",
+        )
+    return stacks
+
+
 def _export_tuning(run: Run, target: Path) -> list[Path]:
     if target.suffix.lower() not in (".csv", ".png"):
-        raise BadInput("--to", f"{target}: '{TUNING}' is a table or a plot; name a .csv or a .png")
+        raise BadInput("--to", f"{target}: '{TUNING}' is a table or a plot; give a .csv or .png")
     choices = {
         name: choice
         for name, stack in run.stacks.items()

@@ -13,7 +13,7 @@ import tifffile
 from pyrotome.analysis.commands.export import export_heater, export_images
 from pyrotome.analysis.commands.import_ import import_stack
 from pyrotome.analysis.commands.process import process_file
-from pyrotome.analysis.io.tilt_series_readers import read_tilts
+from pyrotome.analysis.io.tilt_angles import read_tilts
 from pyrotome.protocols.config.pipeline import AnalysisStep
 from pyrotome.protocols.core.errors import BadInput
 from pyrotome.protocols.runfile.reader import open_run
@@ -186,7 +186,7 @@ def test_the_impulse_reader_reads_our_heater_log(make_run: Any, tmp_path: Path) 
         ("frames", "out.mrc", None, "holds 2 tilt series .*--series N"),
         ("frames", "out.mrc", 7, "has no series_007"),
         ("volume", "out.mrc", 1, "holds no 'volume'; it has frames, heater"),
-        ("frames", "no/out.mrc", 1, "there is no folder"),
+        ("frames", "no/out.mrc", 1, "the folder .* does not exist"),
     ],
 )
 def test_what_cannot_be_done_is_refused(

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from pyrotome.analysis.commands.export import export_images
 from pyrotome.analysis.commands.import_ import encoding_for, import_stack
-from pyrotome.analysis.io.tilt_series_readers import read_tilts
+from pyrotome.analysis.io.tilt_angles import read_tilts
 from pyrotome.protocols.core.errors import BadInput
 from pyrotome.protocols.runfile.reader import open_run
 from pyrotome.protocols.runfile.summary import inspect_file
@@ -249,10 +249,10 @@ def test_one_of_our_own_runs(make_run: Any, tmp_path: Path) -> None:
     ("arrays", "tilts", "words"),
     [
         ({"counts": COUNTS}, TILTS[:-1], "4 angles for the 5 images"),
-        ({"counts": COUNTS}, [*TILTS[:-1], np.nan], r"tilts.rawtlt:5: 'nan' is no angle"),
+        ({"counts": COUNTS}, [*TILTS[:-1], np.nan], r"tilts.rawtlt:5: 'nan' is not an angle"),
         ({"counts": COUNTS}, None, "holds no angles"),
-        ({"counts": COUNTS[0]}, TILTS, "its arrays of three axes: none"),
-        ({"a": COUNTS, "b": COUNTS}, TILTS, "its arrays of three axes: a, b"),
+        ({"counts": COUNTS[0]}, TILTS, "arrays with three axes: none"),
+        ({"a": COUNTS, "b": COUNTS}, TILTS, "arrays with three axes: a, b"),
         ({"counts": COUNTS.astype(complex)}, TILTS, "only plain numbers"),
         ({"counts": COUNTS * np.float32([[[1.5]]]), "nan": 3}, TILTS, "image 3 .*: holds NaN"),
         ({"counts": COUNTS * 4000}, TILTS, ""),
@@ -282,9 +282,9 @@ def test_what_cannot_be_used_is_refused_and_leaves_nothing(
     [
         ("-40\n-20, \n# the middle\n0\n20.5\n\n40\n", ""),
         ("-40 -20 0 20.5 40\n", ""),
-        ("-40\nminus\n", r"tilts.txt:2: 'minus' is no angle; one angle in deg a line"),
+        ("-40\nminus\n", r"tilts.txt:2: 'minus' is not an angle; one angle in deg per line"),
         ("-40 1\n-20 2\n", r"tilts.txt:1: '-40 1' is not one angle"),
-        ("-40\ninf\n", r"tilts.txt:2: 'inf' is no angle"),
+        ("-40\ninf\n", r"tilts.txt:2: 'inf' is not an angle"),
         ("# nothing\n", "is empty"),
         (b"\xff\xfe", "is not text"),
     ],

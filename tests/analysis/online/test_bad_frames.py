@@ -117,7 +117,7 @@ COMMANDS = {
     ),
     "an angle that is no number": Wrong(
         with_angles("-40\nnan\n0\n20\n40\n"), f"{IMPORT} --tilts angles.rawtlt", 2,
-        ("angles.rawtlt:2: 'nan' is no angle", "one angle in deg a line"),
+        ("angles.rawtlt:2: 'nan' is not an angle", "one angle in deg per line"),
     ),
     "NaN in an image": Wrong(
         with_nan, IMPORT, 2,
@@ -191,7 +191,7 @@ SIRT = "- reconstruct: {method: sirt, iterations: 2, binning: 2}"
 RUNS = {
     "angles and frames differ in number": WrongRun(
         {}, two_angles, SIRT, 2,
-        ("run.nxs: series_001: has 5 frames and 2 angles", "one for each frame is needed"), 0,
+        ("run.nxs: series_001: has 5 frames and 2 angles", "it needs one for each frame"), 0,
     ),
     "one frame dark": WrongRun(
         {"dark": (0,)}, None, SIRT, 0,

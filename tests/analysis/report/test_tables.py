@@ -166,8 +166,8 @@ def test_beside_the_run_nothing_is_overwritten(grown: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("what", "target", "number", "words"),
     [
-        ("necks", "x.mrc", None, r"--to: .*'necks' is a table; name a file ending in \.csv"),
-        ("growth", "x.csv", None, r"'growth' is a plot; name a file ending in \.png"),
+        ("necks", "x.mrc", None, r"--to: .*'necks' is a table; give a \.csv file"),
+        ("growth", "x.csv", None, r"'growth' is a plot; give a \.png file"),
         ("necks", "x.csv", 3, "series_003 of .* holds no 'necks'; it has frames, shifts"),
         (
             "shifts",
@@ -176,7 +176,7 @@ def test_beside_the_run_nothing_is_overwritten(grown: Path, tmp_path: Path) -> N
             "holds no 'shifts'; it has frames, necks .*'align'",
         ),
         ("necks", "x.csv", 9, "has no series_009; it has series_001"),
-        ("necks", "no/x.csv", None, "there is no folder"),
+        ("necks", "no/x.csv", None, "the folder .* does not exist"),
     ],
 )
 def test_what_cannot_be_exported_is_refused(
@@ -223,5 +223,5 @@ def test_the_tuning_is_a_table_with_the_frame_as_it_is_last(tmp_path: Path) -> N
 def test_without_a_tuning_it_is_said_what_makes_one(grown: Path, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"holds no 'tuning': its pipeline has no `denoise"):
         export(grown, tmp_path / "x.png", "tuning")
-    with pytest.raises(BadInput, match=r"a table or a plot; name a \.csv or a \.png"):
+    with pytest.raises(BadInput, match=r"a table or a plot; give a \.csv or \.png"):
         export(grown, tmp_path / "x.tif", "tuning")
