@@ -44,11 +44,11 @@ async def _serve(config: SimulatorConfig, fill_frames: int) -> None:
             else:
                 print(f"switched {line}", file=sys.stderr, flush=True)
 
-        def told(line: str) -> None:
+        def on_line(line: str) -> None:
             with suppress(RuntimeError):
                 loop.call_soon_threadsafe(switch, line)
 
-        watch_parent(parent_gone, told)
+        watch_parent(parent_gone, on_line)
         await over.wait()
 
 

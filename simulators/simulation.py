@@ -187,7 +187,7 @@ async def _simplon(site: Site, entry: DetectorRig) -> AsyncIterator[dict[str, An
         entry.endpoint,
         _data_endpoint(entry.options, entry.endpoint.replace("http://", "tcp://", 1)),
         site.fill_frames,
-        bit_depth=depth if depth in {8, 32} else 16,
+        simplon.Variant(bit_depth=depth if depth in {8, 32} else 16),
         faults=site.faults,
     ) as (control, data):
         yield _entry(control, entry.options, data)
@@ -225,7 +225,7 @@ async def running(config: SimulatorConfig, fill_frames: int = 0) -> AsyncIterato
     ------
     BadInput
         If an endpoint is in use, a file of the rig cannot be read or written, or a wire cannot
-        have a fault that is asked for.
+        have a requested fault.
     """
     rig, clock = config.rig, config.clock.clock()
     if rig.simulator is None:

@@ -73,8 +73,7 @@ async def serve(driver: str) -> None:
             "http://127.0.0.1:0",
             "tcp://127.0.0.1:0",
             FILL,
-            initialized=True,
-            ends_itself=True,
+            simplon.Variant(initialized=True, ends_itself=True),
         )
     async with server as endpoints:
         print(json.dumps(endpoints), flush=True)

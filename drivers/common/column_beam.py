@@ -34,12 +34,12 @@ class ColumnOptions(BaseModel):
 
 
 class ColumnBeam(Beam):
-    """Blanks with a look back, and checks the high tension; a driver says how on its wire."""
+    """Blanks, reads back, and checks the high tension; a driver implements its wire."""
 
     channels: ClassVar[Mapping[str, str]] = {"blanked": "", "current_pa": "pA"}
     options: ColumnOptions
 
-    # What a driver says.
+    # What a driver implements.
 
     @property
     @abstractmethod
@@ -62,7 +62,7 @@ class ColumnBeam(Beam):
             try:
                 await self.blank()
             except DeviceError:
-                pass  # said again below, if it stays so
+                pass  # the same error comes again below, if it stays
             else:
                 return
         await self.connect()

@@ -1,4 +1,4 @@
-"""How fast a heater may go: what the rig's rate makes of a way, and which ramps it forbids."""
+"""How fast a heater may go: the shortest time at the rig's rate, and ramps that are too fast."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import math
 from ...protocols.config.rig import HeaterLimits
 from ..base import OutOfRange
 
-# A ramp that a recipe asks for at the rig's very rate may come out a hair faster.
+# A ramp at exactly the rig's rate may come out slightly faster.
 RATE_TOLERANCE = 1.02
 
 
 def shortest_time_s(limits: HeaterLimits, distance_c: float) -> float:
-    """Experiment seconds that a way takes at the rig's rate; 0 where it names none."""
+    """Experiment seconds for a change of temperature at the rig's rate; 0 where it names none."""
     return 0.0 if limits.rate_c_per_s is None else distance_c / limits.rate_c_per_s
 
 
@@ -22,7 +22,7 @@ def refuse_too_fast(device: str, request: str, duration_s: float, shortest_s: fl
     Raises
     ------
     OutOfRange
-        If it is to take less than `shortest_s`, or is no time at all.
+        If it takes less than `shortest_s`, or is not a finite time.
     """
     least_s = shortest_s / RATE_TOLERANCE
     if not (math.isfinite(duration_s) and duration_s >= least_s):

@@ -1,4 +1,4 @@
-"""A stage that is told where to go and then watched: what such drivers have in common."""
+"""A stage that gets a target and is then polled: what such drivers have in common."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MIN_UNMOVED_S = 0.05  # wall seconds
 
 
 class MovingStage(Stage):
-    """Moves, arrives from one side, settles and stops; a driver says how on its wire."""
+    """Moves, arrives from one side, settles and stops; a driver implements its wire."""
 
     channels: ClassVar[Mapping[str, str]] = {
         "tilt_deg": "deg",
@@ -36,7 +36,7 @@ class MovingStage(Stage):
         self._limits_deg: tuple[float, float] | None = None
         self._arrived_at_deg: float | None = None
 
-    # What a driver says.
+    # What a driver implements.
 
     @property
     @abstractmethod
@@ -48,10 +48,10 @@ class MovingStage(Stage):
 
     @abstractmethod
     async def _motion(self) -> str | None:
-        """What the stage says that it does; None where it stands and would take a command."""
+        """The motion that the stage reports; None where it stands and accepts a command."""
 
     def _refuse_motion(self, motion: str, tilt_deg: float) -> None:
-        """Raise DeviceRefused where what the stage does will never bring it to a tilt."""
+        """Raise DeviceRefused where this motion can never reach the tilt."""
 
     async def _halt(self, timeout_s: float) -> None:
         """Make the stage stand: without a command for it, by sending it to where it is."""

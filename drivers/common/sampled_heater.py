@@ -1,7 +1,7 @@
 """A heater that sends readings by itself: fan-out, staleness, limits and ramp times.
 
-A driver hands each reading to `_publish` and says what it can reach (`_ranges_c`), where its
-samples come from (`_sample_source`) and when commands are possible (`_check_usable`).
+A driver passes each reading to `_publish` and implements `_ranges_c` (temperatures that can be
+reached), `_sample_source` (where samples come from) and `_check_usable` (whether it is connected).
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class SampledHeater(Heater):
             while (sample := await self._next(inbox, request, self._stale_wall_s)) is not None:
                 yield sample
 
-    # What a driver says.
+    # What a driver implements.
 
     @abstractmethod
     def _check_usable(self, request: str) -> None:

@@ -12,7 +12,7 @@ from ..common.armed_detector import refused
 from .rest import NoSuchParameter, RestLink
 from .settings import DetectorSettings, SimplonOptions, left_s
 
-# Wall seconds. What the instrument takes for these is from memory: no manual gives a number.
+# Wall seconds. How long the instrument needs for these is from memory: no manual gives a number.
 INITIALIZE_S = 120.0
 ARM_S = 30.0
 STATE_POLL_S = 0.02
@@ -20,7 +20,7 @@ _RESTING = ("idle", "na", "error")
 
 
 class ControlUnit:
-    """What the driver asks of the instrument, apart from frames.
+    """State and commands of the instrument; `settings` holds its parameters.
 
     Parameters
     ----------
@@ -51,19 +51,19 @@ class ControlUnit:
         await self._rest.close()
 
     async def get_ready(self, timeout_s: float) -> float:
-        """See that it is the right instrument, initialized, and with its high voltage on.
+        """Check that it is the right instrument, initialized, and with its high voltage on.
 
         Returns
         -------
         float
             The moment (``time.monotonic``) at which `timeout_s` is over; initializing, which
-            takes longer than an answer may, does not count.
+            may take minutes, does not count.
 
         Raises
         ------
         DeviceRefused
             If it speaks another version, is not initialized and may not be, its high voltage is
-            off, or its pixels have another bit depth than the rig says.
+            off, or its pixels have another bit depth than the rig names.
         """
         deadline = time.monotonic() + timeout_s
         version = await self._rest.version(left_s(deadline))
@@ -82,7 +82,7 @@ class ControlUnit:
         return deadline
 
     async def identity(self, timeout_s: float) -> Identity:
-        """What it says that it is; what it does not say is empty."""
+        """What the instrument is; unknown fields are empty."""
         deadline = time.monotonic() + timeout_s
         return Identity(
             "DECTRIS",
@@ -107,7 +107,7 @@ class ControlUnit:
         await self._rests()
 
     async def _state(self, timeout_s: float = GRACE_S) -> str | None:
-        """What it says, or None from an end that says nothing."""
+        """State of the detector, or None from a server that has none."""
         try:
             return str((await self._rest.status(simplon.STATE, timeout_s)).value)
         except NoSuchParameter as error:

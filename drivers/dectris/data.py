@@ -21,9 +21,9 @@ _QUEUE_BYTES = 1 << 28
 
 
 class StreamLink:
-    """Takes messages of the stream, in order, and without copying what they hold.
+    """Receives messages of the stream, in order, and without copying what they hold.
 
-    The detector pushes to whoever pulls, in turns: nobody else may pull from the same endpoint.
+    The detector sends its messages to all pulling sockets in turns: no other program may pull.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ class StreamLink:
         self._kept: Sequence[wire.Buffer] | None = None
         self._frame_bytes = 0
 
-    def takes(self, frame_bytes: int) -> bool:
+    def accepts(self, frame_bytes: int) -> bool:
         """Whether it is open, and for frames of that size."""
         return self._socket is not None and frame_bytes <= self._frame_bytes
 
@@ -64,7 +64,7 @@ class StreamLink:
         Raises
         ------
         DeviceLost
-            If nobody listens there, or no ZeroMQ does.
+            If nothing listens there, or something that is not ZeroMQ.
         """
         self.close()
         self._frame_bytes = frame_bytes
@@ -94,7 +94,7 @@ class StreamLink:
         link.disable_monitor()
 
     def close(self) -> None:
-        """Close the socket; whoever waits on it sees the device lost."""
+        """Close the socket; a task that waits on it sees the device lost."""
         link, self._socket = self._socket, None
         self._at_once = self._kept = None
         if link is not None:
@@ -124,7 +124,7 @@ class StreamLink:
         DeviceError
             What `failed` gives.
         """
-        # Frames that come without a pause would otherwise keep everybody else waiting.
+        # Frames that come without a pause would otherwise keep every other task waiting.
         await asyncio.sleep(0)
         if self._socket is None:
             raise not_connected(self._device, request)
@@ -166,7 +166,7 @@ class StreamLink:
         try:
             return _buffers(self._at_once.recv_multipart(zmq.NOBLOCK, copy=False))
         except zmq.ZMQError:
-            return None  # none is there, or it is closed: whoever waits next is told
+            return None  # none is there, or it is closed: the next call that waits reports it
 
 
 def _buffers(frames: Sequence[Any]) -> list[wire.Buffer]:

@@ -118,7 +118,7 @@ class SimplonDetector(ArmedDetector[_Series]):
     async def arm(
         self, frames: int, exposure_s: float, shape: tuple[int, int], frames_per_trigger: int = 1
     ) -> None:
-        """Prepare so many frames; returns when the stream has said that the series begins.
+        """Prepare so many frames; returns when the stream has announced the series.
 
         Raises
         ------
@@ -138,7 +138,7 @@ class SimplonDetector(ArmedDetector[_Series]):
             frames, exposure_s, frames_per_trigger
         )
         await self._control.settings.refuse_other_depth(GRACE_S)
-        if not self._stream.takes(_frame_bytes(shape)):
+        if not self._stream.accepts(_frame_bytes(shape)):
             await self._open_stream(shape, GRACE_S)
         await self._stream.drain(0.0, GRACE_S)
         series = await self._control.arm()
@@ -160,8 +160,8 @@ class SimplonDetector(ArmedDetector[_Series]):
     async def trigger(self) -> int:
         """Start the exposures of one trigger; returns when the command went out.
 
-        The instrument is believed to answer only when they are over. What it answers then, if
-        it is a refusal, is told by `read_frame`.
+        The instrument probably answers only when they are over. If that answer is a refusal,
+        `read_frame` raises it.
         """
         armed = self._acquisition("expose a frame")
         armed.due += armed.frames_per_trigger
@@ -233,7 +233,7 @@ class SimplonDetector(ArmedDetector[_Series]):
         await self._stream.open(max(_frame_bytes(shape), SMALLEST_LIMIT_BYTES), timeout_s)
 
     async def _start_of(self, armed: _Series) -> None:
-        """Wait until the stream says that the series begins; what comes before it is old."""
+        """Wait for the message that begins the series; earlier messages are old."""
         request = f"start series {armed.series}"
         deadline = time.monotonic() + GRACE_S
         while True:

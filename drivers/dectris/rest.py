@@ -14,7 +14,7 @@ from ..base import GRACE_S, DeviceRefused
 from ..links.errors import not_connected
 from ..links.http import HttpClient, http_body, http_deadline, http_session
 
-_MAX_TOLD = 200
+_MAX_QUOTED = 200
 
 
 class NoSuchParameter(DeviceRefused):
@@ -48,7 +48,7 @@ class RestLink(HttpClient):
         NoSuchParameter
             If the instrument does not know it.
         DeviceRefused
-            If it answers another error, or something that is no parameter.
+            If it answers another error, or something that is not a parameter.
         DeviceLost
             If it does not answer by the deadline.
         """
@@ -154,9 +154,9 @@ class RestLink(HttpClient):
         return raw
 
     def _refusal(self, response: aiohttp.ClientResponse, raw: bytes) -> tuple[str, str]:
-        text = " ".join(raw.decode("utf-8", "replace").split())[:_MAX_TOLD]
-        told = f"{self.endpoint} answered {response.status} {response.reason}"
-        return f"{told}: {text}" if text else told, "See the log of the detector's control unit"
+        text = " ".join(raw.decode("utf-8", "replace").split())[:_MAX_QUOTED]
+        answer = f"{self.endpoint} answered {response.status} {response.reason}"
+        return f"{answer}: {text}" if text else answer, "See the log of the detector's control unit"
 
     def _not_simplon(self, request: str, why: str) -> DeviceRefused:
         return DeviceRefused(

@@ -91,7 +91,7 @@ class DetectorSettings:
             await self._keep(simplon.STREAM_FORMAT, options.stream_format, "stream")
         except DeviceRefused:
             if options.stream_format != "legacy":
-                raise  # a control unit of before the newer format, which needs not be told
+                raise  # an older control unit has one format and does not know the parameter
         await self._keep(simplon.STREAM_MODE, "enabled", "stream")
         await self._keep(simplon.HEADER_DETAIL, "basic", "stream")
         each = options.trigger_mode == "exte"

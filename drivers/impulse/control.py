@@ -73,7 +73,7 @@ class ImpulseControl:
         Raises
         ------
         DeviceRefused
-            If it is not ``ok``, or is no answer of Impulse.
+            If it is not ``ok``, or is not an answer of Impulse.
         DeviceLost
             If none comes by the deadline.
         """
@@ -111,7 +111,7 @@ class ImpulseControl:
         return sent_ns
 
     async def wait_for_control(self, deadline: float) -> None:
-        """Wait until Impulse takes commands from here; DeviceRefused if it does not."""
+        """Wait until Impulse gives control to this client; DeviceRefused if it does not."""
         request = "read the status"
         while True:
             reply = await self.ask(Request(impulse.GET_STATUS), request, left_s(deadline))
@@ -128,7 +128,7 @@ class ImpulseControl:
             await asyncio.sleep(STATUS_POLL_S)
 
     async def read_units(self, deadline: float) -> None:
-        """Ask for the unit of each property of a sample.
+        """Read the unit of each property of a sample.
 
         Raises
         ------

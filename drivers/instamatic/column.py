@@ -17,7 +17,7 @@ from .control import InstamaticServer
 
 
 class InstamaticStage(MovingStage):
-    """The goniometer: tilt is its axis a. The wire tells no limits, so the rig's are all."""
+    """The goniometer: tilt is its axis a. The wire has no limits, so only those of the rig hold."""
 
     summary: ClassVar[str] = "JEOL or Thermo Fisher stage through instamatic's TEM server"
 
@@ -27,7 +27,7 @@ class InstamaticStage(MovingStage):
         self._microscope = InstamaticServer(name, rig.endpoint, "stage.endpoint")
 
     async def connect(self, timeout_s: float = GRACE_S) -> Identity:
-        """Connect and ask for the name of the microscope."""
+        """Connect and read the name of the microscope."""
         identity = await self._microscope.connect(timeout_s)
         self._arrived_at_deg = None
         return identity
@@ -37,7 +37,7 @@ class InstamaticStage(MovingStage):
         await self._microscope.close()
 
     async def tilt_limits_deg(self) -> tuple[float, float]:
-        """The rig's limits: the wire tells none."""
+        """The rig's limits: the wire has none."""
         return self.rig.limits.tilt_deg
 
     async def position(self) -> StagePosition:
@@ -54,7 +54,7 @@ class InstamaticStage(MovingStage):
         return self._microscope.is_open
 
     async def _command(self, tilt_deg: float, timeout_s: float) -> None:
-        # Not to wait: the server answers nobody while it does, not even a stop.
+        # With wait=True the server answers no call until the arrival, not even a stop.
         await self._microscope.call(
             instamatic.SET_STAGE_POSITION, a=tilt_deg, wait=False, timeout_s=timeout_s
         )
@@ -97,7 +97,7 @@ class InstamaticBeam(ColumnBeam):
         self._microscope = InstamaticServer(name, rig.endpoint, "beam.endpoint")
 
     async def connect(self, timeout_s: float = GRACE_S) -> Identity:
-        """Connect and ask for the name of the microscope."""
+        """Connect and read the name of the microscope."""
         return await self._microscope.connect(timeout_s)
 
     async def disconnect(self) -> None:
@@ -111,7 +111,7 @@ class InstamaticBeam(ColumnBeam):
         ------
         OutOfRange
             If the current is beyond the rig's limit, or no spot size or magnification is near
-            enough to what the recipe asks for; nothing is set.
+            enough to what the recipe requests; nothing is set.
         DeviceRefused
             If the high tension is another one, or the column did not take a setting.
         """

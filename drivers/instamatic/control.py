@@ -197,7 +197,7 @@ class InstamaticServer:
         Raises
         ------
         DeviceRefused
-            If it raises, or answers what is no reply.
+            If it raises, or its answer is not a reply.
         DeviceLost
             If no answer comes by the deadline.
         """

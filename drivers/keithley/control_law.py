@@ -1,4 +1,4 @@
-"""The control law of a heater that only takes a current: pure, without clock or instrument.
+"""The control law of a heater that is driven by a current: pure, without clock or instrument.
 
 The chip answers within milliseconds, a source-measure unit on a serial line within tens of them.
 So the law predicts: from the latest reading and the current that flows, a model of the chip
@@ -74,7 +74,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Learned:
-    """What makes a chip another than its calibration says.
+    """How a chip differs from its calibration.
 
     Attributes
     ----------

@@ -27,7 +27,7 @@ _TOLERANCE = 1e-3
 
 @dataclass(frozen=True)
 class SourceLimits:
-    """What the instrument itself shall hold to, and how it reads.
+    """Limits that the instrument itself keeps, and its integration time.
 
     `current_a` is the highest that is ever set; the source range is chosen by it.
     """
@@ -52,7 +52,7 @@ class Setting:
 
 
 def output_is(line: str) -> bool:
-    """Answer to `OUTPUT_IS`; BadMessage if the line is none."""
+    """Answer to `OUTPUT_IS`; BadMessage for any other line."""
     text = line.strip()
     if text not in {"0", "1"}:
         raise BadMessage(f"{line[:40]!r} is neither 0 nor 1")
@@ -60,7 +60,7 @@ def output_is(line: str) -> bool:
 
 
 def output_after_on(line: str) -> bool:
-    """Answer to `OUTPUT_ON`: whether the output is on; BadMessage if the line is none."""
+    """Answer to `OUTPUT_ON`: whether the output is on; BadMessage for any other line."""
     state, _, complete = line.partition(";")
     if complete.strip() != "1":
         raise BadMessage(f"{line[:40]!r} does not tell the output")
@@ -68,7 +68,7 @@ def output_after_on(line: str) -> bool:
 
 
 def output_after_off(line: str) -> bool:
-    """Answer to `OUTPUT_OFF`: whether the output is on; BadMessage if the line is none."""
+    """Answer to `OUTPUT_OFF`: whether the output is on; BadMessage for any other line."""
     state, _, error = line.partition(";")
     scpi.parse_error(error)
     return output_is(state)
@@ -80,7 +80,7 @@ def is_number(value: float) -> Callable[[str], bool]:
 
 
 def covers(value: float) -> Callable[[str], bool]:
-    """Read-back of a range that this number fits in: the instrument takes the next one up."""
+    """Read-back of a range that this number fits in: the instrument chooses the next one up."""
     return lambda line: _first(line) * 1.06 >= value
 
 
@@ -113,13 +113,13 @@ class Dialect(ABC):
 
     @abstractmethod
     def reading(self, line: str) -> tuple[float, float]:
-        """Voltage and current of a reading; BadMessage if the line is none."""
+        """Voltage and current of a reading; BadMessage for any other line."""
 
     @staticmethod
     def _pair(line: str) -> tuple[float, float]:
         values = scpi.parse_numbers(line)
         if len(values) != 2:
-            raise BadMessage(f"{line[:80]!r} has not two numbers")
+            raise BadMessage(f"{line[:80]!r} is not two numbers")
         return values[0], values[1]
 
 
@@ -150,7 +150,7 @@ class Dialect2400(Dialect):
         return f":SOUR:CURR {current_a:.5E};:READ?"
 
     def reading(self, line: str) -> tuple[float, float]:
-        """Voltage and current of a reading; BadMessage if the line is none."""
+        """Voltage and current of a reading; BadMessage for any other line."""
         return self._pair(line)
 
 
@@ -179,6 +179,6 @@ class Dialect2450(Dialect):
         return f':SOUR:CURR {current_a:.5E};:READ? "defbuffer1",SOUR,READ'
 
     def reading(self, line: str) -> tuple[float, float]:
-        """Voltage and current of a reading; BadMessage if the line is none."""
+        """Voltage and current of a reading; BadMessage for any other line."""
         current, voltage = self._pair(line)
         return voltage, current

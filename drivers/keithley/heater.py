@@ -214,7 +214,7 @@ class KeithleyHeater(SampledHeater):
             if self.loop.failure is None:
                 self.loop.start()
 
-    # What the base asks.
+    # What the base needs.
 
     def _check_usable(self, request: str) -> None:
         if self.loop.failure is not None:

@@ -41,7 +41,7 @@ SILENCE_S = 3.0
 ERROR_ATTEMPTS = 3
 OFF_TIMEOUT_S = 1.5
 LOST_IN_A_ROW = 5
-# Bytes of an exchange that is no reading, both ways, at the most.
+# Most bytes of an exchange other than a reading, both ways.
 _EXCHANGE_BYTES = 80
 
 
@@ -171,7 +171,7 @@ class SourceUnit:
         return count * self.link.byte_s + dialect.FUNCTIONS * self.integration_s
 
     def _exchange_s(self, late_s: float) -> float:
-        """Wall seconds for an exchange that is no reading."""
+        """Wall seconds for an exchange other than a reading."""
         return self._clock.wall_s(_EXCHANGE_BYTES * self.link.byte_s) + late_s
 
     # Setting up
@@ -182,14 +182,14 @@ class SourceUnit:
         Raises
         ------
         DeviceLost
-            If nobody answers within `timeout_s` wall seconds.
+            If no answer comes within `timeout_s` wall seconds.
         DeviceRefused
             If it is another instrument.
         """
         deadline = time.monotonic() + timeout_s
         request, link = "identify the instrument", self.link
         await link.open("connect", timeout_s)
-        link.post("")  # ends a line that somebody may have left half sent
+        link.post("")  # ends a line that another program may have left half sent
         try:
             vendor, model, serial, firmware = await link.ask(
                 "*IDN?", request, scpi.parse_identity, left_s(deadline)
@@ -374,9 +374,9 @@ class SourceUnit:
             found.append(entry)
         if not found:
             return None
-        told = "; ".join(map(str, found))
+        entries = "; ".join(map(str, found))
         return DeviceRefused(
-            self._name, request, f"it answered {told}", "See the instrument's manual"
+            self._name, request, f"it answered {entries}", "See the instrument's manual"
         )
 
 

@@ -11,7 +11,7 @@ def not_connected(device: str, request: str) -> DeviceLost:
 
 
 def nothing_listens(device: str, request: str, endpoint: str, why: str) -> DeviceLost:
-    """Error of a connection that nobody took."""
+    """Error of a connection that was not accepted."""
     return DeviceLost(
         device,
         request,

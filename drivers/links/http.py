@@ -1,4 +1,4 @@
-"""Exchanges over HTTP, each with a deadline and with device errors for what goes wrong."""
+"""Exchanges over HTTP, each with a deadline and with device errors for its failures."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def http_deadline(
     session: aiohttp.ClientSession,
     not_theirs: Callable[[str, str], DeviceRefused],
 ) -> AsyncIterator[None]:
-    """Bound an HTTP exchange, and tell what goes wrong in it as a device's error.
+    """Bound an HTTP exchange, and raise its failures as device errors.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ async def http_deadline(
     Raises
     ------
     DeviceLost
-        If the deadline passes, nobody listens, or the connection breaks.
+        If the deadline passes, nothing listens, or the connection breaks.
     DeviceRefused
         What `not_theirs` makes.
     """

@@ -131,7 +131,7 @@ class LineLink:
         Raises
         ------
         DeviceLost
-            If there is no such port, or nobody listens.
+            If there is no such port, or nothing listens.
         """
         self.close()
         if isinstance(self._place, SerialPort):
@@ -175,7 +175,7 @@ class LineLink:
                 os.write(self._fd, self._end + text.encode("ascii") + self._end)
 
     async def send(self, text: str, request: str, timeout_s: float) -> None:
-        """Send a line; raises DeviceLost if the connection is gone or takes nothing."""
+        """Send a line; raises DeviceLost if the connection is gone or accepts nothing."""
         raw = text.encode("ascii") + self._end
         deadline = time.monotonic() + timeout_s
         while raw:
@@ -257,7 +257,7 @@ class LineLink:
         if data:
             self._lines.extend(self._decoder.feed(data))
         else:
-            # Stays open until it is closed here: its number must not be given to somebody else.
+            # Stays open until it is closed here: its number must not be reused.
             self._broken = why
             asyncio.get_running_loop().remove_reader(self._fd)
         self._arrived.set()

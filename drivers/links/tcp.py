@@ -94,6 +94,6 @@ async def check_listens(
 
 
 def end_tcp(sock: Any) -> None:
-    """Wake whoever waits on a socket with an end of file; it is closed afterwards."""
+    """Wake tasks that wait on a socket with an end of file; the caller closes it afterwards."""
     with contextlib.suppress(OSError):
         sock.shutdown(socket.SHUT_RDWR)

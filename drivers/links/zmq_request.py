@@ -70,7 +70,7 @@ class RequestLink:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
-            # pyzmq cancels what waits on a socket that is closed; nobody cancelled this task.
+            # pyzmq cancels what waits on a socket that is closed; this task was not cancelled.
             raise broken(self._device, request, self.endpoint, "closed here") from None
         except TimeoutError:
             raise no_answer(self._device, request, self.endpoint, timeout_s) from None

@@ -44,8 +44,8 @@ class DataReader:
 
     No length is believed before what it counts agrees with it: what is wrong is passed over and
     the search for the next message goes on right behind its first letters, so that a lie costs
-    the message that it is told about and none after it. Whoever waits may be cancelled; the next
-    call goes on where it was.
+    that message and none after it. A call that waits may be cancelled; the next one continues
+    where it was.
 
     Parameters
     ----------
@@ -75,7 +75,7 @@ class DataReader:
             If the connection ends.
         """
         if not self._waited:
-            # Images that come without a pause would otherwise keep everybody else waiting.
+            # Images that come without a pause would otherwise keep every other task waiting.
             await asyncio.sleep(0)
         self._waited = False
         while True:

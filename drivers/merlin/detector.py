@@ -64,7 +64,7 @@ class MerlinDetector(ArmedDetector[Acquisition]):
         return _DTYPES[self.options.depth]
 
     async def connect(self, timeout_s: float = GRACE_S) -> Identity:
-        """Connect both sockets and ask for the software's version."""
+        """Connect both sockets and read the software's version."""
         await self.disconnect()
         try:
             async with asyncio.timeout(timeout_s):

@@ -24,7 +24,7 @@ OVERTAKEN_S = 1.0
 
 
 class ModuleReadings:
-    """Makes samples of what the node says about its module.
+    """Makes samples of the messages of the node.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ class ModuleReadings:
     clock : ExperimentClock
         Of the samples.
     safe_c : float
-        Setpoint of a sample while the module has not told its own, in degC.
+        Setpoint of a sample while the module has not sent its own, in degC.
     on_sample : callable
         Called with each sample.
     on_end : callable

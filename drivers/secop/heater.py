@@ -174,7 +174,7 @@ class SecopHeater(SampledHeater):
         await self._steps.end()
         await self.control.stop(request)
 
-    # What the base asks.
+    # What the base needs.
 
     def _check_usable(self, request: str) -> None:
         self.control.connected(request)

@@ -62,9 +62,9 @@ class SecopLink:
         Raises
         ------
         DeviceLost
-            If nobody answers by the deadline.
+            If no answer comes by the deadline.
         DeviceRefused
-            If the one who answers does not speak SECoP.
+            If the other end does not speak SECoP.
         """
         await self.close()
         deadline = time.monotonic() + timeout_s
@@ -116,7 +116,7 @@ class SecopLink:
             sock.close()
 
     async def describe(self, timeout_s: float) -> Description:
-        """Return what the node says about itself; DeviceRefused if it is no description."""
+        """Read the description of the node; DeviceRefused if it cannot be read."""
         request = "read the description"
         answer = await self.request("describe", "", None, request, timeout_s)
         try:
@@ -160,8 +160,8 @@ class SecopLink:
         DeviceRefused
             If the answer is an error report.
         DeviceLost
-            If none comes by the deadline, or the connection breaks. The connection is given up
-            where a command has got no answer: it would be taken for that of the next.
+            If none comes by the deadline, or the connection breaks; a command without an answer
+            ends the connection, so that a late answer cannot be taken for another.
         """
         key = action, specifier
         answered: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
@@ -174,8 +174,7 @@ class SecopLink:
                     if sent is not None:
                         sent()
                     line = secop.encode_message(Message(action, specifier, data))
-                    loop = asyncio.get_running_loop()
-                    await loop.sock_sendall(self._socket, line)
+                    await asyncio.get_running_loop().sock_sendall(self._socket, line)
                 answer = await answered
         except TimeoutError:
             if action in _COMMANDS and self._socket is not None:
@@ -185,12 +184,11 @@ class SecopLink:
         except OSError as error:
             raise broken(self._device, request, self.endpoint, reason(error)) from None
         except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if answered.cancelled() and (task is None or not task.cancelling()):
+            if answered.cancelled() and not _is_being_cancelled():
                 raise self._gone(request) from None
             raise
         finally:
-            # Any later answer will do for a question; that to a command is still owed.
+            # The answer to a command is still owed.
             if action not in _COMMANDS and answered in self._due.get(key, ()):
                 self._due[key].remove(answered)
         self._refuse_error(answer, request)
@@ -251,3 +249,8 @@ class SecopLink:
 
 _COMMANDS = frozenset({"change", "do"})
 _REQUESTS = {answer: request for request, answer in secop.ANSWERS.items()}
+
+
+def _is_being_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

@@ -23,7 +23,7 @@ def choose(description: Description, wanted: str | None) -> HeatingModule:
     Raises
     ------
     BadMessage
-        If there is none such, or its units are not known.
+        If there is no such module, or its units are not known.
     """
     heaters = [module.name for module in description.modules.values() if module.is_heater]
     known = ", ".join(heaters) or "none"
@@ -82,7 +82,7 @@ class HeatingModule:
         return temperature_c + self._zero
 
     def to_c(self, value: object) -> float:
-        """Temperature in degC of a value in the module's unit; BadMessage if it is no number."""
+        """Temperature in degC of a value in the module's unit; BadMessage if it is not a number."""
         return secop.parse_number(value, "temperature") - self._zero
 
     def record(self, name: str, reading: StampedValue) -> None:
@@ -90,7 +90,7 @@ class HeatingModule:
         self.values[name] = reading.value
 
     def number(self, name: str) -> float | None:
-        """Latest value of a parameter, None where it is unknown or no number."""
+        """Latest value of a parameter, None where it is unknown or not a number."""
         try:
             return secop.parse_number(self.values.get(name), name)
         except BadMessage:

@@ -31,9 +31,9 @@ class TemscriptHttp(HttpClient):
         Raises
         ------
         DeviceRefused
-            If the server answers with an error or with something that is no JSON.
+            If the server answers with an error or with something that is not JSON.
         DeviceLost
-            If nobody answers by the deadline.
+            If no answer comes by the deadline.
         """
         request = f"read {name}"
         raw = await self._exchange("GET", name, None, request, timeout_s)

@@ -3,7 +3,7 @@
 A frame shows the specimen at mid-exposure; rows with the beam blanked are dark. Frames of one
 trigger follow each other without a pause, unless the period between them is longer than the
 exposure. When each is exposed is settled with the trigger, and does not change when drawing or
-whoever takes the frames is slow: then they come late, and none is dropped.
+the consumer is slow: then frames come late, and none is dropped.
 """
 
 from __future__ import annotations
@@ -158,7 +158,7 @@ class Scanner(Generic[Encoded]):
     async def _expose(self, scan: Scan[Encoded], exposures: Iterator[Exposure]) -> None:
         world, clock = self._world, self._clock
         for exposure in exposures:
-            await asyncio.sleep(0)  # for everybody else, when exposures are behind
+            await asyncio.sleep(0)  # for other tasks, when exposures are behind
             await clock.sleep_until_ns(exposure.middle_ns)
             state, on = world.scan.state(exposure.middle_ns), world.scan.beam_on(exposure)
             # The beam will most likely stay as it is: draw the frame while the scan goes on.

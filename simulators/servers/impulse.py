@@ -1,6 +1,6 @@
 """Server of the DENS Impulse wire (ZeroMQ and JSON) in front of the simulated chip.
 
-Requests that are no good get an answer that says so; none ends the server. Samples carry the
+Invalid requests get an error answer; none ends the server. Samples carry the
 moment at which they were taken, in seconds of the experiment clock since the server's start.
 
 Faults: ``disconnect`` closes both sockets in the middle of an exchange and starts again, as
@@ -63,7 +63,7 @@ async def serve(
     sample_every_s : float
         Experiment seconds between samples.
     faults : WireFaults, optional
-        How it is told to misbehave.
+        Switches of its faults.
     units : mapping of str to str, optional
         Property of the wire to the unit that it is sent in and advertised with, such as
         ``{"temperatureMeasured": "K"}``; what is absent has the unit of `wire.QUANTITIES`.
@@ -133,7 +133,7 @@ class _Sockets:
                     return
 
     async def publish(self, parts: list[bytes]) -> None:
-        """Send a message to whoever listens."""
+        """Send a message to all subscribers."""
         async with self.sending:
             await self.samples.send_multipart(parts)
 

@@ -53,7 +53,7 @@ async def serve(
     endpoint : str
         Such as ``tcp://127.0.0.1:8088``; port 0 lets the system choose.
     faults : WireFaults, optional
-        How it is told to misbehave.
+        Switches of its faults.
 
     Yields
     ------
@@ -105,7 +105,7 @@ class _InstamaticServer:
         }
 
     async def converse(self, connection: socket.socket) -> None:
-        """Answer the calls of one client until it leaves, or sends what is no call."""
+        """Answer the calls of one client until it leaves, or sends something else."""
         loop = asyncio.get_running_loop()
         decoder = wire.JsonDecoder(replies=False)
         while received := await loop.sock_recv(connection, _RECEIVE_BYTES):

@@ -91,7 +91,7 @@ async def serve(
     chips : int
         Of the sensor; four are laid out in a square.
     faults : WireFaults, optional
-        By which it misbehaves.
+        Switches of its faults.
 
     Yields
     ------
@@ -141,7 +141,7 @@ class _Settings:
             self._values[wire.IMAGEY], self._values[wire.IMAGEX] = only_shape
 
     def get(self, name: str) -> str | None:
-        """Text of a variable; None where there is none of that name."""
+        """Text of a variable; None for an unknown name."""
         value = self._values.get(name)
         return None if value is None else f"{value:.10g}"
 

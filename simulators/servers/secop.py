@@ -2,7 +2,7 @@
 
 One module that can be driven to a temperature, in kelvin as sample environments have it. With
 ``use_ramp`` its setpoint follows ``ramp``; without, it steps. Times are those of the experiment
-clock as UNIX seconds. Requests that are no good get an ``error_`` answer; none ends the server.
+clock as UNIX seconds. Invalid requests get an ``error_`` answer; none ends the server.
 
 Faults strike answers and updates alike, after the request was carried out, but for ``error``,
 which refuses it, and puts the module's status to ERROR while it is on.
@@ -39,7 +39,7 @@ START_RAMP_PER_MIN = 600.0
 MAX_RAMP_PER_MIN = 60_000.0
 # More updates than this in a wall second, when time runs faster, would only be noise.
 MAX_UPDATES_PER_S = 100.0
-# A client that takes no updates any more is left behind at so many bytes.
+# A client that stops reading updates is disconnected at so many waiting bytes.
 MAX_WAITING_BYTES = 1_000_000
 _RECEIVE_BYTES = 65_536
 _MAX_REQUEST_BYTES = 100_000
@@ -67,7 +67,7 @@ async def serve(
     endpoint : str
         Such as ``tcp://127.0.0.1:10767``; port 0 lets the system choose.
     faults : WireFaults, optional
-        How it is told to misbehave.
+        Switches of its faults.
     module : str
         Name of the module.
     unit : str

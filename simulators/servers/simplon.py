@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -38,33 +39,12 @@ _SEND_QUEUE = 16  # messages in the socket; what is in there still comes after a
 _DTYPES: dict[int, type[np.unsignedinteger[Any]]] = {8: np.uint8, 16: np.uint16, 32: np.uint32}
 
 
-@asynccontextmanager
-async def serve(
-    world: World,
-    clock: ExperimentClock,
-    control: str,
-    data: str,
-    fill_frames: int = 0,
-    *,
-    bit_depth: Literal[8, 16, 32] = 16,
-    initialized: bool = False,
-    header_apart: bool = False,
-    ends_itself: bool = False,
-    faults: WireFaults | None = None,
-) -> AsyncIterator[tuple[str, str]]:
-    """Serve until the context ends.
+@dataclass(frozen=True)
+class Variant:
+    """Which detector is served.
 
-    Parameters
+    Attributes
     ----------
-    world : World
-        The world whose specimen to image.
-    clock : ExperimentClock
-        Time of exposures.
-    control, data : str
-        Endpoints such as ``http://127.0.0.1:80`` and ``tcp://127.0.0.1:9999``; port 0 lets the
-        system choose.
-    fill_frames : int
-        See `Scanner`.
     bit_depth : int
         Of a pixel.
     initialized : bool
@@ -74,8 +54,39 @@ async def serve(
     ends_itself : bool
         Whether a series is over with its last image, as LiberTEM-live's client expects it and its
         simulator does it, and not only when it is disarmed, as the API's reference has it.
+    """
+
+    bit_depth: Literal[8, 16, 32] = 16
+    initialized: bool = False
+    header_apart: bool = False
+    ends_itself: bool = False
+
+
+@asynccontextmanager
+async def serve(
+    world: World,
+    clock: ExperimentClock,
+    control: str,
+    data: str,
+    fill_frames: int = 0,
+    variant: Variant = Variant(),
+    faults: WireFaults | None = None,
+) -> AsyncIterator[tuple[str, str]]:
+    """Serve until the context ends.
+
+    Parameters
+    ----------
+    world, clock : World, ExperimentClock
+        The world whose specimen to image, and the time of exposures.
+    control, data : str
+        Endpoints such as ``http://127.0.0.1:80`` and ``tcp://127.0.0.1:9999``; port 0 lets the
+        system choose.
+    fill_frames : int
+        See `Scanner`.
+    variant : Variant
+        Which detector it is.
     faults : WireFaults, optional
-        By which it misbehaves.
+        Switches of its faults.
 
     Yields
     ------
@@ -91,36 +102,47 @@ async def serve(
     try:
         push = context.socket(zmq.PUSH)
         push.setsockopt(zmq.SNDHWM, _SEND_QUEUE)
+        data = bind(push, data, "detector.options.data_endpoint")
         faults = faults or WireFaults(())
-        configuration = Configuration(world.recording.shape if world.recording else None)
-        configuration.set_bit_depth(bit_depth)
-        frames = FrameStream(
-            push, configuration, faults, header_apart=header_apart, ends_itself=ends_itself
-        )
-        server = _SimplonServer(
-            world,
-            clock,
-            frames,
-            configuration,
-            fill_frames,
-            faults,
-            "idle" if initialized else "na",
-        )
-        try:
-            async with serve_http(
-                control, "detector.endpoint", server.handle, wire.MAX_BODY_BYTES
-            ) as found:
-                data = bind(push, data, "detector.options.data_endpoint")
-                try:
-                    async with background(frames.send_all()):
-                        yield found, data
-                finally:
-                    faults.clear()  # what hangs would keep its handler
-                    await server.stop()
-        finally:
-            server.close()
+        async with _serving(world, clock, control, push, fill_frames, variant, faults) as found:
+            yield found, data
     finally:
         context.destroy(linger=0)
+
+
+@asynccontextmanager
+async def _serving(
+    world: World,
+    clock: ExperimentClock,
+    control: str,
+    push: zmq.asyncio.Socket,
+    fill_frames: int,
+    variant: Variant,
+    faults: WireFaults,
+) -> AsyncIterator[str]:
+    configuration = Configuration(world.recording.shape if world.recording else None)
+    configuration.set_bit_depth(variant.bit_depth)
+    frames = FrameStream(
+        push,
+        configuration,
+        faults,
+        header_apart=variant.header_apart,
+        ends_itself=variant.ends_itself,
+    )
+    state: wire.State = "idle" if variant.initialized else "na"
+    server = _SimplonServer(world, clock, frames, configuration, fill_frames, faults, state)
+    try:
+        async with serve_http(
+            control, "detector.endpoint", server.handle, wire.MAX_BODY_BYTES
+        ) as found:
+            try:
+                async with background(frames.send_all()):
+                    yield found
+            finally:
+                faults.clear()  # what hangs would keep its handler
+                await server.stop()
+    finally:
+        server.close()
 
 
 class _Refusal(Exception):
@@ -145,7 +167,7 @@ class _SimplonServer:
     fill_frames : int
         See `Scanner`.
     faults : WireFaults
-        By which it misbehaves.
+        Switches of its faults.
     state : str
         At the start.
     """

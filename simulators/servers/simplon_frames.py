@@ -75,7 +75,7 @@ class FrameStream:
     configuration : Configuration
         Of the detector.
     faults : WireFaults
-        By which it misbehaves.
+        Switches of its faults.
     header_apart, ends_itself : bool
         As of `simplon.serve`.
 
@@ -120,7 +120,7 @@ class FrameStream:
             self._queue.put_nowait(Outgoing(self.series, self._end()))
 
     async def send_all(self) -> None:
-        """Send what is queued, in order, to whoever pulls."""
+        """Send what is queued, in order, to the client that pulls."""
         while True:
             item = await self._queue.get()
             drawn = None if item.shot is None else await item.shot.drawn

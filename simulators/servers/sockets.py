@@ -32,7 +32,7 @@ def listen(endpoint: str, scheme: str, where: str) -> socket.socket:
     Raises
     ------
     BadInput
-        If it is no such endpoint, or cannot be had.
+        If the endpoint has another form, or cannot be bound.
     """
     try:
         parts = urlsplit(endpoint)
@@ -60,7 +60,7 @@ def bind(link: zmq.asyncio.Socket, endpoint: str, where: str) -> str:
     Raises
     ------
     BadInput
-        If it cannot be had; `where` is its path inside the rig.
+        If it cannot be bound; `where` is its path inside the rig.
     """
     try:
         link.bind(endpoint.removesuffix(":0") + ":*" if endpoint.endswith(":0") else endpoint)

@@ -161,7 +161,7 @@ _COMPLIANCE_BIT, _REMOTE_SENSE_BIT = 1 << 3, 1 << 22
 
 
 class Refused(Exception):
-    """What was asked goes into the error queue and is not answered."""
+    """The message goes into the error queue and is not answered."""
 
     def __init__(self, code: int) -> None:
         super().__init__(code)
@@ -237,7 +237,7 @@ class SourceMeter:
             return None
         if header in _SETTINGS:
             if unit.query:
-                return self._told(header)
+                return self._value_text(header)
             self._set(header, arguments)
             return None
         if header == ELEMENTS:
@@ -246,7 +246,7 @@ class SourceMeter:
             chosen = {_WORDS.get(a.upper(), a.upper()) for a in arguments}
             if not chosen or chosen - set(_ORDER):
                 raise Refused(scpi.ILLEGAL_PARAMETER)
-            # They come back in this order, whatever order was asked for [M].
+            # They come back in this order, whatever order was requested [M].
             self._elements = tuple(e for e in _ORDER if e in chosen)
         elif header == SENSE_ALL:
             self._sensed = {"VOLT", "CURR", "RES"}
@@ -274,7 +274,7 @@ class SourceMeter:
 
     # Settings
 
-    def _told(self, header: str) -> str:
+    def _value_text(self, header: str) -> str:
         kind = _SETTINGS[header][0]
         value = self._values[header]
         if header == SENSE_FUNCTION:

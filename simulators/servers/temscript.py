@@ -50,7 +50,7 @@ async def serve(
     endpoint : str
         Such as ``http://127.0.0.1:8080``; port 0 lets the system choose.
     faults : WireFaults, optional
-        How it is told to misbehave.
+        Switches of its faults.
 
     Yields
     ------

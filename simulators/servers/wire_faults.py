@@ -1,4 +1,4 @@
-"""Switches by which a server is made to misbehave: asked by every wire before it answers."""
+"""Switches of a wire's faults; every server checks them before it answers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class WireFaults:
     seed : int
         Of the noise.
     changed : callable, optional
-        Told which are on whenever that may have changed: for those that lie behind the wire.
+        Called with those that are on, whenever that may have changed: for faults behind the wire.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class WireFaults:
         changed: Callable[[frozenset[FaultName]], None] | None = None,
     ) -> None:
         self.possible = frozenset(possible)
-        self._told = changed
+        self._on_change = changed
         self._on: dict[FaultName, Fault] = {}
         self._left: dict[FaultName, int] = {}
         self._changed = asyncio.Event()
@@ -86,8 +86,8 @@ class WireFaults:
     def _wake(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
-        if self._told is not None:
-            self._told(frozenset(self._on))
+        if self._on_change is not None:
+            self._on_change(frozenset(self._on))
 
     def is_on(self, name: FaultName) -> bool:
         """Whether a fault is on, without using it up."""

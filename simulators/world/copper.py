@@ -1,6 +1,6 @@
 """The specimen "cu-sintering": copper spheres in touching clusters whose necks grow.
 
-Coordinates are (x, y, z) in nm about the middle of the field; the beam runs along z at zero tilt
+Coordinates are (x, y, z) in nm about the centre of the field; the beam runs along z at zero tilt
 and the tilt axis is y. Neck model (Ihara et al., Nanoscale 2023, 15, 10133): between two spheres
 in contact stands a cylinder of radius x about the line of centres while the volume is kept. On
 the side of a sphere of radius R the cylinder begins where it leaves the sphere, at

@@ -64,8 +64,8 @@ class Recording:
 
 def _read_stack(path: Path) -> NDArray[Any]:
     try:
-        # mrcfile believes the header's word on the length of the extended one and makes room for
-        # it before reading: gigabytes, for a file that is no MRC file.
+        # mrcfile trusts the header for the length of the extended one and makes room for
+        # it before reading: gigabytes, for a file that is not MRC.
         with path.open("rb") as file:
             header = file.read(1024)
         lengths = [int.from_bytes(header[92:96], order, signed=True) for order in _BYTE_ORDERS]

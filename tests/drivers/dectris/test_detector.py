@@ -77,9 +77,10 @@ async def bench(speed=20.0, server=None, **options):
     clock, faults = ExperimentClock(speed), WireFaults(simulator.FAULTS)
     world = World(FEW, clock.now_ns())
     world.column.set_blanked(clock.now_ns(), False)
-    settings = {"bit_depth": options.get("bit_depth", 16), "faults": faults, **(server or {})}
+    settings = {"bit_depth": options.get("bit_depth", 16), **(server or {})}
+    variant = simulator.Variant(**settings)
     ends = "http://127.0.0.1:0", "tcp://127.0.0.1:0"
-    async with simulator.serve(world, clock, *ends, **settings) as endpoints:
+    async with simulator.serve(world, clock, *ends, variant=variant, faults=faults) as endpoints:
         found = Bench(world, clock, faults, endpoints, options)
         try:
             yield found

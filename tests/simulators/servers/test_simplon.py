@@ -102,7 +102,7 @@ async def served(speed=1.0, fill_frames=0, simulator=FEW, **options):
     ends = "http://127.0.0.1:0", "tcp://127.0.0.1:0"
     try:
         async with (
-            simplon.serve(world, clock, *ends, fill_frames, faults=faults, **options) as (
+            simplon.serve(world, clock, *ends, fill_frames, simplon.Variant(**options), faults) as (
                 url,
                 data,
             ),
