@@ -18,7 +18,7 @@ from ...protocols.config.pipeline import ResultPlan
 from ...protocols.messages.manifest import StackPlan
 from ...protocols.runfile import layout
 from ...protocols.runfile import nexus as nexus_tree
-from ...protocols.runfile.transaction import edited
+from ...protocols.storage.transaction import edited
 
 # Bytes that must stay free on the disk: HDF5 does not recover cleanly from a failed write.
 _RESERVE_BYTES = 32 << 20

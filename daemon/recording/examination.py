@@ -15,12 +15,10 @@ import math
 import os
 import resource
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import h5py
-import h5py.h5o
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
@@ -29,20 +27,34 @@ from ...protocols.core.chunk import BadChunk, Chunk
 from ...protocols.core.clock import iso_utc
 from ...protocols.core.errors import BadInput
 from ...protocols.messages.manifest import RunManifest
-from ...protocols.runfile import layout, superblock
-from ...protocols.runfile.chunk_index import mended
+from ...protocols.runfile import layout
 from ...protocols.runfile.nexus import tidy
 from ...protocols.runfile.reader import Run
 from ...protocols.runfile.summary import report_of
-from ...protocols.runfile.transaction import LIBVER, Overlay, write_redo
+from ...protocols.storage import superblock
+from ...protocols.storage.chunk_index import repaired_nodes
+from ...protocols.storage.overlay import Overlay
+from ...protocols.storage.redo_log import write_redo
+from ...protocols.storage.transaction import LIBVER
+from .file_contents import (
+    H5_ERRORS,
+    address_of,
+    chunks_of,
+    frames_in_words,
+    is_fill,
+    is_large,
+    last_moment_ns,
+    logs_of,
+    text_of,
+    walk,
+)
 
 KILLED = "the program that recorded it was killed"
 MEMORY_BYTES = 8 << 30
 _LARGEST_TABLE_BYTES = 1 << 30
-_H5_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError, MemoryError)
 
 
-class Damaged(Exception):
+class Unrepairable(Exception):
     """A file that cannot be made readable; the message says why."""
 
 
@@ -99,8 +111,8 @@ def examine(path: Path, repair: bool = False) -> Examination:
     fd = os.open(path, (os.O_RDWR if repair else os.O_RDONLY) | os.O_CLOEXEC)
     try:
         try:
-            found, overlay = _Patient(fd, path.name).treated()
-        except Damaged as error:
+            found, overlay = FileRepair(fd, path.name).repaired()
+        except Unrepairable as error:
             return Examination(problem=str(error))
         if repair and found.done:
             write_redo(path, fd, overlay)
@@ -109,7 +121,7 @@ def examine(path: Path, repair: bool = False) -> Examination:
         os.close(fd)
 
 
-class _Patient:
+class FileRepair:
     """One file on its overlay."""
 
     def __init__(self, fd: int, name: str) -> None:
@@ -118,25 +130,25 @@ class _Patient:
         self._found = Examination()
         self._was_open = False  # or cut off: then its tables may say what is not there
 
-    def treated(self) -> tuple[Examination, Overlay]:
-        """Repair on the overlay; raises :class:`Damaged` where that cannot be done."""
+    def repaired(self) -> tuple[Examination, Overlay]:
+        """Repair on the overlay; raises :class:`Unrepairable` where that cannot be done."""
         self._open_superblock()
         with self._opened("r") as file:
             self._check_is_run(file)
-            walked = _walk(file) if self._was_open else ()
-            indexed = [_address(item) for _, item in walked if _is_large(item)]
-        self._mend_indices(indexed)
+            walked = walk(file) if self._was_open else ()
+            indexed = [address_of(item) for _, item in walked if is_large(item)]
+        self._repair_indices(indexed)
         with self._opened("r") as file:
             self._read_all(file)
         with self._opened("r+") as file:
             self._repair(file)
         if self._overlay.problem is not None:
-            raise Damaged(f"its repair would change too much: {self._overlay.problem}")
+            raise Unrepairable(f"its repair would change too much: {self._overlay.problem}")
         with self._opened("r") as file:
             try:
                 self._found.report = report_of(Run(file, Path(self._name)))
-            except _H5_ERRORS as error:
-                raise Damaged(f"cannot be read even when repaired: {error}") from None
+            except H5_ERRORS as error:
+                raise Unrepairable(f"cannot be read even when repaired: {error}") from None
         return self._found, self._overlay
 
     def _opened(self, mode: str) -> Any:
@@ -144,19 +156,19 @@ class _Patient:
             if mode == "r":
                 return h5py.File(self._overlay, "r")
             return h5py.File(self._overlay, "r+", libver=LIBVER)
-        except _H5_ERRORS as error:
-            raise Damaged(f"is damaged beyond help; HDF5 cannot open it: {error}") from None
+        except H5_ERRORS as error:
+            raise Unrepairable(f"is damaged beyond help; HDF5 cannot open it: {error}") from None
 
     def _open_superblock(self) -> None:
         if self._size == 0:
-            raise Damaged("is empty: nothing was ever recorded in it")
+            raise Unrepairable("is empty: nothing was ever recorded in it")
         head = self._overlay.at(0, min(self._size, superblock.SIZE))
         if head[:8] != superblock.SIGNATURE[: len(head)]:
-            raise Damaged("is not an HDF5 file, so it is no run file")
+            raise Unrepairable("is not an HDF5 file, so it is not a run file")
         try:
             block = superblock.parse(head)
         except superblock.BadSuperblock as error:
-            raise Damaged(f"is damaged beyond help or no run file: {error}") from None
+            raise Unrepairable(f"is damaged beyond help, or is not a run file: {error}") from None
         end = block.base + block.end
         if block.left_open:
             self._was_open = True
@@ -178,60 +190,64 @@ class _Patient:
         try:
             for path in (layout.STATUS, f"{layout.ENTRY}/title"):
                 if path not in file:
-                    raise Damaged(f"is HDF5 but no run file: it has no {path}")
-            self._found.status = _text(file[layout.STATUS])
+                    raise Unrepairable(f"is HDF5 but not a run file: it has no {path}")
+            self._found.status = text_of(file[layout.STATUS])
             if layout.MANIFEST in file:
-                text = _text(file[layout.MANIFEST])
+                text = text_of(file[layout.MANIFEST])
                 RunManifest.model_validate_json(text)
                 self._found.manifest = text
-        except _H5_ERRORS as error:
-            raise Damaged(f"is damaged beyond help; it does not tell its run: {error}") from None
+        except H5_ERRORS as error:
+            raise Unrepairable(
+                f"is damaged beyond help; it does not tell its run: {error}"
+            ) from None
 
-    def _mend_indices(self, datasets: list[int]) -> None:
-        changes = [c for d in dict.fromkeys(datasets) for c in mended(
+    def _repair_indices(self, datasets: list[int]) -> None:
+        changes = [c for d in dict.fromkeys(datasets) for c in repaired_nodes(
             self._overlay.at_most, d, self._size
         )]  # fmt: skip
         for address, data in changes:
             self._overlay.seek(address)
             self._overlay.write(data)
         if changes:
-            self._found.done.append(f"mended {len(changes)} tables of where frames are")
+            self._found.done.append(f"repaired {len(changes)} index tables of frames")
 
     def _read_all(self, file: Any) -> None:
         """Read everything but frames, which are looked at by chunk."""
-        frames = {_address(file[p]) for n in file if (p := layout.frames_path(n)) in file}
+        frames = {address_of(file[p]) for n in file if (p := layout.frames_path(n)) in file}
         seen: set[int] = set()
-        for name, item in _walk(file):
+        for name, item in walk(file):
             if item is None:
-                raise Damaged(f"is damaged beyond help: {name} cannot be read")
+                raise Unrepairable(f"is damaged beyond help: {name} cannot be read")
             try:
                 for attribute in item.attrs:
                     item.attrs[attribute]
-                if not isinstance(item, h5py.Dataset) or _address(item) in frames | seen:
+                if not isinstance(item, h5py.Dataset) or address_of(item) in frames | seen:
                     continue
-                seen.add(_address(item))
-                if _is_large(item):
+                seen.add(address_of(item))
+                if is_large(item):
                     if not self._is_whole(item):
                         self._found.lost.append(f"{name}; `pyrotome process` can make it again")
                     continue
                 if item.nbytes > _LARGEST_TABLE_BYTES:
-                    raise Damaged(f"is damaged beyond help: {name} has {item.nbytes} bytes")
+                    raise Unrepairable(f"is damaged beyond help: {name} has {item.nbytes} bytes")
                 start = item.id.get_offset()
                 if start is not None and start + item.id.get_storage_size() > self._size:
-                    raise Damaged(f"is damaged beyond help: {name} was cut off")
+                    raise Unrepairable(f"is damaged beyond help: {name} was cut off")
                 item[...]
-            except _H5_ERRORS as error:
-                raise Damaged(f"is damaged beyond help: {name} cannot be read: {error}") from None
+            except H5_ERRORS as error:
+                raise Unrepairable(
+                    f"is damaged beyond help: {name} cannot be read: {error}"
+                ) from None
 
     def _is_whole(self, result: Any) -> bool:
         try:
-            for stored in _chunks(result):
+            for stored in chunks_of(result):
                 if stored.byte_offset + stored.size > self._size:
                     return False
                 result[tuple(slice(a, a + b) for a, b in zip(
                     stored.chunk_offset, result.chunks, strict=True
                 ))]  # fmt: skip
-        except _H5_ERRORS:
+        except H5_ERRORS:
             return False
         return True
 
@@ -240,13 +256,13 @@ class _Patient:
             for name in sorted(n for n in file if layout.frames_path(n) in file):
                 self._repair_stack(file, name)
             self._repair_logs(file)
-            self._found.last_ns = _last_ns(file)
+            self._found.last_ns = last_moment_ns(file)
             if self._found.status == "running":
                 self._interrupt(file)
             if tidy(file):
                 self._found.done.append("removed what had stayed empty")
-        except _H5_ERRORS as error:
-            raise Damaged(f"is damaged beyond help: {error}") from None
+        except H5_ERRORS as error:
+            raise Unrepairable(f"is damaged beyond help: {error}") from None
 
     def _interrupt(self, file: Any) -> None:
         file[layout.STATUS][()] = b"interrupted"
@@ -264,21 +280,21 @@ class _Patient:
         keys: NDArray[np.int32] = key_data[...]
         taken = np.isfinite(file[time_path][...])
         if not len(keys) == len(taken) == len(data):
-            raise Damaged(f"is damaged beyond help: the tables of {name} differ in length")
+            raise Unrepairable(f"is damaged beyond help: the tables of {name} differ in length")
         whole = self._whole_frames(data)
         recorded = keys == layout.RECORDED
         gone = np.flatnonzero(recorded & ~whole)
         if gone.size:
-            self._found.lost.append(f"{_frames(gone)} of {name} cannot be read")
+            self._found.lost.append(f"{frames_in_words(gone)} of {name} cannot be read")
         if gone.size and self._was_open:
             # Their stamps stay: they were taken, and are counted as lost.
             keys[gone] = layout.MISSING
-            self._found.done.append(f"marked {_frames(gone)} of {name} as missing")
+            self._found.done.append(f"marked {frames_in_words(gone)} of {name} as missing")
         # Its program was killed between writing the frame and saying that it is there.
         found = np.flatnonzero(~recorded & whole & taken) if self._was_open else np.empty(0, int)
         if found.size:
             keys[found] = layout.RECORDED
-            self._found.done.append(f"marked {_frames(found)} of {name} as recorded")
+            self._found.done.append(f"marked {frames_in_words(found)} of {name} as recorded")
         if gone.size or found.size:
             key_data[...] = keys
         self._found.image_keys[name] = keys.tolist()
@@ -291,8 +307,8 @@ class _Patient:
             return whole
         compressed = data.id.get_create_plist().get_nfilters() > 0
         try:
-            chunks = _chunks(data)
-        except _H5_ERRORS:
+            chunks = chunks_of(data)
+        except H5_ERRORS:
             return whole
         for stored in chunks:
             index = stored.chunk_offset[0]
@@ -313,13 +329,13 @@ class _Patient:
 
     def _repair_logs(self, file: Any) -> None:
         """Cut every log to the rows of which all columns were written."""
-        for name, columns in _logs(file):
+        for name, columns in logs_of(file):
             lengths = [len(column) for column in columns]
             rows = min([*lengths, *(self._rows_there(column) for column in columns)])
             if rows < min(lengths):
                 self._found.lost.append(f"{min(lengths) - rows} rows of {name}")
             values = [column[:rows] for column in columns]
-            empty = np.all([_is_fill(part) for part in values], axis=0)
+            empty = np.all([is_fill(part) for part in values], axis=0)
             # Rows for which there was room already, at the end.
             while self._was_open and rows and empty[rows - 1]:
                 rows -= 1
@@ -332,103 +348,10 @@ class _Patient:
     def _rows_there(self, column: Any) -> int:
         """Rows before the first chunk that the file is too short for."""
         rows = len(column)
-        for stored in _chunks(column):
+        for stored in chunks_of(column):
             if stored.byte_offset + stored.size > self._size:
                 rows = min(rows, stored.chunk_offset[0])
         return rows
-
-
-def _walk(group: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Every object by its path; None for one that cannot be opened. Names of links come twice."""
-    yield path or "/", group
-    for name in list(group):
-        inside = f"{path}/{name}"
-        if inside.count("/") > 12:  # a loop of links, which a run file does not have
-            yield inside, None
-            continue
-        try:
-            item = group[name]
-        except _H5_ERRORS:
-            item = None
-        if isinstance(item, h5py.Group):
-            yield from _walk(item, inside)
-        else:
-            yield inside, item
-
-
-def _is_large(dataset: object) -> bool:
-    """Whether it holds frames or a result."""
-    if not isinstance(dataset, h5py.Dataset) or dataset.chunks is None:
-        return False
-    return dataset.maxshape == dataset.shape
-
-
-def _address(item: Any) -> int:
-    return int(h5py.h5o.get_info(item.id).addr)
-
-
-def _chunks(dataset: Any) -> list[Any]:
-    found: list[Any] = []
-    if dataset.chunks is not None and dataset.id.get_num_chunks():
-        dataset.id.chunk_iter(found.append)
-    return found
-
-
-def _logs(file: Any) -> Iterator[tuple[str, list[Any]]]:
-    """Tables whose columns grow together, by name."""
-    if layout.TELEMETRY in file:
-        for device, channels in file[layout.TELEMETRY].items():
-            logs = list(channels.values())
-            if logs:
-                yield f"the log of {device}", [logs[0]["time"], *(log["value"] for log in logs)]
-    tables = {
-        "the events": (layout.EVENTS, ("time", *layout.EVENT_TEXT)),
-        "the dose": (layout.DOSE, ("time", "value")),
-        "the clock readings": (layout.CLOCK, layout.CLOCK_COLUMNS),
-    }
-    for name, (path, columns) in tables.items():
-        if path in file:
-            yield name, [file[f"{path}/{column}"] for column in columns]
-
-
-def _is_fill(values: NDArray[Any]) -> NDArray[np.bool_]:
-    return values == (b"" if values.dtype.kind in "SO" else 0)
-
-
-def _last_ns(file: Any) -> int:
-    """Latest moment that stands anywhere in a run file."""
-    last = 0
-    times = [logs[0] for name, logs in _logs(file) if name != "the clock readings"]
-    for stack in file:
-        path = layout.column_path(stack, layout.TIME_COLUMN.key)
-        if path in file:
-            times.append(file[path])
-    for data in times:
-        values = data[...]
-        values = values[np.isfinite(values)]
-        if "start_ns" in data.attrs:
-            start_ns = int(data.attrs["start_ns"])
-            # As integers: nanoseconds since 1970 have more digits than a float.
-            last = max(last, start_ns, start_ns + round(float(max(values, default=0.0)) * 1e9))
-    for name in layout.HOLD_TIMES:
-        path = f"{layout.HOLDS}/{name}"
-        if path in file:
-            last = max(last, int(max(file[path][...], default=0)))
-    path = f"{layout.INTERRUPTIONS}/until_ns"
-    if path in file:
-        last = max(last, int(max(file[path][...], default=0)))
-    return last
-
-
-def _text(dataset: Any) -> str:
-    value = dataset[()]
-    return value.decode() if isinstance(value, bytes) else str(value)
-
-
-def _frames(indices: NDArray[Any]) -> str:
-    shown = ", ".join(str(index) for index in indices[:8])
-    more = f" and {len(indices) - 8} more" if len(indices) > 8 else ""
-    return f"frame{'s' if len(indices) > 1 else ''} {shown}{more}"
 
 
 def main() -> int:

@@ -3,7 +3,7 @@
 ``python -m pyrotome.daemon.recording.recorder`` reads a `RecorderConfig`, creates the file (never
 over an existing one: exit code 2), says so, and connects to the link as ``recorder``.
 
-With `RecorderConfig.resumed` the file is that of an interrupted run and goes on.
+With `RecorderConfig.resumed` the file is that of an interrupted run, which is resumed.
 
 A frame is acknowledged by ``durable`` in the message ``status``: so many frames are on the disk,
 and killing this or any process cannot take them out. Credit promises nothing of the kind. The topic
@@ -31,7 +31,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import zmq
@@ -50,6 +50,7 @@ from ...protocols.messages.stream import (
     chunk_of,
     parse,
 )
+from .daemon_link import DaemonLink
 from .reopen import CannotResume
 from .run_file import LAST_RESERVE_BYTES, BadRecord, RunFile
 
@@ -61,14 +62,11 @@ LAST_CHANCE_S = 30.0
 _TICK_MS = 50
 _LAST_WORDS_MS = 200
 _BATCH = 64
-_MAX_REPORTS = 1000
 _FINAL = ("complete", "aborted", "failed", "interrupted")
-
-Level = Literal["warning", "error"]
 
 
 def credit_for(frame_bytes: int) -> int:
-    """Frames that may be under way to the recorder at once."""
+    """Frames that may be on their way to the recorder at once."""
     return min(1000, max(4, CREDIT_BYTES // max(1, frame_bytes)))
 
 
@@ -100,18 +98,17 @@ class Recorder:
 
     def __init__(self, socket: zmq.Socket[bytes], file: RunFile) -> None:
         self.stopped = threading.Event()
-        self._socket, self._file = socket, file
+        self._link, self._file = DaemonLink(socket, self.stopped.set), file
         self._durable = file.frames
         self._queue: deque[_Job] = deque()
         self._encoder = Bitshuffle()
         self._compressing = ThreadPoolExecutor(1, "compress")
         self._end: Mapping[str, Any] | None = None
         self._owed = self._dealt = self._kept = 0
-        self._flush_asked = False
+        self._flush_requested = False
         self._problem: str | None = None
         self._retry_at = self._flush_at = 0.0
         self._blocked = False
-        self._reported: set[str] = set()
         rows, columns = file.manifest.beam.frame
         self._credit = credit_for(rows * columns * 2)
 
@@ -121,7 +118,7 @@ class Recorder:
             return self._run()
 
     def _run(self) -> int:
-        self._send("hello", {"credit": self._credit})
+        self._link.send("hello", {"credit": self._credit})
         given_up_at = math.inf
         while True:
             self._receive()
@@ -130,7 +127,7 @@ class Recorder:
                 return 0
             if self.stopped.is_set():
                 given_up_at = min(given_up_at, time.monotonic() + LAST_CHANCE_S)
-                while self._socket.poll(_LAST_WORDS_MS) and self._take():
+                while self._link.poll(_LAST_WORDS_MS) and self._take():
                     pass
                 if self._end is None and not self._queue and self._attempt(self._interrupt):
                     return 1
@@ -139,24 +136,23 @@ class Recorder:
 
     def _receive(self) -> None:
         idle = not self._queue or self._blocked
-        if self._socket.poll(_TICK_MS if idle else 0):
+        if self._link.poll(_TICK_MS if idle else 0):
             for _ in range(_BATCH):
                 if not self._take():
                     break
 
     def _take(self) -> bool:
-        try:
-            frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
-        except zmq.Again:
+        parts = self._link.receive()
+        if parts is None:
             return False
-        self._sort([frame.buffer for frame in frames])
+        self._sort(parts)
         return True
 
     def _sort(self, parts: Sequence[memoryview]) -> None:
         try:
             message = parse(parts)
         except BadMessage as error:
-            self._report("error", f"recorder: a message cannot be read: {error}")
+            self._link.report("error", f"recorder: a message is not readable: {error}")
             return
         kind, _, name = message.topic.partition("/")
         if kind == "frame":
@@ -168,19 +164,19 @@ class Recorder:
             self._end = message.header
             self._file.reserve_bytes = LAST_RESERVE_BYTES
         elif message.topic == link.FLUSH_TOPIC:
-            self._flush_asked = True
+            self._flush_requested = True
         else:
             try:
                 self._note(kind, name, message)
             except BadRecord as error:
-                self._report("error", f"recorder: {message.topic}: {error}")
+                self._link.report("error", f"recorder: {message.topic}: {error}")
 
     def _note(self, kind: str, name: str, message: Message) -> None:
         """Take in what is small and written later."""
         header = message.header
         if kind == "telemetry":
             for unknown in self._file.add_telemetry(name, header.get("t_ns"), header.get("values")):
-                self._report("warning", f"recorder: telemetry '{unknown}' is not in this file")
+                self._link.report("warning", f"recorder: telemetry '{unknown}' is not in this file")
         elif kind == "state":
             text = f"state: {header.get('state')}"
             self._file.add_event({"level": "info", "source": "engine", "message": text} | header)
@@ -193,7 +189,7 @@ class Recorder:
         elif kind == STEERING_TOPIC:
             self._file.add_steering(header)
         elif kind != "preview":
-            self._report("error", f"recorder: nothing is known about the topic '{message.topic}'")
+            self._link.report("error", f"recorder: the topic '{message.topic}' is not known")
 
     def _compress(self, message: Message) -> Future[NDArray[np.uint8]] | None:
         """Begin to compress a frame, beside the writing of those before it."""
@@ -203,7 +199,7 @@ class Recorder:
         try:
             return self._compressing.submit(self._encoder.compress, array_of(message))
         except BadMessage:
-            return None  # told when its turn comes
+            return None  # reported when its turn comes
 
     def _write(self) -> None:
         now = time.monotonic()
@@ -214,10 +210,10 @@ class Recorder:
                 return
             if time.monotonic() >= self._flush_at:
                 break
-        asked = self._flush_asked and not self._queue
-        if (asked or time.monotonic() >= self._flush_at) and self._attempt(self._file.flush):
+        requested = self._flush_requested and not self._queue
+        if (requested or time.monotonic() >= self._flush_at) and self._attempt(self._file.flush):
             self._flush_at = time.monotonic() + FLUSH_S
-            self._flush_asked = self._flush_asked and not asked
+            self._flush_requested = self._flush_requested and not requested
             self._durable, self._kept = self._file.frames, self._dealt
             self._tell_status()
         if not self._queue:
@@ -233,11 +229,11 @@ class Recorder:
             "lost": self._file.lost,
             "problem": self._problem,
         }
-        self._send("status", body)
+        self._link.send("status", body)
 
     def _give_credit(self) -> None:
         if self._owed:
-            self._send("credit", {"frames": self._owed})
+            self._link.send("credit", {"frames": self._owed})
             self._owed = 0
 
     def _write_next(self) -> None:
@@ -252,7 +248,7 @@ class Recorder:
                 frame = chunk_of(job.message) or array_of(job.message)
                 self._file.write_frame(header, frame, job.compressed())
         except (BadRecord, BadMessage) as error:
-            self._report("error", f"recorder: {job.message.topic} was not recorded: {error}")
+            self._link.report("error", f"recorder: {job.message.topic} was not recorded: {error}")
         self._queue.popleft()
         chunk = job.compressed()
         if chunk is not None:
@@ -275,13 +271,13 @@ class Recorder:
             if not self._blocked:
                 self._blocked = True
                 advice = (
-                    f"The disk has {self._durable} frames for certain, and this file takes no "
-                    "more. End the run; `pyrotome recover` finds what is there"
+                    f"{self._durable} frames are safe on the disk; this file takes no more. End "
+                    "the run, then run `pyrotome recover`"
                     if self._file.refused
-                    else "Nothing is lost yet: frames wait in memory and the schedule with them. "
-                    "Make room on the disk, or let it be written again"
+                    else "Nothing is lost yet: frames wait in memory, and the schedule waits. Make "
+                    "room on the disk, or make it writable"
                 )
-                self._report("error", f"recorder: {self._problem}. {advice}", again=True)
+                self._link.report("error", f"recorder: {self._problem}. {advice}", again=True)
             if self._problem != before:
                 self._tell_status()
             return False
@@ -289,40 +285,30 @@ class Recorder:
             self._blocked = False
             self._problem = None
             self._tell_status()
-            self._report("warning", f"recorder: {self._file.path} can be written again", again=True)
+            self._link.report(
+                "warning", f"recorder: {self._file.path} can be written again", again=True
+            )
         return True
 
     def _finish(self) -> None:
         end = self._end or {}
         status: Any = end.get("status")
         if status not in _FINAL:
-            self._report("error", f"recorder: {status!r} is no status; recorded as 'failed'")
+            self._link.report(
+                "error", f"recorder: {status!r} is not a status; recorded as 'failed'"
+            )
             status = "failed"
         self._file.close(
             status, end.get("ended_ns"), end.get("dose_e_per_nm2"), str(end.get("reason") or "")
         )
         self._give_credit()
         size = self._file.path.stat().st_size
-        self._send("done", {"frames": self._file.frames, "lost": self._file.lost, "bytes": size})
-
-    def _interrupt(self) -> None:
-        self._file.close(
-            "interrupted", None, None, "the process that ran the experiment ended without a word"
+        self._link.send(
+            "done", {"frames": self._file.frames, "lost": self._file.lost, "bytes": size}
         )
 
-    def _report(self, level: Level, text: str, *, again: bool = False) -> None:
-        """Tell the daemon, which publishes it and sends it back to be recorded; each text once."""
-        if not again:
-            if text in self._reported or len(self._reported) >= _MAX_REPORTS:
-                return
-            self._reported.add(text)
-        self._send("event", {"level": level, "source": "recorder", "message": text})
-
-    def _send(self, kind: link.Kind, body: dict[str, Any]) -> None:
-        try:
-            self._socket.send_multipart(link.upstream(kind, body), zmq.NOBLOCK)
-        except zmq.Again:
-            self.stopped.set()
+    def _interrupt(self) -> None:
+        self._file.close("interrupted", None, None, "the daemon ended without a message")
 
 
 def _keep_freed_memory() -> None:
@@ -343,14 +329,14 @@ def main() -> int:
     try:
         config = read_config(RecorderConfig)
     except ValidationError as error:
-        fail(f"recorder: the configuration is not readable: {error.errors()[0]['msg']}")
+        fail(f"recorder: its configuration is not readable: {error.errors()[0]['msg']}")
         return 2
     _keep_freed_memory()
     path = Path(config.file)
     try:
         file = RunFile(path, config.manifest, config.resumed)
     except FileExistsError:
-        fail(f"{path} exists already; name another file, nothing is ever overwritten")
+        fail(f"{path} exists already; name another file: no file is overwritten")
         return 2
     except CannotResume as error:
         fail(str(error))

@@ -1,6 +1,6 @@
 """Make the file of a killed run readable: ``pyrotome recover``, and what resuming begins with.
 
-A process of its own looks at the file and prepares the repair (`examining.py`), since HDF5 may
+A process of its own looks at the file and prepares the repair (`examination.py`), since HDF5 may
 crash or hang on damaged files. Only when that has opened and read the repaired file in memory are
 its changes written here, by a redo file: killed at any moment, it can be begun again.
 """
@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import faulthandler
-import os
 import signal
 import subprocess
 import sys
@@ -25,9 +23,10 @@ from pydantic import ValidationError
 from ...protocols.core.errors import BadInput
 from ...protocols.messages.manifest import RunManifest
 from ...protocols.runfile.nexus import clear_unfinished
-from ...protocols.runfile.transaction import locked, redo_path, settle
-from ...protocols.runfile.writer_lock import is_written
-from .examination import Examination, examine
+from ...protocols.storage.redo_log import redo_path, replay_redo
+from ...protocols.storage.transaction import locked
+from ...protocols.storage.writer_lock import is_written
+from .examination import Examination
 
 _BASE_LIMIT_S = 120.0
 _SLOWEST_BYTES_PER_S = 10e6
@@ -83,8 +82,8 @@ def recover(path: Path, limit_s: float | None = None) -> Recovered:
     Raises
     ------
     BadInput
-        If it is being written, cannot be written, is no run file, or is damaged beyond help. It is
-        as it was then.
+        If it is being written, cannot be written, is not a run file, or is damaged beyond help. The
+        file is unchanged then.
     """
     size = _size(path)
     if limit_s is None:
@@ -93,11 +92,11 @@ def recover(path: Path, limit_s: float | None = None) -> Recovered:
     try:
         with locked(path) as fd:
             if is_written(path):
-                raise BadInput(str(path), "is being written by a run that is under way")
-            settled = settle(path, fd)
-            done += [settled] if settled else []
+                raise BadInput(str(path), "is being written by a run in progress")
+            replayed = replay_redo(path, fd)
+            done += [replayed] if replayed else []
             found = _examined(path, limit_s, repair=True)
-            if found.done and settle(path, fd) is None:
+            if found.done and replay_redo(path, fd) is None:
                 raise BadInput(str(path), "its repair could not be prepared")
             if left := clear_unfinished(path):
                 done.append(f"deleted {left} files that were never finished")
@@ -123,12 +122,12 @@ def recover(path: Path, limit_s: float | None = None) -> Recovered:
 def _as_it_is(path: Path, limit_s: float, error: OSError) -> Examination:
     """A file that must not be written: good if there is nothing to do."""
     if redo_path(path).exists():
-        raise BadInput(str(path), f"needs to be repaired and cannot be: {error}") from None
+        raise BadInput(str(path), f"needs a repair that cannot be written: {error}") from None
     if is_written(path):
-        raise BadInput(str(path), "is being written by a run that is under way") from None
+        raise BadInput(str(path), "is being written by a run in progress") from None
     found = _examined(path, limit_s, repair=False)
     if found.done:
-        raise BadInput(str(path), f"needs to be repaired and cannot be: {error}") from None
+        raise BadInput(str(path), f"needs a repair that cannot be written: {error}") from None
     return found
 
 
@@ -147,7 +146,7 @@ def _size(path: Path) -> int:
     except OSError as error:
         raise BadInput(str(path), f"cannot be read: {error.strerror}") from None
     if not path.is_file():
-        raise BadInput(str(path), "is no file; name a run file")
+        raise BadInput(str(path), "is not a file; name a run file")
     return status.st_size
 
 
@@ -164,7 +163,8 @@ def _examined(path: Path, limit_s: float, *, repair: bool) -> Examination:
         )
     except subprocess.TimeoutExpired:
         raise BadInput(
-            str(path), f"is damaged beyond help: HDF5 was not done with it after {limit_s:.0f} s"
+            str(path),
+            f"is damaged beyond help: HDF5 did not finish reading it within {limit_s:.0f} s",
         ) from None
     if ended.returncode < 0:
         name = signal.Signals(-ended.returncode).name
@@ -177,62 +177,3 @@ def _examined(path: Path, limit_s: float, *, repair: bool) -> Examination:
     if found.problem is not None:
         raise BadInput(str(path), found.problem)
     return found
-
-
-def examine_apart(path: Path, limit_s: float = 20.0) -> Examination:
-    """Look at a file in a fork of this process, which is quick; the file is not changed.
-
-    For many files in a row; the process must have no other threads.
-
-    Parameters
-    ----------
-    path : Path
-        Any file.
-    limit_s : float
-        Longest time to look at it, whole seconds.
-
-    Returns
-    -------
-    Examination
-        A crash or a hang of the HDF5 library is its `problem`.
-    """
-    read_end, write_end = os.pipe()
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            os.close(read_end)
-            _limit(limit_s)
-            try:
-                found = examine(path)
-            except OSError as error:
-                found = Examination(problem=f"cannot be examined: {error}")
-            with os.fdopen(write_end, "wb") as pipe:
-                pipe.write(found.model_dump_json().encode())
-            code = 0
-        finally:
-            os._exit(code)
-    os.close(write_end)
-    with os.fdopen(read_end, "rb") as pipe:
-        answer = pipe.read()
-    _, status = os.waitpid(child, 0)
-    if os.WIFSIGNALED(status):
-        how = signal.Signals(os.WTERMSIG(status)).name
-        return Examination(problem=f"is damaged beyond help: HDF5 crashed on it or hung ({how})")
-    try:
-        return Examination.model_validate_json(answer)
-    except ValidationError:
-        return Examination(problem=f"could not be examined: exit status {status >> 8}")
-
-
-def _limit(limit_s: float) -> None:
-    """Let this process die after a time, and by no core dump."""
-    import resource
-
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    faulthandler.disable()  # it would write past what is silenced below
-    signal.setitimer(signal.ITIMER_REAL, limit_s)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    # What HDF5 says of a damaged file is told by the parent.
-    quiet = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(quiet, 2)

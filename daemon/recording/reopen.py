@@ -1,4 +1,4 @@
-"""Take up the file of an interrupted run again: what tidying removed comes back, in one edit."""
+"""Reopen the file of an interrupted run: what tidying removed comes back, in one edit."""
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false
@@ -16,9 +16,9 @@ from ...protocols.messages.manifest import Interruption, RunManifest
 from ...protocols.runfile import layout
 from ...protocols.runfile.nexus import add_node
 from ...protocols.runfile.steering_table import steering_nodes
-from ...protocols.runfile.transaction import edited
+from ...protocols.storage.transaction import edited
 
-# What must not differ between the run as it began and as it goes on. Instruments, software, the
+# What must not differ between the run as it began and as it is resumed. Instruments, software, the
 # rig and the texts may: a repaired microscope is still the same experiment.
 SAME = (
     "run", "started_ns", "sample", "beam", "detector", "value_offset", "frame_dtype", "stacks",
@@ -27,7 +27,7 @@ SAME = (
 
 
 class CannotResume(ValueError):
-    """A file in which this run cannot go on."""
+    """A file in which this run cannot be resumed."""
 
 
 def reopen(path: Path, manifest: RunManifest, resumed: Interruption) -> RunManifest:
@@ -41,7 +41,7 @@ def reopen(path: Path, manifest: RunManifest, resumed: Interruption) -> RunManif
     path : Path
         Closed, or recovered.
     manifest : RunManifest
-        Of the run that goes on; it must agree with the file's in `SAME`.
+        Of the resumed run; it must agree with the file's in `SAME`.
     resumed : Interruption
         The time since the last record.
 
@@ -67,7 +67,7 @@ def reopen(path: Path, manifest: RunManifest, resumed: Interruption) -> RunManif
                 f"{'differ' if len(differing) > 1 else 'differs'}"
             )
         if file[layout.STATUS][()] == b"complete":
-            raise CannotResume(f"{path} holds a complete run; there is nothing to go on with")
+            raise CannotResume(f"{path} holds a complete run; there is nothing to resume")
         _add_missing(file, layout.tree(stored))
         _add_missing(file, steering_nodes(stored))
         _add_missing(file, layout.interruptions())
@@ -95,12 +95,12 @@ def reopen(path: Path, manifest: RunManifest, resumed: Interruption) -> RunManif
 
 def _manifest(path: Path, file: Any) -> RunManifest:
     if layout.MANIFEST not in file or layout.STATUS not in file:
-        raise CannotResume(f"{path} is no file of a run: it has no {layout.MANIFEST}")
+        raise CannotResume(f"{path} is not a run file: it has no {layout.MANIFEST}")
     try:
         return RunManifest.model_validate_json(file[layout.MANIFEST][()])
     except ValidationError as error:
         raise CannotResume(
-            f"{path}: its {layout.MANIFEST} cannot be understood: {error.errors()[0]['msg']}"
+            f"{path}: its {layout.MANIFEST} is not readable: {error.errors()[0]['msg']}"
         ) from None
 
 

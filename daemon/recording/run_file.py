@@ -31,17 +31,15 @@ from ...protocols.messages.manifest import Interruption, RunManifest
 from ...protocols.runfile import layout
 from ...protocols.runfile.nexus import create_run_file, finalise
 from ...protocols.runfile.steering_table import COLUMNS, STEERING, steering_row
-from ...protocols.runfile.transaction import CHUNK_CACHE_BYTES, LIBVER, PAGE_BYTES
-from ...protocols.runfile.writer_lock import WriterLock
+from ...protocols.storage.overlay import PAGE_BYTES
+from ...protocols.storage.transaction import CHUNK_CACHE_BYTES, LIBVER
+from ...protocols.storage.writer_lock import WriterLock
+from .buffers import BadRecord, HoldTimes, LogBuffer, StackBuffer, integer_of, number_of
 from .reopen import reopen
 
 RESERVE_BYTES = 32 << 20
 # Of which so much may be used up when a run is to end on a full disk.
 LAST_RESERVE_BYTES = 2 << 20
-
-
-class BadRecord(ValueError):
-    """Something that has no place in this file: an unknown stack, an index out of range."""
 
 
 class RunFile:
@@ -52,9 +50,9 @@ class RunFile:
     path : Path
         Where; nothing may be there, unless the run is `resumed`.
     manifest : RunManifest
-        What will be recorded. A file that goes on keeps its own.
+        What will be recorded. A resumed file keeps its own.
     resumed : Interruption, optional
-        The run of the file at `path` goes on in it, after this time without record.
+        The run of the file at `path` is resumed in it, after this time without record.
 
     Attributes
     ----------
@@ -91,14 +89,14 @@ class RunFile:
             self._file = h5py.File(path, "r+", libver=LIBVER, rdcc_nbytes=CHUNK_CACHE_BYTES)
         self.last_ns = manifest.started_ns if resumed is None else resumed.until_ns
         self._epoch_ns = layout.epoch_ns(manifest.started_ns)
-        self._stacks = {plan.name: _Stack(self._file, plan.name) for plan in manifest.stacks}
+        self._stacks = {plan.name: StackBuffer(self._file, plan.name) for plan in manifest.stacks}
         self._results = {
             (plan.name, result.name): result
             for plan in (*manifest.stacks, manifest.whole_run)
             for result in plan.results
         }
         self._telemetry = {
-            device: _Log(
+            device: LogBuffer(
                 self._file,
                 # Values before their shared time: who reads by time finds them written.
                 {c: f"{layout.telemetry_path(device, c)}/value" for c in channels}
@@ -108,29 +106,30 @@ class RunFile:
             if channels
         }
         names = (*layout.EVENT_TEXT, "time")
-        self._events = _Log(self._file, {name: f"{layout.EVENTS}/{name}" for name in names})
-        self._dose = _Log(self._file, {n: f"{layout.DOSE}/{n}" for n in ("value", "time")})
-        self._clock = _Log(self._file, {n: f"{layout.CLOCK}/{n}" for n in layout.CLOCK_COLUMNS})
+        self._events = LogBuffer(self._file, {name: f"{layout.EVENTS}/{name}" for name in names})
+        self._dose = LogBuffer(self._file, {n: f"{layout.DOSE}/{n}" for n in ("value", "time")})
+        clock = {n: f"{layout.CLOCK}/{n}" for n in layout.CLOCK_COLUMNS}
+        self._clock = LogBuffer(self._file, clock)
         self._logs = [*self._telemetry.values(), self._dose, self._events, self._clock]
         self._steering = (
-            _Log(self._file, {name: f"{STEERING}/{name}" for name in COLUMNS})
+            LogBuffer(self._file, {name: f"{STEERING}/{name}" for name in COLUMNS})
             if manifest.adaptive_holds
             else None
         )
         if self._steering is not None:
             self._logs.append(self._steering)
-        self._holds = _HoldTimes(self._file, manifest)
+        self._holds = HoldTimes(self._file, manifest)
         self.frames = sum(stack.recorded for stack in self._stacks.values())
         self.lost = sum(stack.lost for stack in self._stacks.values())
         self._file.swmr_mode = True
 
-    def check_frame(self, series: object, index: object) -> _Stack:
+    def check_frame(self, series: object, index: object) -> StackBuffer:
         """Find the stack in which a frame belongs.
 
         Raises
         ------
         BadRecord
-            If there is no such place, or a frame is already there.
+            If there is no such frame, or it is already recorded.
         """
         stack = self._stacks.get(series) if isinstance(series, str) else None
         if stack is None:
@@ -162,7 +161,7 @@ class RunFile:
         Raises
         ------
         BadRecord
-            If the frame has no place here.
+            If the file has no room for such a frame.
         """
         index: Any = header.get("index")
         stack = self.check_frame(header.get("series"), index)
@@ -192,7 +191,7 @@ class RunFile:
         self._dose.add(
             {
                 "time": self._seconds(header.get("t_ns")),
-                "value": _number(header.get("dose_total_e_per_nm2")),
+                "value": number_of(header.get("dose_total_e_per_nm2")),
             }
         )
 
@@ -233,7 +232,7 @@ class RunFile:
         if log is None or not isinstance(values, dict):
             return [device]
         channels = self.manifest.telemetry[device]
-        row = {name: _number(values.get(name)) for name in channels}
+        row = {name: number_of(values.get(name)) for name in channels}
         log.add(row | {"time": self._seconds(t_ns)})
         return [f"{device}/{name}" for name in values if name not in channels]
 
@@ -251,9 +250,9 @@ class RunFile:
         self._events.add(row | {"time": self._seconds(header.get("t_ns"))})
 
     def add_clock(self, pair: object) -> None:
-        """Note a pair of monotonic and UTC time; raises :class:`BadRecord` if it is none."""
+        """Note a pair of monotonic and UTC time; raises :class:`BadRecord` if it is not one."""
         names = layout.CLOCK_COLUMNS
-        if not isinstance(pair, dict) or any(_integer(pair.get(n)) is None for n in names):
+        if not isinstance(pair, dict) or any(integer_of(pair.get(n)) is None for n in names):
             raise BadRecord(f"a clock pair has the integers {', '.join(names)}, not {pair!r}")
         self._clock.add({name: pair[name] for name in names})
 
@@ -309,16 +308,16 @@ class RunFile:
         """
         if self._file:
             self.flush()
-            ended = _integer(ended_ns)
+            ended = integer_of(ended_ns)
             self._file[layout.END_TIME][()] = iso_utc(
                 self.last_ns if ended is None else ended
             ).encode()
             self._file[layout.REASON][()] = layout.fit_text(reason, layout.REASON_BYTES)
-            self._file[layout.DOSE_TOTAL][()] = _number(dose)
+            self._file[layout.DOSE_TOTAL][()] = number_of(dose)
             self._file[layout.STATUS][()] = status.encode()
             self._file.flush()
             self._file.close()
-        # Whoever reads the file now has it locked against tidying, and it is complete without.
+        # A program that reads the file now keeps it locked against tidying; it is complete without.
         with contextlib.suppress(BlockingIOError):
             finalise(self.path)
         self._lock.close()
@@ -350,14 +349,14 @@ class RunFile:
             if column is layout.TIME_COLUMN:
                 stamps[column.key] = self._seconds(value)
             elif column.dtype.startswith("float"):
-                stamps[column.key] = _number(value)
+                stamps[column.key] = number_of(value)
             else:
-                number = _integer(value)
+                number = integer_of(value)
                 stamps[column.key] = -1 if number is None else number
         return stamps
 
     def _note_time(self, t_ns: object) -> int | None:
-        known = _integer(t_ns)
+        known = integer_of(t_ns)
         if known is not None:
             self.last_ns = max(self.last_ns, known)
         return known
@@ -377,158 +376,3 @@ def _whole_pages(chunk: NDArray[np.uint8]) -> NDArray[np.uint8]:
     if rest == 0 or len(chunk) <= PAGE_BYTES // 2:  # small ones share pages
         return chunk
     return np.concatenate((chunk, np.zeros(rest, np.uint8)))
-
-
-def _integer(value: object) -> int | None:
-    """Take a whole number that fits the file's int64 columns."""
-    return value if type(value) is int and 0 <= value < 1 << 63 else None
-
-
-def _number(value: object) -> float:
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
-        return math.nan
-    try:
-        return float(value)
-    except OverflowError:
-        return math.nan
-
-
-class _Stack:
-    """The frames of one stack, and their stamps in memory until they are written."""
-
-    def __init__(self, file: Any, name: str) -> None:
-        self._file, self._path = file, layout.frames_path(name)
-        self.data: Any = file[self._path]
-        self.frames: int = self.data.shape[0]
-        self.shape: tuple[int, ...] = self.data.shape[1:]
-        self.dtype = np.dtype(self.data.dtype)
-        self._key_data = file[layout.image_key_path(name)]
-        self.keys: NDArray[np.int32] = self._key_data[...]
-        self._columns: dict[str, tuple[Any, NDArray[Any]]] = {}
-        for column in layout.COLUMNS:
-            dataset = file[f"/{name}/{column.path}"]
-            self._columns[column.key] = (dataset, dataset[...])
-        self._dirty: tuple[int, int] | None = None
-
-    @property
-    def recorded(self) -> int:
-        """Frames that are there."""
-        return int((self.keys == layout.RECORDED).sum())
-
-    @property
-    def lost(self) -> int:
-        """Frames that were taken and are not there."""
-        return sum(self.is_lost(index) for index in range(self.frames))
-
-    def is_lost(self, index: int) -> bool:
-        """Whether a frame was taken and is not there."""
-        taken = math.isfinite(self._columns[layout.TIME_COLUMN.key][1][index])
-        return taken and bool(self.keys[index] != layout.RECORDED)
-
-    @property
-    def is_behind(self) -> bool:
-        """Whether something is not yet written."""
-        return self._dirty is not None
-
-    def reopen(self) -> None:
-        """Make HDF5 forget a chunk that it could not write.
-
-        It remembers the place that it had meant for the chunk, and would write the second attempt
-        there without entering it into the index.
-        """
-        self.data = None  # the last handle must go before another one comes
-        self.data = self._file[self._path]
-
-    def note(self, index: int, stamps: Mapping[str, float | int], *, lost: bool) -> None:
-        for key, value in stamps.items():
-            self._columns[key][1][index] = value
-        self.keys[index] = layout.MISSING if lost else layout.RECORDED
-        low, high = self._dirty or (index, index)
-        self._dirty = min(low, index), max(high, index)
-
-    def write_stamps(self) -> None:
-        if self._dirty is None:
-            return
-        part = slice(self._dirty[0], self._dirty[1] + 1)
-        for dataset, values in self._columns.values():
-            dataset[part] = values[part]
-
-    def write_keys(self) -> None:
-        """Say which frames are there, when frames and stamps are."""
-        if self._dirty is None:
-            return
-        part = slice(self._dirty[0], self._dirty[1] + 1)
-        self._key_data[part] = self.keys[part]
-        self._dirty = None
-
-
-class _Log:
-    """Columns that grow together; `add` is cheap, `write` appends what has come."""
-
-    def __init__(self, file: Any, paths: Mapping[str, str]) -> None:
-        self._data = {name: file[path] for name, path in paths.items()}
-        self._rows: list[Mapping[str, Any]] = []
-        self._written = min(dataset.shape[0] for dataset in self._data.values())
-
-    def add(self, row: Mapping[str, Any]) -> None:
-        self._rows.append(row)
-
-    def write(self) -> None:
-        if not self._rows:
-            return
-        end = self._written + len(self._rows)
-        for name, dataset in self._data.items():
-            dataset.resize((end,))
-            values = [row[name] for row in self._rows]
-            dataset[self._written : end] = np.array(values, dtype=dataset.dtype)
-        self._written = end
-        self._rows.clear()
-
-
-class _HoldTimes:
-    """The moments of the holds: columns of ``/entry/holds``.
-
-    A hold that was interrupted and then goes on began with its first rise, and ends with its last
-    fall.
-    """
-
-    def __init__(self, file: Any, manifest: RunManifest) -> None:
-        self._row = {hold.index: row for row, hold in enumerate(manifest.holds)}
-        self._data = {n: file[f"{layout.HOLDS}/{n}"] for n in layout.HOLD_TIMES if manifest.holds}
-        self._begun = {
-            (name, row)
-            for name in layout.HOLD_BEGINS
-            if name in self._data
-            for row in np.flatnonzero(self._data[name][...] >= 0).tolist()
-        }
-        self._pending: list[tuple[str, int, float]] = []
-        self._chosen = {
-            name: file[f"{layout.HOLDS}/{name}"]
-            for name in ("requested_s", "target_c")
-            if manifest.adaptive_holds
-        }
-
-    def choose(self, index: int, hold_s: float, temperature_c: float) -> None:
-        """Note the length and temperature that were chosen for a hold."""
-        row = self._row.get(index)
-        if row is None or not self._chosen:
-            raise BadRecord(f"this run has the holds 1 to {len(self._row)}, not {index}")
-        self._pending += [("requested_s", row, hold_s), ("target_c", row, temperature_c)]
-
-    def set(self, times: object) -> None:
-        index = _integer(times.get("index")) if isinstance(times, dict) else None
-        row = None if index is None else self._row.get(index)
-        if row is None or not isinstance(times, dict):
-            raise BadRecord(f"this run has the holds 1 to {len(self._row)}, not {times!r}")
-        for name in layout.HOLD_TIMES:
-            moment = _integer(times.get(name))
-            if moment is None or (name, row) in self._begun:
-                continue
-            self._pending.append((name, row, moment))
-            if name in layout.HOLD_BEGINS:
-                self._begun.add((name, row))
-
-    def write(self) -> None:
-        for name, row, value in self._pending:
-            (self._chosen if name in self._chosen else self._data)[name][row] = value
-        self._pending.clear()

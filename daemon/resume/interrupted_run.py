@@ -18,7 +18,7 @@ from ...protocols.messages.manifest import RunManifest
 from ...protocols.messages.stream import Message
 from ...protocols.runfile import layout
 from ...protocols.runfile.reader import open_run
-from ...protocols.runfile.writer_lock import is_written
+from ...protocols.storage.writer_lock import is_written
 from ..recording.recovery import recover
 from ..schedule.plan import Plan
 from .journal_history import History

@@ -8,7 +8,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ...protocols.config.calibration import ChipCalibration, load_calibration
+from ...protocols.config.calibration import ChipCalibration
+from ...protocols.config.calibration_file import load_calibration
 from ...protocols.core.errors import BadInput
 from .control_law import UNKNOWN_CONDUCTANCE_W_PER_K, ChipModel
 from .dialect import SourceLimits

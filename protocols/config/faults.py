@@ -103,9 +103,9 @@ def parse_fault(text: str, where: str = "--fault") -> Fault:
         raise BadInput(where, f"'{text}' should read as ROLE:FAULT, for example detector:hang@20s")
     parts = found.groupdict()
     if parts["role"] not in ROLES:
-        raise BadInput(where, f"'{parts['role']}' is no role; there are {', '.join(ROLES)}")
+        raise BadInput(where, f"'{parts['role']}' is not a role; there are {', '.join(ROLES)}")
     if parts["name"] not in FAULTS:
-        raise BadInput(where, f"'{parts['name']}' is no fault; there are {', '.join(FAULTS)}")
+        raise BadInput(where, f"'{parts['name']}' is not a fault; there are {', '.join(FAULTS)}")
     if parts["value"] and parts["name"] != "slow":
         raise BadInput(
             where, f"'{text}': '{parts['name']}' takes no time after '='; only 'slow' does"

@@ -288,7 +288,7 @@ def load_recipe(path: Path) -> tuple[Recipe, str]:
     Raises
     ------
     BadInput
-        If the file cannot be read or is no valid recipe.
+        If the file cannot be read or is not a valid recipe.
     """
     text = read_text(path)
     return load_model(Recipe, text, str(path)), text

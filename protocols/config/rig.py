@@ -28,7 +28,7 @@ Role = Literal["heater", "stage", "beam", "detector"]
 
 
 class HeaterLimits(Strict):
-    """What the chip may be asked for, and when it counts as being there.
+    """Limits of what is requested from the chip, and when it counts as being there.
 
     That is when it has read within `tolerance_c` of its target for `settle_s`.
     """
@@ -41,7 +41,7 @@ class HeaterLimits(Strict):
 
 
 class StageLimits(Strict):
-    """What the goniometer may be asked for."""
+    """Limits of what is requested from the goniometer."""
 
     tilt_deg: tuple[AngleDeg, AngleDeg] = Field(default=(-70.0, 70.0), alias="tilt")
     speed_deg_per_s: SpeedDegPerS = Field(default=10.0, alias="speed", gt=0)
@@ -57,13 +57,13 @@ class StageLimits(Strict):
 
 
 class BeamLimits(Strict):
-    """What the column may be asked for."""
+    """Limits of what is requested from the column."""
 
     current_pa: CurrentPa | None = Field(default=None, alias="current", gt=0)
 
 
 class DetectorLimits(Strict):
-    """What the detector may be asked for."""
+    """Limits of what is requested from the detector."""
 
     frame: tuple[int, int] = (16_384, 16_384)
 
@@ -124,7 +124,7 @@ class Streams(Strict):
 
 
 class Security(Strict):
-    """Keys that whoever connects to the daemon must have.
+    """Keys that every client of the daemon needs.
 
     `keys` is a folder made by ``pyrotome keys``, taken from the rig file's folder. `lease_s` is how
     long one operator keeps control without renewing it.
@@ -151,7 +151,7 @@ class MqttTls(Strict):
 class Mqtt(Strict):
     """Broker for telemetry; topics are ``<topic>/<device>/<channel>``.
 
-    The password is the first line of `password_file`, which nobody else may read.
+    The password is the first line of `password_file`, which only its owner may read.
     """
 
     host: str = "127.0.0.1"
@@ -216,7 +216,7 @@ class SimulatedColumn(Strict):
 class SimulatorRig(Strict):
     """The simulated world behind the endpoints; its presence makes the rig a simulated one.
 
-    Port 0 in an endpoint lets the simulator choose, and the daemon is told.
+    Port 0 in an endpoint lets the simulator choose; the daemon gets the port from it.
     """
 
     seed: int = 1
@@ -293,7 +293,7 @@ def load_rig(path: Path) -> tuple[Rig, str]:
     Raises
     ------
     BadInput
-        If the file cannot be read or is no valid rig.
+        If the file cannot be read or is not a valid rig.
     """
     text = read_text(path)
     return rig_of_text(text, str(path), path.resolve().parent), text
@@ -314,7 +314,7 @@ def rig_of_text(text: str, name: str, folder: Path | None) -> Rig:
     Raises
     ------
     BadInput
-        If it is no valid rig, or has relative paths and there is no folder.
+        If it is not a valid rig, or has relative paths and there is no folder.
     """
     rig = load_model(Rig, text, name)
 

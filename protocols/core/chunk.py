@@ -20,7 +20,7 @@ _LENGTH = struct.Struct(">I")
 
 
 class BadChunk(ValueError):
-    """Bytes that are no chunk of the frame that they are said to be."""
+    """Bytes that are not a chunk of the frame that they are said to be."""
 
 
 @dataclass(frozen=True)

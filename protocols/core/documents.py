@@ -14,7 +14,7 @@ from pydantic_core import ErrorDetails
 from .errors import BadInput, Misplaced
 
 MAX_TEXT_BYTES = 1_000_000
-# Nobody reads more, and each takes its time.
+# A longer list is not read, and each problem takes time to find.
 _MOST_PROBLEMS = 30
 
 
@@ -135,7 +135,7 @@ class _UniqueKeyLoader(yaml.SafeLoader):
             written, kind = str(node.value), str(node.tag).rpartition(":")[2]
             text = written if len(written) <= 40 else written[:40] + "..."
             raise yaml.constructor.ConstructorError(
-                problem=f"{text!r} is no {kind}", problem_mark=node.start_mark
+                problem=f"{text!r} is not a valid {kind}", problem_mark=node.start_mark
             ) from None
 
 

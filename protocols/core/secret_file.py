@@ -1,4 +1,4 @@
-"""Files that hold a secret: nobody else may read them."""
+"""Files that hold a secret: only their owner may read them."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ class Simple(_Request):
 class TakeLease(_Request):
     """Take the control lease, or renew it; the answer holds token and seconds.
 
-    With `take_over`, which admins may, it is taken from whoever has it.
+    With `take_over`, which admins may, it is taken from the client that has it.
     """
 
     verb: Literal["lease"]
@@ -68,7 +68,7 @@ _REQUEST: TypeAdapter[Request] = TypeAdapter(Annotated[Request, Field(discrimina
 
 
 class BadRequest(ValueError):
-    """Bytes that are no request."""
+    """Bytes that are not a request."""
 
 
 class Reply(BaseModel):
@@ -87,7 +87,7 @@ def parse_request(raw: bytes | memoryview) -> Request:
     Raises
     ------
     BadRequest
-        With the reason, if the bytes are no request.
+        With the reason, if the bytes are not a request.
     """
     if len(raw) > MAX_REQUEST_BYTES:
         raise BadRequest(f"request of {len(raw)} bytes; at most {MAX_REQUEST_BYTES}")
@@ -100,7 +100,7 @@ def parse_request(raw: bytes | memoryview) -> Request:
 
 
 def parse_reply(raw: bytes) -> Reply:
-    """Decode a reply; raises BadRequest if it is none."""
+    """Decode a reply; raises BadRequest if it is not valid."""
     try:
         return Reply.model_validate_json(raw)
     except ValidationError as error:

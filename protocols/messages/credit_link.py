@@ -48,7 +48,7 @@ def parse_upstream(
     Raises
     ------
     BadMessage
-        If it is none.
+        If it is not valid.
     """
     if len(parts) < 2:
         raise BadMessage("a consumer's message has a kind and a body")

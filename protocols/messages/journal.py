@@ -1,15 +1,14 @@
 """The journal of a run: one JSON line for each thing that the specimen has been through.
 
-Pure: lines in, entries out. `daemon/resume/run_journal.py` writes and reads the file,
-`daemon/resume/resume_point.py` concludes from the entries where an interrupted run goes on. Every
-line has ``t_ns`` (when it was written, in UTC nanoseconds on the experiment clock) and ``kind``;
-unknown kinds are for others.
+Pure: lines in, entries out. `daemon/resume/run_journal.py` writes and reads the file;
+`daemon/resume/resume_point.py` concludes from the entries where an interrupted run is resumed.
+Every line has ``t_ns``, the moment of writing in UTC nanoseconds on the experiment clock, and
+``kind``. A line of an unknown kind is ignored.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, cast
 
@@ -75,7 +74,7 @@ class Ended(Entry):
 
 
 class Moment(Entry):
-    """Something of the operation under way has happened, at `at_ns`.
+    """Something has happened in the operation in progress, at `at_ns`.
 
     ``reached``: the target of a heat is reached, from which its hold counts. ``ramp``: the command
     of a ramp went out. The others are those of a hold: commands, and crossings of the midpoint.
@@ -105,7 +104,7 @@ class Exposed(Entry):
 
 
 class Decision(Entry):
-    """Whether a steered cycle goes on."""
+    """Whether a steered cycle continues."""
 
     kind: Literal["decision"] = "decision"
     index: Index
@@ -147,7 +146,7 @@ class Chosen(Entry):
 
 
 class Pause(Entry):
-    """The schedule pauses at standby, or goes on."""
+    """The schedule pauses at standby, or continues."""
 
     kind: Literal["pause"] = "pause"
     paused: bool
@@ -156,7 +155,8 @@ class Pause(Entry):
 class MadeSafe(Entry):
     """Beam and heater were made safe, by the daemon itself or by the guardian; absent: not so.
 
-    `heater_commanded_ns` is when the heater was told, `heater_safe_ns` when its readings said so.
+    `heater_commanded_ns` is when the command was sent, `heater_safe_ns` when the readings confirmed
+    it.
     """
 
     kind: Literal["safed", "guardian"] = "safed"
@@ -191,7 +191,7 @@ class Noted:
 
 
 class BadLine(ValueError):
-    """Bytes that are no line of a journal."""
+    """Bytes that are not a line of a journal."""
 
 
 def line_of(t_ns: int, entry: Entry) -> bytes:
@@ -210,7 +210,7 @@ def parse_line(raw: bytes) -> Noted | None:
     Raises
     ------
     BadLine
-        If it is none.
+        If it is not valid.
     """
     if len(raw) > MAX_LINE_BYTES:
         raise BadLine(f"has {len(raw)} bytes")
@@ -262,8 +262,3 @@ def parse_journal(raw: bytes) -> tuple[list[Noted], list[str]]:
             if noted is not None:
                 entries.append(noted)
     return entries, damaged
-
-
-def lines_of(entries: Iterable[Noted]) -> bytes:
-    """A journal as bytes."""
-    return b"".join(line_of(noted.t_ns, noted.entry) for noted in entries)

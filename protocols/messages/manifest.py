@@ -17,7 +17,7 @@ FrameDtype = Literal["uint8", "uint16", "uint32"]
 class StackPlan(Strict):
     """One group of frames in the file, such as ``series_001``.
 
-    `tilt_deg` are the asked angles of its frames, in the order of exposure.
+    `tilt_deg` are the requested angles of its frames, in the order of exposure.
     """
 
     name: str
@@ -37,11 +37,11 @@ class HoldPlan(Strict):
 
 
 class Interruption(Strict):
-    """A time in which nobody ran the experiment; moments in UTC nanoseconds on its clock.
+    """A time in which the experiment was not controlled; UTC nanoseconds on its clock.
 
-    `hot_s` is how long of it the specimen was at processing temperature, unrecorded. `number`
-    counts the interruptions by the run's journal, from 1: who was killed before the journal knew
-    that the run goes on has ended none, and the record of the next one takes the place of theirs.
+    `hot_s` is how long the specimen was at processing temperature in it, unrecorded. `number`
+    counts the interruptions in the journal of the run, from 1. If a resumed run is killed before
+    its journal records the resume, the next resume overwrites that interruption.
     """
 
     from_ns: int
@@ -54,8 +54,8 @@ class Interruption(Strict):
 class RunManifest(Strict):
     """Everything that is fixed when a run starts.
 
-    `telemetry` maps device to channel to unit. `before` gives for each stack how many holds
-    precede it. `rig_file` is where the rig was written, for paths in it. `analysis` holds the steps
+    `telemetry` maps device to channel to unit. `holds_before` gives for each stack how many holds
+    precede it. `rig_file` is the file of the rig, for the paths in it. `analysis` holds the steps
     of the pipeline as they are written in a recipe: only the analysis needs their classes.
     `run_results` are the results of the run as a whole. The
     `adaptive_holds` are chosen as the run goes on; what `holds` says of them is the longest.

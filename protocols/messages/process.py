@@ -48,7 +48,7 @@ class SimulatorConfig(Strict):
 class RecorderConfig(Strict):
     """What ``python -m pyrotome.daemon.recording.recorder`` reads. Ready line: ``{"file": ...}``.
 
-    With `resumed`, `file` is that of an interrupted run, which goes on.
+    With `resumed`, `file` is that of an interrupted run, which is resumed.
     """
 
     link: str

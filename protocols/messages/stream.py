@@ -39,11 +39,6 @@ class Message:
         return [self.topic.encode(), header.encode(), *self.payload]
 
 
-def state_topic() -> str:
-    """Topic of the engine's state."""
-    return "state"
-
-
 def telemetry_topic(device: str) -> str:
     """Topic of one device's readings."""
     return f"telemetry/{device}"

@@ -13,9 +13,10 @@ import h5py
 import hdf5plugin  # pyright: ignore[reportUnusedImport]  # noqa: F401 - registers the frames' filter
 
 from ..core.errors import BadInput
-from . import layout, superblock
-from .transaction import redo_path
-from .writer_lock import is_written
+from ..storage import superblock
+from ..storage.redo_log import redo_path
+from ..storage.writer_lock import is_written
+from . import layout
 
 
 def is_left_open(path: Path) -> bool:

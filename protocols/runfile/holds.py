@@ -32,9 +32,9 @@ class HoldFigures:
 
 @dataclass(frozen=True)
 class Hold:
-    """A hold as it was asked for; `figures` is None where it did not come about, or not yet.
+    """A hold as it was requested; `figures` is None where it did not take place, or not yet.
 
-    `commanded` is false where the heater was never told, as when a steered cycle ended before.
+    `commanded` is false where the heater got no command, as when a steered cycle ended earlier.
     """
 
     index: int
@@ -154,7 +154,7 @@ def _crossing(time_s: Floats, temperature_c: Floats, level_c: float, index: int)
 
 
 def interruptions_of(file: Any) -> list[Interruption]:
-    """Times in which nobody ran the experiment, in order; empty for most runs."""
+    """Times in which the experiment was not controlled, in order; empty for most runs."""
     names = ("from_ns", "until_ns", "hot_s", "reason")
     columns = [_values(file, f"{layout.INTERRUPTIONS}/{name}") for name in names]
     return [
@@ -208,8 +208,8 @@ def holds_of(file: Any) -> list[Hold]:
             figures = measure_hold(time_s, temperature_c, midpoint_c, from_s, down_s, holes)
         if figures is not None:
             cursor_s = figures.down_s
-        asked = int(index[row]), float(target[row]), float(requested[row])
-        holds.append(Hold(*asked, commanded, figures))
+        request = int(index[row]), float(target[row]), float(requested[row])
+        holds.append(Hold(*request, commanded, figures))
     return holds
 
 

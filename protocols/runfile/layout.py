@@ -1,7 +1,7 @@
 """The run file: the name, shape and meaning of everything in it, before anything is written.
 
-`tree` turns a manifest into groups, datasets and links; whoever has an HDF5 library can write
-them down, and readers find things through the names here. Times in the file are seconds since
+`tree` turns a manifest into groups, datasets and links, which any HDF5 library can write. Readers
+find them by the names here. Times in the file are seconds since
 ``@start`` (UTC, with ``@start_ns`` as exact nanoseconds); what is not yet written is NaN, -1 or,
 in ``image_key``, 3.
 """
@@ -9,7 +9,7 @@ in ``image_key``, 3.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -17,6 +17,7 @@ import numpy as np
 from ..config.pipeline import ResultPlan
 from ..core.clock import iso_utc
 from ..messages.manifest import RunManifest, StackPlan
+from .nodes import Dataset, Group, Link, Node
 
 ENTRY = "/entry"
 TELEMETRY = f"{ENTRY}/telemetry"
@@ -24,7 +25,7 @@ EVENTS = f"{ENTRY}/events"
 DOSE = f"{ENTRY}/dose"
 CLOCK = f"{ENTRY}/clock"
 HOLDS = f"{ENTRY}/holds"
-INTERRUPTIONS = f"{ENTRY}/interruptions"  # only where the run was taken up again
+INTERRUPTIONS = f"{ENTRY}/interruptions"  # only where the run was resumed
 RUN = f"{ENTRY}/run"
 STATUS = f"{RUN}/status"
 REASON = f"{RUN}/reason"
@@ -43,47 +44,6 @@ RECORDED, MISSING = 0, 3  # image_key: a projection, and a frame that is not the
 HEATER = "heater"
 TEMPERATURE_CHANNELS = ("temperature_c", "temperature")
 DOSE_UNIT = "1/nm^2"
-
-Storage = Literal["plain", "growing", "frames"]
-
-
-@dataclass(frozen=True)
-class Group:
-    """A group and its NeXus class."""
-
-    path: str
-    nx_class: str
-    attrs: Mapping[str, Any] = field(default_factory=dict[str, Any])
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """A dataset.
-
-    `value` is what it holds from the start (text is written with variable length), and None
-    where only `dtype`, `shape` and `fill` are known. `dtype` ``"S64"`` is UTF-8 text of at most
-    64 bytes. `storage` is ``"growing"`` for an unlimited first axis, ``"frames"`` for one
-    chunk per index of the first axis, compressed with bitshuffle and LZ4 (filter 32008).
-    """
-
-    path: str
-    value: Any = None
-    dtype: str = ""
-    shape: tuple[int, ...] = ()
-    fill: Any = None
-    storage: Storage = "plain"
-    attrs: Mapping[str, Any] = field(default_factory=dict[str, Any])
-
-
-@dataclass(frozen=True)
-class Link:
-    """A second name (hard link) of a dataset."""
-
-    path: str
-    target: str
-
-
-Node = Group | Dataset | Link
 
 
 @dataclass(frozen=True)
@@ -317,7 +277,7 @@ def _logs(manifest: RunManifest) -> Iterator[Node]:
 
 
 def interruptions() -> Iterator[Node]:
-    """The table of the times in which nobody ran the experiment, with no row in it."""
+    """The table of the times in which the experiment was not controlled, without rows."""
     yield Group(INTERRUPTIONS, "NXcollection")
     for name in ("from_ns", "until_ns"):
         yield Dataset(

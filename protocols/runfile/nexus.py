@@ -20,9 +20,11 @@ import hdf5plugin
 import numpy as np
 
 from ..messages.manifest import RunManifest
+from ..storage.overlay import PAGE_BYTES
+from ..storage.redo_log import redo_path
+from ..storage.transaction import CHUNK_CACHE_BYTES, LIBVER, edited
 from . import layout
 from .steering_table import steering_nodes
-from .transaction import CHUNK_CACHE_BYTES, LIBVER, PAGE_BYTES, edited, redo_path
 
 _LOG_CHUNK_BYTES = 32_768
 _NEW = ".new"

@@ -87,7 +87,7 @@ def parse_request(raw: bytes) -> Request:
     Raises
     ------
     BadMessage
-        If the bytes are no JSON object with a ``$type``.
+        If the bytes are not a JSON object with a ``$type``.
     """
     body = _object(raw)
     kind = body.pop("$type", None)
@@ -113,7 +113,7 @@ def parse_reply(raw: bytes) -> Reply:
     Raises
     ------
     BadMessage
-        If the bytes are no answer.
+        If the bytes are not an answer.
     """
     body = _object(raw)
     code = _RESULT_CODES.get(str(body.get("resultCode")))
@@ -166,7 +166,7 @@ class PropertyInformation:
 
     @classmethod
     def parse(cls, data: Mapping[str, Any]) -> PropertyInformation:
-        """Read the ``data`` of an answer; raises BadMessage if it is none."""
+        """Read the ``data`` of an answer; raises BadMessage if it is invalid."""
         name, unit = data.get("propertyName"), data.get("unit")
         if not isinstance(name, str) or not isinstance(unit, str):
             raise BadMessage("property information needs a propertyName and a unit")
@@ -253,7 +253,9 @@ def unit_conversion(property_name: str, unit: str) -> UnitConversion:
             scale = _PREFIXES.get(text.removesuffix(symbol)) if text.endswith(symbol) else None
             if scale is not None:
                 return UnitConversion(scale)
-    raise BadMessage(f"{property_name} is advertised in {unit!r}, which is no unit of {ours} here")
+    raise BadMessage(
+        f"{property_name} is advertised in {unit!r}, which is not a unit of {ours} here"
+    )
 
 
 def advertised(units: Mapping[str, str]) -> tuple[PropertyInformation, ...]:
@@ -341,7 +343,7 @@ def encode_event(event: Event) -> list[bytes]:
 
 
 def parse_event(raw: bytes) -> Event:
-    """Decode the JSON part of an event; raises BadMessage if it is none."""
+    """Decode the JSON part of an event; raises BadMessage if it is invalid."""
     body = _object(raw)
     kind = body.pop("$type", "")
     return Event(kind if isinstance(kind, str) else "", body)
@@ -383,7 +385,7 @@ def split_message(parts: Sequence[bytes]) -> tuple[bytes, bytes]:
 
 
 def finite_number(value: object) -> float | None:
-    """A JSON value as a float; None if it is no number, or none that a float can hold."""
+    """A JSON value as a float; None if it is not a number, or none that a float can hold."""
     if not isinstance(value, int | float) or isinstance(value, bool):
         return None
     try:

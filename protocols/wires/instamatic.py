@@ -100,7 +100,7 @@ def encode_call(call: Call) -> bytes:
     Raises
     ------
     BadMessage
-        If an argument is no JSON, or the whole is longer than the server reads at once.
+        If an argument is not JSON, or the whole is longer than the server reads at once.
     """
     body = {"func_name": call.function, "args": list(call.args), "kwargs": dict(call.kwargs)}
     raw = _encode(body)
@@ -110,9 +110,9 @@ def encode_call(call: Call) -> bytes:
 
 
 def parse_call(value: object) -> Call:
-    """Request of a JSON value; raises BadMessage if it is none."""
+    """Request of a JSON value; raises BadMessage if it is invalid."""
     if not isinstance(value, dict):
-        raise BadMessage(f"{str(value)[:60]} is no JSON object")
+        raise BadMessage(f"{str(value)[:60]} is not a JSON object")
     body = cast("dict[str, Any]", value)
     function, args, kwargs = body.get("func_name"), body.get("args", []), body.get("kwargs", {})
     if not isinstance(function, str) or not isinstance(args, list) or not isinstance(kwargs, dict):
@@ -121,12 +121,12 @@ def parse_call(value: object) -> Call:
 
 
 def encode_reply(reply: Reply) -> bytes:
-    """Bytes of an answer; raises BadMessage if its value is no JSON."""
+    """Bytes of an answer; raises BadMessage if its value is not JSON."""
     return _encode([reply.status, reply.value])
 
 
 def parse_reply(value: object) -> Reply:
-    """Answer of a JSON value; raises BadMessage if it is none."""
+    """Answer of a JSON value; raises BadMessage if it is invalid."""
     if isinstance(value, list):
         parts = cast("list[Any]", value)
         if len(parts) == 2 and parts[0] in (OK, FAILED) and type(parts[0]) is int:
@@ -138,7 +138,7 @@ def _encode(value: Any) -> bytes:
     try:
         return json.dumps(value, allow_nan=False).encode()
     except (TypeError, ValueError, RecursionError):
-        raise BadMessage(f"{str(value)[:60]} is no JSON") from None
+        raise BadMessage(f"{str(value)[:60]} is not JSON") from None
 
 
 class JsonDecoder:
@@ -218,7 +218,7 @@ def _no_number(name: str) -> Any:
 
 
 def parse_number(value: object, name: str) -> float:
-    """Check for a finite number; raises BadMessage if it is none."""
+    """Check for a finite number; raises BadMessage if it is invalid."""
     if type(value) not in (int, float):
         raise BadMessage(f"{name} {str(value)[:60]!r} is not a number")
     try:
@@ -257,10 +257,10 @@ def position_to_wire(position: StageCoordinates) -> list[float]:
 def parse_magnifications(value: object) -> dict[str, tuple[float, ...]]:
     """Magnifications by function mode; raises BadMessage if they are none."""
     if not isinstance(value, dict):
-        raise BadMessage(f"{GET_MAGNIFICATION_RANGES} {str(value)[:60]} is no JSON object")
+        raise BadMessage(f"{GET_MAGNIFICATION_RANGES} {str(value)[:60]} is not a JSON object")
     ranges: dict[str, tuple[float, ...]] = {}
     for mode, steps in cast("dict[str, Any]", value).items():
         if not isinstance(steps, list):
-            raise BadMessage(f"{GET_MAGNIFICATION_RANGES} of {mode} is no list")
+            raise BadMessage(f"{GET_MAGNIFICATION_RANGES} of {mode} is not a list")
         ranges[mode] = tuple(parse_number(s, mode) for s in cast("list[Any]", steps))
     return ranges

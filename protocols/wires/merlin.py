@@ -80,14 +80,14 @@ def parse_prefix(raw: bytes | bytearray | memoryview) -> int:
     Raises
     ------
     BadMessage
-        If the 15 bytes are no prefix.
+        If the 15 bytes are not a prefix.
     """
     text = bytes(raw)
     digits = text[4:14]
     if len(text) != PREFIX_BYTES or not text.startswith(MAGIC) or text[14:] != b",":
-        raise BadMessage(f"{text[:40]!r} is no MPX prefix")
+        raise BadMessage(f"{text[:40]!r} is not an MPX prefix")
     if not digits.isdigit() or int(digits) < 1:
-        raise BadMessage(f"{text[:40]!r} is no MPX prefix")
+        raise BadMessage(f"{text[:40]!r} is not an MPX prefix")
     return int(digits) - 1
 
 
@@ -220,7 +220,7 @@ def parse_command(body: bytes) -> Command:
     Raises
     ------
     BadMessage
-        If it is none.
+        If it is not valid.
     """
     kind, name, rest = _parts(body)
     if kind == "SET" and not rest:
@@ -237,7 +237,7 @@ def encode_reply(reply: Reply) -> bytes:
 
 
 def parse_reply(body: bytes) -> Reply:
-    """Decode the body of an answer; raises BadMessage if it is none."""
+    """Decode the body of an answer; raises BadMessage if it is invalid."""
     kind, name, rest = _parts(body)
     wanted = 2 if kind == "GET" else 1
     if len(rest) < wanted or not rest[-1].isdecimal():
@@ -249,10 +249,10 @@ def _parts(body: bytes) -> tuple[Kind, str, list[str]]:
     try:
         first, name, *rest = bytes(body).decode("ascii").split(",")
     except ValueError:
-        raise BadMessage(f"{body[:60]!r} is no command or answer") from None
+        raise BadMessage(f"{body[:60]!r} is not a command or answer") from None
     kind, name = _KINDS.get(first.strip().upper()), name.strip()
     if kind is None or not name:
-        raise BadMessage(f"{body[:60]!r} is no command or answer")
+        raise BadMessage(f"{body[:60]!r} is not a command or answer")
     return kind, name.upper(), [part.strip() for part in rest]
 
 
@@ -285,9 +285,9 @@ def encode_acquisition_header(header: AcquisitionHeader) -> bytes:
 
 
 def parse_acquisition_header(body: bytes) -> AcquisitionHeader:
-    """Decode the body of an acquisition header; raises BadMessage if it is none."""
+    """Decode the body of an acquisition header; raises BadMessage if it is invalid."""
     if not body.startswith(ACQUISITION_HEADER_MAGIC):
-        raise BadMessage(f"{body[:40]!r} is no acquisition header")
+        raise BadMessage(f"{body[:40]!r} is not an acquisition header")
     found: dict[str, str] = {}
     for line in body.decode("latin-1").splitlines():
         key, tab, value = line.partition("\t")
@@ -394,7 +394,7 @@ def parse_frame_header(raw: bytes | bytearray | memoryview) -> FrameHeader:
     Raises
     ------
     BadMessage
-        If it is none, or the pixels are of a type that is no unsigned integer of whole bytes.
+        If it is not valid, or the pixels are not unsigned integers of whole bytes.
     """
     offset = parse_data_offset(raw)
     parts = bytes(raw[:offset]).decode("latin-1").split(",")
@@ -435,15 +435,3 @@ def _depth_of(parts: list[str], pixel_type: str) -> int:
 def pixels_to_wire(data: NDArray[np.unsignedinteger[Any]], pixel_type: str) -> bytes:
     """Big-endian bytes of an image; values beyond the type's range are the caller's fault."""
     return data.astype(f">u{_PIXEL_BYTES[pixel_type]}").tobytes()
-
-
-def pixels_from_wire(body: bytes | memoryview) -> tuple[FrameHeader, NDArray[Any]]:
-    """Header and native-order copy of the pixels of a whole image; raises BadMessage.
-
-    A fast reader parses the header and reads the pixels into an array of its own instead.
-    """
-    header = parse_frame_header(body)
-    if len(body) != header.body_bytes:
-        raise BadMessage(f"image of {len(body)} bytes; its header says {header.body_bytes}")
-    data = np.frombuffer(body, header.dtype, offset=header.data_offset)
-    return header, data.reshape(header.shape).astype(header.dtype.newbyteorder("="))

@@ -90,7 +90,7 @@ def parse_program(line: str) -> list[Unit]:
     Raises
     ------
     BadMessage
-        If the line is no program message.
+        If the line is not a program message.
     """
     units: list[Unit] = []
     level: tuple[str, ...] = ()
@@ -202,7 +202,7 @@ def parse_numbers(line: str) -> tuple[float, ...]:
     for part in line.split(","):
         text = part.strip()
         if not _NUMBER.fullmatch(text):
-            raise BadMessage(f"{line[:80]!r} is no list of numbers")
+            raise BadMessage(f"{line[:80]!r} is not a list of numbers")
         value = float(text)
         if math.isclose(abs(value), NOT_A_NUMBER, rel_tol=1e-4):
             value = math.nan
@@ -233,10 +233,10 @@ _ERROR = re.compile(r'([+-]?\d{1,6})\s*,\s*"([^"]*)"', re.ASCII)
 
 
 def parse_error(line: str) -> ErrorEntry:
-    """Entry of the error queue; raises BadMessage if the line is none."""
+    """Entry of the error queue; raises BadMessage if the line is not one."""
     found = _ERROR.fullmatch(line.strip())
     if found is None:
-        raise BadMessage(f"{line[:80]!r} is no entry of an error queue")
+        raise BadMessage(f"{line[:80]!r} is not an entry of an error queue")
     # The 2450 adds the moment and kind of the event after a semicolon.
     return ErrorEntry(int(found[1]), found[2].split(";")[0])
 
@@ -247,10 +247,10 @@ def parse_identity(line: str) -> tuple[str, str, str, str]:
     Raises
     ------
     BadMessage
-        If the line is no such reply.
+        If the line is not such a reply.
     """
     parts = [part.strip() for part in line.split(",")]
     if len(parts) != 4 or not all(parts[:2]):
-        raise BadMessage(f"{line[:80]!r} is no identity")
+        raise BadMessage(f"{line[:80]!r} is not an identity")
     vendor, model, serial, firmware = parts
     return vendor, model.removeprefix("MODEL ").removeprefix("Model "), serial, firmware

@@ -62,7 +62,7 @@ def encode_message(message: Message) -> bytes:
     Raises
     ------
     BadMessage
-        If action or specifier have spaces, or data are no JSON.
+        If action or specifier have spaces, or data are not JSON.
     """
     words = [message.action]
     if any(c.isspace() for c in message.action + message.specifier) or not message.action:
@@ -73,12 +73,12 @@ def encode_message(message: Message) -> bytes:
         try:
             words.append(json.dumps(message.data, allow_nan=False))
         except (TypeError, ValueError, RecursionError):
-            raise BadMessage(f"{message.data!r} is no JSON") from None
+            raise BadMessage(f"{message.data!r} is not JSON") from None
     return " ".join(words).encode() + b"\n"
 
 
 def parse_message(line: bytes) -> Message:
-    """Message of a line without its LF; raises BadMessage if it is none."""
+    """Message of a line without its LF; raises BadMessage if it is invalid."""
     try:
         text = line.decode().removesuffix("\r")
     except UnicodeDecodeError:
@@ -92,7 +92,7 @@ def parse_message(line: bytes) -> Message:
     try:
         return Message(action, specifier, json.loads(raw, parse_constant=_no_number))
     except (ValueError, RecursionError):
-        raise BadMessage(f"the data of '{action} {specifier}' are no JSON: {raw[:60]!r}") from None
+        raise BadMessage(f"the data of '{action} {specifier}' are not JSON: {raw[:60]!r}") from None
 
 
 def _no_number(name: str) -> Any:
@@ -117,13 +117,13 @@ class StampedValue:
 
 
 def parse_reading(data: object) -> StampedValue:
-    """Reading of an update or reply, ``[value, {"t": ...}]``; raises BadMessage if it is none."""
+    """Value of an update or reply, ``[value, {"t": ...}]``; raises BadMessage if invalid."""
     if not isinstance(data, list) or not data:
         raise BadMessage(f"{str(data)[:60]} is not [value, qualifiers]")
     parts = cast("list[Any]", data)
     qualifiers: Any = parts[1] if len(parts) > 1 else {}
     if not isinstance(qualifiers, dict):
-        raise BadMessage(f"qualifiers {str(qualifiers)[:60]} are no JSON object")
+        raise BadMessage(f"qualifiers {str(qualifiers)[:60]} are not a JSON object")
     t_s: Any = cast("dict[str, Any]", qualifiers).get("t")
     return StampedValue(parts[0], None if t_s is None else parse_number(t_s, "time"))
 
@@ -153,7 +153,7 @@ def parse_error(data: object) -> ErrorReport:
 
 
 def parse_number(value: object, name: str) -> float:
-    """Check for a finite number; raises BadMessage if it is none."""
+    """Check for a finite number; raises BadMessage if it is invalid."""
     if type(value) not in (int, float):
         raise BadMessage(f"{name} {str(value)[:60]!r} is not a number")
     try:
@@ -166,7 +166,7 @@ def parse_number(value: object, name: str) -> float:
 
 
 def parse_status(value: object) -> tuple[int, str]:
-    """Code and text of a status ``[300, "ramping"]``; raises BadMessage if it is none."""
+    """Code and text of a status ``[300, "ramping"]``; raises BadMessage if it is invalid."""
     if isinstance(value, list):
         parts = cast("list[Any]", value)
         if parts and type(parts[0]) is int:
@@ -216,7 +216,7 @@ class Description:
 
 
 def parse_description(data: object) -> Description:
-    """Description of a node; raises BadMessage if it is none."""
+    """Description of a node; raises BadMessage if it is invalid."""
     body = _object(data, "the description")
     modules: dict[str, Module] = {}
     for name, described in _object(body.get("modules"), "modules").items():
@@ -257,20 +257,22 @@ def _parameter(described: object, where: str, main_unit: str) -> Parameter:
 
 def _object(value: object, what: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise BadMessage(f"{what} is no JSON object but {str(value)[:60]}")
+        raise BadMessage(f"{what} is not a JSON object but {str(value)[:60]}")
     return cast("dict[str, Any]", value)
 
 
 def zero_c(unit: str) -> float:
-    """What 0 degC is in a unit of temperature; raises BadMessage if it is none that is known."""
+    """What 0 degC is in a unit of temperature; raises BadMessage if it is not known here."""
     if unit not in _ZERO_C:
-        raise BadMessage(f"unit {unit!r} is no unit of temperature; known are {', '.join(_ZERO_C)}")
+        raise BadMessage(
+            f"unit {unit!r} is not a unit of temperature; known are {', '.join(_ZERO_C)}"
+        )
     return _ZERO_C[unit]
 
 
 def ramp_unit_s(unit: str) -> float:
-    """Seconds in the time unit of a ramp: 60 for ``K/min``; BadMessage if the unit is no rate."""
+    """Seconds in the time unit of a ramp: 60 for ``K/min``; BadMessage if it is not a rate."""
     temperature, _, per = unit.partition("/")
     if temperature not in _ZERO_C or per not in _PER_S:
-        raise BadMessage(f"unit {unit!r} is no rate such as K/min")
+        raise BadMessage(f"unit {unit!r} is not a rate such as K/min")
     return _PER_S[per]

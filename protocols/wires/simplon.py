@@ -84,13 +84,13 @@ def path(module: Module, task: Task, name: str) -> str:
 
 
 def split_path(text: str) -> tuple[str, str, str]:
-    """Module, task and name of a path; raises BadMessage if it is none of this version.
+    """Module, task and name of a path; raises BadMessage if it is not of this version.
 
     The name is empty where all of a task are meant.
     """
     parts = [*text.strip("/").split("/", 4), ""]
     if len(parts) < 5 or parts[1] != "api" or parts[2] != API_VERSION:
-        raise BadMessage(f"{text[:100]!r} is no path of API {API_VERSION}")
+        raise BadMessage(f"{text[:100]!r} is not a path of API {API_VERSION}")
     return parts[0], parts[3], parts[4]
 
 
@@ -106,7 +106,7 @@ def parse_parameter(raw: bytes) -> Parameter:
     Raises
     ------
     BadMessage
-        If it is no object with a value.
+        If it is not an object with a value.
     """
     fields = _object(raw)
     if "value" not in fields:
@@ -147,13 +147,13 @@ def parse_changed(raw: bytes) -> tuple[str, ...]:
     Raises
     ------
     BadMessage
-        If it is no list of names.
+        If it is not a list of names.
     """
     if not raw.strip():
         return ()
     found = _loads(raw)
     if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
-        raise BadMessage(f"{raw[:60]!r} is no list of parameters")
+        raise BadMessage(f"{raw[:60]!r} is not a list of parameters")
     return tuple(found)
 
 
@@ -181,7 +181,7 @@ def parse_series(raw: bytes) -> int:
 def _object(raw: bytes) -> dict[str, Any]:
     found = _loads(raw)
     if not isinstance(found, dict):
-        raise BadMessage(f"{raw[:60]!r} is no JSON object")
+        raise BadMessage(f"{raw[:60]!r} is not a JSON object")
     return found
 
 
@@ -191,7 +191,7 @@ def _loads(raw: bytes) -> Any:
     try:
         return json.loads(raw)
     except (ValueError, RecursionError):
-        raise BadMessage(f"{raw[:60]!r} is no JSON") from None
+        raise BadMessage(f"{raw[:60]!r} is not JSON") from None
 
 
 def _text(found: object) -> str | None:

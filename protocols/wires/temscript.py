@@ -82,7 +82,7 @@ def encode_value(value: Any) -> bytes:
 
 
 def parse_value(raw: bytes) -> Any:
-    """Value of a JSON body; raises BadMessage if it is none."""
+    """Value of a JSON body; raises BadMessage if it is invalid."""
     try:
         return json.loads(raw)
     except (ValueError, RecursionError):
@@ -90,7 +90,7 @@ def parse_value(raw: bytes) -> Any:
 
 
 def parse_number(value: object, name: str) -> float:
-    """Check for a finite number; raises BadMessage if it is none."""
+    """Check for a finite number; raises BadMessage if it is invalid."""
     try:
         number = float(cast("float", value)) if type(value) in (int, float) else math.nan
     except OverflowError:  # a whole number of hundreds of digits
@@ -108,15 +108,15 @@ def parse_flag(value: object, name: str) -> bool:
 
 
 def parse_vacuum(value: object, name: str) -> bool | None:
-    """Whether a vacuum is ready; None where it does not know. Raises BadMessage if it is none."""
+    """Whether a vacuum is ready; None where it is unknown. BadMessage if invalid."""
     status = _mapping(value, name).get("status")
     if status not in VACUUM_STATUSES:
-        raise BadMessage(f"{name} {status!r} is no status of a vacuum")
+        raise BadMessage(f"{name} {status!r} is not a status of a vacuum")
     return None if status == VACUUM_STATUSES[0] else status == VACUUM_READY
 
 
 def parse_version(value: object) -> tuple[int, ...]:
-    """Numbers of a version such as ``2.1.0``; raises BadMessage if it is none."""
+    """Numbers of a version such as ``2.1.0``; raises BadMessage if it is invalid."""
     numbers = value.split(".") if isinstance(value, str) else []
     if not numbers or not all(n.isascii() and n.isdecimal() for n in numbers[:2]):
         raise BadMessage(f"version {value!r} is not a version such as '2.1.0'")
@@ -160,7 +160,7 @@ def limits_to_wire(limits: Mapping[str, tuple[float, float]]) -> dict[str, list[
 
 
 def limits_from_wire(value: object) -> dict[str, tuple[float, float]]:
-    """Limits by our names; raises BadMessage if one is no ordered pair of numbers."""
+    """Limits by our names; raises BadMessage if one is not an ordered pair of numbers."""
     result: dict[str, tuple[float, float]] = {}
     for axis, pair in _mapping(value, STAGE_LIMITS).items():
         if axis not in _AXES:

@@ -14,10 +14,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pyrotome.protocols.core import lz4
 from pyrotome.protocols.core.bitshuffle import Bitshuffle
 from pyrotome.protocols.core.chunk import BadChunk, Chunk
+from pyrotome.protocols.core.errors import BadMessage
 from pyrotome.protocols.core.lines import LineDecoder, StrictLineDecoder
 from pyrotome.protocols.messages import control
 from pyrotome.protocols.messages import credit_link as link
@@ -71,6 +73,15 @@ class Decoder:
     seeds: Sequence[list[bytes]]
     take: Callable[[list[bytes], random.Random], object]
     refuses: tuple[type[Exception], ...]
+
+
+def merlin_pixels(body: bytes | memoryview) -> tuple[merlin.FrameHeader, NDArray[Any]]:
+    """Header and native-order copy of the pixels of a whole image; raises BadMessage."""
+    header = merlin.parse_frame_header(body)
+    if len(body) != header.body_bytes:
+        raise BadMessage(f"image of {len(body)} bytes; its header says {header.body_bytes}")
+    data = np.frombuffer(body, header.dtype, offset=header.data_offset)
+    return header, data.reshape(header.shape).astype(header.dtype.newbyteorder("="))
 
 
 def mutated(raw: bytes, other: bytes, rng: random.Random) -> bytes:
@@ -248,7 +259,7 @@ IMAGE = merlin.encode_frame_header(HEADER) + bytes(64)
 
 
 def take_image(raw: bytes) -> None:
-    header, data = merlin.pixels_from_wire(raw)
+    header, data = merlin_pixels(raw)
     assert len(raw) == header.data_offset + data.nbytes
     assert raw.endswith(data.astype(data.dtype.newbyteorder(">")).tobytes())
 

@@ -301,7 +301,7 @@ def test_other_wrong_messages(start: Start) -> None:
     unknown = [b for b in daemon.bodies("event") if "colour" in b["message"]]
     assert len(unknown) == 1, "told once, not at the rate of the telemetry"
     assert daemon.end("perfect", dose_e_per_nm2=huge, ended_ns=huge)["frames"] == 2
-    daemon.wait_for_event("'perfect' is no status")
+    daemon.wait_for_event("'perfect' is not a status")
     report = inspect_file(daemon.path)
     assert (report["status"], report["frames"]) == ("failed", 2)
     with h5py.File(daemon.path) as file:
@@ -353,7 +353,7 @@ def test_the_parent_dies_in_the_middle(start: Start) -> None:
     with h5py.File(daemon.path) as file:
         assert file[layout.STATUS][()] == b"interrupted"
         assert file[f"{layout.TELEMETRY}/heater/temperature_c/value"].shape == (3,)
-        assert b"without a word" in file[layout.REASON][()]
+        assert b"without a message" in file[layout.REASON][()]
     assert inspect_file(daemon.path)["frames"] == 3
     errors, answer = nexus_errors(daemon.path, "/entry")
     assert errors == 0, answer

@@ -19,6 +19,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from journal_lines import lines_of
 
 from pyrotome.daemon.resume.journal_history import History
 from pyrotome.daemon.resume.remaining import Conditions, Recorded
@@ -59,7 +60,6 @@ from pyrotome.protocols.messages.journal import (
     Noted,
     RunLine,
     Trigger,
-    lines_of,
     parse_journal,
 )
 

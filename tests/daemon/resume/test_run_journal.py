@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from journal_lines import lines_of
 
 from pyrotome.daemon.resume import run_journal as journal_module
 from pyrotome.daemon.resume.run_journal import RunJournal, journal_path, read_journal
@@ -32,7 +33,6 @@ from pyrotome.protocols.messages.journal import (
     RunLine,
     Trigger,
     line_of,
-    lines_of,
     parse_journal,
     parse_line,
 )

@@ -16,7 +16,7 @@ from pyrotome.drivers.keithley.control_law import (
 )
 from pyrotome.drivers.keithley.plausibility import PlausibilityMonitor
 from pyrotome.drivers.keithley.setpoint import SetpointProfile
-from pyrotome.protocols.config.calibration import load_calibration
+from pyrotome.protocols.config.calibration_file import load_calibration
 
 ROOT = Path(__file__).resolve().parents[3]
 CALIBRATION = load_calibration(ROOT / "examples" / "rigs" / "chip_calibration.json")

@@ -14,7 +14,7 @@ import pytest
 from pyrotome.drivers.base import DeviceError, DeviceLost, DeviceRefused, OutOfRange
 from pyrotome.drivers.keithley.heater import Keithley2400Heater, Keithley2450Heater
 from pyrotome.drivers.registry import make_device
-from pyrotome.protocols.config.calibration import load_calibration
+from pyrotome.protocols.config.calibration_file import load_calibration
 from pyrotome.protocols.config.faults import parse_fault
 from pyrotome.protocols.config.rig import HeaterRig, Rig, load_rig, simulated_rig
 from pyrotome.protocols.core.clock import ExperimentClock

@@ -596,7 +596,7 @@ async def test_modules_that_are_no_heaters(odd):
         await heater.connect()
     node.classes = ["Drivable"]
     node.extra["ramp"] = {"datainfo": {"type": "double", "unit": "furlong"}, "readonly": False}
-    with pytest.raises(DeviceRefused, match="'furlong' is no rate"):
+    with pytest.raises(DeviceRefused, match="'furlong' is not a rate"):
         await heater.connect()
 
 

@@ -8,9 +8,8 @@ import scipy.interpolate  # noqa: F401  else loaded at first use, within hypothe
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from pyrotome.protocols.config.calibration import (
-    ChipCalibration,
-    OutOfCalibration,
+from pyrotome.protocols.config.calibration import ChipCalibration, OutOfCalibration
+from pyrotome.protocols.config.calibration_file import (
     load_calibration,
     parse_calibration_csv,
     parse_calibration_json,

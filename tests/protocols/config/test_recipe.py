@@ -74,8 +74,8 @@ def test_every_example_is_valid(name: str) -> None:
         ("title: Sint", "titel: Sint", 1, "did you mean 'title'?"),
         ("title: Sint", "title: [Sint", None, "not valid YAML"),
         ("sample:", "title: twice\nsample:", 2, "written twice"),
-        ("sample:", "more: !!timestamp soon\nsample:", 2, "'soon' is no timestamp"),
-        ("sample:", "more: !!int many\nsample:", 2, "'many' is no int"),
+        ("sample:", "more: !!timestamp soon\nsample:", 2, "'soon' is not a valid timestamp"),
+        ("sample:", "more: !!int many\nsample:", 2, "'many' is not a valid int"),
         ("elements: [Cu]", "elements: [Copper]", 2, "elements"),
     ],
 )

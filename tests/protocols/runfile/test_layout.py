@@ -20,7 +20,7 @@ from pyrotome.protocols.core.bitshuffle import Bitshuffle
 from pyrotome.protocols.messages.manifest import HoldPlan, RunManifest, StackPlan
 from pyrotome.protocols.runfile import layout
 from pyrotome.protocols.runfile.nexus import create_run_file, finalise
-from pyrotome.protocols.runfile.transaction import PAGE_BYTES
+from pyrotome.protocols.storage.overlay import PAGE_BYTES
 
 
 def a_manifest(**changes: Any) -> RunManifest:

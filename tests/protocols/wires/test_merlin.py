@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from wire_samples import merlin_pixels
 
 from pyrotome.protocols.wires import merlin
 from pyrotome.protocols.wires.merlin import (
@@ -206,7 +207,7 @@ def test_pixels_round_trip_exactly(data):
     header = FrameHeader(1, data.shape[1], data.shape[0], pixel_type, depth)
     body = merlin.encode_frame_header(header) + merlin.pixels_to_wire(data, pixel_type)
     assert len(body) == header.body_bytes
-    back, pixels = merlin.pixels_from_wire(body)
+    back, pixels = merlin_pixels(body)
     assert back == header
     assert pixels.dtype == data.dtype
     np.testing.assert_array_equal(pixels, data)
@@ -224,7 +225,7 @@ def test_garbage_is_bad_message_and_nothing_else(raw):
             merlin.parse_reply,
             merlin.parse_acquisition_header,
             merlin.parse_frame_header,
-            merlin.pixels_from_wire,
+            merlin_pixels,
         ):
             with contextlib.suppress(BadMessage):
                 parse(start + raw)

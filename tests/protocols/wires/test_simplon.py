@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as hnp
 
 from pyrotome.protocols.core import lz4
 from pyrotome.protocols.core.bitshuffle import Bitshuffle
-from pyrotome.protocols.wires import simplon
+from pyrotome.protocols.wires import simplon, simplon_v1
 from pyrotome.protocols.wires import simplon_stream as stream
 from pyrotome.protocols.wires.simplon import BadMessage, Parameter
 from pyrotome.protocols.wires.simplon_stream import (
@@ -385,7 +385,7 @@ def test_what_is_too_large_is_refused_unread():
     with pytest.raises(BadMessage, match="parts"):
         stream.parse([b"{}"] * 1000)
     with pytest.raises(BadMessage, match="bytes"):
-        stream.parse([b"{" + b" " * stream.MAX_JSON_BYTES])
+        stream.parse([b"{" + b" " * simplon_v1.MAX_JSON_BYTES])
 
 
 @pytest.mark.parametrize(

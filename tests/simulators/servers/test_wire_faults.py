@@ -159,8 +159,8 @@ def command(*arguments):
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("heater:bogus", "--fault: 'bogus' is no fault"),
-        ("oven:hang", "--fault: 'oven' is no role"),
+        ("heater:bogus", "--fault: 'bogus' is not a fault"),
+        ("oven:hang", "--fault: 'oven' is not a role"),
         ("heater:wrong-length", "heater:wrong-length: this wire cannot have it; it can have hang"),
     ],
 )

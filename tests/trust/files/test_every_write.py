@@ -23,8 +23,10 @@ from pyrotome.daemon.recording.examination import examine
 from pyrotome.daemon.recording.run_file import RunFile
 from pyrotome.protocols.messages.manifest import StackPlan
 from pyrotome.protocols.runfile import layout
-from pyrotome.protocols.runfile.chunk_index import is_sound
-from pyrotome.protocols.runfile.transaction import PAGE_BYTES, locked, settle
+from pyrotome.protocols.storage.chunk_index import is_sound
+from pyrotome.protocols.storage.overlay import PAGE_BYTES
+from pyrotome.protocols.storage.redo_log import replay_redo
+from pyrotome.protocols.storage.transaction import locked
 
 SAMPLES = 20  # of the heater with each frame
 
@@ -132,7 +134,7 @@ def check(path: Path, image: bytearray, durable: int) -> None:
     assert found.problem is None
     assert not found.lost
     with locked(path) as fd:
-        settle(path, fd)
+        replay_redo(path, fd)
     with h5py.File(path, "r") as file:
         assert file[layout.STATUS][()] == b"interrupted"
         there = np.flatnonzero(file[layout.image_key_path("series_001")][...] == layout.RECORDED)

@@ -198,7 +198,7 @@ def test_a_disk_that_becomes_read_only_is_waited_for_and_the_run_can_be_ended(
         assert_safe(cli)
         monitor.close()
         path = disk.folder / "run.nxs"
-        with pytest.raises(BadInput, match="needs to be repaired and cannot be"):
+        with pytest.raises(BadInput, match="needs a repair that cannot be written"):
             recover(path)
         copy = Path(shutil.copy(path, tmp_path))
     finally:

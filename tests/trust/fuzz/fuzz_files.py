@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from examine_apart import examine_apart
 from fuzz_count import Count
 
-from pyrotome.daemon.recording.recovery import examine_apart, recover
+from pyrotome.daemon.recording.recovery import recover
 from pyrotome.daemon.recording.run_file import RunFile
 from pyrotome.protocols.config.recipe import BeamSettings, Sample
 from pyrotome.protocols.core.errors import BadInput

@@ -96,10 +96,10 @@ def parse(data: bytes) -> Superblock:
             f"its superblock is of version {version} with addresses of {offsets} bytes, "
             "not of version 2 or 3 with 8"
         )
-    told = int.from_bytes(data[_FORM.size : SIZE], "little")
+    stated = int.from_bytes(data[_FORM.size : SIZE], "little")
     found = lookup3(data[: _FORM.size])
-    if told != found:
-        raise BadSuperblock(f"the checksum of its superblock is {found:08x}, not {told:08x}")
+    if stated != found:
+        raise BadSuperblock(f"the checksum of its superblock is {found:08x}, not {stated:08x}")
     return Superblock(version, flags, base, extension, end, root)
 
 

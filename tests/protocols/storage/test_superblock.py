@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyrotome.protocols.runfile import superblock
-from pyrotome.protocols.runfile.superblock import BadSuperblock, Superblock, lookup3
+from pyrotome.protocols.storage import superblock
+from pyrotome.protocols.storage.superblock import BadSuperblock, Superblock, lookup3
 
 addresses = st.integers(0, (1 << 64) - 1)
 blocks = st.builds(

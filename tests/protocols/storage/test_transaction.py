@@ -14,22 +14,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyrotome.protocols.runfile import superblock
-from pyrotome.protocols.runfile import transaction as editing
-from pyrotome.protocols.runfile.transaction import (
-    Change,
+from pyrotome.protocols.storage import overlay, superblock, transaction
+from pyrotome.protocols.storage.overlay import Change, Overlay
+from pyrotome.protocols.storage.redo_log import (
     ForeignRedo,
-    LeftOpen,
-    Overlay,
-    edited,
-    locked,
     pack_redo,
     parse_redo,
     redo_path,
-    settle,
+    replay_redo,
 )
+from pyrotome.protocols.storage.transaction import LeftOpen, edited, locked
 
-LIBVER = editing.LIBVER
+LIBVER = transaction.LIBVER
 
 
 def a_file(path: Path) -> Path:
@@ -126,7 +122,7 @@ def test_killed_at_every_step(tmp_path: Path, appending: bool) -> None:
         if not killed_edit(path, appending, steps):
             break
         with locked(path) as fd:
-            settle(path, fd)
+            replay_redo(path, fd)
         assert not redo_path(path).exists()
         found = contents(path)
         assert found in (old, new), f"neither before nor after, killed at step {steps}"
@@ -180,7 +176,7 @@ def test_a_redo_file_is_carried_out_from_any_state(
                 os.pwrite(fd, change.new[:part], change.offset)
         redo_path(path).write_bytes(redo)
         for _ in range(2):
-            settle(path, fd)
+            replay_redo(path, fd)
             assert path.read_bytes() == wanted
         assert not redo_path(path).exists()
     finally:
@@ -224,7 +220,7 @@ def test_a_failed_edit_leaves_the_file_as_it_was(tmp_path: Path) -> None:
 
 
 def test_too_large_an_edit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(editing, "LIMIT_BYTES", 8 * editing.PAGE_BYTES)
+    monkeypatch.setattr(overlay, "LIMIT_BYTES", 8 * overlay.PAGE_BYTES)
     path = a_file(tmp_path / "a.h5")
     before = path.read_bytes()
     with pytest.raises(OSError, match="would be changed in place"), edited(path) as file:

@@ -49,7 +49,7 @@ class Block:
         return self.head_bytes + self.entries * self.entry_bytes
 
 
-def mended(read: Read, object_header: int, file_bytes: int) -> list[tuple[int, bytes]]:
+def repaired_nodes(read: Read, object_header: int, file_bytes: int) -> list[tuple[int, bytes]]:
     """What must be written so that the chunk index of a dataset can be read.
 
     Parameters

@@ -2,7 +2,8 @@
 
 HDF5 itself locks with ``flock`` and drops that lock for SWMR. This one is a lock of the open file
 description (Linux, ``F_OFD_SETLK``), which ``flock`` does not see: readers open the file as ever,
-and ``kill -9`` leaves nothing behind. Where the system has no such locks, nobody is held off.
+and ``kill -9`` leaves nothing behind. Where the system has no such
+locks, no other program is kept out.
 """
 
 from __future__ import annotations

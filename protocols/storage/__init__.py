@@ -1,0 +1,1 @@
+"""HDF5 files that survive a kill: writer lock, redo log, superblock and chunk index."""
