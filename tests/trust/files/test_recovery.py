@@ -197,7 +197,8 @@ def test_an_interrupted_run_goes_on_in_its_file(begin: Callable[..., Daemon]) ->
         first.frame("series_001", index, **({"lost": True} if index == 1 else {}))
         first.telemetry(index, temperature_c=200.0 + index)
     up = {"index": 1, "commanded_up_ns": T0 + 7 * S, "crossed_up_ns": T0 + 8 * S}
-    first.send("event", {"t_ns": T0 + 9 * S, "level": "info", "hold": up})
+    first.send("hold", {"t_ns": T0 + 9 * S, **up})
+    first.send("event", {"t_ns": T0 + 9 * S, "level": "info", "message": "hold 1 began"})
     first.wait_until(
         lambda: any(b["durable"] == 2 and b["lost"] == 1 for b in first.bodies("status"))
     )
@@ -226,7 +227,8 @@ def test_an_interrupted_run_goes_on_in_its_file(begin: Callable[..., Daemon]) ->
     second.telemetry(120_000, temperature_c=300.0)
     again = {"index": 1, "commanded_up_ns": T0 + 1010 * S, "crossed_up_ns": T0 + 1011 * S,
              "commanded_down_ns": T0 + 1020 * S, "crossed_down_ns": T0 + 1021 * S}  # fmt: skip
-    second.send("event", {"t_ns": T0 + 1021 * S, "level": "info", "hold": again})
+    second.send("hold", {"t_ns": T0 + 1021 * S, **again})
+    second.send("event", {"t_ns": T0 + 1021 * S, "level": "info", "message": "hold 1 ended"})
     for index in range(5):
         second.frame("series_002", index)
     volume = np.arange(6 * 8 * 8, dtype="<f4").reshape(6, 8, 8)
@@ -261,7 +263,7 @@ def test_an_interrupted_run_goes_on_in_its_file(begin: Callable[..., Daemon]) ->
         assert file["series_001/process_002/date"][()]
         assert "date" not in file["series_002/process_002"]
         messages = [text.decode() for text in file[f"{layout.EVENTS}/message"][...]]
-        assert messages[:2] == ["hold 1", "hold 1"]
+        assert messages[:2] == ["hold 1 began", "hold 1 ended"]
     for entry in ("/entry", "/series_001", "/series_002"):
         errors, answer = nexus_errors(first.path, entry)
         assert errors == 0, answer
