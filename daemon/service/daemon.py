@@ -29,7 +29,7 @@ from ..resume.run_journal import journal_path
 from ..run.context import RunContext
 from ..run.experiment import Experiment, Outcome
 from ..run.heater_watch import HeaterWatch
-from ..runtime.event_bus import EventBus
+from ..runtime.event_bus import Event, EventBus
 from ..safety.devices import Devices
 from ..safety.guardian_handle import GuardianHandle
 from ..safety.observer import Observer
@@ -88,11 +88,15 @@ class Daemon:
         public = self._public_context = zmq.asyncio.Context()
         self.machine = StateMachine(bus.publish)
         self.mqtt = MqttReport(rig.mqtt) if rig.mqtt is not None else None
+        # Events from before the hub exists are published when the daemon is open.
+        self._early_events: list[Event] = []
+        end_early = bus.subscribe(Event, self._early_events.append)
         self.access_control = AccessControl(rig, public, bus.event)
         self.publisher = Publisher(
             public, rig.streams.monitor, fall_back_ports,
             lambda socket, on_gone: self.access_control.protect(socket, "the monitor", on_gone),
         )  # fmt: skip
+        end_early()
         self.hub = TelemetryHub(bus, self.publisher, clock, self.status)
         self.devices = Devices.of(rig, clock)
         self.watch = HeaterWatch(self.devices.heater, clock)
@@ -138,6 +142,8 @@ class Daemon:
         self._tasks += [asyncio.create_task(work, name=name) for name, work in others.items()]
 
     async def _look_after_access(self) -> None:
+        for event in self._early_events:
+            self.bus.publish(event)
         while True:
             self.access_control.look(asyncio.get_running_loop().time())
             await asyncio.sleep(_ACCESS_INTERVAL_S)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from command_line import TINY
 
+from pyrotome.daemon.access.keys import make_server_keys
 from pyrotome.daemon.run.experiment import Outcome
 from pyrotome.daemon.safety.supervisor import Trip
 from pyrotome.daemon.schedule.plan import Plan, make_plan
@@ -18,7 +19,7 @@ from pyrotome.daemon.service.daemon import exit_code
 from pyrotome.daemon.streaming.telemetry_hub import PublishedEvent, PublishedState
 from pyrotome.drivers.base import DeviceError, DeviceLost
 from pyrotome.protocols.config.recipe import Recipe
-from pyrotome.protocols.config.rig import Rig
+from pyrotome.protocols.config.rig import Rig, Security
 from pyrotome.protocols.core.errors import BadInput
 from pyrotome.protocols.runfile.summary import inspect_file
 
@@ -105,6 +106,19 @@ async def test_nothing_is_started_while_a_rule_is_violated(
             daemon.start(plan(rig, HOLD), "recipe", run_file)
         await daemon.safing.finish()
     assert not run_file.exists()  # noqa: ASYNC240
+
+
+async def test_a_key_file_that_cannot_be_read_is_an_event_and_not_the_end(
+    open_daemon: Any, tmp_path: Path
+) -> None:
+    keys = tmp_path / "keys"
+    make_server_keys(keys)
+    (keys / "clients" / "anna.key").write_text("not a key")
+    async with open_daemon(security=Security(keys=str(keys))) as daemon:
+        said: list[str] = []
+        daemon.bus.subscribe(PublishedEvent, lambda event: said.append(event.header["message"]))
+        await until(lambda: any("anna.key" in text for text in said))
+        assert daemon.access_control.keyed
 
 
 async def test_closing_ends_a_run_safely(
