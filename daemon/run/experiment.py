@@ -222,7 +222,7 @@ class Experiment:
 
     async def _unless_stopped(self, work: Coroutine[Any, Any, None]) -> Outcome | None:
         """Do some work until it is done or the run is to stop; the outcome if it must end."""
-        task = asyncio.ensure_future(work)
+        task = asyncio.create_task(work, name="work of a run")
         try:
             await asyncio.wait({task, self._stop}, return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
