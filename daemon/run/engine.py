@@ -152,6 +152,7 @@ class Engine:
                 if not isinstance(self._plan.operations[index], AcquireStack):
                     # The specimen is about to change: frames lost now could not be acquired again.
                     await self._out.keep()
+            _end_if_cancelled()
             rest = remaining.pop(index, NOTHING_DONE)
             self._begin(index, rest)
             following = await self._carry_out(index, rest)
@@ -259,3 +260,10 @@ class Engine:
                     await self.stage.check_if_due()
                 await self.stage.check()
         await self._heating.settled(ramp.to_c, duration_s)
+
+
+def _end_if_cancelled() -> None:
+    """End here after a stop, even if something that was awaited swallowed the cancellation."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError

@@ -267,7 +267,8 @@ class RunProcesses:
             if time.monotonic() - begun_s > limit_s:
                 return False
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(recorder.done.wait(), 0.5)
+                async with asyncio.timeout(0.5):
+                    await recorder.done.wait()
         return True
 
     async def close(self) -> None:

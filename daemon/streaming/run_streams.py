@@ -62,8 +62,10 @@ class RunStreams:
         """Wait until every frame sent so far is on the disk."""
         self._link.ask_to_keep()
         # Milliseconds as a rule, which are not worth an event.
+        # Not wait_for: it forgets a cancellation that comes together with the last acknowledgement.
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._link.credit(0, kept=True), SILENT_WAIT_S)
+            async with asyncio.timeout(SILENT_WAIT_S):
+                await self._link.credit(0, kept=True)
         await self._wait(0, kept=True)
 
     async def _wait(self, frames: int, kept: bool = False) -> None:

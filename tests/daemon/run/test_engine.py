@@ -163,6 +163,29 @@ async def test_a_ramp_takes_its_frames_while_it_goes_on(cold: Devices, rig: Rig)
     assert [entry.what for entry in bench.taken.of(Moment)] == ["reached", "ramp"]
 
 
+async def test_a_stop_that_is_swallowed_on_the_way_commands_nothing(
+    cold: Devices, rig: Rig, microscope: Any
+) -> None:
+    bench = Bench(cold, rig, [{"heat": {"to": "60 degC"}}])
+
+    async def swallow() -> None:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            bench.taken.events.append("swallowed")
+
+    bench.taken.keep = swallow  # type: ignore[method-assign]
+    running = asyncio.create_task(bench.run())
+    async with asyncio.timeout(30):
+        while bench.engine.progress.waiting_for_credit is False:
+            await asyncio.sleep(0.01)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert running.cancelled()
+    assert bench.taken.events == ["swallowed"]
+    assert microscope.log().of("heater") == []
+
+
 async def test_a_stack_beyond_the_budget_is_not_begun(cold: Devices, rig: Rig) -> None:
     bench = Bench(cold, rig, [{"reference": {"frames": 4}}], dose="0.001")
     with pytest.raises(DoseExceeded, match="the budget is"):

@@ -91,6 +91,23 @@ async def test_keeping_asks_for_a_flush_and_waits_until_the_disk_has_it(monkeypa
         await streams.close()
 
 
+async def test_a_stop_that_comes_with_the_last_acknowledgement_is_not_forgotten() -> None:
+    async with linked() as here:
+        streams = RunStreams(here.hub, here.link, "merlin")
+        stopped = 0
+        for rounds in range(8):
+            keeping = asyncio.create_task(streams.keep())
+            for _ in range(rounds):
+                await asyncio.sleep(0)
+            if keeping.done():
+                break
+            keeping.cancel()
+            await asyncio.gather(keeping, return_exceptions=True)
+            assert keeping.cancelled(), f"after {rounds} rounds of the event loop"
+            stopped += 1
+        assert stopped
+
+
 async def test_an_analysis_is_sent_the_headers_of_frames_from_before_it() -> None:
     async with linked() as here:
         streams = RunStreams(here.hub, here.link, "merlin")
