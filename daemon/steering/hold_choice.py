@@ -237,8 +237,8 @@ def choose(
     """Choose the hold whose advance is expected to lie nearest to the wanted step.
 
     What counts is the expected square of (advance / step - 1), so that an uncertain prediction
-    gives a hold that is shorter than its mean alone would give, by a quarter at most. The temperature moves only where no length
-    within its bounds serves.
+    gives a hold that is shorter than its mean alone would give, by a quarter at most. The
+    temperature moves only where no length within its bounds serves.
 
     Parameters
     ----------
