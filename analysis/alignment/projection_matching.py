@@ -18,7 +18,7 @@ missing wedge:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,11 +28,10 @@ from numpy.typing import NDArray
 
 from ..core.arrays import Floats, in_threads
 from ..core.progress import run_to_end
-from ..tomography.iterative import sirt
-from ..tomography.projector import LANES
 from .matching_volume import MatchingVolume
 from .preparation import MATCHING_SIDE, binning_for, prepared
 from .resampling import Axis, Splines
+from .thickness_search import ThicknessTrials, iter_find_thickness, shifted_in_z
 
 Floats64 = NDArray[np.float64]
 
@@ -41,9 +40,6 @@ Floats64 = NDArray[np.float64]
 _THICKNESSES = (0.8, 0.6, 0.45, 0.34, 0.26, 0.2, 0.15)
 _NEARBY = (1.3, 1.15, 1.0, 0.87, 0.75)
 _THICKNESS_MARGIN = 1.05
-# The centre of the specimen along z is searched within this part of its thickness.
-_CENTRES = (-0.3, -0.15, 0.0, 0.15, 0.3)
-_TRIAL_ITERATIONS = 8
 # Iterations of a new volume, and of one that continues.
 _FIRST, _FURTHER = 15, 3
 # After so many rounds the thickness is searched again: coarse shifts need a thicker volume.
@@ -214,7 +210,7 @@ class _Refinement:
         small = prepared(images, self._binning)
         self._tilts = np.asarray(tilt_deg, np.float64)
         self._splines = Splines(small)
-        self._trials = _ThicknessTrials(self._splines, self._tilts)
+        self._trials = ThicknessTrials(self._splines, self._tilts)
         self._given_px, self._axis_only = np.asarray(shifts_px, np.float64), axis_only
         self._shifts = self._given_px / self._binning
         self._offset = axis.offset_px / self._binning
@@ -235,7 +231,7 @@ class _Refinement:
         """Search thickness and height of the volume; the next one begins from nothing."""
         factors = _THICKNESSES if self._volume is None else _NEARBY
         thicknesses = [self._thickness * factor for factor in factors]
-        self._thickness, height = yield from _iter_find_thickness(
+        self._thickness, height = yield from iter_find_thickness(
             self._trials, self._shifts, self._axis, thicknesses, done
         )
         self._shifts = shifted_in_z(self._shifts, self._axis, self._tilts, height)
@@ -298,71 +294,6 @@ class _Refinement:
             self._volume.thickness * self._binning,
             self._last_move * self._binning,
         )
-
-
-class _ThicknessTrials:
-    """Short reconstructions of a few slices that compare thicknesses of the volume."""
-
-    def __init__(self, splines: Splines, tilts: Floats64) -> None:
-        tall, self.wide = splines.shape
-        rows = np.unique(np.linspace(0, tall - 1, min(tall, 2 * LANES)).astype(int))
-        self._splines, self._tilts, self._rows = splines, tilts, rows
-
-    def residuals(
-        self, shifts: Floats64, axis: Axis, thicknesses: Sequence[int], height: float
-    ) -> Iterator[float]:
-        """Yield the relative residual for each thickness of a volume at one height."""
-        lower = shifted_in_z(shifts, axis, self._tilts, height)
-        aligned = self._splines.sampled(lower, axis, self._rows)
-        for thickness in thicknesses:
-            shape = (thickness, self.wide)
-            made = sirt(aligned, self._tilts, _TRIAL_ITERATIONS, slice_shape=shape)
-            yield float(made.residual[-1])
-
-
-def _iter_find_thickness(
-    trials: _ThicknessTrials,
-    shifts: Floats64,
-    axis: Axis,
-    thicknesses: Sequence[float],
-    done: float,
-) -> Generator[float, None, tuple[float, float]]:
-    """Thickness of the volume that explains the images best, and height of its centre along z.
-
-    Shifted in z by that height, the specimen lies in the centre of the volume. Yields `done`.
-    """
-    tried = sorted({min(trials.wide, max(4, round(t))) for t in thicknesses}, reverse=True)
-    found: list[float] = []
-    for residual in trials.residuals(shifts, axis, tried, 0.0):
-        found.append(residual)
-        yield done
-    best = float(tried[int(np.argmin(found))])
-    if best >= trials.wide:
-        return best, 0.0
-    if len(tried) == len(thicknesses):
-        # Their ratios are about the same.
-        best = math.exp(_parabola_minimum(np.log(tried), np.array(found)))
-    found = []
-    for part in _CENTRES:
-        found.extend(trials.residuals(shifts, axis, [round(best)], part * best))
-        yield done
-    return best, _parabola_minimum(best * np.array(_CENTRES), np.array(found))
-
-
-def _parabola_minimum(positions: Floats64, values: Floats64) -> float:
-    """Position of the lowest value, interpolated by a parabola."""
-    k = min(max(int(np.argmin(values)), 1), len(values) - 2)
-    before, here, after = values[k - 1 : k + 2]
-    curvature = before - 2 * here + after
-    step = 0.5 * (before - after) / curvature if curvature > 0 else 0.0
-    return float(positions[k] + min(max(step, -1.0), 1.0) * (positions[1] - positions[0]))
-
-
-def shifted_in_z(shifts: Floats64, axis: Axis, tilts: Floats64, height: float) -> Floats64:
-    """Shifts with which the reconstructed specimen lies lower by `height` along z."""
-    rotation_rad = math.radians(axis.rotation_deg)
-    across = height * np.sin(np.deg2rad(tilts))
-    return shifts + across[:, None] * [math.sin(rotation_rad), math.cos(rotation_rad)]
 
 
 def _offset_component(tilts: Floats64) -> Floats64:
