@@ -79,7 +79,7 @@ def encoding_for(low: float, high: float, whole: bool) -> Encoding:
     Raises
     ------
     ValueError
-        If whole numbers span more than 16 bits, or fractions more than their type can tell.
+        If whole numbers span more than 16 bits, or fractions span more than 16 bits can represent.
     """
     if whole:
         if low >= 0 and high <= _HIGHEST:
@@ -167,7 +167,7 @@ def nodes(
         Of the run file.
     """
     now_ns = time.time_ns()
-    asked = tuple(float(angle) for angle in tilts)
+    angles = tuple(float(angle) for angle in tilts)
     beam = BeamSettings.model_construct(
         voltage_kv=math.nan if stack.voltage_kv is None else stack.voltage_kv,
         current_pa=math.nan, dwell_s=math.nan, frame=stack.shape[1:], pixel_nm=pixel_nm,
@@ -177,7 +177,7 @@ def nodes(
         started_ns=now_ns, speed=1.0, simulated=False, recipe_text="", rig_text="",
         rig_name="unknown", sample=Sample(name=title[:200], elements=[]), beam=beam,
         detector="unknown", value_offset=encoding.offset, holds=(), holds_before={}, telemetry={},
-        stacks=(StackPlan(name=SERIES, kind="series", frames=len(asked), tilt_deg=asked),),
+        stacks=(StackPlan(name=SERIES, kind="series", frames=len(angles), tilt_deg=angles),),
     )  # fmt: skip
     for node in layout.tree(manifest):
         if node.path.startswith(_UNKNOWN):
@@ -218,7 +218,7 @@ def import_stack(
     tilts : Path, optional
         Text file of angles; else the source must hold them.
     pixel_nm : float, optional
-        Sampling; else the source must tell it.
+        Pixel size in nm; else that of the source.
     title : str, optional
         Else the name of the source.
     entry : str, optional

@@ -304,7 +304,7 @@ async def simulate_until_stopped(
         died = True
         stopped.set()
 
-    def told(lines: bytes) -> None:
+    def forward(lines: bytes) -> None:
         if child.process.stdin is not None and lines.strip():
             child.process.stdin.write(lines if lines.endswith(b"\n") else lines + b"\n")
 
@@ -321,7 +321,7 @@ async def simulate_until_stopped(
             console.print(
                 "[dim]type a fault, such as heater:hang, or heater:none to clear it[/dim]"
             )
-        with _lines_typed(told), _on_signals(stopped.set):
+        with _lines_typed(forward), _on_signals(stopped.set):
             await stopped.wait()
     finally:
         await child.stop()

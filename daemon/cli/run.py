@@ -82,7 +82,7 @@ def run(
     if resume:
         experiment = _resumed_experiment(recipe, rig, output, speed)
     elif is_run_file(recipe):
-        raise BadInput(str(recipe), "is a run file, not a recipe; to resume its run, add --resume")
+        raise BadInput(str(recipe), "is not text but a run file; to resume its run, add --resume")
     else:
         experiment = _new_experiment(recipe, rig, output, speed)
     raise typer.Exit(asyncio.run(run_foreground(experiment, simulator_log, faults)))

@@ -57,15 +57,15 @@ def _follow(
     end = time.monotonic() + seconds if seconds is not None else None
     seen: dict[str, int] = {}
     heard = time.monotonic()
-    told = False
+    silence_reported = False
     while end is None or time.monotonic() < end:
         if not client.poll(0.2):
-            if not told and time.monotonic() - heard > _SILENCE_S:
-                told = True
+            if not silence_reported and time.monotonic() - heard > _SILENCE_S:
+                silence_reported = True
                 text = f"nothing received from {endpoint} yet{client.hint}; still listening"
                 err.print(text, highlight=False, soft_wrap=True)
             continue
-        heard, told = time.monotonic(), False
+        heard, silence_reported = time.monotonic(), False
         try:
             message = parse(client.socket.recv_multipart())
         except BadMessage as error:

@@ -199,7 +199,7 @@ class ControlServer:
             answer.add_done_callback(lambda _: self._answered(client))
 
     def _disconnect_if_persistent(self, message: _Message) -> bool:
-        """Disconnect a client that goes on however often it is refused; whether it was."""
+        """Disconnect a client that keeps sending after many refusals; whether it was."""
         now_s, route = time.monotonic(), message.route[0]
         if self._refusals.take(route, now_s, 1.0 + len(message.raw) / REFUSAL_BYTES):
             return False
