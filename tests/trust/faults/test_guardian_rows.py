@@ -178,10 +178,10 @@ def test_killed_with_a_dead_beam(cli: Any, world: World, reaction: Any) -> None:
     running = cli.start(
         "run", cli.recipe(steps=HOLD, analysis=[], limits={}),
         "--rig", cli.rig(beam={"driver": "temscript-beam", "endpoint": "http://localhost:0"}),
-        "-o", "run.nxs", "--simulator-log", "world.log", "--simulator-fault", "beam:hang@6 s",
+        "-o", "run.nxs", "--simulator-log", "world.log", "--simulator-fault", "beam:hang@15 s",
     )  # fmt: skip
     until(lambda: world.last("heater", "target_c") == 350.0)
-    until(lambda: "does not say how it stands" in running.text())
+    until(lambda: "does not report its state" in running.text())
     children = running.children()
     reaction.begins()
     killed_ns = struck(running, signal.SIGKILL)

@@ -125,7 +125,7 @@ ROWS = (
     Row("heater:slow=50 ms", "the heater answers late", "the hold is right", 40),
     Row(
         "heater:garbagex3", "noise on the heater's wire", STOPS, 45,
-        status="failed", code=3, says="what Impulse would not",
+        status="failed", code=3, says="that is not Impulse's",
     ),
 )  # fmt: skip
 

@@ -269,7 +269,7 @@ def test_a_ramp_resumes_where_it_was_interrupted(cli: Any) -> None:
     kill(running)
     done = cli("run", recipe, "--resume", "-o", "run.nxs")
     assert done.returncode == 0, done.stderr
-    assert "goes on with ramp to 160" in done.stderr
+    assert "continues with ramp to 160" in done.stderr
     with h5py.File(cli.folder / "run.nxs") as file:
         temperature = file["ramp_001/sample/temperature"][()]
         assert (file["ramp_001/instrument/detector/image_key"][()] == 0).all()
@@ -305,7 +305,9 @@ def refused(cli: Any, *arguments: str) -> str:
 def test_a_file_that_cannot_be_resumed_says_why(interrupted: Any) -> None:
     cli = interrupted
     assert "no such file" in refused(cli, "nothing.nxs")
-    assert "is not a run file; name the run file instead" in refused(cli, cli.first_recipe)
+    assert "is not a run file; name the file of the interrupted run" in refused(
+        cli, cli.first_recipe
+    )
     assert "continues in its own file" in refused(cli, "run.nxs", "-o", "other.nxs")
     other = cli.recipe(steps=STEPS[:2], analysis=[])
     told = refused(cli, other, "-o", "run.nxs")
