@@ -24,7 +24,7 @@ MOST_TIMES_LONGER = 3.0
 # about 1; for how many outcomes that counts; how much less an older outcome counts; how many are
 # looked at.
 _SCATTER, _FACTOR_SD, _TREND_SD, _PRIOR_COUNT, _FORGET, _OUTCOMES = 0.08, 0.35, 0.15, 2.0, 0.7, 6
-_MOST_DOUBT = 0.6  # part of an advance that its uncertainty counts for at most
+_MOST_DOUBT = 0.3  # part of an advance that its uncertainty counts for at most
 _REACHED = 0.9  # of the wanted step: a prediction below it, at the longest hold, is said
 _NOISE_PART = 0.04  # of a value: noise of a measurement, where nothing tells it
 
@@ -237,8 +237,8 @@ def choose(
     """Choose the hold whose advance is expected to lie nearest to the wanted step.
 
     What counts is the expected square of (advance / step - 1), so that an uncertain prediction
-    gives a hold that is shorter than its mean alone would give, by a quarter at most. The
-    temperature moves only where no length within its bounds serves.
+    gives a shorter hold than its mean alone would, by a tenth at most. The temperature moves only
+    where no length within its bounds serves.
 
     Parameters
     ----------
@@ -275,7 +275,7 @@ def choose(
     return Choice(
         hold_s,
         at_c,
-        advance >= _REACHED * bounds.step or hold_s < most_s * (1 - 1e-9),
+        advance >= _REACHED * bounds.step or hold_s < bounds.max_s * (1 - 1e-9),
         model.level,
         Prediction(advance, sd),
         model.exponent,

@@ -141,10 +141,12 @@ class ThermalHistory:
 
     def readings(self, from_ns: int, until_ns: int) -> tuple[Floats, Floats]:
         """Kept readings of a time: seconds since its beginning, and deg C; each shape (n,)."""
-        times = np.array(self._t_ns, np.int64)
-        first, last = np.searchsorted(times, [from_ns, until_ns])
+        times, values = np.array(self._t_ns, np.int64), np.array(self._c, np.float64)
+        if self._latest is not None and self._latest[0] > (times[-1] if len(times) else -1):
+            times, values = np.append(times, self._latest[0]), np.append(values, self._latest[1])
+        first, last = np.searchsorted(times, [from_ns, until_ns + 1])
         seconds: Floats = (times[first:last] - from_ns).astype(np.float64) * 1e-9
-        return seconds, np.array(self._c[first:last], np.float64)
+        return seconds, values[first:last]
 
     def dwell(self, from_ns: int, until_ns: int) -> Dwell:
         """Time spent at temperatures, with the means between neighbouring readings.
