@@ -15,6 +15,7 @@ BENCHMARKS = (
     ("acquisition/journal",),
     ("instruments/regulation",),
     ("acquisition/safe",),
+    ("acquisition/adaptive_holds", "--seeds", "4"),
     ("acquisition/sustained", "--minutes", "1"),
     ("acquisition/soak", "--hours", "2", "--speed", "120"),
     ("analysis/denoising",),

@@ -217,6 +217,43 @@ def test_a_steered_cycle_ends_by_its_fallback_when_nothing_is_measured(cli: Any)
     assert [h["achieved_s"] is not None for h in found["holds"]] == [True, False, False, False]
 
 
+def test_adaptive_holds_are_chosen_recorded_and_exported(cli: Any) -> None:
+    tilts = {"tilt_series": {"from": "-10 deg", "to": "10 deg", "step": "10 deg"}}
+    adaptive = {"first": "0.5 s", "max": "2 s", "max_holds": 2, "timeout": "1 s"}
+    cycle = {
+        "standby": "200 degC", "processing": "350 degC", "holds": {"adaptive": adaptive},
+        "then": [tilts],
+    }  # fmt: skip
+    steps = [{"heat": {"to": "200 degC", "rate": "300 degC/s"}}, tilts, {"cycle": cycle}]
+    # Particles smaller than a voxel: there is nothing to measure, so that the fallback holds.
+    analysis = [
+        {"reconstruct": {"method": "sirt", "iterations": 2, "binning": 8}},
+        {"segment": {}},
+        {"measure": "necks"},
+    ]
+    recipe = cli.recipe(steps=steps, analysis=analysis)
+    planned = cli("check", recipe, "--rig", cli.rig())
+    assert "adaptive, 0.2 to 2 s" in planned.stdout
+    assert "2 adaptive holds are counted at their longest" in " ".join(planned.stdout.split())
+    done = cli("run", recipe, "--rig", cli.rig(), "-o", "run.nxs")
+    assert done.returncode == 0, done.stderr
+    assert "hold 2 is the last one, 0.5 s at 350 °C, as the recipe says" in done.stderr
+    found = cli.inspect("run.nxs")
+    assert [hold["requested_s"] for hold in found["holds"]] == [0.5, 0.5]
+    assert [hold["achieved_s"] for hold in found["holds"]] == pytest.approx([0.5, 0.5], abs=0.3)
+    assert (found["steering"]["chosen"], found["steering"]["by_model"]) == (2, 0)
+    assert cli("export", "run.nxs", "--what", "steering", "--to", "s.csv").returncode == 0
+    lines = (cli.folder / "s.csv").read_text().splitlines()
+    assert [line.rsplit(",", 1)[1] for line in lines] == [
+        "chosen_by",
+        "fallback",
+        "fallback",
+        "none",
+    ]
+    assert cli("export", "run.nxs", "--what", "steering", "--to", "s.png").returncode == 0
+    assert (cli.folder / "s.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_the_recorder_is_never_overtaken_at_high_speed(cli: Any) -> None:
     steps = [
         {"heat": {"to": "200 degC", "hold": "10 min"}},
