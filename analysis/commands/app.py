@@ -1,7 +1,7 @@
 """The commands `import`, `process` and `export`: their options, and help, stated here alone.
 
-The command line of the daemon mounts them. What they need is imported when one is carried out, so
-that other commands start fast.
+The command line finds them by the entry-point group `pyrotome.commands`. Each imports what it
+needs when it is carried out, so that other commands start fast.
 """
 
 from __future__ import annotations

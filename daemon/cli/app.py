@@ -9,7 +9,6 @@ from typing import Annotated
 import typer
 
 from ... import __version__
-from ...analysis.commands import app as offline
 from ...protocols.core.errors import BadInput
 from ...protocols.messages.control import (
     EXIT_BAD_INPUT,
@@ -20,6 +19,7 @@ from ...protocols.messages.control import (
 )
 from . import files, installed, remote, run
 from .keys import keys
+from .plugins import add_commands
 
 app = typer.Typer(
     name="pyrotome",
@@ -30,8 +30,9 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 
-for _group in (run, remote, files, installed, offline):
+for _group in (run, remote, files, installed):
     app.registered_commands += _group.commands.registered_commands
+add_commands(app, sys.stderr.write)
 app.add_typer(keys)
 
 
