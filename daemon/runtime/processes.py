@@ -141,7 +141,9 @@ class Child:
                 break
             try:
                 end()
-                await asyncio.wait_for(process.wait(), STOP_TIMEOUT_S)
+                # Not wait_for: on Python 3.11 it can swallow a cancellation.
+                async with asyncio.timeout(STOP_TIMEOUT_S):
+                    await process.wait()
             except TimeoutError:
                 continue
             except ProcessLookupError:

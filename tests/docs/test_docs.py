@@ -162,7 +162,7 @@ def test_harmless_commands_work(line):
 def test_every_file_that_is_named_is_there():
     for page in PAGES:
         for name in re.findall(
-            r"`((?:examples|docs|daemon|drivers|tests|simulators)/[\w./]+\w)`", page.read_text()
+            r"`((?:examples|docs|daemon|drivers|tests|simulators)/[\w./-]+\w)`", page.read_text()
         ):
             assert (ROOT / name).exists(), (page.name, name)
         for name in re.findall(r"`(pyrotome(?:\.\w+)+)`", page.read_text()):

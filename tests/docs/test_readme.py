@@ -47,7 +47,7 @@ def test_every_command_exists() -> None:
 
 
 def test_every_file_that_is_named_is_there() -> None:
-    for name in re.findall(r"(?:examples|docs|daemon|drivers|analysis)/[\w./]+\w", TEXT):
+    for name in re.findall(r"(?:examples|docs|daemon|drivers|analysis)/[\w./-]+\w", TEXT):
         assert (ROOT / name).exists(), name
 
 
