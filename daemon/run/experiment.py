@@ -12,6 +12,7 @@ from ...drivers.base import DeviceError, HeaterSample
 from ...protocols.core.errors import BadInput
 from ..resume.interrupted_run import InterruptedRun
 from ..resume.resume_point import ResumePoint
+from ..runtime.clock_record import keep_record
 from ..runtime.processes import ChildFailed
 from ..safety.topics import RunPrepared
 from ..schedule.dose import DoseExceeded, DoseLedger
@@ -19,7 +20,6 @@ from ..schedule.plan import Plan
 from ..schedule.states import State
 from ..streaming.run_processes import Floats, RunProcesses
 from ..streaming.run_streams import RunStreams
-from .clock_record import keep_record
 from .context import RunContext
 from .engine import Engine
 from .resumption import find_resume_point, restore

@@ -25,7 +25,7 @@ import pytest
 import zmq
 
 from pyrotome.daemon.control.server import ControlServer
-from pyrotome.daemon.run.clock_record import read_pair
+from pyrotome.daemon.runtime.clock_record import read_pair
 from pyrotome.protocols.runfile.layout import CLOCK, HOLDS
 
 RECORDER, ANALYSIS = "pyrotome.daemon.recording.recorder", "pyrotome.analysis.online.worker"
@@ -328,7 +328,7 @@ async def test_port_scanner(bench: Any) -> None:
 )  # fmt: skip
 async def test_utc_steps(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     real = time.time_ns
-    monkeypatch.setattr("pyrotome.daemon.run.clock_record.INTERVAL_S", 0.2)
+    monkeypatch.setattr("pyrotome.daemon.runtime.clock_record.INTERVAL_S", 0.2)
 
     def stepped() -> int:
         return real() + 3_600_000_000_000
@@ -336,7 +336,7 @@ async def test_utc_steps(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     async def strike(_: Any) -> None:
         monkeypatch.setattr(time, "time_ns", stepped)
         monkeypatch.setattr(
-            "pyrotome.daemon.run.clock_record.read_pair",
+            "pyrotome.daemon.runtime.clock_record.read_pair",
             functools.partial(read_pair, utc_ns=stepped),
         )
 
