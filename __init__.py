@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .protocols.runfile.reader import Run
     from .protocols.runfile.reader import open_run as open
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["BadInput", "Run", "__version__", "open"]
 
 # Public name -> module, and its name there.
