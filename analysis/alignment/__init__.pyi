@@ -15,17 +15,17 @@ from .registration import (
     mutual_information,
     phase_correlation,
 )
-from .resampling import Axis, apply_alignment
+from .resampling import TiltAxis, apply_alignment
 from .tilt_axis import axis_through_mass, find_axis
 
 __all__ = [
     "Alignment",
-    "Axis",
     "CoarseAlignment",
     "KnownAlignment",
     "OnlineRegistration",
     "PreparedImage",
     "ProjectionMatch",
+    "TiltAxis",
     "align_series",
     "apply_alignment",
     "axis_through_mass",

@@ -20,7 +20,7 @@ from ..core.progress import run_to_end, scaled_progress
 from .pairwise import Method, PairShifts, checked_method, iter_register_series, register_series
 from .preparation import MATCHING_SIDE, binning_for
 from .projection_matching import ProjectionMatch, iter_match_projections
-from .resampling import Axis, apply_alignment
+from .resampling import TiltAxis, apply_alignment
 from .tilt_axis import axis_through_mass
 
 __all__ = ["Alignment", "align_series", "dark_images", "iter_align_series", "register_series"]
@@ -86,9 +86,9 @@ class Alignment:
     notes: tuple[str, ...]
 
     @property
-    def axis(self) -> Axis:
+    def axis(self) -> TiltAxis:
         """The tilt axis, as :func:`.resampling.apply_alignment` takes it."""
-        return Axis(self.axis_offset_px, self.rotation_deg)
+        return TiltAxis(self.axis_offset_px, self.rotation_deg)
 
 
 def align_series(
@@ -98,7 +98,7 @@ def align_series(
     *,
     rounds: int = _ROUNDS,
     pair_shifts: PairShifts | None = None,
-    start_axis: Axis | None = None,
+    start_axis: TiltAxis | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> Alignment:
     """Align a tilt series.
@@ -122,7 +122,7 @@ def align_series(
         (:meth:`.pairwise.OnlineRegistration.pair_shifts`), in pixels, by the indices of both
         images, the lower tilt first. Missing ones are computed. The result is the same, bit for
         bit, with and without them.
-    start_axis : Axis, optional
+    start_axis : TiltAxis, optional
         Tilt axis to start from, for example that of the previous series. By default an upright
         axis through the centre of the specimen. A wrong start costs rounds, not accuracy.
     progress : callable, optional
@@ -165,7 +165,7 @@ def iter_align_series(
     *,
     rounds: int = _ROUNDS,
     pair_shifts: PairShifts | None = None,
-    start_axis: Axis | None = None,
+    start_axis: TiltAxis | None = None,
 ) -> Generator[float, None, Alignment]:
     """Align a tilt series as :func:`align_series` does, in small pieces of work.
 
@@ -233,7 +233,7 @@ def iter_align_series(
     return _alignment(match, every, axis, aligned, method, tilts, usable, dark)
 
 
-def _check_start(axis: Axis | None) -> None:
+def _check_start(axis: TiltAxis | None) -> None:
     if axis is not None and not np.isfinite([axis.offset_px, axis.rotation_deg]).all():
         raise ValueError(
             f"the start axis {axis} is not finite; give finite numbers or leave it out"
@@ -251,7 +251,7 @@ def _among(pair_shifts: PairShifts, usable: NDArray[np.intp]) -> PairShifts:
 
 
 def _iter_resample(
-    images: NDArray[Any], shifts: Floats64, axis: Axis
+    images: NDArray[Any], shifts: Floats64, axis: TiltAxis
 ) -> Generator[float, None, Floats]:
     """Resample some images at a time."""
     aligned = np.empty(images.shape, np.float32)
@@ -266,7 +266,7 @@ def _iter_resample(
 def _alignment(
     match: ProjectionMatch,
     shifts: Floats64,
-    axis: Axis,
+    axis: TiltAxis,
     aligned: Floats,
     method: str,
     tilts: Floats64,
@@ -328,7 +328,7 @@ def dark_images(images: NDArray[Any]) -> NDArray[np.intp]:
     return np.flatnonzero((contrasts < _DARK * usual) | (contrasts <= 0))
 
 
-def _about(axis: Axis, shifts: Floats64, through_mass: Axis, tilts: Floats64) -> Floats64:
+def _about(axis: TiltAxis, shifts: Floats64, through_mass: TiltAxis, tilts: Floats64) -> Floats64:
     """Shifts about a known axis, from shifts about the axis through the mass.
 
     Pairwise registration keeps the mass in place, which is right for an axis through the mass;
@@ -340,7 +340,9 @@ def _about(axis: Axis, shifts: Floats64, through_mass: Axis, tilts: Floats64) ->
     return shifts + across[:, None] * [np.sin(rotation_rad), np.cos(rotation_rad)]
 
 
-def _lowest_tilt_in_place(shifts: Floats64, axis: Axis, tilts: Floats64) -> tuple[Floats64, Axis]:
+def _lowest_tilt_in_place(
+    shifts: Floats64, axis: TiltAxis, tilts: Floats64
+) -> tuple[Floats64, TiltAxis]:
     """The same alignment, with the specimen where the image of the lowest tilt shows it.
 
     A specimen may be displaced as a whole: along the axis all images move alike, across it with
@@ -361,7 +363,7 @@ def _lowest_tilt_in_place(shifts: Floats64, axis: Axis, tilts: Floats64) -> tupl
         terms = np.column_stack([np.ones_like(cosines), cosines, sines])
         offset = float(np.linalg.lstsq(terms, moves[:, 1])[0][0])
     moves[:, 1] -= offset
-    return moves[:, :1] * down + moves[:, 1:] * across, Axis(offset, axis.rotation_deg)
+    return moves[:, :1] * down + moves[:, 1:] * across, TiltAxis(offset, axis.rotation_deg)
 
 
 def _interpolated(shifts: Floats64, tilts: Floats64, usable: NDArray[np.intp]) -> Floats64:

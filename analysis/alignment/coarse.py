@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ..core.arrays import Floats
 from .pairwise import Method, OnlineRegistration
 from .registration import centre_of_mass
-from .resampling import Axis, apply_alignment
+from .resampling import TiltAxis, apply_alignment
 
 Floats64 = NDArray[np.float64]
 # Voxels along (y, z, x).
@@ -28,7 +28,7 @@ class KnownAlignment:
 
     Attributes
     ----------
-    axis : Axis
+    axis : TiltAxis
         The tilt axis.
     shifts_px : mapping
         Shift along (rows, columns) of each view, by its index among the requested tilts.
@@ -36,7 +36,7 @@ class KnownAlignment:
         Thickness of the specimen.
     """
 
-    axis: Axis
+    axis: TiltAxis
     shifts_px: Mapping[int, Floats64]
     thickness_px: int | None = None
 
@@ -106,7 +106,7 @@ class CoarseAlignment:
         """
         self.registration.add(number, tilt_deg, image)
         if self._axis is None:
-            self._axis = Axis(centre_of_mass(image - np.percentile(image, 10)))
+            self._axis = TiltAxis(centre_of_mass(image - np.percentile(image, 10)))
         if not self._numbers:
             known = self._known.shifts_px.get(tilt_index) if self._known is not None else None
             shift = np.zeros(2) if known is None else np.asarray(known, np.float64)
@@ -120,14 +120,14 @@ class CoarseAlignment:
         self._shifts.append(shift)
         return apply_alignment(image[None], shift[None], self._axis)[0]
 
-    def displacement_to(self, shifts_px: Floats64, axis: Axis) -> Displacement:
+    def displacement_to(self, shifts_px: Floats64, axis: TiltAxis) -> Displacement:
         """Displacement of the specimen from this alignment to a better one.
 
         Parameters
         ----------
         shifts_px : ndarray
             Better shifts, shape (views, 2), by the numbers of the views.
-        axis : Axis
+        axis : TiltAxis
             Better axis.
 
         Returns
@@ -142,14 +142,14 @@ class CoarseAlignment:
         return displacement_between(before, after, np.array(self._tilts))
 
 
-def displacements(shifts_px: Floats64, axis: Axis) -> Floats64:
+def displacements(shifts_px: Floats64, axis: TiltAxis) -> Floats64:
     """How far an alignment moves each image, along and across the tilt axis.
 
     Parameters
     ----------
     shifts_px : ndarray
         Shape (n, 2), along rows and columns.
-    axis : Axis
+    axis : TiltAxis
         The tilt axis.
 
     Returns

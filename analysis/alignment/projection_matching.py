@@ -30,7 +30,7 @@ from ..core.arrays import Floats, in_threads
 from ..core.progress import run_to_end
 from .matching_volume import MatchingVolume
 from .preparation import MATCHING_SIDE, binning_for, prepared
-from .resampling import Axis, Splines
+from .resampling import Splines, TiltAxis
 from .thickness_search import ThicknessTrials, iter_find_thickness, shifted_in_z
 
 Floats64 = NDArray[np.float64]
@@ -70,7 +70,7 @@ class ProjectionMatch:
     ----------
     shifts_px : ndarray
         Float64, shape (n, 2), along rows and columns.
-    axis : Axis
+    axis : TiltAxis
         The tilt axis.
     residual : ndarray
         Relative residual of the volume after each round: norm of (images - projections) over
@@ -84,7 +84,7 @@ class ProjectionMatch:
     """
 
     shifts_px: Floats64
-    axis: Axis
+    axis: TiltAxis
     residual: Floats64
     correlation: Floats64
     thickness_px: int
@@ -95,7 +95,7 @@ def match_projections(
     images: NDArray[Any],
     tilt_deg: NDArray[Any],
     shifts_px: NDArray[Any],
-    axis: Axis,
+    axis: TiltAxis,
     *,
     rounds: int = 30,
     axis_only: bool = False,
@@ -113,7 +113,7 @@ def match_projections(
         Angles in degrees, shape (n,).
     shifts_px : ndarray
         Start of the shifts, shape (n, 2), along rows and columns.
-    axis : Axis
+    axis : TiltAxis
         Start of the tilt axis.
     rounds : int
         Most rounds; the refinement ends earlier when it has settled.
@@ -150,7 +150,7 @@ def iter_match_projections(
     images: NDArray[Any],
     tilt_deg: NDArray[Any],
     shifts_px: NDArray[Any],
-    axis: Axis,
+    axis: TiltAxis,
     *,
     rounds: int = 30,
     axis_only: bool = False,
@@ -202,7 +202,7 @@ class _Refinement:
         images: NDArray[Any],
         tilt_deg: NDArray[Any],
         shifts_px: NDArray[Any],
-        axis: Axis,
+        axis: TiltAxis,
         *,
         axis_only: bool,
     ) -> None:
@@ -224,8 +224,8 @@ class _Refinement:
         self._valid = np.ones(small.shape, np.bool_)
 
     @property
-    def _axis(self) -> Axis:
-        return Axis(self._offset, math.degrees(self._rotation_rad))
+    def _axis(self) -> TiltAxis:
+        return TiltAxis(self._offset, math.degrees(self._rotation_rad))
 
     def find_thickness(self, done: float) -> Generator[float, None, None]:
         """Search thickness and height of the volume; the next one begins from nothing."""
@@ -288,7 +288,7 @@ class _Refinement:
         assert self._volume is not None
         return ProjectionMatch(
             self._given_px if self._axis_only else self._shifts * self._binning,
-            Axis(self._offset * self._binning, math.degrees(self._rotation_rad)),
+            TiltAxis(self._offset * self._binning, math.degrees(self._rotation_rad)),
             np.array(self._residuals),
             _correlations(self._aligned * self._valid, self._reprojected * self._valid),
             self._volume.thickness * self._binning,

@@ -32,7 +32,7 @@ _BORDER_SMOOTHING_PX = 3.0
 
 
 @dataclass(frozen=True)
-class Axis:
+class TiltAxis:
     """The tilt axis in images that are free of shifts.
 
     Attributes
@@ -155,7 +155,7 @@ class Splines:
             target[n] = gaussian_filter1d(ends, _BORDER_SMOOTHING_PX, axis=1, mode="nearest")
 
     def sampled(
-        self, shifts_px: NDArray[Any], axis: Axis, rows: NDArray[np.integer[Any]] | None = None
+        self, shifts_px: NDArray[Any], axis: TiltAxis, rows: NDArray[np.integer[Any]] | None = None
     ) -> Floats:
         """Resample the images by the convention of this module.
 
@@ -163,7 +163,7 @@ class Splines:
         ----------
         shifts_px : ndarray
             Shape (n, 2), along rows and columns.
-        axis : Axis
+        axis : TiltAxis
             The tilt axis.
         rows : ndarray of int, optional
             Only these rows of the aligned images.
@@ -200,7 +200,7 @@ class Splines:
         in_threads(one, range(len(shifts)))
         return out
 
-    def valid_mask(self, shifts_px: NDArray[Any], axis: Axis) -> NDArray[np.bool_]:
+    def valid_mask(self, shifts_px: NDArray[Any], axis: TiltAxis) -> NDArray[np.bool_]:
         """Mask of the pixels of :meth:`sampled` that lie within the recorded image."""
         tall, wide = self.shape
         rotation = math.radians(axis.rotation_deg)
@@ -215,7 +215,7 @@ class Splines:
         return out
 
 
-def apply_alignment(images: NDArray[Any], shifts_px: NDArray[Any], axis: Axis) -> Floats:
+def apply_alignment(images: NDArray[Any], shifts_px: NDArray[Any], axis: TiltAxis) -> Floats:
     """Resample images so that shifts, axis offset and rotation are removed.
 
     Parameters
@@ -224,7 +224,7 @@ def apply_alignment(images: NDArray[Any], shifts_px: NDArray[Any], axis: Axis) -
         Shape (n, rows, columns), as recorded.
     shifts_px : ndarray
         Shape (n, 2): displacement of the specimen in each image along rows and columns.
-    axis : Axis
+    axis : TiltAxis
         The tilt axis.
 
     Returns

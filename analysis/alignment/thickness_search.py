@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ..tomography.iterative import sirt
 from ..tomography.projector import LANES
-from .resampling import Axis, Splines
+from .resampling import Splines, TiltAxis
 
 Floats64 = NDArray[np.float64]
 
@@ -28,7 +28,7 @@ class ThicknessTrials:
         self._splines, self._tilts, self._rows = splines, tilts, rows
 
     def residuals(
-        self, shifts: Floats64, axis: Axis, thicknesses: Sequence[int], height: float
+        self, shifts: Floats64, axis: TiltAxis, thicknesses: Sequence[int], height: float
     ) -> Iterator[float]:
         """Yield the relative residual for each thickness of a volume at one height."""
         lower = shifted_in_z(shifts, axis, self._tilts, height)
@@ -42,7 +42,7 @@ class ThicknessTrials:
 def iter_find_thickness(
     trials: ThicknessTrials,
     shifts: Floats64,
-    axis: Axis,
+    axis: TiltAxis,
     thicknesses: Sequence[float],
     done: float,
 ) -> Generator[float, None, tuple[float, float]]:
@@ -77,7 +77,7 @@ def _parabola_minimum(positions: Floats64, values: Floats64) -> float:
     return float(positions[k] + min(max(step, -1.0), 1.0) * (positions[1] - positions[0]))
 
 
-def shifted_in_z(shifts: Floats64, axis: Axis, tilts: Floats64, height: float) -> Floats64:
+def shifted_in_z(shifts: Floats64, axis: TiltAxis, tilts: Floats64, height: float) -> Floats64:
     """Shifts with which the reconstructed specimen lies lower by `height` along z."""
     rotation_rad = math.radians(axis.rotation_deg)
     across = height * np.sin(np.deg2rad(tilts))

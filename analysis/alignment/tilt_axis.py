@@ -12,14 +12,14 @@ from ..core.arrays import checked_series
 from .preparation import prepared
 from .projection_matching import match_projections
 from .registration import centre_of_mass
-from .resampling import Axis
+from .resampling import TiltAxis
 
-__all__ = ["Axis", "axis_through_mass", "find_axis"]
+__all__ = ["TiltAxis", "axis_through_mass", "find_axis"]
 
 
 def axis_through_mass(
     images: NDArray[Any], shifts_px: NDArray[Any], binning: int, rotation_deg: float = 0.0
-) -> Axis:
+) -> TiltAxis:
     """Place the tilt axis through the centre of the specimen's mass.
 
     That is right for shifts from pairwise registration, which keep the mass in place: only a
@@ -51,17 +51,17 @@ def axis_through_mass(
     2.0
     """
     centres = [centre_of_mass(image) * binning for image in prepared(images, binning)]
-    return Axis(float(np.median(np.array(centres) - shifts_px[:, 1])), rotation_deg)
+    return TiltAxis(float(np.median(np.array(centres) - shifts_px[:, 1])), rotation_deg)
 
 
 def find_axis(
     images: NDArray[Any],
     tilt_deg: NDArray[Any],
     *,
-    start: Axis | None = None,
+    start: TiltAxis | None = None,
     rounds: int = 30,
     progress: Callable[[float], None] | None = None,
-) -> Axis:
+) -> TiltAxis:
     """Find the tilt axis of a series that is free of shifts.
 
     Offset and rotation are refined until the images agree with the reprojections of their volume
@@ -73,7 +73,7 @@ def find_axis(
         Shape (n, rows, columns), without shifts: only the tilt moves the specimen.
     tilt_deg : ndarray
         Angles in degrees, shape (n,), in any order and spacing.
-    start : Axis, optional
+    start : TiltAxis, optional
         First guess; by default the centre of the images, upright.
     rounds : int
         Most rounds of refinement.
@@ -103,6 +103,6 @@ def find_axis(
     """
     images, tilts = checked_series(images, tilt_deg)
     return match_projections(
-        images, tilts, np.zeros((len(images), 2)), start or Axis(),
+        images, tilts, np.zeros((len(images), 2)), start or TiltAxis(),
         rounds=rounds, axis_only=True, progress=progress,
     ).axis  # fmt: skip

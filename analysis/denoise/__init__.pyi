@@ -10,8 +10,8 @@ from .frame import (
     warm_up,
 )
 from .parameter_search import (
-    Choice,
     Exposures,
+    NoiseChoice,
     Trial,
     choice_of,
     contrast_window,
@@ -23,9 +23,9 @@ from .reference_frames import ReferenceFrames, denoising_settings
 from .variance_stabilisation import anscombe, inverse_anscombe
 
 __all__ = [
-    "Choice",
     "Exposures",
     "Noise",
+    "NoiseChoice",
     "ReferenceFrames",
     "Trial",
     "anscombe",

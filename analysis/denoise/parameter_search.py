@@ -32,7 +32,7 @@ _CLIP_QUANTILES = (0.001, 0.999)
 
 Floats64 = NDArray[np.float64]
 # Yields the finished fraction.
-Steps = Generator[float, None, "Choice"]
+Steps = Generator[float, None, "NoiseChoice"]
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Choice:
+class NoiseChoice:
     """Result of the parameter search: the best settings and all trials.
 
     Attributes
@@ -127,12 +127,12 @@ class Choice:
     trials: tuple[Trial, ...]
 
 
-def curve_table(choice: Choice) -> Floats64:
+def curve_table(choice: NoiseChoice) -> Floats64:
     """Write the trials of a parameter search as a table of numbers.
 
     Parameters
     ----------
-    choice : Choice
+    choice : NoiseChoice
         Result of :func:`search_parameters`.
 
     Returns
@@ -159,7 +159,7 @@ def curve_table(choice: Choice) -> Floats64:
     return np.array([*rows, (-1.0, np.nan, choice.noisy_psnr_db)], np.float64)
 
 
-def choice_of(table: NDArray[np.float64]) -> Choice:
+def choice_of(table: NDArray[np.float64]) -> NoiseChoice:
     """Read the table that :func:`curve_table` writes.
 
     Parameters
@@ -193,7 +193,7 @@ def choice_of(table: NDArray[np.float64]) -> Choice:
         for kind, variance, psnr_db in rows[:-1]
     )
     best = max(trials, key=lambda trial: trial.psnr_db)
-    return Choice(best.noise, best.variance, best.psnr_db, rows[-1][2], trials)
+    return NoiseChoice(best.noise, best.variance, best.psnr_db, rows[-1][2], trials)
 
 
 def contrast_window(image: NDArray[Any], largest_side: int) -> tuple[slice, slice]:
@@ -248,7 +248,7 @@ def search_parameters(
     method: Literal["fast", "bm3d"] = "fast",
     index: int = 0,
     largest_side: int | None = None,
-) -> Choice:
+) -> NoiseChoice:
     """Choose noise type and variance of the denoiser from exposures of one view.
 
     Parameters
@@ -357,7 +357,7 @@ def iter_search_parameters(
             yield done / most
     found = yield from scaled_progress(done / most, 1.0, _iter_refine(trials, coarse))
     best = max(found, key=lambda trial: trial.psnr_db)
-    return Choice(best.noise, best.variance, best.psnr_db, trials.noisy_psnr_db, tuple(found))
+    return NoiseChoice(best.noise, best.variance, best.psnr_db, trials.noisy_psnr_db, tuple(found))
 
 
 def _iter_refine(

@@ -11,7 +11,7 @@ from ...protocols.steps.tables import MAX_TRIALS
 from ..core.arrays import Floats
 from ..core.noise import FEWEST_REFERENCES, Effort, NoiseType
 from ..core.outputs import Notice, Output, Parameters, Result, with_progress
-from .parameter_search import Choice, Exposures, curve_table, iter_search_parameters
+from .parameter_search import Exposures, NoiseChoice, curve_table, iter_search_parameters
 
 # Longest side of the window that is searched: the search delays the next frames.
 _LARGEST_SIDE = 256
@@ -21,7 +21,7 @@ Settings = tuple[NoiseType, float | Literal["auto"]]
 def denoising_settings(
     noise: NoiseType | Literal["auto"],
     variance: float | Literal["auto"],
-    choice: Choice | None,
+    choice: NoiseChoice | None,
 ) -> Settings:
     """Noise type and variance for the next frames.
 
@@ -31,7 +31,7 @@ def denoising_settings(
         Noise type of the recipe, or "auto".
     variance : float or "auto"
         Variance of the recipe, on the scale of 255.
-    choice : Choice or None
+    choice : NoiseChoice or None
         Result of the parameter search; None before the first reference frames.
 
     Returns
@@ -87,7 +87,7 @@ class ReferenceFrames:
         else:
             self._others += frame
 
-    def finish(self, stack: str) -> Generator[Output, None, Choice | None]:
+    def finish(self, stack: str) -> Generator[Output, None, NoiseChoice | None]:
         """Choose the settings by the frames added; the memory of the frames is freed.
 
         Parameters

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..denoise.parameter_search import Choice
+from ..denoise.parameter_search import NoiseChoice
 from ..particles.necks import Neck
 
 Row = tuple[str, float, Neck]
@@ -167,7 +167,7 @@ def plot_model(path: Path, rows: Iterable[Row]) -> None:
     figure.savefig(path, dpi=_DPI, format="png")
 
 
-def plot_tuning(path: Path, choice: Choice) -> None:
+def plot_tuning(path: Path, choice: NoiseChoice) -> None:
     """Plot the PSNR against the variance given to the denoiser, one line per noise type.
 
     The best settings are marked; the dashed line is the noisy frame. Variance "auto" is a dotted
@@ -177,7 +177,7 @@ def plot_tuning(path: Path, choice: Choice) -> None:
     ----------
     path : Path
         PNG file to write.
-    choice : Choice
+    choice : NoiseChoice
         Result of :func:`.search_parameters`.
 
     Raises

@@ -14,7 +14,7 @@ import numpy as np
 from ...protocols.config.pipeline import NECK_COLUMNS, TRIAL_COLUMNS
 from ...protocols.core.errors import BadInput
 from ...protocols.runfile.reader import Run, Stack
-from ..denoise.parameter_search import Choice, choice_of
+from ..denoise.parameter_search import NoiseChoice, choice_of
 from ..io.safe_output import new_file
 from ..particles.necks import Neck, write_necks
 from .plots import Row, plot_growth, plot_model, plot_tuning
@@ -138,7 +138,7 @@ PLOTS: dict[str, Callable[[Path, Iterable[Row]], None]] = {
 }
 
 
-def tuning_of(run: Run, stack: Stack) -> Choice | None:
+def tuning_of(run: Run, stack: Stack) -> NoiseChoice | None:
     """Read the newest parameter search by the frames of an image stack.
 
     Parameters
@@ -167,7 +167,7 @@ def tuning_of(run: Run, stack: Stack) -> Choice | None:
         raise BadInput(f"{run.path}: {stored.path}", str(error)) from None
 
 
-def write_tuning(path: Path, choices: Mapping[str, Choice]) -> None:
+def write_tuning(path: Path, choices: Mapping[str, NoiseChoice]) -> None:
     """Write the trials of parameter searches as CSV.
 
     Parameters

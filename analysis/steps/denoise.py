@@ -93,12 +93,12 @@ class DenoiseStep(Step[DenoiseSettings]):
                 self._keep(frame)
             return
         from ..denoise.frame import denoise_frame
-        from ..denoise.parameter_search import Choice
+        from ..denoise.parameter_search import NoiseChoice
         from ..denoise.reference_frames import denoising_settings
 
         settings = self.settings
         noise, wanted = denoising_settings(
-            settings.noise, settings.variance, self.context.get(Choice)
+            settings.noise, settings.variance, self.context.get(NoiseChoice)
         )
         try:
             frame.image, variance = denoise_frame(

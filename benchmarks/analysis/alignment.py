@@ -18,7 +18,7 @@ import numpy as np
 
 from pyrotome.analysis.alignment.align import align_series, iter_align_series
 from pyrotome.analysis.alignment.pairwise import OnlineRegistration, register_series
-from pyrotome.analysis.alignment.resampling import Axis, apply_alignment
+from pyrotome.analysis.alignment.resampling import TiltAxis, apply_alignment
 from pyrotome.analysis.alignment.tilt_axis import find_axis
 from pyrotome.analysis.tomography.iterative import sirt
 from pyrotome.analysis.tomography.reconstruction import r_factor
@@ -91,7 +91,7 @@ def show_phantom(seed, axis):
     print(f"  {'bound':37s} {bounds}")
     for method in METHODS:
         registered = register_series(images, TILTS, method)
-        alone, _ = errors(registered, Axis(), shifts, axis)
+        alone, _ = errors(registered, TiltAxis(), shifts, axis)
         begin = time.perf_counter()
         found = align_series(images, TILTS, method)
         took_s = time.perf_counter() - begin
@@ -103,7 +103,7 @@ def show_phantom(seed, axis):
             f" {took_s:6.1f} s  {verdict(*within)}",
             flush=True,
         )
-    still = apply_alignment(images, shifts, Axis())
+    still = apply_alignment(images, shifts, TiltAxis())
     begin = time.perf_counter()
     alone = find_axis(still, TILTS)
     offset, turn = alone.offset_px - axis.offset_px, alone.rotation_deg - axis.rotation_deg
@@ -151,7 +151,7 @@ def show_times(images, shifts, axis, side):
         rest_s = before - begin
         warp_s = sum(took for fraction, took in spent if fraction > 0.9)
         whole_s, piece_s = register_s + rest_s, max(took for _, took in spent)
-        full = Axis(found.axis_offset_px * binning, found.rotation_deg)
+        full = TiltAxis(found.axis_offset_px * binning, found.rotation_deg)
         rms, _ = errors(found.shifts_px * binning, full, shifts, axis)
         print(
             f"  {method:20s} registration {register_s:4.1f} s ({1e3 * arrived_s / TILTS.size:3.0f}"
@@ -188,7 +188,7 @@ def show_needle(folder, picture):
 
     recorded, before = figure(images)
     print(f"  as recorded                          {recorded:.4f}")
-    trials = {c: figure(apply_alignment(images, reference, Axis(c, -2.79)))[0]
+    trials = {c: figure(apply_alignment(images, reference, TiltAxis(c, -2.79)))[0]
               for c in (2.0, 2.5, 3.0, 3.5, 4.0)}  # fmt: skip
     best = min(trials, key=trials.__getitem__)
     print(
@@ -276,8 +276,8 @@ def main():
     given = parser.parse_args()
     warm = np.random.default_rng(0).random((5, 32, 32), np.float32)
     align_series(warm, TILTS[:5], "phase-correlation", rounds=2)  # compile
-    show_phantom(0, Axis(6.5, 1.2))
-    axis = Axis(-5.0, -1.0)
+    show_phantom(0, TiltAxis(6.5, 1.2))
+    axis = TiltAxis(-5.0, -1.0)
     images, shifts = show_phantom(1, axis)
     for side in (256, 128):
         show_times(images, shifts, axis, side)

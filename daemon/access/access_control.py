@@ -15,7 +15,7 @@ import zmq
 import zmq.asyncio
 
 from ...protocols.config.rig import Rig
-from .connections import MOST_ACTIVE, MOST_SILENT, Connection, Connections
+from .connections import MOST_ACTIVE, MOST_SILENT, ClientConnection, Connections
 from .keys import KeyPair, KeyRing, load_server
 from .lease import DEFAULT_S, Lease
 from .people import LOCAL, Person
@@ -93,7 +93,7 @@ class AccessControl:
         self,
         socket: zmq.Socket[Any],
         what: str,
-        on_gone: Callable[[Connection], None] | None = None,
+        on_gone: Callable[[ClientConnection], None] | None = None,
     ) -> Connections:
         """Require keys on a socket, and keep account of its connections.
 

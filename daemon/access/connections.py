@@ -45,7 +45,7 @@ _PAUSE_S = 1.0
 
 
 @dataclass
-class Connection:
+class ClientConnection:
     """One peer, by the descriptor of its connection.
 
     Attributes
@@ -91,7 +91,7 @@ class Connections:
         self,
         socket: zmq.Socket[Any],
         rejected: Callable[[str, str], None],
-        on_gone: Callable[[Connection], None] | None = None,
+        on_gone: Callable[[ClientConnection], None] | None = None,
         most_silent: int = MOST_SILENT,
         most_active: int = MOST_ACTIVE,
     ) -> None:
@@ -108,9 +108,9 @@ class Connections:
         # that sends too much is disconnected instead. And without heartbeats of ours.
         socket.set(zmq.RCVHWM, 0)
         self._monitor = SocketMonitor(socket)
-        self._silent: OrderedDict[int, Connection] = OrderedDict()
-        self._greeting: OrderedDict[int, Connection] = OrderedDict()
-        self._active: OrderedDict[int, Connection] = OrderedDict()
+        self._silent: OrderedDict[int, ClientConnection] = OrderedDict()
+        self._greeting: OrderedDict[int, ClientConnection] = OrderedDict()
+        self._active: OrderedDict[int, ClientConnection] = OrderedDict()
         self._endpoint = ""
         self._closed_until_s: float | None = None
         self.disconnected_count = 0
@@ -119,15 +119,15 @@ class Connections:
     def __len__(self) -> int:
         return len(self._active)
 
-    def all(self) -> list[Connection]:
+    def all(self) -> list[ClientConnection]:
         """Every connection that has sent a message."""
         return list(self._active.values())
 
-    def find(self, fd: int) -> Connection | None:
+    def find(self, fd: int) -> ClientConnection | None:
         """The connection of a descriptor."""
         return self._active.get(fd) or self._greeting.get(fd) or self._silent.get(fd)
 
-    def message_from(self, fd: int, now_s: float, name: str = "") -> Connection | None:
+    def message_from(self, fd: int, now_s: float, name: str = "") -> ClientConnection | None:
         """Note that a message came.
 
         Parameters
@@ -196,7 +196,7 @@ class Connections:
         # Room is made first: the newest connection is not the one to go.
         while len(self._silent) >= self._most_silent:
             self._make_room()
-        self._silent[fd] = Connection(fd, address_of(ends), ends, now_s)
+        self._silent[fd] = ClientConnection(fd, address_of(ends), ends, now_s)
 
     def _make_room(self) -> None:
         """Disconnect the oldest silent peer, or move it on if its greeting has come."""
@@ -221,7 +221,7 @@ class Connections:
         if connection is not None and connection.ends == event.ends:
             self._forget(connection)
 
-    def _forget(self, connection: Connection) -> None:
+    def _forget(self, connection: ClientConnection) -> None:
         for kind in (self._silent, self._greeting, self._active):
             kind.pop(connection.fd, None)
         if self._on_gone is not None:
@@ -243,7 +243,7 @@ class Connections:
 
     # --- disconnecting --------------------------------------------------------------------------
 
-    def disconnect(self, connection: Connection, why: str) -> None:
+    def disconnect(self, connection: ClientConnection, why: str) -> None:
         """Shut a connection down; libzmq then drops it and all that waits for it."""
         if connection.fd in self._active:
             self.disconnected_count += 1

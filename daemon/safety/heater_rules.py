@@ -260,7 +260,7 @@ class Rate(Check):
         return Violation(found, bound, f"{text}{setpoint_c:g} degC")
 
 
-class Progress(Check):
+class NoProgress(Check):
     """Temperature off the setpoint that does not approach it."""
 
     def __init__(self, limits: RuleLimits, setpoints: SetpointHistory) -> None:

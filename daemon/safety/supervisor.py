@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ...protocols.config.rig import Rig
 from ...protocols.config.supervision import Action
 from .column_rules import Moving, Unblanked, Vacuum
-from .heater_rules import Implausible, OverTemperature, Progress, Rate, Stale
+from .heater_rules import Implausible, NoProgress, OverTemperature, Rate, Stale
 from .observations import Observation, Reading
 from .rules import Check, RuleLimits, SetpointHistory, Violation
 
@@ -62,7 +62,7 @@ RULES: Mapping[str, Rule] = {
         Rate, 20.0, "K/s", 0.3, "safe",
     ),
     "progress": Rule(
-        "away from the setpoint and not on the way to it", Progress, 15.0, "K", 10.0, "safe"
+        "away from the setpoint and not on the way to it", NoProgress, 15.0, "K", 10.0, "safe"
     ),
     "unblanked": Rule("the beam is on outside an exposure", Unblanked, 0.0, "", 0.5, "safe"),
     "moving": Rule("the stage moves during an exposure", Moving, 0.05, "deg", 0.0, "pause"),

@@ -63,7 +63,7 @@ class Prediction:
 
 
 @dataclass(frozen=True)
-class Choice:
+class HoldChoice:
     """The next hold, and what it rests on.
 
     Parameters
@@ -93,7 +93,7 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class PastPrediction:
     """A prediction of an earlier series, and what was measured then.
 
     Parameters
@@ -129,7 +129,7 @@ class Discrepancy:
     share: float = 1.0
 
 
-def discrepancy(outcomes: Sequence[Outcome]) -> Discrepancy:
+def discrepancy(outcomes: Sequence[PastPrediction]) -> Discrepancy:
     """Learn from past predictions how far the next one can be trusted.
 
     The law of the model is not that of the specimen. Its error changes slowly from one series to
@@ -137,7 +137,7 @@ def discrepancy(outcomes: Sequence[Outcome]) -> Discrepancy:
 
     Parameters
     ----------
-    outcomes : sequence of Outcome
+    outcomes : sequence of PastPrediction
         Oldest first.
 
     Returns
@@ -175,12 +175,12 @@ def outcomes_of(
     statistic: Statistic,
     reference_c: float,
     priors: Priors,
-) -> list[Outcome]:
+) -> list[PastPrediction]:
     """What the model would have predicted of the latest series, each from those before it.
 
     Parameters are those of :func:`fit`.
     """
-    found: list[Outcome] = []
+    found: list[PastPrediction] = []
     for number in range(max(2, len(measurements) - _OUTCOMES), len(measurements)):
         before, after = measurements[number - 1], measurements[number]
         try:
@@ -191,7 +191,7 @@ def outcomes_of(
         if before.value is None or after.value is None:
             continue
         error = math.sqrt(2.0) * model.measurement_error
-        found.append(Outcome(predicted, after.value - before.value, error))
+        found.append(PastPrediction(predicted, after.value - before.value, error))
     return found
 
 
@@ -233,7 +233,7 @@ def choose(
     bounds: HoldBounds,
     longest_s: float,
     known: Discrepancy,
-) -> Choice:
+) -> HoldChoice:
     """Choose the hold whose advance is expected to lie nearest to the wanted step.
 
     What counts is the expected square of (advance / step - 1), so that an uncertain prediction
@@ -272,7 +272,7 @@ def choose(
             if found[1] < loss - 1e-9:
                 best, loss, advance, sd = found
                 hold_s, at_c = float(lengths[best]), float(other_c)
-    return Choice(
+    return HoldChoice(
         hold_s,
         at_c,
         advance >= _REACHED * bounds.step or hold_s < bounds.max_s * (1 - 1e-9),

@@ -16,8 +16,8 @@ from ..schedule.operations import ChooseHold, Decide
 from ..schedule.plan import Plan
 from ..schedule.steering_history import SteeringHistory
 from .hold_choice import (
-    Choice,
     HoldBounds,
+    HoldChoice,
     choose,
     discrepancy,
     fit,
@@ -287,7 +287,7 @@ class Steering:
         return _Knowledge(measurements, dwells, self._shape, self._longest_s)
 
     def _tell_choice(
-        self, operation: ChooseHold, choice: Choice, latest: Measurement | None
+        self, operation: ChooseHold, choice: HoldChoice, latest: Measurement | None
     ) -> None:
         """Say what was chosen and why, in an event and in the table."""
         adaptive, hold = operation.adaptive, operation.hold
@@ -327,7 +327,7 @@ class Steering:
         )
 
 
-def _choice(adaptive: Adaptive, hold: HoldPlan, known: _Knowledge) -> Choice:
+def _choice(adaptive: Adaptive, hold: HoldPlan, known: _Knowledge) -> HoldChoice:
     """Fit and choose; pure, and fast enough to be waited for in a thread."""
     statistic = adaptive.quantity.statistic
     priors = Priors(

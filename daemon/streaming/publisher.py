@@ -23,7 +23,7 @@ import zmq
 from ...protocols.core.errors import BadInput
 from ...protocols.messages.stream import Message
 from ..access.connections import (
-    Connection,
+    ClientConnection,
     Connections,
     disconnect_slowest,
     disconnect_stalled,
@@ -51,7 +51,7 @@ _SWEEP_S = 0.5
 _LATE_RATE, _LATE_BURST = 20.0, 40.0
 
 
-Protect = Callable[[zmq.Socket[Any], Callable[[Connection], None]], Connections]
+Protect = Callable[[zmq.Socket[Any], Callable[[ClientConnection], None]], Connections]
 
 
 class Publisher:
@@ -240,5 +240,7 @@ class Publisher:
         self._socket.close()
 
 
-def _unprotected(socket: zmq.Socket[Any], on_gone: Callable[[Connection], None]) -> Connections:
+def _unprotected(
+    socket: zmq.Socket[Any], on_gone: Callable[[ClientConnection], None]
+) -> Connections:
     return Connections(socket, lambda _address, _why: None, on_gone)

@@ -64,7 +64,7 @@ class RegulatorSettings:
 
 
 @dataclass(frozen=True)
-class Measurement:
+class ChipReading:
     """One reading: when it was taken, temperature, and the current that flowed then."""
 
     t_s: float
@@ -195,7 +195,7 @@ class Regulator:
         ]
         self._bounds = _FACTOR_KNOWN if known else _FACTOR_UNKNOWN
         self._inertia_bounds = (_INERTIA[0] * self._bounds[0], _INERTIA[1] * self._bounds[1])
-        self._before: Measurement | None = None
+        self._before: ChipReading | None = None
 
     @property
     def least_factor(self) -> float:
@@ -207,7 +207,7 @@ class Regulator:
         """Make no use of the reading before: something else has driven the chip since."""
         self._before = None
 
-    def record(self, now: Measurement) -> None:
+    def record(self, now: ChipReading) -> None:
         """Record a reading, and learn from it."""
         if self._before is not None:
             self._learn(self._before, now)
@@ -273,7 +273,7 @@ class Regulator:
                 side = -1
         return math.sqrt(square)
 
-    def _learn(self, before: Measurement, now: Measurement) -> None:
+    def _learn(self, before: ChipReading, now: ChipReading) -> None:
         """Compare a reading with what was predicted for it."""
         elapsed_s = now.t_s - before.t_s
         if not 0.0 < elapsed_s < 10.0 * max(self.cycle_s, self.model.calibration.time_constant_s):

@@ -16,7 +16,7 @@ from ...protocols.config.calibration import ChipCalibration, Verdict
 from ...protocols.core.clock import ExperimentClock
 from ..base import DeviceError, DeviceLost, DeviceRefused, HeaterSample
 from ..common.tasks import end_task
-from .control_law import Measurement, Regulator, RegulatorSettings
+from .control_law import ChipReading, Regulator, RegulatorSettings
 from .options import KeithleyOptions, probe_current_a
 from .plausibility import ImplausibleReading, PlausibilityMonitor, ReadingCheck
 from .setpoint import SetpointProfile
@@ -220,7 +220,7 @@ class RegulationLoop:
             verdict = monitor.record(t_s, temperature_c, reading.resistance_ohm, reading.power_w)
             if verdict is not None:
                 raise _implausible_power(self._device, verdict)
-            self._regulator.record(Measurement(t_s, temperature_c, reading.current_a))
+            self._regulator.record(ChipReading(t_s, temperature_c, reading.current_a))
             await self._wait_for_next(started + shortest_s)
             followed = self.profile
             current_a = self.probe_a

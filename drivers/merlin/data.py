@@ -25,7 +25,7 @@ _START_BYTES = 19
 
 
 @dataclass(frozen=True)
-class Image:
+class MerlinImage:
     """One image as it came; `data` is little-endian, shape (rows, columns)."""
 
     header: FrameHeader
@@ -66,7 +66,7 @@ class DataReader:
         """Take images of these (rows, columns); much larger ones are damaged."""
         self._largest = max(8 * shape[0] * shape[1], SMALLEST_LIMIT_BYTES)
 
-    async def next(self) -> AcquisitionHeader | Image | Damaged:
+    async def next(self) -> AcquisitionHeader | MerlinImage | Damaged:
         """Wait for the next message.
 
         Raises
@@ -141,7 +141,7 @@ class DataReader:
         self._start = at + body_bytes
         return found
 
-    async def _image(self, body_bytes: int) -> Image | Damaged:
+    async def _image(self, body_bytes: int) -> MerlinImage | Damaged:
         header_at = merlin.PREFIX_BYTES
         await self._fill(header_at + merlin.FRAME_START_BYTES)
         at = self._start + header_at
@@ -167,7 +167,7 @@ class DataReader:
         wire = np.frombuffer(self._store, header.dtype, header.width * header.height, first)
         data = wire.astype(header.dtype.newbyteorder("<")).reshape(header.shape)
         self._start += whole
-        return Image(header, data)
+        return MerlinImage(header, data)
 
     async def _cut(self, head: int, whole: int) -> int | None:
         """Where, from the start, the next message begins inside an image that has lost its end.

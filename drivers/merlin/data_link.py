@@ -10,7 +10,7 @@ from ...protocols.wires.merlin import AcquisitionHeader
 from ..base import GRACE_S
 from ..links.errors import broken, no_answer, not_connected, reason
 from ..links.tcp import end_tcp, open_tcp
-from .data import Damaged, DataReader, Image
+from .data import Damaged, DataReader, MerlinImage
 
 
 class DataLink:
@@ -70,7 +70,9 @@ class DataLink:
         if sock is not None:
             sock.close()
 
-    async def next(self, request: str, timeout_s: float) -> AcquisitionHeader | Image | Damaged:
+    async def next(
+        self, request: str, timeout_s: float
+    ) -> AcquisitionHeader | MerlinImage | Damaged:
         """Wait for the next message.
 
         Parameters

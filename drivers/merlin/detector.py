@@ -17,7 +17,7 @@ from ..common.armed_detector import Acquisition, ArmedDetector
 from ..links.errors import no_answer
 from ..links.tcp import address_of
 from .control import ControlLink
-from .data import Damaged, Image
+from .data import Damaged, MerlinImage
 from .data_link import DataLink
 
 DRAIN_QUIET_S = 0.05  # wall seconds of silence after which nothing more is on its way
@@ -160,7 +160,7 @@ class MerlinDetector(ArmedDetector[Acquisition]):
                 self._count_damaged(armed, request, found.why)
                 found = await self._data.next(request, wall_s)
         received_ns = self.clock.now_ns()
-        if not isinstance(found, Image):
+        if not isinstance(found, MerlinImage):
             raise self._refused(request, "it started another acquisition")
         self._check(armed, found.header)
         armed.arrive(found.header.sequence)

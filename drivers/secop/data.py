@@ -10,7 +10,7 @@ from collections.abc import Callable
 from ...protocols.core.clock import ExperimentClock
 from ...protocols.core.errors import BadMessage
 from ...protocols.wires import secop
-from ...protocols.wires.secop import Message, StampedValue
+from ...protocols.wires.secop import SecopMessage, StampedValue
 from ..base import GRACE_S, DeviceError, DeviceLost, DeviceRefused, HeaterSample
 from ..common.instrument_time import InstrumentTime
 from .control import ModuleControl
@@ -91,7 +91,7 @@ class ModuleReadings:
                 answers = "answers pings but not for the reading" if alive else "answers nothing"
                 self.trouble = f"it {answers}"
 
-    def on_message(self, message: Message) -> None:
+    def on_message(self, message: SecopMessage) -> None:
         """Handle a message of the node, be it an answer or an update."""
         module = None if self._control is None else self._control.module
         if module is None:

@@ -14,7 +14,7 @@ from typing import Any
 from ...protocols.core.errors import BadMessage
 from ...protocols.core.lines import StrictLineDecoder
 from ...protocols.wires import secop
-from ...protocols.wires.secop import Description, Message
+from ...protocols.wires.secop import Description, SecopMessage
 from ..base import GRACE_S, DeviceLost, DeviceRefused
 from ..links.errors import broken, no_answer, not_connected, reason
 from ..links.tcp import end_tcp, open_tcp
@@ -39,7 +39,7 @@ class SecopLink:
     """
 
     def __init__(
-        self, device: str, address: tuple[str, int], on_message: Callable[[Message], None]
+        self, device: str, address: tuple[str, int], on_message: Callable[[SecopMessage], None]
     ) -> None:
         self._device, self._address, self._on_message = device, address, on_message
         self.endpoint = f"tcp://{address[0]}:{address[1]}"
@@ -48,7 +48,7 @@ class SecopLink:
         self._ended = ""
         self._sending = asyncio.Lock()
         # Answers come in the order of the requests with the same action and specifier.
-        self._due: dict[tuple[str, str], deque[asyncio.Future[Message]]] = {}
+        self._due: dict[tuple[str, str], deque[asyncio.Future[SecopMessage]]] = {}
         self._nonces = itertools.count(1)
 
     @property
@@ -141,7 +141,7 @@ class SecopLink:
         request: str,
         timeout_s: float = GRACE_S,
         sent: Callable[[], None] | None = None,
-    ) -> Message:
+    ) -> SecopMessage:
         """Send a request and wait for its answer.
 
         Parameters
@@ -164,7 +164,7 @@ class SecopLink:
             ends the connection, so that a late answer cannot be taken for another.
         """
         key = action, specifier
-        answered: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        answered: asyncio.Future[SecopMessage] = asyncio.get_running_loop().create_future()
         try:
             async with asyncio.timeout(timeout_s):
                 async with self._sending:
@@ -173,7 +173,7 @@ class SecopLink:
                     self._due.setdefault(key, deque()).append(answered)
                     if sent is not None:
                         sent()
-                    line = secop.encode_message(Message(action, specifier, data))
+                    line = secop.encode_message(SecopMessage(action, specifier, data))
                     await asyncio.get_running_loop().sock_sendall(self._socket, line)
                 answer = await answered
         except TimeoutError:
@@ -194,7 +194,7 @@ class SecopLink:
         self._refuse_error(answer, request)
         return answer
 
-    def _refuse_error(self, answer: Message, request: str) -> None:
+    def _refuse_error(self, answer: SecopMessage, request: str) -> None:
         """Raise DeviceRefused for an answer that is an error report."""
         if answer.action.startswith(secop.ERROR_PREFIX):
             report = secop.parse_error(answer.data)
@@ -232,9 +232,9 @@ class SecopLink:
             for waiting in self._due.values():
                 for answered in waiting:
                     answered.cancel()
-            self._on_message(Message(""))
+            self._on_message(SecopMessage(""))
 
-    def _dispatch(self, message: Message) -> None:
+    def _dispatch(self, message: SecopMessage) -> None:
         action = message.action.removeprefix(secop.ERROR_PREFIX)
         request = _REQUESTS.get(message.action, action)
         waiting = self._due.get((request, message.specifier))

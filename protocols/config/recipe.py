@@ -202,7 +202,7 @@ class Ramp(Strict):
     frame_every_s: DurationS | None = Field(default=None, alias="frame_every", gt=0)
 
 
-class Step(Strict):
+class RecipeStep(Strict):
     """One step of the recipe: a mapping with exactly one of these keys."""
 
     heat: Heat | None = None
@@ -212,7 +212,7 @@ class Step(Strict):
     ramp: Ramp | None = None
 
     @model_validator(mode="after")
-    def _exactly_one(self) -> Step:
+    def _exactly_one(self) -> RecipeStep:
         _one_kind(self)
         return self
 
@@ -224,7 +224,7 @@ class Recipe(Strict):
     sample: Sample
     beam: BeamSettings
     limits: Limits = Limits()
-    steps: list[Step] = Field(min_length=1, max_length=1000)
+    steps: list[RecipeStep] = Field(min_length=1, max_length=1000)
     analysis: list[AnalysisStep] = Field(default_factory=list, max_length=50)
 
     @model_validator(mode="after")

@@ -78,7 +78,7 @@ class Channel:
         return f"<{self.name}{f' in {self.units}' if self.units else ''}, {len(self)} samples>"
 
 
-class Device(Mapping[str, Channel]):
+class DeviceLog(Mapping[str, Channel]):
     """Channels of one device by name; a channel is read when it is looked up.
 
     Parameters
@@ -117,7 +117,7 @@ class Device(Mapping[str, Channel]):
         return f"<telemetry of {self.name}: {', '.join(self)}>"
 
 
-class Telemetry(Mapping[str, Device]):
+class Telemetry(Mapping[str, DeviceLog]):
     """Devices of a run file by name, such as ``telemetry["heater"]["temperature_c"]``.
 
     Parameters
@@ -129,8 +129,8 @@ class Telemetry(Mapping[str, Device]):
     def __init__(self, file: Any) -> None:
         self._devices: Mapping[str, Any] = file.get(layout.TELEMETRY, {})
 
-    def __getitem__(self, device: str) -> Device:
-        return Device(self._devices[device], device)
+    def __getitem__(self, device: str) -> DeviceLog:
+        return DeviceLog(self._devices[device], device)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._devices)
@@ -144,7 +144,7 @@ class Telemetry(Mapping[str, Device]):
 
 
 @dataclass(frozen=True)
-class Event:
+class RecordedEvent:
     """One event of a run.
 
     Attributes
@@ -166,7 +166,7 @@ class Event:
     body: Mapping[str, Any]
 
 
-def events_of(file: Any) -> list[Event]:
+def events_of(file: Any) -> list[RecordedEvent]:
     """Events of an open run file, in the order in which they were recorded.
 
     Parameters
@@ -176,7 +176,7 @@ def events_of(file: Any) -> list[Event]:
 
     Returns
     -------
-    list of Event
+    list of RecordedEvent
         Empty where there are none.
     """
     if layout.EVENTS not in file:
@@ -187,7 +187,7 @@ def events_of(file: Any) -> list[Event]:
         dataset.refresh()
     rows = zip(*(dataset[...] for dataset in datasets), strict=False)
     return [
-        Event(float(time_s), _text(level), _text(source), _text(message), _body(body))
+        RecordedEvent(float(time_s), _text(level), _text(source), _text(message), _body(body))
         for time_s, level, source, message, body in rows
     ]
 

@@ -24,14 +24,26 @@ from ..messages.manifest import Interruption, RunManifest
 from . import layout
 from .file_state import open_hdf5
 from .holds import Hold, heater_log, hold_total_s, holds_of, interruptions_of
-from .logs import Channel, Device, Event, Telemetry, events_of
+from .logs import Channel, DeviceLog, RecordedEvent, Telemetry, events_of
 from .results import Axis, StoredResult, last_process, stored_results
 from .stack import Floats, Frames, NotRecorded, Stack
 from .steering_table import read_table
 
 __all__ = [
-    "Axis", "Channel", "Device", "Event", "Floats", "Frames", "Hold", "NotRecorded", "Run",
-    "SeriesTable", "Stack", "StoredResult", "Telemetry", "open_run",
+    "Axis",
+    "Channel",
+    "DeviceLog",
+    "Floats",
+    "Frames",
+    "Hold",
+    "NotRecorded",
+    "RecordedEvent",
+    "Run",
+    "SeriesTable",
+    "Stack",
+    "StoredResult",
+    "Telemetry",
+    "open_run",
 ]  # fmt: skip
 
 # What h5py raises where a file is damaged.
@@ -255,7 +267,7 @@ class Run:
         return interruptions_of(self._file)
 
     @property
-    def events(self) -> list[Event]:
+    def events(self) -> list[RecordedEvent]:
         """Events of the run, in the order in which they were recorded."""
         return events_of(self._file)
 
@@ -295,7 +307,7 @@ class Run:
         """
         return heater_log(self._file)
 
-    def heater_channels(self) -> Device:
+    def heater_channels(self) -> DeviceLog:
         """Every channel of the heater's log.
 
         Raises

@@ -48,7 +48,7 @@ _PER_S: Mapping[str, float] = {"s": 1.0, "sec": 1.0, "min": 60.0, "h": 3600.0}
 
 
 @dataclass(frozen=True)
-class Message:
+class SecopMessage:
     """One line. `data` is a JSON value; None also stands for its absence."""
 
     action: str
@@ -56,7 +56,7 @@ class Message:
     data: Any = None
 
 
-def encode_message(message: Message) -> bytes:
+def encode_message(message: SecopMessage) -> bytes:
     """Line of a message, with its LF.
 
     Raises
@@ -77,7 +77,7 @@ def encode_message(message: Message) -> bytes:
     return " ".join(words).encode() + b"\n"
 
 
-def parse_message(line: bytes) -> Message:
+def parse_message(line: bytes) -> SecopMessage:
     """Message of a line without its LF; raises BadMessage if it is invalid."""
     try:
         text = line.decode().removesuffix("\r")
@@ -88,9 +88,9 @@ def parse_message(line: bytes) -> Message:
     if not action or not action.isprintable() or not specifier.isprintable():
         raise BadMessage(f"no message: {line[:60]!r}")
     if not raw:
-        return Message(action, specifier)
+        return SecopMessage(action, specifier)
     try:
-        return Message(action, specifier, json.loads(raw, parse_constant=_no_number))
+        return SecopMessage(action, specifier, json.loads(raw, parse_constant=_no_number))
     except (ValueError, RecursionError):
         raise BadMessage(f"the data of '{action} {specifier}' are not JSON: {raw[:60]!r}") from None
 

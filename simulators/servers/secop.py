@@ -21,7 +21,7 @@ from ...protocols.core.clock import ExperimentClock
 from ...protocols.core.errors import BadMessage
 from ...protocols.core.lines import StrictLineDecoder
 from ...protocols.wires import secop as wire
-from ...protocols.wires.secop import Message
+from ...protocols.wires.secop import SecopMessage
 from ..world.chip import AMBIENT_C, MAX_TEMPERATURE_C, HeaterReading
 from ..world.microscope import World
 from .sockets import background
@@ -242,14 +242,14 @@ class _SecopServer:
     ) -> None:
         self._heater, self._clock, self._faults, self._module = heater, clock, faults, module
         self._clients: set[_Client] = set()
-        self._handlers: dict[str, Callable[[_Client, Message], Message]] = {
+        self._handlers: dict[str, Callable[[_Client, SecopMessage], SecopMessage]] = {
             "describe": self._describe,
             "activate": self._activate,
             "deactivate": self._deactivate,
             "read": self._read,
             "change": self._change,
             "do": self._do,
-            "ping": lambda _, m: Message("pong", m.specifier, self._reading(None)),
+            "ping": lambda _, m: SecopMessage("pong", m.specifier, self._reading(None)),
         }
 
     async def converse(self, connection: socket.socket) -> None:
@@ -292,8 +292,8 @@ class _SecopServer:
             if client.active and not self._faults.is_on("hang"):
                 client.send(raw, update=True)
 
-    def _update(self, name: str, value: Any) -> Message:
-        return Message(wire.UPDATE, f"{self._module}:{name}", self._reading(value))
+    def _update(self, name: str, value: Any) -> SecopMessage:
+        return SecopMessage(wire.UPDATE, f"{self._module}:{name}", self._reading(value))
 
     def _reading(self, value: Any) -> list[Any]:
         return wire.encode_reading(value, self._clock.now_ns() * 1e-9)
@@ -302,7 +302,7 @@ class _SecopServer:
         if line.strip() == wire.IDENTIFY.encode():
             client.active = False
             return wire.IDENTITY.encode() + b"\n"
-        message = Message("_")
+        message = SecopMessage("_")
         try:
             message = wire.parse_message(line)
             handler = self._handlers.get(message.action)
@@ -317,49 +317,49 @@ class _SecopServer:
         except SecopError as error:
             return _error(message.action, message.specifier, error.name, str(error))
 
-    def _describe(self, _: _Client, message: Message) -> Message:
+    def _describe(self, _: _Client, message: SecopMessage) -> SecopMessage:
         body = {
             "equipment_id": "pyrotome.simulator",
             "firmware": "pyrotome simulator",
             "description": "a simulated heating holder",
             "modules": {self._module: self._heater.describe()},
         }
-        return Message("describing", message.specifier or ".", body)
+        return SecopMessage("describing", message.specifier or ".", body)
 
-    def _activate(self, client: _Client, message: Message) -> Message:
+    def _activate(self, client: _Client, message: SecopMessage) -> SecopMessage:
         if message.specifier and message.specifier.partition(":")[0] != self._module:
             raise SecopError("NoSuchModule", f"module '{message.specifier[:100]}' does not exist")
         client.active = True
         for name, value in self._heater.values().items():
             client.send(wire.encode_message(self._update(name, value)), update=True)
-        return Message("active", message.specifier)
+        return SecopMessage("active", message.specifier)
 
-    def _deactivate(self, client: _Client, message: Message) -> Message:
+    def _deactivate(self, client: _Client, message: SecopMessage) -> SecopMessage:
         client.active = False
-        return Message("inactive", message.specifier)
+        return SecopMessage("inactive", message.specifier)
 
-    def _read(self, _: _Client, message: Message) -> Message:
+    def _read(self, _: _Client, message: SecopMessage) -> SecopMessage:
         name, value = self._parameter_of(message, "value"), None
         values = self._heater.values()
         if name not in values:
             raise SecopError("NoSuchParameter", f"the module has no parameter '{name[:100]}'")
         value = values[name]
-        return Message("reply", message.specifier, self._reading(value))
+        return SecopMessage("reply", message.specifier, self._reading(value))
 
-    def _change(self, _: _Client, message: Message) -> Message:
+    def _change(self, _: _Client, message: SecopMessage) -> SecopMessage:
         name = self._parameter_of(message, "target")
         self._heater.change(name, message.data)
         value = self._heater.values()[name]
         self._publish(name, value)
-        return Message("changed", message.specifier, self._reading(value))
+        return SecopMessage("changed", message.specifier, self._reading(value))
 
-    def _do(self, _: _Client, message: Message) -> Message:
+    def _do(self, _: _Client, message: SecopMessage) -> SecopMessage:
         if self._parameter_of(message, "") != "stop":
             raise SecopError("NoSuchCommand", f"no command '{message.specifier[:100]}'")
         self._heater.stop()
-        return Message("done", message.specifier, self._reading(None))
+        return SecopMessage("done", message.specifier, self._reading(None))
 
-    def _parameter_of(self, message: Message, default: str) -> str:
+    def _parameter_of(self, message: SecopMessage, default: str) -> str:
         module, _, name = message.specifier.partition(":")
         if module != self._module:
             raise SecopError("NoSuchModule", f"module '{module[:100]}' does not exist")
@@ -370,5 +370,5 @@ def _error(action: str, specifier: str, name: str, text: str) -> bytes:
     # A word of noise must not be answered with noise.
     known = action if action.isascii() and action.isprintable() else "_"
     return wire.encode_message(
-        Message(wire.ERROR_PREFIX + known[:100], specifier[:100], [name, text, {}])
+        SecopMessage(wire.ERROR_PREFIX + known[:100], specifier[:100], [name, text, {}])
     )

@@ -30,7 +30,7 @@ class Drawn:
 
 
 @dataclass(frozen=True)
-class Outgoing:
+class OutgoingFrames:
     """A message of a series, or the shot that one is made of."""
 
     series: int
@@ -98,7 +98,7 @@ class FrameStream:
         # The same socket without an event loop, for when there is room in it.
         self._push_now = zmq.Socket.shadow(push.underlying)
         self.header_apart, self.ends_itself = header_apart, ends_itself
-        self._queue: asyncio.Queue[Outgoing] = asyncio.Queue()
+        self._queue: asyncio.Queue[OutgoingFrames] = asyncio.Queue()
         self._room = asyncio.Semaphore(_BACKLOG)  # for images in the queue
         self.series = 0
         self._discarded = 0  # series whose images are no longer sent
@@ -107,7 +107,7 @@ class FrameStream:
         """Queue the start of the present series, if the stream is on."""
         if self._configuration.series().streaming:
             for parts in self._start():
-                self._queue.put_nowait(Outgoing(self.series, parts))
+                self._queue.put_nowait(OutgoingFrames(self.series, parts))
 
     def discard(self) -> None:
         """Send no more images of the present series."""
@@ -117,7 +117,7 @@ class FrameStream:
         """Queue the end of the present series, unless it ended itself with its last image."""
         if self._configuration.series().streaming and not (self.ends_itself and not abandoned):
             # Images that are no longer wanted are passed over on the way out.
-            self._queue.put_nowait(Outgoing(self.series, self._end()))
+            self._queue.put_nowait(OutgoingFrames(self.series, self._end()))
 
     async def send_all(self) -> None:
         """Send what is queued, in order, to the client that pulls."""
@@ -136,14 +136,14 @@ class FrameStream:
                     await self._send(item, self._end())
             self._room.release()
 
-    async def _send(self, item: Outgoing, parts: list[stream.Buffer]) -> None:
+    async def _send(self, item: OutgoingFrames, parts: list[stream.Buffer]) -> None:
         while self._wanted(item):
             with suppress(zmq.Again):
                 self._push_now.send_multipart(parts, flags=zmq.NOBLOCK, copy=False)
                 return
             await self._push.poll(_RECHECK_MS, zmq.POLLOUT)  # pyright: ignore[reportCallIssue]
 
-    def _wanted(self, item: Outgoing) -> bool:
+    def _wanted(self, item: OutgoingFrames) -> bool:
         """Not what is old, when another series has begun or its images have been abandoned."""
         return item.series == self.series and (item.shot is None or item.series != self._discarded)
 
@@ -151,7 +151,7 @@ class FrameStream:
         """Queue an image, waiting for room."""
         if self._configuration.series().streaming:
             await self._room.acquire()
-            self._queue.put_nowait(Outgoing(self.series, [], shot))
+            self._queue.put_nowait(OutgoingFrames(self.series, [], shot))
 
     @property
     def _unique_id(self) -> str:

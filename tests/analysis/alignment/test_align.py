@@ -22,7 +22,7 @@ from pyrotome.analysis.alignment.registration import (
     mutual_information,
     phase_correlation,
 )
-from pyrotome.analysis.alignment.resampling import Axis, apply_alignment
+from pyrotome.analysis.alignment.resampling import TiltAxis, apply_alignment
 from pyrotome.analysis.core.arrays import binned
 from pyrotome.analysis.tomography.iterative import sirt
 from pyrotome.analysis.tomography.reconstruction import r_factor
@@ -69,7 +69,7 @@ def moves(shifts, axis):
 
 def residual(found, true_shifts, tilts):
     """Misalignment (n, 2) that no displacement of the specimen explains; the offset's error."""
-    wrong = moves(found.shifts_px, found.axis) - moves(true_shifts, Axis(OFFSET, ROTATION))
+    wrong = moves(found.shifts_px, found.axis) - moves(true_shifts, TiltAxis(OFFSET, ROTATION))
     wrong[:, 0] -= wrong[:, 0].mean()
     tilt = np.deg2rad(tilts)
     displaced = np.column_stack([np.cos(tilt), np.sin(tilt)])
@@ -195,7 +195,7 @@ def test_steps_known_before_change_nothing_but_the_time():
     assert found.axis == again.axis
 
 
-@pytest.mark.parametrize("start", [Axis(OFFSET, ROTATION), Axis(-9.0, -6.0)])
+@pytest.mark.parametrize("start", [TiltAxis(OFFSET, ROTATION), TiltAxis(-9.0, -6.0)])
 def test_axis_of_the_series_before_helps_and_a_wrong_one_does_no_harm(start):
     shifts = jitter(TILTS, 6.0)
     images = spheres_series(TILTS, shifts)
@@ -214,7 +214,7 @@ def test_good_start_is_better_after_few_rounds():
         made = align_series(images, TILTS, "phase-correlation", rounds=1, **more)
         return abs(made.rotation_deg - ROTATION)
 
-    assert turn(start_axis=Axis(OFFSET, ROTATION)) < 0.5 * turn()
+    assert turn(start_axis=TiltAxis(OFFSET, ROTATION)) < 0.5 * turn()
 
 
 def test_missing_tilt_and_mixed_order_do_not_matter():
@@ -237,7 +237,7 @@ def test_dark_image_takes_its_shift_from_its_neighbours():
     assert np.isnan(found.correlation[5])
     assert not np.isnan(np.delete(found.correlation, 5)).any()
     lit = np.delete(np.arange(TILTS.size), 5)
-    wrong = moves(found.shifts_px, found.axis) - moves(shifts, Axis(OFFSET, ROTATION))
+    wrong = moves(found.shifts_px, found.axis) - moves(shifts, TiltAxis(OFFSET, ROTATION))
     assert wrong[lit, 0].std() < 0.25
 
 
@@ -254,7 +254,7 @@ def test_errors_name_the_image_or_the_method():
     with pytest.raises(ValueError, match="21 of 21 images are dark"):
         align_series(np.zeros_like(images), TILTS)
     with pytest.raises(ValueError, match="the start axis Axis"):
-        align_series(images, TILTS, start_axis=Axis(np.nan, 0.0))
+        align_series(images, TILTS, start_axis=TiltAxis(np.nan, 0.0))
     with pytest.raises(
         ValueError, match="alignment method 'guessing' is unknown; use one of mutual-information"
     ):
@@ -298,4 +298,4 @@ def test_needle_is_aligned_no_worse_than_by_others(measured_data):
         return r_factor(sirt(small, tilts, 30).volume, small, tilts)
 
     # 3 px is the offset with which those shifts do best.
-    assert figure(found.images) <= figure(apply_alignment(images, reference, Axis(3.0, -2.79)))
+    assert figure(found.images) <= figure(apply_alignment(images, reference, TiltAxis(3.0, -2.79)))

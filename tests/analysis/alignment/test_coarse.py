@@ -9,7 +9,7 @@ from pyrotome.analysis.alignment.coarse import (
     displacement_between,
     displacements,
 )
-from pyrotome.analysis.alignment.resampling import Axis, apply_alignment
+from pyrotome.analysis.alignment.resampling import TiltAxis, apply_alignment
 from pyrotome.analysis.tomography.projector import project
 
 SIDE = 64
@@ -30,7 +30,7 @@ def blobs(centre=(0.0, 0.0, 0.0)):
 
 def recorded(images, shifts):
     """Images as a drifting stage would show them."""
-    return apply_alignment(images, -shifts, Axis())
+    return apply_alignment(images, -shifts, TiltAxis())
 
 
 @pytest.mark.parametrize("order", ["ascending", "dose-symmetric"])
@@ -44,7 +44,7 @@ def test_views_come_to_lie_where_the_first_one_is(order):
     else:
         shifts -= shifts[0]
     seen = recorded(images, shifts)
-    coarse = CoarseAlignment("phase-correlation", KnownAlignment(Axis(), {}))
+    coarse = CoarseAlignment("phase-correlation", KnownAlignment(TiltAxis(), {}))
     aligned = {int(p): coarse.add_view(n, int(p), seen[p], TILTS[p]) for n, p in enumerate(places)}
     away = [
         np.linalg.norm(aligned[p][8:-8, 8:-8] - images[p][8:-8, 8:-8])
@@ -57,13 +57,13 @@ def test_views_come_to_lie_where_the_first_one_is(order):
 
 def test_the_first_view_goes_where_the_series_before_had_it():
     image = project(blobs(), TILTS)[0]
-    known = KnownAlignment(Axis(1.5, 0.0), {0: np.array([2.0, -3.0])})
+    known = KnownAlignment(TiltAxis(1.5, 0.0), {0: np.array([2.0, -3.0])})
     coarse = CoarseAlignment("phase-correlation", known)
-    expected = apply_alignment(image[None], np.array([[2.0, -3.0]]), Axis(1.5, 0.0))[0]
+    expected = apply_alignment(image[None], np.array([[2.0, -3.0]]), TiltAxis(1.5, 0.0))[0]
     assert np.array_equal(coarse.add_view(0, 0, image, -40.0), expected)
     # A view that the series before did not have begins anew.
     other = CoarseAlignment("phase-correlation", known)
-    expected = apply_alignment(image[None], np.zeros((1, 2)), Axis(1.5, 0.0))[0]
+    expected = apply_alignment(image[None], np.zeros((1, 2)), TiltAxis(1.5, 0.0))[0]
     assert np.array_equal(other.add_view(0, 3, image, -40.0), expected)
 
 
@@ -78,7 +78,7 @@ def test_without_one_the_axis_goes_through_the_mass():
 def test_the_displacement_of_the_specimen_is_told_from_a_move_of_the_axis():
     at = np.array([3.0, -4.0, 5.0])
     tilt = np.deg2rad(TILTS)
-    here = displacements(np.zeros((TILTS.size, 2)), Axis(2.0))
+    here = displacements(np.zeros((TILTS.size, 2)), TiltAxis(2.0))
     # Images of a specimen displaced by `at`, aligned so that it is back in the middle.
     back = np.column_stack([np.full(tilt.size, at[0]), at[2] * np.cos(tilt) + at[1] * np.sin(tilt)])
     found = displacement_between(here, here + back + [0.0, -1.0], TILTS)
@@ -87,18 +87,18 @@ def test_the_displacement_of_the_specimen_is_told_from_a_move_of_the_axis():
 
 def test_a_better_alignment_tells_where_the_volume_has_to_go():
     images = project(blobs(), TILTS)
-    coarse = CoarseAlignment("phase-correlation", KnownAlignment(Axis(), {}))
+    coarse = CoarseAlignment("phase-correlation", KnownAlignment(TiltAxis(), {}))
     for place, (image, tilt) in enumerate(zip(images, TILTS, strict=True)):
         coarse.add_view(place, place, image, tilt)
     # Moved further by 2 px along the axis: what they show lies 2 px the other way.
-    found = coarse.displacement_to(coarse.shifts_px + np.array([2.0, 0.0]), Axis())
+    found = coarse.displacement_to(coarse.shifts_px + np.array([2.0, 0.0]), TiltAxis())
     assert np.allclose(found, (-2.0, 0.0, 0.0), atol=1e-6)
 
 
 def test_a_view_that_cannot_be_registered_is_left_out():
     images = project(blobs(), TILTS)
     spoilt = np.full((SIDE, SIDE), np.nan, np.float32)
-    coarse = CoarseAlignment("phase-correlation", KnownAlignment(Axis(), {}))
+    coarse = CoarseAlignment("phase-correlation", KnownAlignment(TiltAxis(), {}))
     for place, (image, tilt) in enumerate(zip(images, TILTS, strict=True)):
         if place == 3:
             with pytest.raises(ValueError, match="NaN"):
@@ -107,4 +107,4 @@ def test_a_view_that_cannot_be_registered_is_left_out():
         coarse.add_view(place, place, image, tilt)
     assert len(coarse.shifts_px) == TILTS.size - 1
     shifts = np.insert(coarse.shifts_px, 3, (77.0, -77.0), axis=0)
-    assert np.allclose(coarse.displacement_to(shifts, Axis()), 0.0, atol=1e-6)
+    assert np.allclose(coarse.displacement_to(shifts, TiltAxis()), 0.0, atol=1e-6)

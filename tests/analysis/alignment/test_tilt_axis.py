@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pyrotome.analysis.alignment.resampling import Axis
+from pyrotome.analysis.alignment.resampling import TiltAxis
 from pyrotome.analysis.alignment.tilt_axis import axis_through_mass, find_axis
 
 TILTS = np.arange(-40.0, 41.0, 4.0)
@@ -44,7 +44,7 @@ def test_axis_is_found(offset, rotation, seed):
 
 def test_good_start_is_kept():
     images = spheres_series(TILTS, 128, 5.0, 0.0)
-    axis = find_axis(images, TILTS, start=Axis(5.0, 0.0), rounds=10)
+    axis = find_axis(images, TILTS, start=TiltAxis(5.0, 0.0), rounds=10)
     assert axis.offset_px == pytest.approx(5.0, abs=0.3)
     assert axis.rotation_deg == pytest.approx(0.0, abs=0.3)
 

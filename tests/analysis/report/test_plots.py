@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from pyrotome.analysis.denoise.parameter_search import Choice, Trial
+from pyrotome.analysis.denoise.parameter_search import NoiseChoice, Trial
 from pyrotome.analysis.particles.necks import Neck
 from pyrotome.analysis.report.plots import model_distance_nm, plot_growth, plot_model, plot_tuning
 
@@ -54,13 +54,13 @@ def curve(best="white", variance=100.0):
         for noise, top in (("white", 0), ("g4", 1))
         for v in (25, 50, 100, 200, 400)
     ]
-    return Choice(best, variance, 32.0, 24.0, (*trials, Trial("white", "auto", 31.0)))
+    return NoiseChoice(best, variance, 32.0, 24.0, (*trials, Trial("white", "auto", 31.0)))
 
 
 @pytest.mark.parametrize("choice", [curve(), curve("white", "auto")])
 def test_the_tuning_is_drawn(choice, tmp_path):
     plot_tuning(tmp_path / "one.png", choice)
-    fewer = Choice("g4", 100.0, 31.0, 24.0, choice.trials[5:10])
+    fewer = NoiseChoice("g4", 100.0, 31.0, 24.0, choice.trials[5:10])
     plot_tuning(tmp_path / "other.png", fewer)
     one, other = imread(tmp_path / "one.png"), imread(tmp_path / "other.png")
     assert min(one.shape[:2]) >= 500
@@ -68,7 +68,7 @@ def test_the_tuning_is_drawn(choice, tmp_path):
     assert one.shape == other.shape
     assert not np.array_equal(one, other)
     with pytest.raises(ValueError, match="nothing to plot"):
-        plot_tuning(tmp_path / "none.png", Choice("white", 1.0, 1.0, 1.0, ()))
+        plot_tuning(tmp_path / "none.png", NoiseChoice("white", 1.0, 1.0, 1.0, ()))
 
 
 def test_the_winner_of_the_tuning_is_marked_where_it_is(tmp_path):

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from pyrotome.analysis.commands.export import export_images
-from pyrotome.analysis.denoise.parameter_search import Choice, Trial
+from pyrotome.analysis.denoise.parameter_search import NoiseChoice, Trial
 from pyrotome.analysis.particles.necks import Neck
 from pyrotome.analysis.report.tables import export_table, neck_rows, write_beside, write_tuning
 from pyrotome.protocols.config.pipeline import MAX_NECKS, NECK_COLUMNS
@@ -213,7 +213,9 @@ def test_images_do_not_go_into_a_table(grown: Path, tmp_path: Path) -> None:
 
 def test_the_tuning_is_a_table_with_the_frame_as_it_is_last(tmp_path: Path) -> None:
     trials = (Trial("white", "auto", 30.0), Trial("g2", 12.5, 28.0))
-    write_tuning(tmp_path / "t.csv", {"reference_001": Choice("white", "auto", 30.0, 20.0, trials)})
+    write_tuning(
+        tmp_path / "t.csv", {"reference_001": NoiseChoice("white", "auto", 30.0, 20.0, trials)}
+    )
     rows = read_csv(tmp_path / "t.csv")
     assert [(r["noise"], r["variance"], r["psnr_db"]) for r in rows] == [
         ("white", "auto", "30.0000"), ("g2", "12.5", "28.0000"), ("", "", "20.0000"),

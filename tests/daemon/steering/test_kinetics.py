@@ -11,7 +11,7 @@ from pyrotome.daemon.steering.hold_choice import (
     MOST_TIMES_LONGER,
     Discrepancy,
     HoldBounds,
-    Outcome,
+    PastPrediction,
     choose,
     discrepancy,
 )
@@ -142,7 +142,7 @@ def test_nothing_in_common_is_no_fit() -> None:
 def test_a_common_error_of_predictions_is_learned(factor: float, scatter: float, seed: int) -> None:
     rng = np.random.default_rng(seed)
     outcomes = [
-        Outcome(0.05, 0.05 * factor * (1 + scatter * rng.standard_normal()), 0.001)
+        PastPrediction(0.05, 0.05 * factor * (1 + scatter * rng.standard_normal()), 0.001)
         for _ in range(6)
     ]
     known = discrepancy(outcomes)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pyrotome.drivers.keithley.control_law import (
     ChipModel,
-    Measurement,
+    ChipReading,
     Regulator,
     RegulatorSettings,
 )
@@ -64,7 +64,7 @@ class Bench:
         while self.t_s < start_s + seconds:
             self._pass(self.lead_s)
             read_c = self.temperature_c + self.noise_c * self.rng.standard_normal()
-            now = Measurement(self.t_s, read_c, self.current_a)
+            now = ChipReading(self.t_s, read_c, self.current_a)
             ohm = self.known.resistance.value(read_c)
             self.readings.append((self.t_s, read_c, ohm, self.current_a**2 * ohm))
             self.regulator.record(now)
@@ -181,7 +181,7 @@ def test_never_outside_the_limits_whatever_is_read(readings, to_c):
     t_s = 0.0
     for temperature_c, current_a, elapsed_s in readings:
         t_s += elapsed_s
-        regulator.record(Measurement(t_s, temperature_c, current_a))
+        regulator.record(ChipReading(t_s, temperature_c, current_a))
         current = regulator.next_current_a(SetpointProfile(to_c).at)
         assert math.isfinite(current)
         assert TUNING.min_current_a <= current <= TUNING.max_current_a
@@ -263,7 +263,7 @@ def test_one_percent_in_resistance_is_found_while_it_heats(to_c, fraction):
         ohm = CALIBRATION.resistance.value(bench.temperature_c)
         read_c = known.temperature_c(ohm)
         bench.readings.append((bench.t_s, read_c, ohm, bench.current_a**2 * ohm))
-        bench.regulator.record(Measurement(bench.t_s, read_c, bench.current_a))
+        bench.regulator.record(ChipReading(bench.t_s, read_c, bench.current_a))
         following_a = bench.regulator.next_current_a(SetpointProfile(to_c).at)
         bench._pass(0.009)
         bench.current_a = following_a

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyrotome.drivers.base import DeviceLost, DeviceRefused, OutOfRange
-from pyrotome.drivers.merlin.data import DataReader, Image
+from pyrotome.drivers.merlin.data import DataReader, MerlinImage
 from pyrotome.drivers.merlin.detector import MerlinDetector
 from pyrotome.protocols.config.faults import Fault
 from pyrotome.protocols.config.rig import DetectorRig
@@ -401,7 +401,7 @@ async def read_all(pieces, last):
         async with asyncio.timeout(20):
             while last not in found:
                 item = await reader.next()
-                if isinstance(item, Image):
+                if isinstance(item, MerlinImage):
                     assert item.header.sequence not in found
                     found[item.header.sequence] = item.data
         await writing

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pyrotome.protocols.core.lines import StrictLineDecoder
 from pyrotome.protocols.wires import secop
-from pyrotome.protocols.wires.secop import BadMessage, Message
+from pyrotome.protocols.wires.secop import BadMessage, SecopMessage
 
 words = st.text("abcdefghijklmnopqrstuvwxyz_:.*?Té", min_size=1, max_size=20)
 finite = st.floats(allow_nan=False, allow_infinity=False)
@@ -23,7 +23,7 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(words, inner, max_size=3),
     max_leaves=8,
 )
-messages = st.builds(Message, words, words | st.just(""), json_values)
+messages = st.builds(SecopMessage, words, words | st.just(""), json_values)
 
 
 @given(messages)
@@ -68,7 +68,8 @@ def test_line_without_an_end():
 
 
 @pytest.mark.parametrize(
-    "message", [Message("a b"), Message("a", "b c"), Message(""), Message("a\n")]
+    "message",
+    [SecopMessage("a b"), SecopMessage("a", "b c"), SecopMessage(""), SecopMessage("a\n")],
 )
 def test_words_with_spaces_are_not_sent(message):
     with pytest.raises(BadMessage):
@@ -78,7 +79,7 @@ def test_words_with_spaces_are_not_sent(message):
 @pytest.mark.parametrize("data", [math.nan, math.inf, {1, 2}, object()])
 def test_data_that_are_no_json_are_not_sent(data):
     with pytest.raises(BadMessage):
-        secop.encode_message(Message("change", "T:target", data))
+        secop.encode_message(SecopMessage("change", "T:target", data))
 
 
 @pytest.mark.parametrize(
