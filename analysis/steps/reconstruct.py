@@ -101,7 +101,7 @@ class ReconstructStep(Step[ReconstructSettings]):
             self._live = self._new_volume()
         self._views += 1
         for fraction in self._live.add_view(view.image, view.tilt_deg):
-            yield Progress(f"taking in {view.tilt_deg:.1f} deg", fraction)
+            yield Progress(f"adding the view at {view.tilt_deg:.1f} deg", fraction)
         for axis, plane in self._live.central_slices.items():
             yield self.result(f"preview_{axis}", plane, self._about_preview())
 

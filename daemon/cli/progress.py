@@ -53,7 +53,9 @@ def status_lines(status: dict[str, Any], speed: float = 1.0) -> list[tuple[str, 
     if frames is None:
         return lines + _notes(status)
     lost = status.get("frames_lost") or 0
-    step = status.get("step") or ("preparing" if not status["step_index"] else "all taken")
+    step = status.get("step") or (
+        "preparing" if not status["step_index"] else "all frames acquired"
+    )
     limit = status.get("dose_limit_e_per_nm2")
     budget = f" of {limit:.5g}" if limit else ""
     lines[1:1] = [("step", f"{status['step_index']}/{status['steps']}  {step}")]

@@ -403,7 +403,7 @@ def test_an_analysis_that_hangs_is_awaited_for_a_limited_time(cli: Any) -> None:
     running.children()["pyrotome.analysis.online.worker"].suspend()
     text = running.wait_for("no message from the analysis for")
     assert "stopped with 5" in running.wait_for("stopped with 5")
-    assert "all taken" in text
+    assert "all frames acquired" in text
     assert running.wait() == 0, running.text()
     found = cli.inspect("run.nxs")
     assert (found["status"], found["frames"], found["lost_frames"]) == ("complete", 5, 0)
