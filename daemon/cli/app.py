@@ -30,9 +30,16 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 
+
+def _warn(text: str) -> None:
+    # A process without standard error has None there.
+    if sys.stderr is not None:  # pyright: ignore[reportUnnecessaryComparison]
+        sys.stderr.write(text)
+
+
 for _group in (run, remote, files, installed):
     app.registered_commands += _group.commands.registered_commands
-add_commands(app, sys.stderr.write)
+add_commands(app, _warn)
 app.add_typer(keys)
 
 

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
+from foreign_programs import compile_merlin_simulator
 
 from pyrotome.protocols.config.rig import Rig, simulated_rig
 from pyrotome.protocols.core.clock import ExperimentClock
@@ -129,6 +130,7 @@ def libertem_merlin() -> Path:
     program = shutil.which("libertem-live-mib-sim", path=str(BIN))
     if program is None:
         pytest.skip("libertem-live is not installed (extra 'interop')")
+    compile_merlin_simulator(Path(program))
     return Path(program)
 
 

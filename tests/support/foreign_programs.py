@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import os
 import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -96,6 +98,7 @@ def merlin_server(folder: Path, truth: np.ndarray) -> Iterator[tuple[str, str]]:
     The whole recording goes out at the first trigger of an acquisition.
     """
     program = _program("libertem-live-mib-sim")
+    compile_merlin_simulator(Path(program))
     frames, rows, columns = truth.shape
     folder.mkdir(parents=True, exist_ok=True)
     header = merlin.AcquisitionHeader(frames, frames, 12, {"ScanX": f"{frames}", "ScanY": "1"})
@@ -109,6 +112,49 @@ def merlin_server(folder: Path, truth: np.ndarray) -> Iterator[tuple[str, str]]:
     command = [program, "--host", "127.0.0.1", "--wait-trigger", *sum(options, ()), "t.hdr"]
     with _running(command, folder, {}, ports):
         yield f"tcp://127.0.0.1:{ports[0]}", f"tcp://127.0.0.1:{ports[1]}"
+
+
+@functools.cache
+def compile_merlin_simulator(program: Path) -> None:
+    """Let LiberTEM-live's simulator compile what it needs before the tests, where it has not yet.
+
+    That takes longer than a driver waits for a frame; the compiled code is kept on the disk.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        for depth, chips in ((12, 1), (6, 4), (24, 1)):
+            recording = write_recording(Path(folder), depth, chips)
+            ports = [free_port() for _ in range(3)]
+            names = ("--control-port", "--data-port", "--trigger-port")
+            options = sum(zip(names, map(str, ports), strict=True), ())
+            command = [str(program), "--host", "127.0.0.1", "--wait-trigger", *options]
+            with (
+                _running([*command, recording.name], Path(folder), {}, ports),
+                socket.create_connection(("127.0.0.1", ports[0]), 30) as control,
+                socket.create_connection(("127.0.0.1", ports[1]), 30) as data,
+            ):
+                for name in ("STARTACQUISITION", "SOFTTRIGGER"):
+                    control.sendall(merlin.encode_command(merlin.Command("CMD", name)))
+                    control.recv(4096)
+                    time.sleep(0.5)
+                data.settimeout(120)
+                left = recording.with_suffix(".mib").stat().st_size
+                while left > 0 and (received := data.recv(1 << 20)):
+                    left -= len(received)
+
+
+def write_recording(folder: Path, depth: int, chips: int) -> Path:
+    """Write two dark frames as a Merlin would have; returns the path of the header."""
+    pixel_type = merlin.PIXEL_TYPES[depth]
+    header = merlin.AcquisitionHeader(2, 2, depth, {"ScanX": "2", "ScanY": "1"})
+    (folder / "dark.hdr").write_bytes(merlin.encode_acquisition_header(header))
+    dark = np.zeros((256, 256), {"U08": "u1", "U16": "<u2", "U32": "<u4"}[pixel_type])
+    layout = "2x2" if chips == 4 else "1x1"
+    with (folder / "dark.mib").open("wb") as mib:
+        for number in (1, 2):
+            size = merlin.header_bytes(chips)
+            head = merlin.FrameHeader(number, 256, 256, pixel_type, depth, size, chips, layout)
+            mib.write(merlin.encode_frame_header(head) + merlin.pixels_to_wire(dark, pixel_type))
+    return folder / "dark.hdr"
 
 
 def _program(name: str) -> str:

@@ -190,7 +190,7 @@ def test_a_disk_that_becomes_read_only_is_waited_for_and_the_run_can_be_ended(
         if done.returncode:
             pytest.skip("this kernel cannot let a file system fail")
         # Which it is depends on whether there was something that the disk had not got yet.
-        wait_at_standby(monitor, "Read-only file system", "let it be written again|End the run")
+        wait_at_standby(monitor, "Read-only file system", "make it writable|End the run")
         durable = monitor.durable
         running.interrupt()
         assert running.wait(150) != 0
