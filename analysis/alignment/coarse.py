@@ -60,7 +60,7 @@ class CoarseAlignment:
     >>> import numpy as np
     >>> image = np.zeros((32, 32), np.float32)
     >>> image[8:20, 12:20] = 1
-    >>> coarse = CoarseAlignment("phase-correlation", KnownAlignment(Axis(), {}))
+    >>> coarse = CoarseAlignment("phase-correlation", KnownAlignment(TiltAxis(), {}))
     >>> aligned = coarse.add_view(0, 0, image, -2.0)
     >>> aligned = coarse.add_view(1, 1, np.roll(image, 3, axis=0), 0.0)
     >>> [round(float(shift)) for shift in coarse.shifts_px[:, 0]]
@@ -160,7 +160,7 @@ def displacements(shifts_px: Floats64, axis: TiltAxis) -> Floats64:
     Examples
     --------
     >>> import numpy as np
-    >>> displacements(np.array([[1.0, 2.0]]), Axis(0.5))
+    >>> displacements(np.array([[1.0, 2.0]]), TiltAxis(0.5))
     array([[1. , 2.5]])
     """
     rotation_rad = math.radians(axis.rotation_deg)

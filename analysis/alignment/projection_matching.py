@@ -136,7 +136,7 @@ def match_projections(
     >>> volume[6:18, 9:15, 8:16] = 1
     >>> tilt_deg = np.arange(-60.0, 61.0, 20.0)
     >>> images, shifts = project(volume, tilt_deg), np.zeros((7, 2))
-    >>> found = match_projections(images, tilt_deg, shifts, Axis(), rounds=3)
+    >>> found = match_projections(images, tilt_deg, shifts, TiltAxis(), rounds=3)
     >>> bool(found.residual[-1] < 0.2)
     True
     """
@@ -176,7 +176,7 @@ def iter_match_projections(
     --------
     >>> import numpy as np
     >>> images = np.random.default_rng(0).random((3, 16, 16))
-    >>> next(iter_match_projections(images, np.arange(3.0), np.zeros((3, 2)), Axis()))
+    >>> next(iter_match_projections(images, np.arange(3.0), np.zeros((3, 2)), TiltAxis()))
     0.0
     """
     refinement = _Refinement(images, tilt_deg, shifts_px, axis, axis_only=axis_only)

@@ -245,7 +245,7 @@ def apply_alignment(images: NDArray[Any], shifts_px: NDArray[Any], axis: TiltAxi
     >>> import numpy as np
     >>> image = np.arange(16, dtype=np.float32).reshape(4, 4)
     >>> moved = np.roll(image, 1, axis=1)
-    >>> aligned = apply_alignment(moved[None], np.array([[0.0, 1.0]]), Axis())
+    >>> aligned = apply_alignment(moved[None], np.array([[0.0, 1.0]]), TiltAxis())
     >>> np.array_equal(aligned[0, :, :3], image[:, :3])
     True
     """

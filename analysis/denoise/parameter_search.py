@@ -144,7 +144,7 @@ def curve_table(choice: NoiseChoice) -> Floats64:
 
     Examples
     --------
-    >>> choice = Choice("white", 4.0, 30.0, 20.0, (Trial("white", 4.0, 30.0),))
+    >>> choice = NoiseChoice("white", 4.0, 30.0, 20.0, (Trial("white", 4.0, 30.0),))
     >>> curve_table(choice).tolist()
     [[0.0, 4.0, 30.0], [-1.0, nan, 20.0]]
     """

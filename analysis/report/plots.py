@@ -191,7 +191,7 @@ def plot_tuning(path: Path, choice: NoiseChoice) -> None:
     >>> from pyrotome.analysis.denoise import Trial
     >>> trials = (Trial("white", 4.0, 30.0), Trial("white", 16.0, 28.0))
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     plot_tuning(Path(folder) / "t.png", Choice("white", 4.0, 30.0, 20.0, trials))
+    ...     plot_tuning(Path(folder) / "t.png", NoiseChoice("white", 4.0, 30.0, 20.0, trials))
     """
     if not choice.trials:
         raise ValueError("the parameter search has no trials; there is nothing to plot")

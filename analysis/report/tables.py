@@ -180,7 +180,7 @@ def write_tuning(path: Path, choices: Mapping[str, NoiseChoice]) -> None:
     Examples
     --------
     >>> import tempfile
-    >>> choice = Choice("white", 4.0, 30.0, 20.0, ())
+    >>> choice = NoiseChoice("white", 4.0, 30.0, 20.0, ())
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     write_tuning(Path(folder) / "t.csv", {"reference_001": choice})
     ...     print((Path(folder) / "t.csv").read_text().splitlines()[1])

@@ -253,7 +253,7 @@ def test_errors_name_the_image_or_the_method():
         align_series(images, TILTS[1:])
     with pytest.raises(ValueError, match="21 of 21 images are dark"):
         align_series(np.zeros_like(images), TILTS)
-    with pytest.raises(ValueError, match="the start axis Axis"):
+    with pytest.raises(ValueError, match="the start axis TiltAxis"):
         align_series(images, TILTS, start_axis=TiltAxis(np.nan, 0.0))
     with pytest.raises(
         ValueError, match="alignment method 'guessing' is unknown; use one of mutual-information"
