@@ -25,6 +25,10 @@ from ..core.documents import Strict
 from .chip_curves import BalancePower, Celsius, PolynomialResistance, TablePower, TableResistance
 
 
+# Relative to the ends of a range: what floating point may have lost on the way.
+_ROUNDING = 1e-12
+
+
 class OutOfCalibration(ValueError):
     """A temperature or resistance that the calibration does not reach."""
 
@@ -108,12 +112,13 @@ class ChipCalibration(Strict):
             If the temperature is outside `range_c`.
         """
         low, high = self.range_c
-        if not low <= temperature_c <= high:  # false for NaN too
+        slack = _ROUNDING * max(abs(low), abs(high))
+        if not low - slack <= temperature_c <= high + slack:  # false for NaN too
             raise OutOfCalibration(
                 f"{temperature_c:g} degC is outside the calibration of chip {self.chip}, "
                 f"which reaches from {low:g} to {high:g} degC"
             )
-        return self.resistance.value(temperature_c)
+        return self.resistance.value(min(max(temperature_c, low), high))
 
     def temperature_c(self, resistance_ohm: float) -> float:
         """Temperature at which the chip has a resistance.
@@ -124,13 +129,15 @@ class ChipCalibration(Strict):
             If the resistance is outside `range_ohm`.
         """
         low, high = self.range_ohm
-        if not low <= resistance_ohm <= high:
+        slack = _ROUNDING * high  # an end of the range that was computed may miss it by a bit
+        if not low - slack <= resistance_ohm <= high + slack:
             low_c, high_c = self.range_c
             raise OutOfCalibration(
                 f"{resistance_ohm:.6g} ohm is outside the calibration of chip {self.chip}, "
                 f"which reaches from {low:.6g} to {high:.6g} ohm ({low_c:g} to {high_c:g} degC)"
             )
-        return min(max(self.resistance.solve(resistance_ohm), self.range_c[0]), self.range_c[1])
+        found_c = self.resistance.solve(min(max(resistance_ohm, low), high))
+        return min(max(found_c, self.range_c[0]), self.range_c[1])
 
     def holding_power_w(self, temperature_c: float) -> float | None:
         """Power that holds a temperature; None where the calibration does not say."""

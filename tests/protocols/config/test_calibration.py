@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import scipy.interpolate  # noqa: F401  else loaded at first use, within hypothesis' deadline
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from pyrotome.protocols.config.calibration import ChipCalibration, OutOfCalibration
@@ -79,6 +79,11 @@ rising = st.lists(st.floats(0.1, 100), min_size=2, max_size=12).map(
 
 
 @given(rising, rising, st.floats(0, 1))
+@example(  # the sum that gives the last resistance is a bit too large
+    list(np.cumsum([1.0] * 6)),
+    list(np.cumsum([1.652729805065718, 1.0, 1.0, 55.0, 99.32128859717037, 99.69789668111916])),
+    1.0,
+)
 def test_table_is_monotone_and_inverted(temperatures, resistances, place):
     count = min(len(temperatures), len(resistances))
     table = {
