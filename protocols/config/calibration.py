@@ -24,7 +24,6 @@ from pydantic import Field, model_validator
 from ..core.documents import Strict
 from .chip_curves import BalancePower, Celsius, PolynomialResistance, TablePower, TableResistance
 
-
 # Relative to the ends of a range: what floating point may have lost on the way.
 _ROUNDING = 1e-12
 
