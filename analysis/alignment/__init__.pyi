@@ -1,5 +1,6 @@
 from .align import Alignment, align_series, dark_images, iter_align_series
-from .coarse import CoarseAlignment, KnownAlignment, displacement_between, displacements
+from .coarse import CoarseAlignment, KnownAlignment
+from .displacement import displacement_between, displacements
 from .pairwise import (
     OnlineRegistration,
     PreparedImage,
@@ -12,6 +13,7 @@ from .registration import (
     centre_of_mass,
     common_line,
     line_shift,
+    masked_correlation,
     mutual_information,
     phase_correlation,
 )
@@ -38,6 +40,7 @@ __all__ = [
     "iter_align_series",
     "iter_match_projections",
     "line_shift",
+    "masked_correlation",
     "match_projections",
     "mutual_information",
     "phase_correlation",

@@ -8,7 +8,7 @@ drift, so that shifts and tilt axis are then refined together against reprojecti
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,8 @@ from scipy.ndimage import gaussian_filter
 
 from ..core.arrays import Floats, binned, checked_series, in_threads
 from ..core.progress import run_to_end, scaled_progress
+from ..core.weights import binned_by_weight, checked_weights
+from .displacement import lowest_tilt_in_place, shifts_about
 from .pairwise import Method, PairShifts, checked_method, iter_register_series, register_series
 from .preparation import MATCHING_SIDE, binning_for
 from .projection_matching import ProjectionMatch, iter_match_projections
@@ -31,8 +33,6 @@ Floats64 = NDArray[np.float64]
 _DARK = 0.1
 _MIN_IMAGES = 3
 _ROUNDS = 30
-# The offset of the axis differs from a displacement if the cosines of the tilts span this much.
-_MIN_COSINE_SPAN = 0.02
 # Approximate shares of the time that registration and the final resampling take.
 _REGISTRATION_SHARE = {"mutual-information": 0.3, "phase-correlation": 0.1, "centre-of-mass": 0.05}
 _RESAMPLING_SHARE = 0.1
@@ -70,6 +70,9 @@ class Alignment:
         Indices of images without contrast; their shifts are interpolated over the tilt.
     notes : tuple of str
         Messages for the operator.
+    weights : ndarray or None
+        Float32, shape of `images`: the share of each aligned pixel that was measured; None
+        without weights of the images given.
     """
 
     shifts_px: Floats64
@@ -84,6 +87,7 @@ class Alignment:
     thickness_px: int
     dark: tuple[int, ...]
     notes: tuple[str, ...]
+    weights: Floats | None = None
 
     @property
     def axis(self) -> TiltAxis:
@@ -99,6 +103,7 @@ def align_series(
     rounds: int = _ROUNDS,
     pair_shifts: PairShifts | None = None,
     start_axis: TiltAxis | None = None,
+    weights: NDArray[Any] | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> Alignment:
     """Align a tilt series.
@@ -125,6 +130,9 @@ def align_series(
     start_axis : TiltAxis, optional
         Tilt axis to start from, for example that of the previous series. By default an upright
         axis through the centre of the specimen. A wrong start costs rounds, not accuracy.
+    weights : ndarray, optional
+        Share of each pixel that was measured, shape of the images, 0 to 1; by default all 1. A
+        pixel of weight 0 has no influence.
     progress : callable, optional
         Called with the finished fraction.
 
@@ -136,8 +144,8 @@ def align_series(
     Raises
     ------
     ValueError
-        If images and angles do not belong together, an image holds NaN, fewer than three images
-        have contrast, a known shift or `start_axis` is not finite, or the method is unknown.
+        If images, angles and weights do not belong together, an image holds NaN, fewer than three
+        images have contrast, a known shift or `start_axis` is not finite, or the method is unknown.
 
     Examples
     --------
@@ -153,7 +161,13 @@ def align_series(
     [3, 0, 0, 0, 0]
     """
     steps = iter_align_series(
-        images, tilt_deg, method, rounds=rounds, pair_shifts=pair_shifts, start_axis=start_axis
+        images,
+        tilt_deg,
+        method,
+        rounds=rounds,
+        pair_shifts=pair_shifts,
+        start_axis=start_axis,
+        weights=weights,
     )
     return run_to_end(steps, progress)
 
@@ -166,12 +180,13 @@ def iter_align_series(
     rounds: int = _ROUNDS,
     pair_shifts: PairShifts | None = None,
     start_axis: TiltAxis | None = None,
+    weights: NDArray[Any] | None = None,
 ) -> Generator[float, None, Alignment]:
     """Align a tilt series as :func:`align_series` does, in small pieces of work.
 
     Parameters
     ----------
-    images, tilt_deg, method, rounds, pair_shifts, start_axis
+    images, tilt_deg, method, rounds, pair_shifts, start_axis, weights
         See :func:`align_series`.
 
     Yields
@@ -200,37 +215,43 @@ def iter_align_series(
     images, tilts = checked_series(images, tilt_deg)
     checked_method(method)
     _check_start(start_axis)
-    dark = dark_images(images)
+    known_weights = checked_weights(weights, images.shape)
+    dark = dark_images(images, known_weights)
     usable = np.setdiff1d(np.arange(len(images)), dark)
     if len(usable) < _MIN_IMAGES:
         raise ValueError(
             f"{len(dark)} of {len(images)} images are dark, {len(usable)} have contrast; alignment "
             f"needs {_MIN_IMAGES}. Check that the beam is on and that the specimen is in the field"
         )
-    lit, lit_tilts = (images[usable], tilts[usable]) if len(dark) else (images, tilts)
+    lit, lit_tilts, lit_weights = images, tilts, known_weights
+    if len(dark):
+        lit, lit_tilts = images[usable], tilts[usable]
+        lit_weights = None if known_weights is None else known_weights[usable]
     yield 0.0
     known = _among(pair_shifts or {}, usable)
     share = _REGISTRATION_SHARE[method]
     shifts = yield from scaled_progress(
-        0.0, share, iter_register_series(lit, lit_tilts, method, known)
+        0.0, share, iter_register_series(lit, lit_tilts, method, known, lit_weights)
     )
-    through_mass = axis_through_mass(lit, shifts, binning_for(images.shape[1:], MATCHING_SIDE))
+    binning = binning_for(images.shape[1:], MATCHING_SIDE)
+    through_mass = axis_through_mass(lit, shifts, binning, weights=lit_weights)
     yield share
     if start_axis is None:
-        shifts, start = _lowest_tilt_in_place(shifts, through_mass, lit_tilts)
+        shifts, start = lowest_tilt_in_place(shifts, through_mass, lit_tilts)
     else:
-        shifts, start = _about(start_axis, shifts, through_mass, lit_tilts), start_axis
+        shifts, start = shifts_about(start_axis, shifts, through_mass, lit_tilts), start_axis
     match = yield from scaled_progress(
         share,
         1 - _RESAMPLING_SHARE,
-        iter_match_projections(lit, lit_tilts, shifts, start, rounds=rounds),
+        iter_match_projections(lit, lit_tilts, shifts, start, rounds=rounds, weights=lit_weights),
     )
-    shifts, axis = _lowest_tilt_in_place(match.shifts_px, match.axis, lit_tilts)
+    shifts, axis = lowest_tilt_in_place(match.shifts_px, match.axis, lit_tilts)
     every = _interpolated(shifts, tilts, usable)
-    aligned = yield from scaled_progress(
-        1 - _RESAMPLING_SHARE, 1.0, _iter_resample(images, every, axis)
+    aligned, shares = yield from scaled_progress(
+        1 - _RESAMPLING_SHARE, 1.0, _iter_resample(images, every, axis, weights)
     )
-    return _alignment(match, every, axis, aligned, method, tilts, usable, dark)
+    made = _alignment(match, every, axis, aligned, method, tilts, usable, dark)
+    return replace(made, weights=shares)
 
 
 def _check_start(axis: TiltAxis | None) -> None:
@@ -251,16 +272,22 @@ def _among(pair_shifts: PairShifts, usable: NDArray[np.intp]) -> PairShifts:
 
 
 def _iter_resample(
-    images: NDArray[Any], shifts: Floats64, axis: TiltAxis
-) -> Generator[float, None, Floats]:
-    """Resample some images at a time."""
+    images: NDArray[Any], shifts: Floats64, axis: TiltAxis, weights: NDArray[Any] | None
+) -> Generator[float, None, tuple[Floats, Floats | None]]:
+    """Resample some images and their weights at a time."""
     aligned = np.empty(images.shape, np.float32)
+    shares = None if weights is None else np.empty(images.shape, np.float32)
     at_once = max(1, _RESAMPLED_PIXELS // images[0].size)
     for first in range(0, len(images), at_once):
         part = slice(first, first + at_once)
-        aligned[part] = apply_alignment(images[part], shifts[part], axis)
+        if weights is None or shares is None:
+            aligned[part] = apply_alignment(images[part], shifts[part], axis)
+        else:
+            aligned[part], shares[part] = apply_alignment(
+                images[part], shifts[part], axis, weights[part]
+            )
         yield min(1.0, (first + at_once) / len(images))
-    return aligned
+    return aligned, shares
 
 
 def _alignment(
@@ -294,13 +321,16 @@ def _alignment(
     )
 
 
-def dark_images(images: NDArray[Any]) -> NDArray[np.intp]:
+def dark_images(images: NDArray[Any], weights: NDArray[Any] | None = None) -> NDArray[np.intp]:
     """Find images with far less contrast than the others: no beam, or no specimen.
 
     Parameters
     ----------
     images : ndarray
         Shape (n, rows, columns).
+    weights : ndarray, optional
+        Share of each pixel that was measured, shape of the images, 0 to 1; by default all 1. A
+        pixel of weight 0 has no influence.
 
     Returns
     -------
@@ -318,52 +348,19 @@ def dark_images(images: NDArray[Any]) -> NDArray[np.intp]:
     """
     binning = binning_for(images.shape[1:], MATCHING_SIDE // 2)
     contrasts = np.empty(len(images))
+    known = checked_weights(weights, images.shape)
 
     def one(n: int) -> None:
-        contrasts[n] = gaussian_filter(binned(images[n], binning), 2.0).std()
+        if known is None:
+            small = binned(images[n], binning)
+        else:
+            small, _ = binned_by_weight(images[n], known[n], binning)
+        contrasts[n] = gaussian_filter(small, 2.0).std()
 
     in_threads(one, range(len(images)))
     lit = contrasts[contrasts > 0]
     usual = float(np.median(lit)) if lit.size else 0.0
     return np.flatnonzero((contrasts < _DARK * usual) | (contrasts <= 0))
-
-
-def _about(axis: TiltAxis, shifts: Floats64, through_mass: TiltAxis, tilts: Floats64) -> Floats64:
-    """Shifts about a known axis, from shifts about the axis through the mass.
-
-    Pairwise registration keeps the mass in place, which is right for an axis through the mass;
-    about another axis the mass moves with the cosine of the tilt.
-    """
-    rotation_rad = np.deg2rad(axis.rotation_deg)
-    lever_px = through_mass.offset_px - axis.offset_px
-    across = lever_px * (1 - np.cos(np.deg2rad(tilts)))
-    return shifts + across[:, None] * [np.sin(rotation_rad), np.cos(rotation_rad)]
-
-
-def _lowest_tilt_in_place(
-    shifts: Floats64, axis: TiltAxis, tilts: Floats64
-) -> tuple[Floats64, TiltAxis]:
-    """The same alignment, with the specimen where the image of the lowest tilt shows it.
-
-    A specimen may be displaced as a whole: along the axis all images move alike, across it with
-    the cosine of the tilt. Shifts across the axis are fitted by a constant, a cosine and a sine;
-    the constant is the offset, which no displacement changes. It is 0 where the tilts are too
-    much alike to separate it.
-    """
-    rotation_rad = np.deg2rad(axis.rotation_deg)
-    down = np.array([np.cos(rotation_rad), -np.sin(rotation_rad)])
-    across = np.array([np.sin(rotation_rad), np.cos(rotation_rad)])
-    moves = np.column_stack([shifts @ down, shifts @ across + axis.offset_px])
-    cosines, sines = np.cos(np.deg2rad(tilts)), np.sin(np.deg2rad(tilts))
-    lowest = int(np.argmax(cosines))
-    moves[:, 0] -= moves[lowest, 0]
-    moves[:, 1] -= moves[lowest, 1] / cosines[lowest] * cosines
-    offset = 0.0
-    if np.ptp(cosines) > _MIN_COSINE_SPAN:
-        terms = np.column_stack([np.ones_like(cosines), cosines, sines])
-        offset = float(np.linalg.lstsq(terms, moves[:, 1])[0][0])
-    moves[:, 1] -= offset
-    return moves[:, :1] * down + moves[:, 1:] * across, TiltAxis(offset, axis.rotation_deg)
 
 
 def _interpolated(shifts: Floats64, tilts: Floats64, usable: NDArray[np.intp]) -> Floats64:

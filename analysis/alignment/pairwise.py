@@ -17,14 +17,17 @@ from numpy.typing import NDArray
 
 from ..core.arrays import Floats, checked_series, in_threads
 from ..core.progress import run_to_end
-from .preparation import binning_for, prepared_image
+from ..core.weights import checked_weights
+from .preparation import binning_for, prepared_by_weight, prepared_image
 from .registration import (
     centre_of_mass,
     common_line,
     line_shift,
+    masked_correlation,
     mutual_information,
     phase_correlation,
 )
+from .resampling import MIN_MEASURED
 
 Method = Literal["mutual-information", "phase-correlation", "centre-of-mass"]
 METHODS: tuple[Method, ...] = ("mutual-information", "phase-correlation", "centre-of-mass")
@@ -51,15 +54,20 @@ class PreparedImage:
         Side in original pixels of one pixel of `small`.
     small : ndarray
         Float32, at most 128 pixels a side: binned, blurred, background subtracted.
+    measured : ndarray of bool or None
+        Pixels of `small` of which at least half was measured; None if that holds for all.
     """
 
     method: Method
     shape: tuple[int, int]
     binning: int
     small: Floats
+    measured: NDArray[np.bool_] | None = None
 
 
-def prepare_image(image: NDArray[Any], method: Method) -> PreparedImage:
+def prepare_image(
+    image: NDArray[Any], method: Method, weights: NDArray[Any] | None = None
+) -> PreparedImage:
     """Prepare one image for :func:`register_pair`.
 
     Parameters
@@ -68,6 +76,9 @@ def prepare_image(image: NDArray[Any], method: Method) -> PreparedImage:
         Shape (rows, columns), as recorded or denoised.
     method : str
         Method of registration, see :func:`register_pair`.
+    weights : ndarray, optional
+        Share of each pixel that was measured, shape of the image, 0 to 1; by default all 1. A
+        pixel of weight 0 has no influence.
 
     Returns
     -------
@@ -91,8 +102,14 @@ def prepare_image(image: NDArray[Any], method: Method) -> PreparedImage:
     if not np.isfinite(image).all():
         raise ValueError("the image holds NaN or infinity; leave it out")
     binning = binning_for(image.shape, _SIDE)
-    small = prepared_image(image, binning, _BLUR_PX)
-    return PreparedImage(method, (image.shape[0], image.shape[1]), binning, small)
+    weights = checked_weights(weights, image.shape)
+    measured = None
+    if weights is None:
+        small = prepared_image(image, binning, _BLUR_PX)
+    else:
+        small, shares = prepared_by_weight(image, weights, binning, _BLUR_PX)
+        measured = None if bool((shares >= MIN_MEASURED).all()) else shares >= MIN_MEASURED
+    return PreparedImage(method, (image.shape[0], image.shape[1]), binning, small, measured)
 
 
 def checked_method(method: str) -> None:
@@ -112,6 +129,9 @@ def register_pair(first: PreparedImage, second: PreparedImage) -> Floats64:
     ``centre-of-mass``: across the tilt axis (x') the centre of mass, which needs a specimen with
     nothing beside it; along the axis (y) the cross correlation of common lines, the intensity
     summed across the axis.
+
+    Where pixels were not measured, the first two use :func:`.registration.masked_correlation` in
+    place of phase correlation, and leave these pixels out of the histogram; the third fills them.
 
     Parameters
     ----------
@@ -150,10 +170,27 @@ def register_pair(first: PreparedImage, second: PreparedImage) -> Floats64:
         down = line_shift(common_line(one), common_line(other))
         found = np.array([down, centre_of_mass(other) - centre_of_mass(one)])
     else:
-        found = phase_correlation(one, other)
+        measured = _both_measured(first, second)
+        if measured is None:
+            found = phase_correlation(one, other)
+        else:
+            found = masked_correlation(one, other, *measured)
         if first.method == "mutual-information":
-            found, _ = mutual_information(one, other, found)
+            found, _ = mutual_information(one, other, found, measured)
     return found * first.binning
+
+
+def _both_measured(
+    first: PreparedImage, second: PreparedImage
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]] | None:
+    """Masks of the measured pixels of both images; None if all were measured in both."""
+    if first.measured is None and second.measured is None:
+        return None
+    every = np.ones(first.small.shape, np.bool_)
+    return (
+        every if first.measured is None else first.measured,
+        every if second.measured is None else second.measured,
+    )
 
 
 class OnlineRegistration:
@@ -187,7 +224,13 @@ class OnlineRegistration:
         self._images: dict[int, PreparedImage] = {}
         self._shifts: dict[tuple[int, int], Floats64] = {}
 
-    def add(self, number: int, tilt_deg: float, image: NDArray[Any]) -> None:
+    def add(
+        self,
+        number: int,
+        tilt_deg: float,
+        image: NDArray[Any],
+        weights: NDArray[Any] | None = None,
+    ) -> None:
         """Add an image and register it with its neighbours in tilt.
 
         Parameters
@@ -198,6 +241,8 @@ class OnlineRegistration:
             Tilt angle in degrees.
         image : ndarray
             Shape (rows, columns), the same for all images.
+        weights : ndarray, optional
+            Share of each pixel that was measured, 0 to 1; by default all 1.
 
         Raises
         ------
@@ -209,7 +254,7 @@ class OnlineRegistration:
             raise ValueError(f"image {number} of the series was added before")
         if not np.isfinite(tilt_deg):
             raise ValueError(f"the tilt angle of image {number} is not a finite number")
-        ready = prepare_image(image, self.method)
+        ready = prepare_image(image, self.method, weights)
         if self._images:
             shape = next(iter(self._images.values())).shape
             if ready.shape != shape:
@@ -254,7 +299,11 @@ def neighbours_in_tilt(tilts: Floats64) -> list[tuple[int, int]]:
 
 
 def iter_register_series(
-    images: NDArray[Any], tilts: Floats64, method: Method, known: PairShifts | None = None
+    images: NDArray[Any],
+    tilts: Floats64,
+    method: Method,
+    known: PairShifts | None = None,
+    weights: Floats | None = None,
 ) -> Generator[float, None, Floats64]:
     """Do what :func:`register_series` does in small pieces; yields the finished fraction."""
     pairs = neighbours_in_tilt(tilts)
@@ -271,7 +320,7 @@ def iter_register_series(
         part = missing[begin : begin + at_once]
 
         def prepare(n: int) -> None:
-            ready[n] = prepare_image(images[n], method)
+            ready[n] = prepare_image(images[n], method, None if weights is None else weights[n])
 
         def register(k: int, part: list[tuple[int, int]] = part) -> None:
             found[part[k]] = register_pair(*(ready[n] for n in part[k]))
@@ -291,6 +340,7 @@ def register_series(
     method: Method,
     *,
     pair_shifts: PairShifts | None = None,
+    weights: NDArray[Any] | None = None,
 ) -> Floats64:
     """Shifts of a tilt series from pairwise registration alone.
 
@@ -308,6 +358,9 @@ def register_series(
     pair_shifts : mapping, optional
         Shifts that :func:`register_pair` has already found, by the indices of the two images, the
         lower tilt first. Missing ones are computed.
+    weights : ndarray, optional
+        Share of each pixel that was measured, shape of the images, 0 to 1; by default all 1. A
+        pixel of weight 0 has no influence.
 
     Returns
     -------
@@ -333,4 +386,5 @@ def register_series(
     """
     images, tilts = checked_series(images, tilt_deg)
     checked_method(method)
-    return run_to_end(iter_register_series(images, tilts, method, pair_shifts))
+    weights = checked_weights(weights, images.shape)
+    return run_to_end(iter_register_series(images, tilts, method, pair_shifts, weights))

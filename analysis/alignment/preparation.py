@@ -9,11 +9,15 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from ..core.arrays import Floats, binned, in_threads
+from ..core.weights import binned_by_weight
+from .resampling import MIN_MEASURED
 
 # Longer side in pixels at which projections are matched.
 MATCHING_SIDE = 128
 _BLUR_PX = 0.9
 _BACKGROUND_PERCENTILE = 10.0
+# A pixel of which less was measured shows only what it was filled with.
+_TINY = 1e-3
 
 
 def prepared_image(image: NDArray[Any], binning: int, blur_px: float = _BLUR_PX) -> Floats:
@@ -39,6 +43,34 @@ def prepared_image(image: NDArray[Any], binning: int, blur_px: float = _BLUR_PX)
     return small - np.float32(np.percentile(small, _BACKGROUND_PERCENTILE))
 
 
+def prepared_by_weight(
+    image: NDArray[Any], weights: NDArray[Any], binning: int, blur_px: float = _BLUR_PX
+) -> tuple[Floats, Floats]:
+    """Do what :func:`prepared_image` does with the pixels that were measured.
+
+    Parameters
+    ----------
+    image, binning, blur_px
+        See :func:`prepared_image`.
+    weights : ndarray
+        Share of each pixel that was measured, shape (rows, columns).
+
+    Returns
+    -------
+    image, weights : ndarray
+        Float32, binned and blurred; the weight is the measured share of what makes up a pixel.
+    """
+    small, shares = binned_by_weight(image, weights, binning)
+    if blur_px > 0:
+        sums = gaussian_filter(small * shares, blur_px, mode="nearest")
+        shares = np.asarray(gaussian_filter(shares, blur_px, mode="nearest"), np.float32)
+        np.divide(sums, shares, out=small, where=shares > _TINY)
+    measured = small[shares >= MIN_MEASURED]
+    if measured.size:
+        small -= np.float32(np.percentile(measured, _BACKGROUND_PERCENTILE))
+    return small, shares
+
+
 def prepared(images: NDArray[Any], binning: int, blur_px: float = _BLUR_PX) -> Floats:
     """Prepare all images of a series and scale them together to a mean of 1.
 
@@ -54,14 +86,44 @@ def prepared(images: NDArray[Any], binning: int, blur_px: float = _BLUR_PX) -> F
     ndarray
         Float32, shape (n, rows // binning, columns // binning).
     """
+    return prepared_series(images, None, binning, blur_px)[0]
+
+
+def prepared_series(
+    images: NDArray[Any], weights: Floats | None, binning: int, blur_px: float = _BLUR_PX
+) -> tuple[Floats, Floats | None]:
+    """Prepare all images of a series by weight and scale them together to a mean of 1.
+
+    Parameters
+    ----------
+    images, binning, blur_px
+        See :func:`prepared`.
+    weights : ndarray or None
+        Share of each pixel that was measured, shape of the images; None where all are 1.
+
+    Returns
+    -------
+    images : ndarray
+        Float32, shape (n, rows // binning, columns // binning).
+    weights : ndarray or None
+        Weights of these pixels.
+    """
     out = np.empty((len(images), *binned(images[0], binning).shape), np.float32)
+    shares = None if weights is None else np.empty_like(out)
 
     def one(n: int) -> None:
-        out[n] = prepared_image(images[n], binning, blur_px)
+        if weights is None or shares is None:
+            out[n] = prepared_image(images[n], binning, blur_px)
+        else:
+            out[n], shares[n] = prepared_by_weight(images[n], weights[n], binning, blur_px)
 
     in_threads(one, range(len(images)))
-    mean = float(out.mean())
-    return out / np.float32(mean) if mean > 0 else out
+    if shares is None:
+        mean = float(out.mean())
+    else:
+        total = float(shares.sum(dtype=np.float64))
+        mean = float((out * shares).sum(dtype=np.float64)) / total if total > 0 else 0.0
+    return (out / np.float32(mean) if mean > 0 else out), shares
 
 
 def binning_for(shape: tuple[int, ...], side: int) -> int:

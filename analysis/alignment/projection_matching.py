@@ -12,24 +12,23 @@ missing wedge:
 * The volume takes up a rotation of the images as far as a volume can, by two shears in the plane
   of the axis. The step fits these shears together with the rotation.
 """
-# numba's decorators are untyped.
-# pyright: basic, reportMissingTypeStubs=false, reportCallIssue=false
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.arrays import Floats, in_threads
+from ..core.arrays import Floats
 from ..core.progress import run_to_end
+from ..core.weights import checked_weights
+from .gauss_newton import gauss_newton_step
 from .matching_volume import MatchingVolume
-from .preparation import MATCHING_SIDE, binning_for, prepared
+from .preparation import MATCHING_SIDE, binning_for, prepared_series
 from .resampling import Splines, TiltAxis
 from .thickness_search import ThicknessTrials, iter_find_thickness, shifted_in_z
 
@@ -53,13 +52,8 @@ _OFFSET_GAIN = 1.7
 _SETTLED_PX = 0.003
 _SETTLED_OFFSET_PX = 0.006
 _SETTLED_RAD = math.radians(0.004)
-# Common terms whose eigenvalue is below this part of the largest are left alone.
-_MIN_EIGENVALUE = 1e-7
 # An offset differs from a displacement if this part of it is orthogonal to all displacements.
 _MIN_ORTHOGONAL = 0.01
-# Terms of each image: moves along y and x', and gain; common terms: rotation and two shears.
-_LOCAL, _SHARED = 3, 3
-_TERMS = _LOCAL + _SHARED + 1
 
 
 @dataclass(frozen=True)
@@ -99,6 +93,7 @@ def match_projections(
     *,
     rounds: int = 30,
     axis_only: bool = False,
+    weights: NDArray[Any] | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> ProjectionMatch:
     """Refine an alignment until the images agree with the reprojections of their volume.
@@ -119,6 +114,9 @@ def match_projections(
         Most rounds; the refinement ends earlier when it has settled.
     axis_only : bool
         Keep the shifts and refine only offset and rotation of the axis.
+    weights : ndarray, optional
+        Share of each pixel that was measured, shape of the images, 0 to 1; by default all 1. A
+        pixel of weight 0 has no influence.
     progress : callable, optional
         Called with the finished fraction after each round.
 
@@ -141,7 +139,7 @@ def match_projections(
     True
     """
     steps = iter_match_projections(
-        images, tilt_deg, shifts_px, axis, rounds=rounds, axis_only=axis_only
+        images, tilt_deg, shifts_px, axis, rounds=rounds, axis_only=axis_only, weights=weights
     )
     return run_to_end(steps, progress)
 
@@ -154,12 +152,13 @@ def iter_match_projections(
     *,
     rounds: int = 30,
     axis_only: bool = False,
+    weights: NDArray[Any] | None = None,
 ) -> Generator[float, None, ProjectionMatch]:
     """Do what :func:`match_projections` does in small pieces of work.
 
     Parameters
     ----------
-    images, tilt_deg, shifts_px, axis, rounds, axis_only
+    images, tilt_deg, shifts_px, axis, rounds, axis_only, weights
         See :func:`match_projections`.
 
     Yields
@@ -179,7 +178,10 @@ def iter_match_projections(
     >>> next(iter_match_projections(images, np.arange(3.0), np.zeros((3, 2)), TiltAxis()))
     0.0
     """
-    refinement = _Refinement(images, tilt_deg, shifts_px, axis, axis_only=axis_only)
+    weights = checked_weights(weights, images.shape)
+    refinement = _Refinement(
+        images, tilt_deg, shifts_px, axis, axis_only=axis_only, weights=weights
+    )
     yield 0.0
     rounds = max(1, rounds)
     for number in range(rounds):
@@ -205,11 +207,12 @@ class _Refinement:
         axis: TiltAxis,
         *,
         axis_only: bool,
+        weights: Floats | None,
     ) -> None:
         self._binning = binning_for(images.shape[1:], MATCHING_SIDE)
-        small = prepared(images, self._binning)
+        small, shares = prepared_series(images, weights, self._binning)
         self._tilts = np.asarray(tilt_deg, np.float64)
-        self._splines = Splines(small)
+        self._splines = Splines(small, shares)
         self._trials = ThicknessTrials(self._splines, self._tilts)
         self._given_px, self._axis_only = np.asarray(shifts_px, np.float64), axis_only
         self._shifts = self._given_px / self._binning
@@ -255,7 +258,7 @@ class _Refinement:
         assert self._volume is not None
         self._reprojected, *sheared = self._volume.projections()
         tilts = self._tilts if self._axis_only else None
-        moves, slide, rotation = _gauss_newton_step(
+        moves, slide, rotation = gauss_newton_step(
             self._aligned, self._reprojected, sheared, self._valid, tilts
         )
         if not self._axis_only:
@@ -305,89 +308,6 @@ def _offset_component(tilts: Floats64) -> Floats64:
     norm = float(np.linalg.norm(orthogonal))
     significant = norm > _MIN_ORTHOGONAL * len(tilts) ** 0.5
     return orthogonal / norm if significant else np.zeros(len(tilts))
-
-
-def _gauss_newton_step(
-    aligned: Floats,
-    reprojected: Floats,
-    sheared: Sequence[Floats],
-    valid: NDArray[np.bool_],
-    tilts: Floats64 | None,
-) -> tuple[Floats64, float, float]:
-    """One Gauss-Newton step: moves (y, x') in the aligned frame, offset, rotation in radians.
-
-    With `tilts` (in degrees) images do not move on their own: the step has an offset of the axis
-    and a displacement of the specimen. Without `tilts` the offset is 0.
-    """
-    count = len(aligned)
-    grams = np.zeros((count, _TERMS, _TERMS))
-
-    def one(n: int) -> None:
-        _gram(aligned[n], reprojected[n], sheared[0][n], sheared[1][n], valid[n], grams[n])
-
-    in_threads(one, range(count))
-    grams += np.tril(grams, -1).transpose(0, 2, 1)
-    if tilts is None:
-        local, shared = _solve(grams, _LOCAL)
-        return local[:, :2], 0.0, float(shared[0])
-    # Each image has a gain; common are offset, displacement, rotation and shears.
-    cosines, sines = np.cos(np.deg2rad(tilts)), np.sin(np.deg2rad(tilts))
-    terms = np.zeros((count, 5 + _SHARED + 1, _TERMS))
-    terms[:, 0, 2] = 1.0
-    terms[:, 1, 1], terms[:, 2, 1], terms[:, 3, 1] = 1.0, cosines, sines
-    terms[:, 4, 0] = 1.0
-    terms[:, 5:, _LOCAL:] = np.eye(_SHARED + 1)
-    _, common = _solve(terms @ grams @ terms.transpose(0, 2, 1), 1)
-    offset, cosine, sine, down, rotation = (float(value) for value in common[:5])
-    moves = np.column_stack([np.full(count, down), cosine * cosines + sine * sines])
-    return moves, offset, rotation
-
-
-def _solve(grams: Floats64, own: int) -> tuple[Floats64, Floats64]:
-    """Solve the least squares from the Gram matrices of the terms; the last term is the residual.
-
-    The first `own` terms belong to each image (result of shape (n, own)), the others are common.
-    The terms of each image are eliminated first.
-    """
-    # An image without contrast does not move.
-    inverse = np.linalg.pinv(grams[:, :own, :own], rcond=1e-9, hermitian=True)
-    beside, right = grams[:, :own, own:-1], grams[:, :own, -1:]
-    common = grams[:, own:-1, own:-1].sum(axis=0)
-    scale = np.sqrt(np.maximum(np.diag(common), 1e-30))
-    reduced = common - (beside.transpose(0, 2, 1) @ inverse @ beside).sum(axis=0)
-    wanted = grams[:, own:-1, -1].sum(axis=0)
-    wanted = wanted - (beside.transpose(0, 2, 1) @ inverse @ right).sum(axis=0)[:, 0]
-    shared = (
-        np.linalg.pinv(reduced / np.outer(scale, scale), rcond=_MIN_EIGENVALUE, hermitian=True)
-        @ (wanted / scale)
-        / scale
-    )
-    return (inverse @ (right - beside @ shared[:, None]))[:, :, 0], shared
-
-
-@numba.njit(nogil=True, cache=True, error_model="numpy")
-def _gram(aligned, reprojected, shear_y, shear_x, valid, gram):
-    """Lower triangle of the Gram matrix of the terms of one image; the last is the residual."""
-    tall, wide = aligned.shape
-    terms = np.empty(7)
-    for i in range(1, tall - 1):
-        y = i - 0.5 * (tall - 1)
-        for j in range(1, wide - 1):
-            # Pixels beyond the recorded border are not compared.
-            if not valid[i, j]:
-                continue
-            x = j - 0.5 * (wide - 1)
-            # Slopes of the reprojection alone: slopes of the image would share its noise.
-            terms[0] = 0.5 * (reprojected[i + 1, j] - reprojected[i - 1, j])
-            terms[1] = 0.5 * (reprojected[i, j + 1] - reprojected[i, j - 1])
-            terms[2] = reprojected[i, j]
-            terms[3] = terms[0] * x - terms[1] * y
-            terms[4] = shear_y[i, j]
-            terms[5] = shear_x[i, j]
-            terms[6] = reprojected[i, j] - aligned[i, j]
-            for a in range(7):
-                for b in range(a + 1):
-                    gram[a, b] += terms[a] * terms[b]
 
 
 def _correlations(one: Floats, other: Floats) -> Floats64:

@@ -27,6 +27,8 @@ _WINDOW_TAPER = 0.5
 _BAND = 0.12
 # Part of the largest cross power below which a frequency counts less.
 _NOISE_FLOOR = 1e-2
+# Part of the largest overlap of measured pixels below which a displacement is not considered.
+_MIN_OVERLAP = 0.4
 _HISTOGRAM_BINS = 32
 _EVOLUTION_ROUNDS = 60
 _SMALLEST_SIDE = 64
@@ -101,7 +103,12 @@ def _correlation_peak(one: Floats64, other: Floats64) -> Floats64:
     band = np.exp(-(down**2 + along**2) / (2 * _BAND**2))
     floor = _NOISE_FLOOR * power.max()
     correlation = irfft2(cross / (power + floor + 1e-30) * band, (rows, columns))
-    # A shift of overlapping images is less than half of the doubled frame.
+    return _peak(correlation)
+
+
+def _peak(correlation: Floats64) -> Floats64:
+    """Interpolated position of the maximum; a shift is less than half of the doubled frame."""
+    rows, columns = correlation.shape
     peak = np.unravel_index(int(np.argmax(correlation)), correlation.shape)
     found = np.empty(2)
     for axis, (index, side) in enumerate(zip(peak, (rows, columns), strict=True)):
@@ -119,8 +126,69 @@ def _parabola_peak(line: Floats64, index: int) -> float:
     return index + (0.5 * (before - after) / curvature if curvature < 0 else 0.0)
 
 
+def masked_correlation(
+    first: NDArray[Any],
+    second: NDArray[Any],
+    first_measured: NDArray[np.bool_],
+    second_measured: NDArray[np.bool_],
+) -> Floats64:
+    """Displacement from the peak of the normalised correlation of the measured pixels.
+
+    Padfield, IEEE Trans. Image Process. 21, 2706 (2012): at each displacement, the correlation
+    coefficient of the pixels that both images have measured. Gaps of the detector, which stay in
+    place while the specimen moves, do not pull the result to zero, as they would if filled.
+
+    Parameters
+    ----------
+    first, second : ndarray
+        Shape (rows, columns) both.
+    first_measured, second_measured : ndarray of bool
+        Same shape: the pixels to use.
+
+    Returns
+    -------
+    ndarray
+        Shape (2,): (y, x') in pixels; zeros if no pixel was measured.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> image, measured = np.zeros((48, 48)), np.ones((48, 48), bool)
+    >>> image[16:28, 12:30] = 1
+    >>> measured[20] = False
+    >>> shift = masked_correlation(image, np.roll(image, 4, axis=0), measured, measured)
+    >>> [abs(round(float(part))) for part in shift]
+    [4, 0]
+    """
+    if not (first_measured.any() and second_measured.any()):
+        return np.zeros(2)
+    shape = tuple(next_fast_len(2 * side, real=True) for side in first.shape)
+    spectra: list[list[Any]] = []
+    for image, measured in ((first, first_measured), (second, second_measured)):
+        level = np.where(measured, image - image[measured].mean(dtype=np.float64), 0.0)
+        spectra.append([rfft2(part, shape) for part in (measured.astype(float), level, level**2)])
+    (shown, levels, squares), (other_shown, other_levels, other_squares) = spectra
+
+    def summed(one: Any, other: Any) -> Floats64:
+        return np.asarray(irfft2(other * np.conj(one), shape))
+
+    overlap = np.maximum(summed(shown, other_shown), 1.0)
+    sums, other_sums = summed(levels, other_shown), summed(shown, other_levels)
+    common = summed(levels, other_levels) - sums * other_sums / overlap
+    spread = summed(squares, other_shown) - sums**2 / overlap
+    other_spread = summed(shown, other_squares) - other_sums**2 / overlap
+    product = np.maximum(spread, 0) * np.maximum(other_spread, 0)
+    usable = (overlap > _MIN_OVERLAP * overlap.max()) & (product > 1e-12 * product.max())
+    correlation = np.zeros(shape)
+    np.divide(common, np.sqrt(product), out=correlation, where=usable)
+    return _peak(correlation)
+
+
 def mutual_information(
-    first: NDArray[Any], second: NDArray[Any], start_px: NDArray[Any]
+    first: NDArray[Any],
+    second: NDArray[Any],
+    start_px: NDArray[Any],
+    measured: tuple[NDArray[np.bool_], NDArray[np.bool_]] | None = None,
 ) -> tuple[Floats64, float]:
     """Largest Mattes mutual information, searched by a (1+1) evolution strategy.
 
@@ -133,6 +201,8 @@ def mutual_information(
         Float32, shape (rows, columns).
     start_px : ndarray
         Start of the search, shape (2,), (y, x') in pixels.
+    measured : tuple of ndarray of bool, optional
+        Pixels of both images that enter the histogram; by default all.
 
     Returns
     -------
@@ -160,6 +230,10 @@ def mutual_information(
     method.SetMetricAsMattesMutualInformation(_HISTOGRAM_BINS)
     method.SetMetricSamplingStrategy(method.REGULAR)
     method.SetMetricSamplingPercentage(_SAMPLED, _SEED)
+    if measured is not None:
+        fixed_mask, moving_mask = (sitk.GetImageFromArray(m.astype(np.uint8)) for m in measured)
+        method.SetMetricFixedMask(fixed_mask)
+        method.SetMetricMovingMask(moving_mask)
     method.SetInterpolator(sitk.sitkLinear)
     method.SetOptimizerAsOnePlusOneEvolutionary(
         numberOfIterations=_EVOLUTION_ROUNDS, epsilon=1e-3, initialRadius=1.0, seed=_SEED

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, overload
 
 import numba
 import numpy as np
@@ -25,9 +25,12 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d, spline_filter
 
 from ..core.arrays import Floats, in_threads
+from ..core.weights import checked_weights, filled_series
 
 # Beyond its border an image continues as the mean of so many outermost lines, smoothed along it.
 _BORDER_LINES = 8
+# A pixel is compared with another image or a reprojection if this share of it was measured.
+MIN_MEASURED = 0.5
 _BORDER_SMOOTHING_PX = 3.0
 
 
@@ -127,6 +130,33 @@ def _mirrored(i, last):
     return min(max(i, 0), last)
 
 
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def _sample_weights(weights, rotation, offset, shift_y, shift_x, picks, out):
+    """Fill `out` with the weights of the rows `picks` of the aligned image, interpolated linearly.
+
+    Beyond its border an image continues, and so do the weights of its outermost pixels.
+    """
+    rows, columns = weights.shape
+    wide = out.shape[1]
+    cosine, sine = math.cos(rotation), math.sin(rotation)
+    last_r, last_c = rows - 1, columns - 1
+    for i in range(picks.size):
+        y = picks[i] - 0.5 * last_r
+        for j in range(wide):
+            x = j - 0.5 * (wide - 1) + offset
+            row = min(max(y * cosine + x * sine + shift_y + 0.5 * last_r, 0.0), float(last_r))
+            column = min(max(x * cosine - y * sine + shift_x + 0.5 * last_c, 0.0), float(last_c))
+            r, c = int(row), int(column)
+            below, beside = min(r + 1, last_r), min(c + 1, last_c)
+            down, along = row - r, column - c
+            # Summed as what is missing, so that whole pixels stay exactly 1.
+            missing = (1 - down) * (1 - along) * (1 - weights[r, c])
+            missing += (1 - down) * along * (1 - weights[r, beside])
+            missing += down * (1 - along) * (1 - weights[below, c])
+            missing += down * along * (1 - weights[below, beside])
+            out[i, j] = 1 - missing
+
+
 class Splines:
     """Spline coefficients of a series, for repeated resampling from the recorded pixels.
 
@@ -134,9 +164,14 @@ class Splines:
     ----------
     images : ndarray
         Shape (n, rows, columns).
+    weights : ndarray, optional
+        Share of each pixel that was measured, shape of the images; pixels of weight 0 are filled.
     """
 
-    def __init__(self, images: NDArray[Any]) -> None:
+    def __init__(self, images: NDArray[Any], weights: Floats | None = None) -> None:
+        self._weights = weights
+        if weights is not None:
+            images = filled_series(images, weights)
         self.shape: tuple[int, int] = (images.shape[1], images.shape[2])
         self._exact = np.ascontiguousarray(images, np.float32)
         self._coefficients = np.empty_like(self._exact)
@@ -200,8 +235,26 @@ class Splines:
         in_threads(one, range(len(shifts)))
         return out
 
+    def sampled_weights(
+        self, shifts_px: NDArray[Any], axis: TiltAxis, rows: NDArray[np.integer[Any]] | None = None
+    ) -> Floats | None:
+        """Weights of the pixels of :meth:`sampled`; None where all are 1."""
+        weights = self._weights
+        if weights is None:
+            return None
+        shifts, rotation = np.asarray(shifts_px, np.float64), math.radians(axis.rotation_deg)
+        picks = np.arange(self.shape[0]) if rows is None else np.asarray(rows, np.intp)
+        out = np.empty((len(weights), len(picks), self.shape[1]), np.float32)
+
+        def one(n: int) -> None:
+            offset = float(axis.offset_px)
+            _sample_weights(weights[n], rotation, offset, shifts[n, 0], shifts[n, 1], picks, out[n])
+
+        in_threads(one, range(len(shifts)))
+        return out
+
     def valid_mask(self, shifts_px: NDArray[Any], axis: TiltAxis) -> NDArray[np.bool_]:
-        """Mask of the pixels of :meth:`sampled` that lie within the recorded image."""
+        """Mask of the pixels of :meth:`sampled` within the recorded image that were measured."""
         tall, wide = self.shape
         rotation = math.radians(axis.rotation_deg)
         y = np.arange(tall)[:, None] - 0.5 * (tall - 1)
@@ -212,10 +265,26 @@ class Splines:
         for n, (down, along) in enumerate(np.asarray(shifts_px, np.float64)):
             out[n] = (row >= -down) & (row <= tall - 1 - down)
             out[n] &= (column >= -along) & (column <= wide - 1 - along)
+        shares = self.sampled_weights(shifts_px, axis)
+        if shares is not None:
+            out &= shares >= MIN_MEASURED
         return out
 
 
-def apply_alignment(images: NDArray[Any], shifts_px: NDArray[Any], axis: TiltAxis) -> Floats:
+@overload
+def apply_alignment(
+    images: NDArray[Any], shifts_px: NDArray[Any], axis: TiltAxis, weights: None = None
+) -> Floats: ...
+@overload
+def apply_alignment(
+    images: NDArray[Any], shifts_px: NDArray[Any], axis: TiltAxis, weights: NDArray[Any]
+) -> tuple[Floats, Floats]: ...
+def apply_alignment(
+    images: NDArray[Any],
+    shifts_px: NDArray[Any],
+    axis: TiltAxis,
+    weights: NDArray[Any] | None = None,
+) -> Floats | tuple[Floats, Floats]:
     """Resample images so that shifts, axis offset and rotation are removed.
 
     Parameters
@@ -226,14 +295,20 @@ def apply_alignment(images: NDArray[Any], shifts_px: NDArray[Any], axis: TiltAxi
         Shape (n, 2): displacement of the specimen in each image along rows and columns.
     axis : TiltAxis
         The tilt axis.
+    weights : ndarray, optional
+        Share of each pixel that was measured, shape of the images, 0 to 1. Pixels of weight 0 are
+        filled from their surroundings before.
 
     Returns
     -------
-    ndarray
+    images : ndarray
         Float32, shape (n, rows, columns); the tilt axis is the centre of the columns. The
         interpolation is by cubic B-splines (Unser, IEEE Signal Process. Mag. 16(6), 22, 1999);
         shifts by whole pixels without rotation copy the pixels. Beyond its border an image
         continues as the mean of its eight outermost lines.
+    weights : ndarray
+        Only with `weights`: the share that was measured of each aligned pixel, by linear
+        interpolation.
 
     Raises
     ------
@@ -263,10 +338,17 @@ def apply_alignment(images: NDArray[Any], shifts_px: NDArray[Any], axis: TiltAxi
     if bad is not None:
         raise ValueError(f"image {bad} holds NaN or infinity; leave that image out")
     out = np.empty(images.shape, np.float32)
+    known = checked_weights(weights, images.shape)
+    shares = np.ones(images.shape, np.float32) if weights is not None else None
 
     def one(n: int) -> None:
         # Only the splines of the images in work are in memory.
-        out[n] = Splines(images[n : n + 1]).sampled(shifts[n : n + 1], axis)[0]
+        part = slice(n, n + 1)
+        splines = Splines(images[part], None if known is None else known[part])
+        out[n] = splines.sampled(shifts[part], axis)[0]
+        found = splines.sampled_weights(shifts[part], axis)
+        if shares is not None and found is not None:
+            shares[n] = found[0]
 
     in_threads(one, range(len(images)))
-    return out
+    return out if shares is None else (out, shares)

@@ -33,9 +33,10 @@ class ThicknessTrials:
         """Yield the relative residual for each thickness of a volume at one height."""
         lower = shifted_in_z(shifts, axis, self._tilts, height)
         aligned = self._splines.sampled(lower, axis, self._rows)
+        weights = self._splines.sampled_weights(lower, axis, self._rows)
         for thickness in thicknesses:
             shape = (thickness, self.wide)
-            made = sirt(aligned, self._tilts, _TRIAL_ITERATIONS, slice_shape=shape)
+            made = sirt(aligned, self._tilts, _TRIAL_ITERATIONS, slice_shape=shape, weights=weights)
             yield float(made.residual[-1])
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.arrays import checked_series
-from .preparation import prepared
+from ..core.arrays import Floats, checked_series
+from .preparation import prepared_series
 from .projection_matching import match_projections
 from .registration import centre_of_mass
 from .resampling import TiltAxis
@@ -18,7 +18,11 @@ __all__ = ["TiltAxis", "axis_through_mass", "find_axis"]
 
 
 def axis_through_mass(
-    images: NDArray[Any], shifts_px: NDArray[Any], binning: int, rotation_deg: float = 0.0
+    images: NDArray[Any],
+    shifts_px: NDArray[Any],
+    binning: int,
+    rotation_deg: float = 0.0,
+    weights: Floats | None = None,
 ) -> TiltAxis:
     """Place the tilt axis through the centre of the specimen's mass.
 
@@ -35,10 +39,12 @@ def axis_through_mass(
         Binning at which the centres of mass are measured.
     rotation_deg : float
         Rotation of the axis, passed through to the result.
+    weights : ndarray, optional
+        Share of each pixel that was measured, shape of the images, 0 to 1; by default all 1.
 
     Returns
     -------
-    Axis
+    TiltAxis
         Its offset is the median over the images of centre of mass minus shift.
 
     Examples
@@ -50,7 +56,8 @@ def axis_through_mass(
     >>> round(axis.offset_px, 1)
     2.0
     """
-    centres = [centre_of_mass(image) * binning for image in prepared(images, binning)]
+    small, _ = prepared_series(images, weights, binning)
+    centres = [centre_of_mass(image) * binning for image in small]
     return TiltAxis(float(np.median(np.array(centres) - shifts_px[:, 1])), rotation_deg)
 
 
@@ -60,6 +67,7 @@ def find_axis(
     *,
     start: TiltAxis | None = None,
     rounds: int = 30,
+    weights: NDArray[Any] | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> TiltAxis:
     """Find the tilt axis of a series that is free of shifts.
@@ -77,12 +85,14 @@ def find_axis(
         First guess; by default the centre of the images, upright.
     rounds : int
         Most rounds of refinement.
+    weights : ndarray, optional
+        Share of each pixel that was measured, shape of the images, 0 to 1; by default all 1.
     progress : callable, optional
         Called with the finished fraction after each round.
 
     Returns
     -------
-    Axis
+    TiltAxis
         Offset and rotation, see :mod:`.resampling`.
 
     Raises
@@ -104,5 +114,5 @@ def find_axis(
     images, tilts = checked_series(images, tilt_deg)
     return match_projections(
         images, tilts, np.zeros((len(images), 2)), start or TiltAxis(),
-        rounds=rounds, axis_only=True, progress=progress,
+        rounds=rounds, axis_only=True, weights=weights, progress=progress,
     ).axis  # fmt: skip

@@ -1,6 +1,7 @@
 from .arrays import Floats, binned, checked_series, in_threads, zeros
 from .outputs import Notice, Output, Parameters, Progress, Result, Task, with_progress
 from .progress import run_to_end, scaled_progress
+from .weights import binned_by_weight, checked_weights, filled, filled_series
 
 __all__ = [
     "Floats",
@@ -11,7 +12,11 @@ __all__ = [
     "Result",
     "Task",
     "binned",
+    "binned_by_weight",
     "checked_series",
+    "checked_weights",
+    "filled",
+    "filled_series",
     "in_threads",
     "run_to_end",
     "scaled_progress",

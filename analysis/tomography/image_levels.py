@@ -9,11 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.arrays import binned
+from ..core.weights import binned_by_weight, checked_weights
 
 # See automatic_weight.
 _NOISE_SHARE, _MIN_SHARE, _COARSE = 0.7, 1e-3, 4
 # The search for the densest values ends at this number of values.
 _MIN_VALUES = 64
+# Squares of which less was measured do not count where others do.
+_MIN_MEASURED = 0.5
 _SQUARES = 64  # averaged squares along the shorter side of an image
 
 
@@ -71,7 +74,7 @@ def automatic_weight(images: NDArray[Any], tilt_deg: NDArray[Any]) -> float:
     return max(minimum, _NOISE_SHARE * math.sqrt(median * len(views)) * side)
 
 
-def vacuum_level(image: NDArray[Any]) -> float:
+def vacuum_level(image: NDArray[Any], weights: NDArray[Any] | None = None) -> float:
     """Value of the vacuum in an image: the mode of its values.
 
     The half-sample mode (Bickel and Fruehwirth, Comput. Stat. Data Anal. 50, 3500, 2006) keeps
@@ -83,11 +86,14 @@ def vacuum_level(image: NDArray[Any]) -> float:
     ----------
     image : ndarray
         Shape (y, x').
+    weights : ndarray, optional
+        Share of each pixel that was measured, shape of the image, 0 to 1; by default all 1. A
+        pixel of weight 0 has no influence.
 
     Returns
     -------
     float
-        In the unit of the image.
+        In the unit of the image; 0 if no pixel was measured.
 
     Examples
     --------
@@ -99,7 +105,13 @@ def vacuum_level(image: NDArray[Any]) -> float:
     """
     # Means over squares, because the values of single counts are discrete.
     square = max(1, min(image.shape) // _SQUARES)
-    values = np.sort(binned(image, square).astype(np.float64), axis=None)
+    weights = checked_weights(weights, image.shape)
+    if weights is None:
+        means = binned(image, square)
+    else:
+        means, shares = binned_by_weight(image, weights, square)
+        means = means[shares >= min(_MIN_MEASURED, float(shares.max()))]
+    values = np.sort(means.astype(np.float64), axis=None)
     dense = values
     while dense.size > _MIN_VALUES:
         half = dense.size // 2

@@ -8,11 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.arrays import Floats, checked_series, in_threads, zeros
+from ..core.weights import checked_weights, filled_series
 from .projector import LANES, Geometry, blocks_of
 from .reconstruction import Reconstruction
 
 # Rays and voxels with a smaller sum (in voxel sides) are left alone.
 _MIN_SUM = 1e-6
+# A voxel needs filled pixels if less than this share of it was measured, and a filled pixel counts
+# fully if its ray passes so many voxels that need it.
+_MIN_MEASURED, _NEEDED_VOXELS = 0.5, 2.0
 
 
 def sirt(
@@ -23,11 +27,13 @@ def sirt(
     slice_shape: tuple[int, int] | None = None,
     initial: NDArray[Any] | None = None,
     minimum: float = 0.0,
+    weights: NDArray[Any] | None = None,
 ) -> Reconstruction:
-    """Reconstruct a volume by SIRT: x <- max(minimum, x + C P^T R (b - P x)).
+    """Reconstruct a volume by SIRT: x <- max(minimum, x + C P^T W R (b - P x)).
 
-    R and C are the inverse row and column sums of the projector P (Gilbert, J. Theor. Biol. 36,
-    105, 1972; van der Sluis and van der Vorst, Linear Algebra Appl. 130, 257, 1990).
+    W are the weights of the pixels, R and C the inverse row and column sums of the projector P
+    (Gilbert, J. Theor. Biol. 36, 105, 1972; van der Sluis and van der Vorst, Linear Algebra Appl.
+    130, 257, 1990).
 
     Memory beside the images and the volume, per thread and for any number of slices: 128 bytes
     for each voxel of one slice and 384 bytes for each pixel of its sinogram (12 MB at 256 pixels
@@ -47,6 +53,10 @@ def sirt(
         Volume to start from, shape (y, z, x); by default zeros.
     minimum : float
         Lowest value that a voxel may take; ``-inf`` for no bound.
+    weights : ndarray, optional
+        Share of each pixel that was measured, shape of the images, 0 to 1; by default all 1. What
+        a pixel of weight 0 holds has no influence; where voxels are seen by hardly any other, it
+        is filled from its surroundings (:func:`pyrotome.analysis.core.filled`).
 
     Returns
     -------
@@ -56,7 +66,7 @@ def sirt(
     Raises
     ------
     ValueError
-        If images, angles and initial volume do not belong together or hold NaN.
+        If images, angles, weights and initial volume do not belong together or hold NaN.
 
     Examples
     --------
@@ -70,6 +80,8 @@ def sirt(
     ((4, 16, 16), True)
     """
     images, tilts = checked_series(images, tilt_deg)
+    weights = checked_weights(weights, images.shape)
+    given = images
     _, slices, detector = images.shape
     height, width = slice_shape or (detector, detector)
     geometry = Geometry(tilts, detector, height, width)
@@ -78,19 +90,24 @@ def sirt(
             f"the initial volume has the shape {initial.shape}; {(slices, height, width)} is needed"
         )
     ray_weights, voxel_gains = _inverse_sums(geometry)
+    if weights is not None:
+        given, weights = _with_needed(geometry, images, weights, voxel_gains)
     made = np.empty((slices, height, width), np.float32)
     blocks = -(-slices // LANES)
     squares, norms = np.zeros((blocks, iterations)), np.zeros(blocks)
 
     def solve(block: int) -> None:
         part = slice(block * LANES, min((block + 1) * LANES, slices))
-        (measured,) = blocks_of(images[:, part].transpose(1, 0, 2))
+        (measured,) = blocks_of(given[:, part].transpose(1, 0, 2))
         if initial is None:
             volume = zeros((height, width, LANES))
         else:
             (volume,) = blocks_of(initial[part])
+        rays = ray_weights[:, :, None]
+        if weights is not None:
+            rays = rays * blocks_of(weights[:, part].transpose(1, 0, 2))[0]
         norms[block] = _solve_block(
-            geometry, measured, volume, ray_weights[:, :, None], voxel_gains, minimum,
+            geometry, measured, volume, rays, voxel_gains, minimum,
             squares[block],
         )  # fmt: skip
         made[part] = volume[:, :, : part.stop - part.start].transpose(2, 0, 1)
@@ -121,6 +138,36 @@ def _solve_block(
         squares[iteration] = np.vdot(weighted, residual)
         geometry.backproject(weighted, volume, gains, minimum)
     return norm
+
+
+def _with_needed(
+    geometry: Geometry, images: NDArray[Any], weights: Floats, gains: Floats
+) -> tuple[NDArray[Any], Floats]:
+    """Fill pixels on rays through voxels that hardly any measured pixel shows.
+
+    A gap of the detector along the tilt axis or across it would leave a hole in the volume.
+    """
+    slices = images.shape[1]
+    wanted = weights.copy()
+
+    def weigh(block: int) -> None:
+        part = slice(block * LANES, min((block + 1) * LANES, slices))
+        (shares,) = blocks_of(weights[:, part].transpose(1, 0, 2))
+        shares[:, :, part.stop - part.start :] = 1
+        need = zeros((geometry.height, geometry.width, LANES))
+        geometry.backproject(shares, need, gains)
+        np.clip(1 - need / np.float32(_MIN_MEASURED), 0, 1, out=need)
+        need[gains <= 0] = 0
+        if need.any():
+            rays = zeros(shares.shape)
+            geometry.project(need, rays, 1 / _NEEDED_VOXELS)
+            shares += (1 - shares) * np.minimum(rays, 1)
+            wanted[:, part] = (
+                shares[:, :, : part.stop - part.start].transpose(2, 0, 1).swapaxes(0, 1)
+            )
+
+    in_threads(weigh, range(-(-slices // LANES)))
+    return (images if np.array_equal(wanted, weights) else filled_series(images, weights)), wanted
 
 
 def _inverse_sums(geometry: Geometry) -> tuple[Floats, Floats]:

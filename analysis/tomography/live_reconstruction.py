@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.arrays import Floats
+from ..core.weights import checked_weights
 from .image_levels import vacuum_level
 from .iterative import sirt
 from .reconstruction import central_slices
@@ -61,6 +62,7 @@ class LiveReconstruction:
         self._solver: TvSolver | None = None
         self._volume = initial
         self._images: list[Floats] = []
+        self._weights: list[Floats | None] = []
         self._tilts: list[float] = []
         if self.iterations_per_view:
             self._solver = self._new_solver(initial)
@@ -102,7 +104,9 @@ class LiveReconstruction:
         start = None if initial is None else initial[:, self._occupied]
         return TvSolver(y, x, slice_shape=(height, x), initial=start)
 
-    def add_view(self, image: Floats, tilt_deg: float) -> Iterator[float]:
+    def add_view(
+        self, image: Floats, tilt_deg: float, weights: Floats | None = None
+    ) -> Iterator[float]:
         """Add an aligned view and iterate.
 
         Parameters
@@ -111,15 +115,18 @@ class LiveReconstruction:
             Shape (y, x'); the value of its vacuum is subtracted.
         tilt_deg : float
             Tilt angle in degrees.
+        weights : ndarray, optional
+            Share of each pixel that was measured, 0 to 1; by default all 1.
 
         Yields
         ------
         float
             Finished fraction after each iteration.
         """
-        clean = image - np.float32(vacuum_level(image))
+        weights = checked_weights(weights, image.shape)
+        clean = image - np.float32(vacuum_level(image, weights))
         if self._solver is not None:
-            self._solver.add_view(clean, tilt_deg)
+            self._solver.add_view(clean, tilt_deg, weights)
             for done in range(self.iterations_per_view):
                 self._solver.step()
                 self.iterations += 1
@@ -127,11 +134,24 @@ class LiveReconstruction:
             return
         self._images.append(clean)
         self._tilts.append(tilt_deg)
+        self._weights.append(weights)
         images, tilts = np.stack(self._images), np.array(self._tilts)
         self._volume = sirt(
-            images, tilts, 1, slice_shape=self._shape[1:], initial=self._volume
+            images,
+            tilts,
+            1,
+            slice_shape=self._shape[1:],
+            initial=self._volume,
+            weights=self._all_weights(),
         ).volume
         yield 1.0
+
+    def _all_weights(self) -> Floats | None:
+        """Weights of the images so far; None if they are all 1."""
+        if all(weights is None for weights in self._weights):
+            return None
+        even = np.ones(self._images[0].shape, np.float32)
+        return np.stack([even if weights is None else weights for weights in self._weights])
 
     def finish(
         self,
@@ -140,6 +160,7 @@ class LiveReconstruction:
         iterations: int,
         displacement: tuple[float, float, float] = (0.0, 0.0, 0.0),
         thickness: int | None = None,
+        weights: Floats | None = None,
     ) -> Generator[float, None, None]:
         """Continue with the final images.
 
@@ -156,6 +177,8 @@ class LiveReconstruction:
             before.
         thickness : int, optional
             As for the class, if it is known better now.
+        weights : ndarray, optional
+            Share of each pixel that was measured, shape of the images, 0 to 1; by default all 1.
 
         Yields
         ------
@@ -168,8 +191,9 @@ class LiveReconstruction:
         self._occupied = _central(self._shape[1], thickness)
         solver = self._new_solver(start)
         del start
-        for image, tilt in zip(images, tilt_deg, strict=True):
-            solver.add_view(image, float(tilt))
+        weights = checked_weights(weights, images.shape)
+        for n, (image, tilt) in enumerate(zip(images, tilt_deg, strict=True)):
+            solver.add_view(image, float(tilt), None if weights is None else weights[n])
         self._solver = solver
         remaining = max(1, iterations - self.iterations)
         for done in range(remaining):

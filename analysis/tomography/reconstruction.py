@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.arrays import Floats, checked_series
+from ..core.weights import checked_weights
 from .projector import project
 
 
@@ -30,7 +31,12 @@ class Reconstruction:
     residual: NDArray[np.float64]
 
 
-def r_factor(volume: NDArray[Any], images: NDArray[Any], tilt_deg: NDArray[Any]) -> float:
+def r_factor(
+    volume: NDArray[Any],
+    images: NDArray[Any],
+    tilt_deg: NDArray[Any],
+    weights: NDArray[Any] | None = None,
+) -> float:
     """R-factor: sum of |projections - images| over the sum of |images|, averaged over angles.
 
     Parameters
@@ -41,6 +47,9 @@ def r_factor(volume: NDArray[Any], images: NDArray[Any], tilt_deg: NDArray[Any])
         Shape (angles, y, x').
     tilt_deg : ndarray
         Angles in degrees, shape (angles,).
+    weights : ndarray, optional
+        Share of each pixel that was measured, shape of the images, 0 to 1; by default all 1. A
+        pixel of weight 0 has no influence.
 
     Returns
     -------
@@ -62,8 +71,13 @@ def r_factor(volume: NDArray[Any], images: NDArray[Any], tilt_deg: NDArray[Any])
     0.0
     """
     images, tilts = checked_series(images, tilt_deg)
-    wrong = np.abs(project(volume, tilts, images.shape[2]) - images).sum(axis=(1, 2), dtype=float)
-    whole = np.abs(images.astype(np.float32)).sum(axis=(1, 2), dtype=float)
+    weights = checked_weights(weights, images.shape)
+    differences = np.abs(project(volume, tilts, images.shape[2]) - images)
+    levels = np.abs(images.astype(np.float32))
+    if weights is not None:
+        differences, levels = differences * weights, levels * weights
+    wrong = differences.sum(axis=(1, 2), dtype=float)
+    whole = levels.sum(axis=(1, 2), dtype=float)
     lit = whole > 0
     return float((wrong[lit] / whole[lit]).mean()) if lit.any() else 0.0
 

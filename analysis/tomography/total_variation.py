@@ -2,7 +2,9 @@
 
 The solver minimises, over volumes x without voxels below `minimum`,
 
-    1/2 |P x - b|^2 + weight * TV(x),    TV(x) = sum of |grad x| over the voxels in 3D.
+    1/2 |P x - b|^2 + weight * TV(x),    TV(x) = sum of |grad x| over the voxels in 3D,
+
+where each square of the first term counts by the share of the pixel that was measured.
 
 Each iteration first reduces the residual and then the total variation, as in ISER. The first is a
 gradient step, the second is one step of the dual problem of TV denoising (Beck and Teboulle, IEEE
@@ -23,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.arrays import Floats, checked_series, in_threads, zeros
+from ..core.weights import checked_weights, filled
 from .image_levels import automatic_weight
 from .projector import LANES, Geometry, blocks_of, slices_of
 from .reconstruction import Reconstruction
@@ -108,6 +111,8 @@ class TvSolver:
         self._views: list[Floats] = []
         # Images in the blocks of the projector, with memory for some more.
         self._measured = zeros((blocks, _CAPACITY, detector, LANES))
+        # Weights of their pixels, once an image has some that are not 1.
+        self._pixel_weights: Floats | None = None
         self._geometry: Geometry | None = None
         self._step_size, self._weight = 0.0, 0.0
         self._weight_views, self._noise = 0, 0.0
@@ -148,7 +153,9 @@ class TvSolver:
         }
         return {"y": np.ascontiguousarray(blocks[y // LANES, :, :, y % LANES])} | planes
 
-    def add_view(self, image: NDArray[Any], tilt_deg: float) -> None:
+    def add_view(
+        self, image: NDArray[Any], tilt_deg: float, weights: NDArray[Any] | None = None
+    ) -> None:
         """Add an image; the next iterations use it.
 
         Parameters
@@ -157,11 +164,14 @@ class TvSolver:
             Shape (slices, detector).
         tilt_deg : float
             Tilt angle in degrees.
+        weights : ndarray, optional
+            Share of each pixel that was measured, 0 to 1; by default all 1. A pixel of weight 0
+            has no influence.
 
         Raises
         ------
         ValueError
-            If the shape differs from that of the solver, or a value is not finite.
+            If a shape differs from that of the solver, or a value is not finite.
         """
         if image.shape != (self._slices, self._detector):
             raise ValueError(
@@ -173,10 +183,28 @@ class TvSolver:
             larger = zeros((len(self._measured), 2 * number, *self._measured.shape[2:]))
             larger[:, :number] = self._measured
             self._measured = larger
-        self._views.append(np.array(image, np.float32))
+        weights = checked_weights(weights, image.shape)
+        self._views.append(
+            np.array(image, np.float32) if weights is None else filled(image, weights)
+        )
+        self._weigh(number, weights)
         self._tilts.append(float(tilt_deg))
         self._measured[:, number] = blocks_of(self._views[-1][:, None])[:, 0]
         self._geometry = None
+
+    def _weigh(self, number: int, weights: Floats | None) -> None:
+        """Keep the weights of the pixels of an image; none are kept while all are 1."""
+        kept, shape = self._pixel_weights, self._measured.shape
+        if kept is None and weights is None:
+            return
+        if kept is None or kept.shape != shape:
+            larger = zeros(shape)
+            larger[:] = 1
+            if kept is not None:
+                larger[:, :number] = kept[:, :number]
+            self._pixel_weights = kept = larger
+        if weights is not None:
+            kept[:, number] = blocks_of(weights[:, None])[:, 0]
 
     def step(self, iterations: int = 1) -> None:
         """Iterate on the images added so far.
@@ -192,8 +220,14 @@ class TvSolver:
             If no image has been added.
         """
         geometry, measured = self._prepare()
-        norm = float(sum(np.vdot(block, block) for block in measured))
+        weights, count = self._pixel_weights, self.views
         blocks = range(len(measured))
+        if weights is None:
+            norm = float(sum(np.vdot(block, block) for block in measured))
+        else:
+            norm = float(
+                sum(np.vdot(measured[b], measured[b] * weights[b, :count]) for b in blocks)
+            )
         step_sizes = np.full((self._height, self._width), self._step_size, np.float32)
         radius = np.float32(self._weight * self._step_size)
         squares = np.zeros(len(measured))
@@ -204,7 +238,13 @@ class TvSolver:
             residual = zeros(measured[block].shape)
             residual[:] = measured[block]
             geometry.project(ahead[block], residual, -1.0)
-            squares[block] = np.vdot(residual, residual)
+            if weights is None:
+                squares[block] = np.vdot(residual, residual)
+            else:
+                weighted = zeros(residual.shape)
+                np.multiply(residual, weights[block, :count], out=weighted)
+                squares[block] = np.vdot(weighted, residual)
+                residual = weighted
             geometry.backproject(residual, ahead[block], step_sizes)
 
         for _ in range(iterations):
@@ -266,6 +306,7 @@ def tv(
     slice_shape: tuple[int, int] | None = None,
     initial: NDArray[Any] | None = None,
     minimum: float = 0.0,
+    weights: NDArray[Any] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Reconstruction:
     """Reconstruct a volume by total-variation minimisation.
@@ -291,6 +332,9 @@ def tv(
         Volume to start from, shape (y, z, x); by default zeros.
     minimum : float
         Lowest value that a voxel may take; ``-inf`` for no bound.
+    weights : ndarray, optional
+        Share of each pixel that was measured, shape of the images, 0 to 1; by default all 1. A
+        pixel of weight 0 has no influence.
     progress : callable, optional
         Called after each iteration with the number of iterations done.
 
@@ -303,7 +347,7 @@ def tv(
     Raises
     ------
     ValueError
-        If images, angles and initial volume do not belong together or hold NaN.
+        If images, angles, weights and initial volume do not belong together or hold NaN.
 
     Examples
     --------
@@ -321,8 +365,9 @@ def tv(
     solver = TvSolver(
         slices, detector, slice_shape=slice_shape, weight=weight, minimum=minimum, initial=initial
     )
-    for image, tilt in zip(images, tilts, strict=True):
-        solver.add_view(image, float(tilt))
+    weights = checked_weights(weights, images.shape)
+    for n, (image, tilt) in enumerate(zip(images, tilts, strict=True)):
+        solver.add_view(image, float(tilt), None if weights is None else weights[n])
     for done in range(iterations):
         solver.step()
         if progress is not None:

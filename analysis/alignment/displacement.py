@@ -1,0 +1,118 @@
+"""What a displacement of the whole specimen does to an alignment, and how it is separated."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .resampling import TiltAxis
+
+Floats64 = NDArray[np.float64]
+# Voxels along (y, z, x).
+Displacement = tuple[float, float, float]
+NO_DISPLACEMENT: Displacement = (0.0, 0.0, 0.0)
+# A displacement differs from the offset of the axis if the cosines of the tilts span this much.
+_MIN_COSINE_SPAN = 0.02
+
+
+def displacements(shifts_px: Floats64, axis: TiltAxis) -> Floats64:
+    """How far an alignment moves each image, along and across the tilt axis.
+
+    Parameters
+    ----------
+    shifts_px : ndarray
+        Shape (n, 2), along rows and columns.
+    axis : TiltAxis
+        The tilt axis.
+
+    Returns
+    -------
+    ndarray
+        Shape (n, 2): along the axis, and across it with the offset of the axis, in pixels.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> displacements(np.array([[1.0, 2.0]]), TiltAxis(0.5))
+    array([[1. , 2.5]])
+    """
+    rotation_rad = math.radians(axis.rotation_deg)
+    along = shifts_px @ [math.cos(rotation_rad), -math.sin(rotation_rad)]
+    across = shifts_px @ [math.sin(rotation_rad), math.cos(rotation_rad)] + axis.offset_px
+    return np.column_stack([along, across])
+
+
+def displacement_between(before: Floats64, after: Floats64, tilt_deg: Floats64) -> Displacement:
+    """Displacement of the specimen between two alignments of the same images.
+
+    Parameters
+    ----------
+    before, after : ndarray
+        :func:`displacements` of both alignments, shape (n, 2), in pixels.
+    tilt_deg : ndarray
+        Angles in degrees, shape (n,).
+
+    Returns
+    -------
+    tuple of float
+        Along (y, z, x), in voxels. A larger displacement of an image moves the specimen in the
+        opposite direction.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> before = np.zeros((3, 2))
+    >>> found = displacement_between(before, before + [2.0, 0.0], np.array([-1.0, 0.0, 1.0]))
+    >>> [round(part) for part in found]
+    [-2, 0, 0]
+    """
+    moved, tilts = after - before, np.deg2rad(tilt_deg)
+    # The constant term across the axis is the displacement of the axis itself.
+    terms = np.column_stack([np.cos(tilts), np.sin(tilts), np.ones_like(tilts)])
+    if len(tilts) < terms.shape[1] or np.ptp(np.cos(tilts)) < _MIN_COSINE_SPAN:
+        terms = terms[:, :1]
+    across = np.linalg.lstsq(terms, moved[:, 1])[0]
+    z = float(across[1]) if len(across) > 1 else 0.0
+    return -float(moved[:, 0].mean()), -z, -float(across[0])
+
+
+def shifts_about(
+    axis: TiltAxis, shifts: Floats64, through_mass: TiltAxis, tilts: Floats64
+) -> Floats64:
+    """Shifts about a known axis, from shifts about the axis through the mass.
+
+    Pairwise registration keeps the mass in place, which is right for an axis through the mass;
+    about another axis the mass moves with the cosine of the tilt.
+    """
+    rotation_rad = np.deg2rad(axis.rotation_deg)
+    lever_px = through_mass.offset_px - axis.offset_px
+    across = lever_px * (1 - np.cos(np.deg2rad(tilts)))
+    return shifts + across[:, None] * [np.sin(rotation_rad), np.cos(rotation_rad)]
+
+
+def lowest_tilt_in_place(
+    shifts: Floats64, axis: TiltAxis, tilts: Floats64
+) -> tuple[Floats64, TiltAxis]:
+    """The same alignment, with the specimen where the image of the lowest tilt shows it.
+
+    A specimen may be displaced as a whole: along the axis all images move alike, across it with
+    the cosine of the tilt. Shifts across the axis are fitted by a constant, a cosine and a sine;
+    the constant is the offset, which no displacement changes. It is 0 where the tilts are too
+    much alike to separate it.
+    """
+    rotation_rad = np.deg2rad(axis.rotation_deg)
+    down = np.array([np.cos(rotation_rad), -np.sin(rotation_rad)])
+    across = np.array([np.sin(rotation_rad), np.cos(rotation_rad)])
+    moves = np.column_stack([shifts @ down, shifts @ across + axis.offset_px])
+    cosines, sines = np.cos(np.deg2rad(tilts)), np.sin(np.deg2rad(tilts))
+    lowest = int(np.argmax(cosines))
+    moves[:, 0] -= moves[lowest, 0]
+    moves[:, 1] -= moves[lowest, 1] / cosines[lowest] * cosines
+    offset = 0.0
+    if np.ptp(cosines) > _MIN_COSINE_SPAN:
+        terms = np.column_stack([np.ones_like(cosines), cosines, sines])
+        offset = float(np.linalg.lstsq(terms, moves[:, 1])[0][0])
+    moves[:, 1] -= offset
+    return moves[:, :1] * down + moves[:, 1:] * across, TiltAxis(offset, axis.rotation_deg)
