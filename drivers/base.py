@@ -9,7 +9,7 @@ needs physically are divided by the clock's speed before they are waited for.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -22,6 +22,9 @@ from ..protocols.config.rig import BeamRig, DetectorRig, HeaterRig, Role, StageR
 from ..protocols.core.chunk import Chunk
 from ..protocols.core.clock import ExperimentClock
 from ..protocols.messages.manifest import FrameDtype
+
+# The name ``endpoint``, or that of an option, to examples of the addresses that it may be.
+Endpoints = Mapping[str, Sequence[str]]
 
 # Wall seconds granted on top of what an exchange needs physically: a busy computer, a network.
 GRACE_S = 5.0
@@ -141,18 +144,44 @@ class Device(ABC):
         Which role the class fills.
     Options : type of BaseModel
         The options that a rig may give this driver; unknown ones are refused.
+    endpoints : mapping
+        Which addresses the driver takes: for ``endpoint``, and for each option that is an address,
+        examples of the right forms, such as ``{"endpoint": ("tcp://HOST:6341",)}``. A rig with
+        another form is refused before anything is connected; what is not named is not checked.
     channels : mapping
         Telemetry channel to unit.
+    start_timeout_s : float
+        Wall seconds after which the daemon no longer waits for `connect`.
     """
 
     role: ClassVar[Role]
     summary: ClassVar[str] = ""
     Options: ClassVar[type[BaseModel]] = NoOptions
+    endpoints: ClassVar[Endpoints] = {}
     channels: ClassVar[Mapping[str, str]] = {}
+    start_timeout_s: ClassVar[float] = 30.0
 
     def __init__(self, name: str, clock: ExperimentClock) -> None:
         self.name = name
         self.clock = clock
+
+    @classmethod  # noqa: B027 most drivers have nothing more to check
+    def check_rig(cls, rig: Any) -> None:
+        """Check what this driver needs of its entry in the rig, without touching hardware.
+
+        Called by ``pyrotome check``, and before anything is started; forms of endpoints and whether
+        files exist have been checked by then.
+
+        Parameters
+        ----------
+        rig : HeaterRig, StageRig, BeamRig or DetectorRig
+            The entry.
+
+        Raises
+        ------
+        BadInput
+            Naming the path inside the rig, such as ``heater.options.calibration_file``.
+        """
 
     @abstractmethod
     async def connect(self, timeout_s: float = GRACE_S) -> Identity:

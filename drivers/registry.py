@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from ..protocols.config.endpoints import endpoint_problem
 from ..protocols.config.rig import ROLES, DeviceRig, Rig, Role
 from ..protocols.core.clock import ExperimentClock
 from ..protocols.core.errors import BadInput
@@ -51,15 +53,84 @@ def driver_class(name: str, role: Role) -> type[Any]:
 
 
 def check_drivers(rig: Rig) -> None:
-    """Refuse a rig whose drivers are not installed or whose options they do not take.
+    """Refuse a rig that its drivers cannot work with; see `rig_problems`.
 
     Raises
     ------
     BadInput
-        Naming the role, and what would be right.
+        With one line a problem.
     """
-    for role in ROLES:
-        _checked_options(rig.device(role), role)
+    problems = rig_problems(rig)
+    if len(problems) == 1:
+        raise problems[0]
+    if problems:
+        raise BadInput("", "\n".join(map(str, problems)))
+
+
+def rig_problems(rig: Rig) -> list[BadInput]:
+    """What is wrong with the entries of the four roles; touches no hardware.
+
+    Drivers that are not installed, options that they do not take, endpoints of a form that they do
+    not take, files that are not there, and what a driver finds itself (`Device.check_rig`).
+
+    Returns
+    -------
+    list of BadInput
+        Each names the path inside the rig, what was read and what would be right.
+    """
+    return [
+        problem
+        for role in ROLES
+        for problem in _entry_problems(rig.device(role), role, rig.simulator is not None)
+    ]
+
+
+def _entry_problems(entry: DeviceRig, role: Role, simulated: bool) -> list[BadInput]:
+    try:
+        found = driver_class(entry.driver, role)
+        _checked_options(entry, role)
+    except BadInput as error:
+        return [error]
+    problems = [*_wrong_endpoints(found, entry, role, simulated), *_missing_files(entry, role)]
+    if problems:
+        return problems
+    try:
+        found.check_rig(entry)
+    except BadInput as error:
+        return [error]
+    return []
+
+
+def _wrong_endpoints(
+    driver: type[Device], entry: DeviceRig, role: Role, simulated: bool
+) -> Iterator[BadInput]:
+    if not entry.endpoint.strip():
+        forms = driver.endpoints.get("endpoint", ("tcp://HOST:PORT",))
+        yield BadInput(f"{role}.endpoint", str(endpoint_problem("", forms)))
+        return
+    seen: dict[str, str] = {}
+    for name, forms in driver.endpoints.items():
+        where = f"{role}.endpoint" if name == "endpoint" else f"{role}.options.{name}"
+        text = entry.endpoint if name == "endpoint" else entry.options.get(name)
+        if not isinstance(text, str):
+            continue
+        problem = endpoint_problem(text, forms, simulated)
+        if problem is None and text in seen and not text.endswith((":0", ":*")):
+            problem = f"'{text}' is {seen[text]} already; each needs a port of its own"
+        if problem is not None:
+            yield BadInput(where, f"{problem} ({entry.driver})")
+        seen.setdefault(text, where)
+
+
+def _missing_files(entry: DeviceRig, role: Role) -> Iterator[BadInput]:
+    for name, value in entry.options.items():
+        if not (name.endswith("_file") and isinstance(value, str)):
+            continue
+        path = Path(value)
+        if not path.is_file():
+            what = "is a folder, not a file" if path.is_dir() else "there is no such file"
+            remedy = "paths are taken from the folder of the rig file"
+            yield BadInput(f"{role}.options.{name}", f"'{value}': {what}; {remedy}")
 
 
 def make_device(rig: Rig, role: Role, clock: ExperimentClock) -> Any:
@@ -70,7 +141,13 @@ def make_device(rig: Rig, role: Role, clock: ExperimentClock) -> Any:
 def device_of(entry: DeviceRig, role: Role, clock: ExperimentClock) -> Any:
     """A driver for the entry of one role, not yet connected; raises BadInput as check_drivers."""
     _checked_options(entry, role)
-    return driver_class(entry.driver, role)(f"{role} ({entry.driver})", entry, clock)
+    try:
+        return driver_class(entry.driver, role)(f"{role} ({entry.driver})", entry, clock)
+    except BadInput:
+        raise
+    except Exception as error:
+        problem = f"the driver '{entry.driver}' does not accept this entry: {error!r}"
+        raise BadInput(role, problem) from error
 
 
 def _checked_options(entry: DeviceRig, role: Role) -> BaseModel:

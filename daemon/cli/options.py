@@ -92,10 +92,11 @@ def rig_of(path: Path | None, recipe: Recipe | None = None) -> tuple[Rig, str]:
     Raises
     ------
     BadInput
-        If the rig is not valid, or names drivers or options that do not exist.
+        If the rig is not valid, or names drivers, options, endpoints or files that cannot be.
     """
-    from ...drivers.registry import check_drivers
     from ...protocols.config.rig import load_rig, simulated_rig
+    from ...protocols.core.documents import located
+    from ..service.rig_check import rig_problems
 
     if path is not None:
         rig, text = load_rig(path)
@@ -108,9 +109,9 @@ def rig_of(path: Path | None, recipe: Recipe | None = None) -> tuple[Rig, str]:
         text = "# the built-in simulated microscope\n" + rig.model_dump_json(
             by_alias=True, indent=1
         )
-    try:
-        check_drivers(rig)
-    except BadInput as error:
-        where = f"{path or 'built-in rig'}: {error.where}"
-        raise BadInput(where, error.problem) from None
+    problems = rig_problems(rig)
+    if problems:
+        name = str(path or "built-in rig")
+        lines = [f"{located(text, name, error.where)}: {error.problem}" for error in problems]
+        raise BadInput("", "\n".join(lines))
     return rig, text

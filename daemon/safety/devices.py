@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from time import monotonic as monotonic_s
 from typing import Any
 
-from ...drivers.base import Beam, Detector, Device, DeviceError, Heater, Identity, Stage
+from ...drivers.base import Beam, Detector, Device, DeviceError, DeviceLost, Heater, Identity, Stage
 from ...drivers.registry import make_device
 from ...protocols.config.rig import ROLES, Rig, Role
 from ...protocols.core.clock import ExperimentClock
+from ...protocols.core.errors import BadInput
 from .guardian.deadlines import SAFING_STEP_TIMEOUT_S, heater_timeout_s
 
 # Wall seconds for which the heater waits for the beam to confirm.
@@ -100,7 +101,7 @@ class Devices:
         identities: dict[str, Identity] = {}
         try:
             for device in self.all():
-                identities[device.role] = await device.connect()
+                identities[device.role] = await _connected(device)
         except BaseException:
             await self.disconnect()
             raise
@@ -214,6 +215,29 @@ class Devices:
         )
         (self.unconfirmed.discard if step.confirmed else self.unconfirmed.add)(role)
         return step
+
+
+async def _connected(device: Device) -> Identity:
+    """Connect a device; whatever its driver does instead becomes a `DeviceError`."""
+    try:
+        async with asyncio.timeout(device.start_timeout_s):
+            return await device.connect()
+    except (DeviceError, BadInput):
+        raise
+    except TimeoutError:
+        raise DeviceLost(
+            device.name,
+            "connect",
+            f"its driver was not done within {device.start_timeout_s:g} s",
+            "Check that the instrument responds and that the rig's endpoint is right",
+        ) from None
+    except Exception as error:
+        raise DeviceLost(
+            device.name,
+            "connect",
+            f"its driver failed: {error!r}",
+            "Check the rig's endpoint and options; `--debug` shows where it failed",
+        ) from error
 
 
 async def _carry_out(

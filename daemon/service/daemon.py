@@ -83,22 +83,21 @@ class Daemon:
     ) -> None:
         self.rig, self.clock, self.bus, self.guardian = rig, clock, bus, guardian
         self._rig_text, self._rig_file = rig_text, rig_file
+        # Whatever refuses the rig does so before a socket or a context is open.
+        self.devices = Devices.of(rig, clock)
+        self.mqtt = MqttReport(rig.mqtt) if rig.mqtt is not None else None
+        self.machine = StateMachine(bus.publish)
         self.zmq_context = zmq.asyncio.Context()
         # Connections from outside are served by a thread of their own.
-        public = self._public_context = zmq.asyncio.Context()
-        self.machine = StateMachine(bus.publish)
-        self.mqtt = MqttReport(rig.mqtt) if rig.mqtt is not None else None
+        self._public_context = zmq.asyncio.Context()
         # Events from before the hub exists are published when the daemon is open.
         self._early_events: list[Event] = []
-        end_early = bus.subscribe(Event, self._early_events.append)
-        self.access_control = AccessControl(rig, public, bus.event)
-        self.publisher = Publisher(
-            public, rig.streams.monitor, fall_back_ports,
-            lambda socket, on_gone: self.access_control.protect(socket, "the monitor", on_gone),
-        )  # fmt: skip
-        end_early()
+        try:
+            self._open_monitor(fall_back_ports)
+        except BaseException:
+            self._end_contexts()
+            raise
         self.hub = TelemetryHub(bus, self.publisher, clock, self.status)
-        self.devices = Devices.of(rig, clock)
         self.watch = HeaterWatch(self.devices.heater, clock)
         self.observer = Observer(rig, self.devices, clock, bus)
         self.safing = Safing(self.devices, self.machine, bus, self.observer, self.abort)
@@ -109,6 +108,21 @@ class Daemon:
         self._run: asyncio.Task[Outcome] | None = None
         self._tasks: list[asyncio.Task[None]] = []
         bus.subscribe(RunPrepared, self._on_run_prepared, required=True)
+
+    def _open_monitor(self, fall_back_ports: bool) -> None:
+        """Access control and the publisher, which raise BadInput where the rig is wrong."""
+        public = self._public_context
+        end_early = self.bus.subscribe(Event, self._early_events.append)
+        self.access_control = AccessControl(self.rig, public, self.bus.event)
+        self.publisher = Publisher(
+            public, self.rig.streams.monitor, fall_back_ports,
+            lambda socket, on_gone: self.access_control.protect(socket, "the monitor", on_gone),
+        )  # fmt: skip
+        end_early()
+
+    def _end_contexts(self) -> None:
+        self.zmq_context.destroy(linger=500)
+        self._public_context.destroy(linger=500)
 
     # --- lifetime -------------------------------------------------------------------------------
 
@@ -160,8 +174,7 @@ class Daemon:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self.zmq_context.destroy(linger=500)
-        self._public_context.destroy(linger=500)
+        self._end_contexts()
 
     # --- status ---------------------------------------------------------------------------------
 

@@ -209,9 +209,10 @@ async def guarded_daemon(
         await guardian.spawn(rig)
         if serve is not None:
             rig = await serve()
-        await guardian.begin(rig, clock)
         ports, file = options.fall_back_ports, options.rig_file
         daemon = Daemon(rig, rig_text, clock, bus, guardian, ports, file)
+        # Only now: what a driver has against the rig is told by this process.
+        await guardian.begin(rig, clock)
         await daemon.open()
         with gc_frozen():
             yield daemon

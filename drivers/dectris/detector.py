@@ -16,11 +16,11 @@ from ...protocols.core.errors import BadMessage
 from ...protocols.messages.manifest import FrameDtype
 from ...protocols.wires import simplon_stream
 from ...protocols.wires.simplon_stream import Image, Pixels, SeriesEnd, SeriesStart
-from ..base import GRACE_S, DetectorFrame, DeviceError, DeviceLost, FrameData, Identity
+from ..base import GRACE_S, DetectorFrame, DeviceError, DeviceLost, Endpoints, FrameData, Identity
 from ..common.armed_detector import Acquisition, ArmedDetector, refused
 from ..links.errors import not_connected
 from ..links.tcp import address_of
-from .control import ControlUnit
+from .control import INITIALIZE_S, ControlUnit
 from .data import StreamLink
 from .settings import SimplonOptions, left_s
 
@@ -48,6 +48,11 @@ class SimplonDetector(ArmedDetector[_Series]):
 
     summary: ClassVar[str] = "DECTRIS detector with the SIMPLON API 1.8"
     Options: ClassVar[type[BaseModel]] = SimplonOptions
+    endpoints: ClassVar[Endpoints] = {
+        "endpoint": ("http://HOST:80",),
+        "data_endpoint": ("tcp://HOST:9999",),
+    }
+    start_timeout_s: ClassVar[float] = INITIALIZE_S + 30.0
 
     def __init__(self, name: str, rig: DetectorRig, clock: ExperimentClock) -> None:
         super().__init__(name, rig, clock)

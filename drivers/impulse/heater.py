@@ -14,7 +14,15 @@ from ...protocols.config.rig import HeaterRig
 from ...protocols.core.clock import ExperimentClock
 from ...protocols.wires import impulse
 from ...protocols.wires.impulse import Request, UnitConversion
-from ..base import GRACE_S, DeviceError, DeviceLost, DeviceRefused, HeaterSample, Identity
+from ..base import (
+    GRACE_S,
+    DeviceError,
+    DeviceLost,
+    DeviceRefused,
+    Endpoints,
+    HeaterSample,
+    Identity,
+)
 from ..common.sampled_heater import SampledHeater
 from ..links.errors import not_connected
 from ..links.tcp import address_of, check_listens, left_s
@@ -24,13 +32,17 @@ from .data import ImpulseData
 _log = logging.getLogger(__name__)
 
 SETPOINT_TOLERANCE_C = 0.5
+DATA_PORT = 5556
 
 
 class ImpulseOptions(BaseModel):
-    """Where the samples come from, and for how long they may stay away (experiment seconds)."""
+    """Where the samples come from, and for how long they may stay away (experiment seconds).
+
+    By default they come from port 5556 of the computer that takes the commands.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    data_endpoint: str = "tcp://127.0.0.1:5556"
+    data_endpoint: str | None = None
     stale_s: float = Field(default=2.0, gt=0)
 
 
@@ -51,6 +63,10 @@ class ImpulseHeater(SampledHeater):
 
     summary: ClassVar[str] = "DENSsolutions heating holder through the Impulse software"
     Options: ClassVar[type[BaseModel]] = ImpulseOptions
+    endpoints: ClassVar[Endpoints] = {
+        "endpoint": ("tcp://HOST:5557",),
+        "data_endpoint": ("tcp://HOST:5556",),
+    }
     channels: ClassVar[Mapping[str, str]] = {
         "temperature_c": "degC",
         "setpoint_c": "degC",
@@ -63,15 +79,18 @@ class ImpulseHeater(SampledHeater):
     def __init__(self, name: str, rig: HeaterRig, clock: ExperimentClock) -> None:
         self.options = ImpulseOptions.model_validate(rig.options)
         super().__init__(name, rig, clock, self.options.stale_s)
-        self._addresses = (
-            address_of(rig.endpoint, "tcp", "heater.endpoint"),
-            address_of(self.options.data_endpoint, "tcp", "heater.options.data_endpoint"),
+        host, port = address_of(rig.endpoint, "tcp", "heater.endpoint")
+        usual = rig.endpoint.removesuffix(f":{port}") + f":{DATA_PORT}"
+        self._data_endpoint = (
+            usual if self.options.data_endpoint is None else self.options.data_endpoint
         )
+        data_address = address_of(self._data_endpoint, "tcp", "heater.options.data_endpoint")
+        self._addresses = ((host, port), data_address)
         self._context: zmq.asyncio.Context | None = None
         self.control = ImpulseControl(name, rig.endpoint)
         self.data = ImpulseData(
             name,
-            self.options.data_endpoint,
+            self._data_endpoint,
             clock,
             self.control,
             self._publish,
@@ -165,7 +184,7 @@ class ImpulseHeater(SampledHeater):
 
     def _sample_source(self) -> tuple[str, str, str]:
         remedy = "Check that Impulse is running and that an experiment is started in it"
-        return self.options.data_endpoint, self.control.shown_text, remedy
+        return self._data_endpoint, self.control.shown_text, remedy
 
     # Commands
 

@@ -10,7 +10,7 @@ from ...protocols.config.recipe import BeamSettings
 from ...protocols.config.rig import BeamRig, StageRig
 from ...protocols.core.clock import ExperimentClock
 from ...protocols.wires import instamatic, temscript
-from ..base import GRACE_S, DeviceRefused, Identity, OutOfRange, StagePosition
+from ..base import GRACE_S, DeviceRefused, Endpoints, Identity, OutOfRange, StagePosition
 from ..common.column_beam import ColumnBeam, ColumnOptions
 from ..common.polled_stage import MovingStage
 from .control import InstamaticServer
@@ -20,6 +20,7 @@ class InstamaticStage(MovingStage):
     """The goniometer: tilt is its axis a. The wire has no limits, so only those of the rig hold."""
 
     summary: ClassVar[str] = "JEOL or Thermo Fisher stage through instamatic's TEM server"
+    endpoints: ClassVar[Endpoints] = {"endpoint": ("tcp://HOST:8088",)}
 
     def __init__(self, name: str, rig: StageRig, clock: ExperimentClock) -> None:
         super().__init__(name, rig, clock)
@@ -89,6 +90,7 @@ class InstamaticBeam(ColumnBeam):
 
     summary: ClassVar[str] = "JEOL or Thermo Fisher column through instamatic's TEM server"
     Options: ClassVar[type[BaseModel]] = InstamaticBeamOptions
+    endpoints: ClassVar[Endpoints] = {"endpoint": ("tcp://HOST:8088",)}
 
     def __init__(self, name: str, rig: BeamRig, clock: ExperimentClock) -> None:
         super().__init__(name, rig, clock)

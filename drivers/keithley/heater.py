@@ -26,7 +26,7 @@ from pydantic import BaseModel
 
 from ...protocols.config.rig import HeaterRig
 from ...protocols.core.clock import ExperimentClock
-from ..base import GRACE_S, DeviceError, Identity
+from ..base import GRACE_S, DeviceError, Endpoints, Identity
 from ..common.sampled_heater import ABSOLUTE_ZERO_C, SampledHeater, TemperatureRange
 from ..links.errors import not_connected
 from ..links.lines import place_of
@@ -55,6 +55,7 @@ class KeithleyHeater(SampledHeater):
     """
 
     Options: ClassVar[type[BaseModel]] = KeithleyOptions
+    endpoints: ClassVar[Endpoints] = {"endpoint": ("tcp://HOST:5025",)}
     family: ClassVar[Family]
     serial_port: ClassVar[bool] = False
     channels: ClassVar[Mapping[str, str]] = {
@@ -89,6 +90,13 @@ class KeithleyHeater(SampledHeater):
             self._end_samples,
         )
         self._busy = asyncio.Lock()
+
+    @classmethod
+    def check_rig(cls, rig: HeaterRig) -> None:
+        """See that the calibration can be read and that the hard limits follow from it."""
+        options = cls.Options.model_validate(rig.options)
+        assert isinstance(options, KeithleyOptions)
+        source_limits(options, chip_calibration(options), rig.limits.temperature_c)
 
     # Connecting
 
@@ -255,6 +263,7 @@ class Keithley2400Heater(KeithleyHeater):
     family: ClassVar[Family] = Family(
         ("2400", "2400-LV", "2400-C", "2401", "2410", "2420", "2425", "2430", "2440"), b"\r"
     )
+    endpoints: ClassVar[Endpoints] = {"endpoint": ("serial:///dev/ttyUSB0", "tcp://HOST:PORT")}
     serial_port: ClassVar[bool] = True
 
 

@@ -60,7 +60,7 @@ async def http_deadline(
     except aiohttp.ClientConnectorError as error:
         raise nothing_listens(device, request, endpoint, reason(error.os_error)) from None
     except aiohttp.ClientResponseError as error:
-        raise not_theirs(request, f"not an HTTP answer: {error.message}") from None
+        raise not_theirs(request, f"not an HTTP answer: {_first_line(error.message)}") from None
     except (aiohttp.ClientError, OSError) as error:
         raise broken(device, request, endpoint, reason(error)) from None
     except RuntimeError:
@@ -68,6 +68,11 @@ async def http_deadline(
         if not session.closed:
             raise
         raise broken(device, request, endpoint, "closed here") from None
+
+
+def _first_line(text: str) -> str:
+    """What aiohttp says before it shows the bytes."""
+    return (text.strip().splitlines() or ["it cannot be read"])[0].rstrip(":")
 
 
 async def http_body(response: aiohttp.ClientResponse, most_bytes: int) -> bytes | None:

@@ -10,8 +10,8 @@ import contextlib
 import socket
 import time
 from typing import Any
-from urllib.parse import urlsplit
 
+from ...protocols.config.endpoints import split_endpoint
 from ...protocols.core.errors import BadInput
 from .errors import nothing_listens, reason
 
@@ -33,14 +33,10 @@ def address_of(endpoint: str, scheme: str, where: str) -> tuple[str, int]:
     BadInput
         If it is not of that form.
     """
-    try:
-        parts = urlsplit(endpoint)
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        host, port, parts = None, None, urlsplit("")
-    if parts.scheme != scheme or not host or port is None or parts.path.strip("/"):
+    found = split_endpoint(endpoint, scheme)
+    if found is None:
         raise BadInput(where, f"'{endpoint}' should be written as '{scheme}://HOST:PORT'")
-    return host, port
+    return found
 
 
 def left_s(deadline: float) -> float:

@@ -12,7 +12,7 @@ from ...protocols.core.clock import ExperimentClock
 from ...protocols.messages.manifest import FrameDtype
 from ...protocols.wires import merlin
 from ...protocols.wires.merlin import FrameHeader
-from ..base import GRACE_S, DetectorFrame, DeviceError, DeviceRefused, Identity
+from ..base import GRACE_S, DetectorFrame, DeviceError, DeviceRefused, Endpoints, Identity
 from ..common.armed_detector import Acquisition, ArmedDetector
 from ..links.errors import no_answer
 from ..links.tcp import address_of
@@ -41,6 +41,10 @@ class MerlinDetector(ArmedDetector[Acquisition]):
 
     summary: ClassVar[str] = "Quantum Detectors Merlin (Medipix3)"
     Options: ClassVar[type[BaseModel]] = MerlinOptions
+    endpoints: ClassVar[Endpoints] = {
+        "endpoint": ("tcp://HOST:6341",),
+        "data_endpoint": ("tcp://HOST:6342",),
+    }
 
     def __init__(self, name: str, rig: DetectorRig, clock: ExperimentClock) -> None:
         super().__init__(name, rig, clock)

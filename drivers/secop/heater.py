@@ -13,7 +13,7 @@ from ...protocols.config.rig import HeaterLimits, HeaterRig
 from ...protocols.core.clock import ExperimentClock
 from ...protocols.core.errors import BadMessage
 from ...protocols.wires.secop import Description
-from ..base import GRACE_S, DeviceLost, DeviceRefused, Identity
+from ..base import GRACE_S, DeviceLost, DeviceRefused, Endpoints, Identity
 from ..common.sampled_heater import SampledHeater, TemperatureRange
 from ..common.tasks import end_task
 from ..links.errors import not_connected
@@ -66,6 +66,7 @@ class SecopHeater(SampledHeater):
 
     summary: ClassVar[str] = "sample environment that speaks SECoP (frappy and others)"
     Options: ClassVar[type[BaseModel]] = SecopOptions
+    endpoints: ClassVar[Endpoints] = {"endpoint": ("tcp://HOST:10767",)}
     channels: ClassVar[Mapping[str, str]] = {"temperature_c": "degC", "setpoint_c": "degC"}
 
     def __init__(self, name: str, rig: HeaterRig, clock: ExperimentClock) -> None:

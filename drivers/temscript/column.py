@@ -18,6 +18,7 @@ from ..base import (
     BeamState,
     DeviceError,
     DeviceRefused,
+    Endpoints,
     Identity,
     OutOfRange,
     StagePosition,
@@ -27,12 +28,14 @@ from ..common.polled_stage import MovingStage
 from .control import TemscriptServer
 
 SETTING_TOLERANCE = 0.01
+ENDPOINTS: Endpoints = {"endpoint": ("http://HOST:8080",)}
 
 
 class TemscriptStage(MovingStage):
     """A compustage: tilt is its axis alpha."""
 
     summary: ClassVar[str] = "Thermo Fisher stage through temscript's server"
+    endpoints: ClassVar[Endpoints] = ENDPOINTS
 
     def __init__(self, name: str, rig: StageRig, clock: ExperimentClock) -> None:
         super().__init__(name, rig, clock)
@@ -128,6 +131,7 @@ class TemscriptBeam(ColumnBeam):
 
     summary: ClassVar[str] = "Thermo Fisher column through temscript's server"
     Options: ClassVar[type[BaseModel]] = ColumnOptions
+    endpoints: ClassVar[Endpoints] = ENDPOINTS
 
     def __init__(self, name: str, rig: BeamRig, clock: ExperimentClock) -> None:
         super().__init__(name, rig, clock)

@@ -75,7 +75,7 @@ class DeviceRig(Strict):
     """
 
     driver: str = Field(min_length=1, max_length=100)
-    endpoint: str = Field(min_length=1, max_length=500)
+    endpoint: str = Field(max_length=500)
     options: dict[str, Any] = Field(default_factory=dict)
 
 

@@ -117,6 +117,23 @@ def load_model(model: type[Model], text: str, name: str, list_is: str = "") -> M
         raise BadInput("", "\n".join(dict.fromkeys(problems))) from None
 
 
+def located(text: str, name: str, path: str) -> str:
+    """Where a path stands in a YAML text: ``FILE:LINE: PATH``.
+
+    Parameters
+    ----------
+    text : str
+        Valid YAML.
+    name : str
+        File name for messages.
+    path : str
+        Keys joined by dots, such as ``heater.options.data_endpoint``; where the text does not have
+        the last ones, the line of those before is given.
+    """
+    line, reached = _locate(yaml.compose(text, Loader=yaml.SafeLoader), tuple(path.split(".")))
+    return f"{name}:{line}: {path}" if line and reached else f"{name}: {path}"
+
+
 def _under(key: str, node: yaml.Node | None) -> yaml.Node | None:
     if node is None:
         return None

@@ -660,6 +660,7 @@ async def test_wrong_server(make, driver, handler, serve):
         await device.connect(TIMEOUT_S)
     assert driver in str(caught.value)
     assert caught.value.remedy
+    assert "\n" not in str(caught.value)
     await device.disconnect()
 
 

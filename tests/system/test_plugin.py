@@ -272,7 +272,7 @@ async def test_without_the_package_its_rig_is_refused(tmp_path, controller, rig)
     nothing.mkdir()
     code, _, err = await pyrotome(tmp_path, nothing, "check", "recipe.yaml", "--rig", rig)
     assert code == 2
-    assert "rig.yaml: heater.driver: no driver has the name 'lakeshore'" in err
+    assert "heater.driver: no driver has the name 'lakeshore'" in err
 
 
 async def test_a_wrong_option_is_refused(tmp_path, site_packages, controller, rig):

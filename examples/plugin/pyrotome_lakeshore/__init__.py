@@ -36,6 +36,7 @@ class LakeShoreHeater(base.Heater):
 
     summary = "Lake Shore 335 or 336 temperature controller"
     Options = LakeShoreOptions
+    endpoints: ClassVar = {"endpoint": ("tcp://HOST:7777",)}
     channels: ClassVar = {"temperature_c": "degC", "setpoint_c": "degC"}
 
     def __init__(self, name: str, rig: Any, clock: Any) -> None:
