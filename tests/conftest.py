@@ -22,6 +22,7 @@ settings.load_profile("untimed")
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent / "shared" / "data"
+CASES = ROOT.parent / "shared" / "cases"
 # Threads that libraries start once and keep, by the beginning of their names or by their class.
 _LIBRARY_THREADS = ("asyncio_", "ThreadPoolExecutor", "pydevd")
 _LIBRARY_CLASSES = {"GarbageCollectorThread"}
@@ -120,6 +121,14 @@ def measured_data() -> Path:
     if not DATA.is_dir():
         pytest.skip(f"the measured data are not at {DATA.relative_to(ROOT.parent)}")
     return DATA
+
+
+@pytest.fixture
+def shared_cases() -> Path:
+    """The folder of small inputs that once went wrong; skips where it is absent."""
+    if not CASES.is_dir():
+        pytest.skip(f"the cases are not at {CASES.relative_to(ROOT.parent)}")
+    return CASES
 
 
 # Rows of the fault catalogue. The main process of pytest-xdist prints them; it loads this file

@@ -26,14 +26,21 @@ RunFile = Annotated[Path, typer.Argument(metavar="FILE", help="A run file.")]
 def import_(
     stack: Annotated[
         Path,
-        typer.Argument(metavar="STACK", help="MRC (.mrc .st .ali), .npz, EMD, NXtomo or .tif."),
+        typer.Argument(
+            metavar="STACK",
+            help="MRC (.mrc .st .ali), .npz, EMD, NXtomo, .tif; with the extra 'formats' also "
+            ".dm3 .dm4 .ser .emi .hspy and Velox .emd.",
+        ),
     ],
     output: Annotated[
         Path, typer.Option("-o", "--output", metavar="FILE", help="Run file; never overwritten.")
     ],
     tilts: Annotated[
         Path | None,
-        typer.Option(metavar="F", help="Angles in degrees, one a line; else those in STACK."),
+        typer.Option(
+            metavar="F",
+            help="Angles in degrees, one a line, or SerialEM's .mdoc; else those in STACK.",
+        ),
     ] = None,
     pixel_size: Annotated[
         str | None,
@@ -43,18 +50,26 @@ def import_(
         str | None, typer.Option(metavar="TEXT", help="Else the name of STACK.")
     ] = None,
     entry: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Which stack of an HDF5 file with several.")
+        str | None, typer.Option(metavar="NAME", help="Which stack of a file with several.")
+    ] = None,
+    tilt_axis: Annotated[
+        str | None,
+        typer.Option(
+            metavar="Q",
+            help="Direction of the tilt axis, such as '84.8 deg', from the direction of the "
+            "columns as in IMOD; else what F or STACK says, else it is found.",
+        ),
     ] = None,
 ) -> None:
     """Make a run file of a tilt series from elsewhere.
 
     Whole numbers are kept exactly, where they span no more than 16 bits; fractions are kept in
-    65535 steps between the lowest and the highest.
+    65535 steps between the lowest and the highest, outliers apart.
     """
     with interruptible():
         from .import_ import import_command
 
-        import_command(stack, output, tilts, pixel_size, title, entry)
+        import_command(stack, output, tilts, pixel_size, title, entry, tilt_axis)
 
 
 @commands.command(

@@ -1,202 +1,78 @@
-"""``pyrotome import``: a tilt series from elsewhere as a run file.
-
-Whole numbers are stored as they are where they fit 16 bits without sign, else with a
-``value_offset`` added. Fractions are rounded to 65535 equal steps between the lowest and the
-highest value of the stack: value = (recorded - value_offset) * value_scale, to within half a
-step. What an image stack does not know (dose, temperature, times, beam) stays empty.
-"""
-
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
-# pyright: reportUnknownArgumentType=false
-# h5py carries no types.
+"""``pyrotome import``: a tilt series from elsewhere as a run file."""
 
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ... import __version__
-from ...protocols.config.recipe import BeamSettings, Sample
-from ...protocols.core.clock import iso_utc
 from ...protocols.core.errors import BadInput
 from ...protocols.core.units import parse_quantity
-from ...protocols.messages.manifest import RunManifest, StackPlan
-from ...protocols.runfile import layout
-from ...protocols.runfile import nexus as nexus_tree
+from ..io.encoding import Encoding, survey
 from ..io.safe_output import new_file
-from ..io.tilt_angles import read_tilts
+from ..io.tilt_angles import TiltFile, check_angles, read_tilt_file
 from ..io.tilt_series_readers import Floats, TiltStack, open_stack
+from .imported import SERIES, Imported, write_imported
 from .interrupts import notify
 
-SERIES = "series_001"
-_DTYPE = np.uint16
-_HIGHEST = np.iinfo(_DTYPE).max
-# What a run records and an import does not know.
-_UNKNOWN = (
-    layout.MANIFEST, f"{layout.RUN}/recipe", f"{layout.RUN}/rig", f"{layout.RUN}/speed",
-    layout.holds_before_path(SERIES),
-)  # fmt: skip
+_DIFFERENT = 0.01  # relative difference of two pixel sizes that is told
 
 
 @dataclass(frozen=True)
-class Encoding:
-    """How values become 16 bits without sign: recorded = value / scale + offset, rounded."""
+class ImportRequest:
+    """What the user asked for.
 
-    offset: int = 0
-    scale: float = 1.0
-
-    def encoded(self, values: NDArray[Any]) -> NDArray[np.uint16]:
-        """Values as they are recorded."""
-        if self.scale == 1:
-            # Python's integers where 64 bits with an offset would not do.
-            wide = values.astype(object if values.dtype.itemsize > 4 else np.int64)
-            return (wide + self.offset).astype(_DTYPE)
-        steps = np.rint(values.astype(np.float64) / self.scale) + self.offset
-        return np.clip(steps, 0, _HIGHEST).astype(_DTYPE)
-
-
-def encoding_for(low: float, high: float, whole: bool) -> Encoding:
-    """Choose how values are recorded.
-
-    Parameters
+    Attributes
     ----------
-    low, high : number
-        Lowest and highest value of the stack.
-    whole : bool
-        Whether all values are whole numbers of a type for such.
-
-    Returns
-    -------
-    Encoding
-
-    Raises
-    ------
-    ValueError
-        If whole numbers span more than 16 bits, or fractions span more than 16 bits can represent.
+    source, target : Path
+        The tilt series, and the run file; nothing may be there.
+    tilts : Path, optional
+        List of angles or ``.mdoc``; else the source must hold them.
+    pixel_nm : float, optional
+        Pixel size; else that of the source or of the ``.mdoc``.
+    title : str, optional
+        Else the name of the source.
+    entry : str, optional
+        Which stack of a file with several.
+    tilt_axis_deg : float, optional
+        Direction of the tilt axis; else that of the ``.mdoc`` or of the source.
     """
-    if whole:
-        if low >= 0 and high <= _HIGHEST:
-            return Encoding()
-        if high - low > _HIGHEST:
-            raise ValueError(
-                f"its values run from {low:g} to {high:g}, a span of more than 16 bits; "
-                "bin or scale them, or save them as floating point (kept in 65535 steps)"
-            )
-        return Encoding(-int(low))
-    # One step less than there are, since both ends are rounded.
-    scale = (high - low) / (_HIGHEST - 1) or abs(high) or 1.0
-    if not math.isfinite(scale) or scale < np.finfo(np.float32).tiny:
-        raise ValueError(f"its values run from {low:g} to {high:g}, which 16 bits cannot represent")
-    return Encoding(-round(low / scale), scale)
+
+    source: Path
+    target: Path
+    tilts: Path | None = None
+    pixel_nm: float | None = None
+    title: str | None = None
+    entry: str | None = None
+    tilt_axis_deg: float | None = None
 
 
-def survey(stack: TiltStack, there: NDArray[np.bool_], path: Path) -> Encoding:
-    """Read every image once and choose the encoding; warn of images that show nothing.
+@dataclass(frozen=True)
+class ImportReport:
+    """What an import has written: number of frames, encoding, and what was read where."""
 
-    Raises
-    ------
-    BadInput
-        If an image holds NaN or infinity, or the values cannot be recorded.
-    """
-    if stack.value_scale != 1 or stack.value_offset:
-        # A file of this software: its recorded values are taken over as they stand.
-        if stack.dtype != np.dtype(_DTYPE):
-            raise BadInput(
-                str(path),
-                f"has values encoded as {stack.dtype}; this software encodes them as uint16",
-            )
-        return Encoding(stack.value_offset, stack.value_scale)
-    lows: list[float] = []
-    highs: list[float] = []
-    dark: list[str] = []
-    whole = True
-    for index in np.flatnonzero(there):
-        image = stack.read(int(index))
-        if stack.dtype.kind == "f":
-            if not np.isfinite(image).all():
-                raise BadInput(
-                    f"{path}: image {index} (the first is 0)",
-                    "holds NaN or infinity; correct it, or remove image and angle from the stack",
-                )
-            whole = whole and bool((image == np.rint(image)).all())
-        lows.append(image.min().item())
-        highs.append(image.max().item())
-        if lows[-1] == highs[-1]:
-            dark.append(str(index))
-    low, high = min(lows), max(highs)
-    if dark:
-        notify(
-            f"{path}: {len(dark)} of {len(lows)} images have one value everywhere (beam blanked, "
-            f"or detector off): {', '.join(dark)} (the first is 0); they are kept, but the "
-            "analysis does not use them"
-        )
-    # Whole numbers in floating point beyond 16 bits are kept as fractions are.
-    if stack.dtype.kind == "f" and high - low > _HIGHEST:
-        whole = False
-    try:
-        return encoding_for(low, high, whole)
-    except ValueError as error:
-        raise BadInput(str(path), str(error)) from None
+    frames: int
+    encoding: Encoding
+    read: tuple[str, ...]
 
 
-def nodes(
-    stack: TiltStack, tilts: Floats, pixel_nm: float, encoding: Encoding, source: Path, title: str
-) -> Iterator[layout.Node]:
-    """Everything in the file of an import, without the frames.
+@dataclass
+class _Known:
+    """Values with the file that each came from."""
 
-    Parameters
-    ----------
-    stack : TiltStack
-        What is imported.
-    tilts : ndarray of shape (images,)
-        Angles in deg.
-    pixel_nm : float
-        Sampling.
-    encoding : Encoding
-        How values are recorded.
-    source : Path
-        The file that they come from.
-    title : str
-        Of the run file.
-    """
-    now_ns = time.time_ns()
-    angles = tuple(float(angle) for angle in tilts)
-    beam = BeamSettings.model_construct(
-        voltage_kv=math.nan if stack.voltage_kv is None else stack.voltage_kv,
-        current_pa=math.nan, dwell_s=math.nan, frame=stack.shape[1:], pixel_nm=pixel_nm,
-    )  # fmt: skip
-    manifest = RunManifest(
-        run=f"import-{now_ns // 1_000_000}", title=title, software=f"pyrotome {__version__}",
-        started_ns=now_ns, speed=1.0, simulated=False, recipe_text="", rig_text="",
-        rig_name="unknown", sample=Sample(name=title[:200], elements=[]), beam=beam,
-        detector="unknown", value_offset=encoding.offset, holds=(), holds_before={}, telemetry={},
-        stacks=(StackPlan(name=SERIES, kind="series", frames=len(angles), tilt_deg=angles),),
-    )  # fmt: skip
-    for node in layout.tree(manifest):
-        if node.path.startswith(_UNKNOWN):
-            continue
-        value = getattr(node, "value", None)
-        if isinstance(value, float) and math.isnan(value):
-            continue
-        yield node
-    if encoding.scale != 1:
-        yield layout.Dataset(layout.value_scale_path(SERIES), np.float64(encoding.scale))
-        # NXdata's own word for it: value = (data + offset) * factor.
-        factor = f"/{SERIES}/data/data_scaling_factor"
-        yield layout.Dataset(factor, np.float64(encoding.scale))
-    yield layout.Group(layout.SOURCE, "NXnote")
-    yield layout.Dataset(f"{layout.SOURCE}/file_name", source.name)
-    yield layout.Dataset(f"{layout.SOURCE}/type", stack.form)
-    sides = " x ".join(str(side) for side in stack.shape)
-    described = f"{sides} {stack.dtype.name}; the start of this run is the moment of the import"
-    yield layout.Dataset(f"{layout.SOURCE}/description", described)
+    told: list[str] = field(default_factory=list[str])
+
+    def first(self, what: str, *candidates: tuple[str, float | None], unit: str) -> float | None:
+        """Take the first value that is known, and note where it came from."""
+        for source, value in candidates:
+            if value is not None:
+                self.told.append(f"{what} {value:g} {unit} ({source})")
+                return value
+        return None
 
 
 def import_stack(
@@ -206,23 +82,26 @@ def import_stack(
     pixel_nm: float | None = None,
     title: str | None = None,
     entry: str | None = None,
+    tilt_axis_deg: float | None = None,
 ) -> tuple[int, Encoding]:
     """Write a run file with one tilt series from elsewhere.
 
     Parameters
     ----------
     source : Path
-        MRC, npz, EMD, NXtomo or TIFF.
+        MRC, npz, EMD, NXtomo, TIFF, or a vendor's format.
     target : Path
         The run file; nothing may be there.
     tilts : Path, optional
-        Text file of angles; else the source must hold them.
+        Text file of angles, or ``.mdoc``; else the source must hold them.
     pixel_nm : float, optional
         Pixel size in nm; else that of the source.
     title : str, optional
         Else the name of the source.
     entry : str, optional
-        Which stack of an HDF5 file with several.
+        Which stack of a file with several.
+    tilt_axis_deg : float, optional
+        Direction of the tilt axis in deg; else what the files say.
 
     Returns
     -------
@@ -236,32 +115,121 @@ def import_stack(
     BadInput
         If something is missing, disagrees, or cannot be recorded exactly.
     """
-    given = None if tilts is None else read_tilts(tilts)
-    with open_stack(source, entry) as stack:
-        angles, there = _checked_angles(stack, source, tilts, given)
-        sampling = pixel_nm if pixel_nm is not None else stack.pixel_nm
-        if sampling is None:
-            raise BadInput(str(source), "has no pixel size; give it as in --pixel-size '3.36 nm'")
-        with new_file(target) as partial:
-            encoding = survey(stack, there, source)
-            planned = nodes(stack, angles, sampling, encoding, source, title or source.stem)
-            file = nexus_tree.create_file(partial, planned)
-            with file:
-                _fill(file, stack, angles, there, encoding)
-            nexus_tree.finalise(partial)
+    request = ImportRequest(source, target, tilts, pixel_nm, title, entry, tilt_axis_deg)
+    report = carry_out(request)
+    return report.frames, report.encoding
+
+
+def carry_out(request: ImportRequest) -> ImportReport:
+    """Write a run file with one tilt series from elsewhere.
+
+    Parameters
+    ----------
+    request : ImportRequest
+        What is asked for.
+
+    Returns
+    -------
+    ImportReport
+
+    Raises
+    ------
+    BadInput
+        If something is missing, disagrees, or cannot be recorded exactly.
+    """
+    source = request.source
+    given = None if request.tilts is None else read_tilt_file(request.tilts)
+    known = _Known()
+    with open_stack(source, request.entry) as stack:
+        angles, there = _checked_angles(stack, request, given)
+        known.told.insert(0, _angles_told(angles, source if given is None else request.tilts))
+        pixel_nm = _pixel_nm(request, stack, given, known)
+        axis_deg = _tilt_axis(request, stack, given, known)
+        with new_file(request.target) as partial:
+            seen = survey(stack, there, source)
+            warnings = [*seen.warnings, *_missing(source, angles, there)]
+            imported = Imported(
+                source, stack, angles, there, pixel_nm, seen.encoding,
+                request.title or source.stem, axis_deg, tuple(warnings),
+            )  # fmt: skip
+            write_imported(partial, imported)
+        known.told += _references_told(stack)
+    for warning in warnings:
+        notify(warning)
+    return ImportReport(int(there.sum()), seen.encoding, (stack.form, *known.told))
+
+
+def _angles_told(angles: Floats, source: Path | None) -> str:
+    finite = angles[np.isfinite(angles)]
+    span = f"{finite.min():g} to {finite.max():g}" if finite.size > 1 else f"{finite[0]:g}"
+    return f"angles {span} deg ({source.name if source is not None else ''})"
+
+
+def _missing(source: Path, angles: Floats, there: NDArray[np.bool_]) -> Iterator[str]:
     for index in np.flatnonzero(~there):
-        notify(f"{source}: image {index} ({angles[index]:g} deg) is missing, also in the run file")
-    return int(there.sum()), encoding
+        yield f"{source}: image {index} ({angles[index]:g} deg) is missing, also in the run file"
+
+
+def _references_told(stack: TiltStack) -> Iterator[str]:
+    for name, frames in (("dark", stack.dark_frames), ("flat", stack.flat_frames)):
+        if frames:
+            plural = "s" if frames > 1 else ""
+            yield f"mean of {frames} {name} frame{plural} kept in {SERIES}/references/{name}"
+
+
+def _pixel_nm(
+    request: ImportRequest, stack: TiltStack, given: TiltFile | None, known: _Known
+) -> float:
+    """Pixel size in nm; BadInput if it is not known, or nonsense."""
+    source = request.source
+    mdoc_nm = None if given is None or given.mdoc is None else given.mdoc.pixel_nm
+    mdoc_name = "" if request.tilts is None else request.tilts.name
+    # A stack that was binned after it was recorded has its own pixel size; its .mdoc does not.
+    chosen = known.first(
+        "pixel size", ("--pixel-size", request.pixel_nm), (source.name, stack.pixel_nm),
+        (mdoc_name, mdoc_nm), unit="nm",
+    )  # fmt: skip
+    if chosen is None:
+        raise BadInput(str(source), "has no pixel size; give it as in --pixel-size '3.36 nm'")
+    if not math.isfinite(chosen) or chosen <= 0:
+        where = str(
+            request.tilts if request.pixel_nm is None and stack.pixel_nm is None else source
+        )
+        raise BadInput(
+            where,
+            f"says that its pixels are {chosen:g} nm; give the right size as in "
+            "--pixel-size '3.36 nm'",
+        )
+    if mdoc_nm is not None and abs(mdoc_nm - chosen) > _DIFFERENT * chosen:
+        notify(f"{mdoc_name}: its pixels are {mdoc_nm:g} nm; {chosen:g} nm is taken")
+    return chosen
+
+
+def _tilt_axis(
+    request: ImportRequest, stack: TiltStack, given: TiltFile | None, known: _Known
+) -> float | None:
+    mdoc_deg = None if given is None or given.mdoc is None else given.mdoc.tilt_axis_deg
+    stack_deg = stack.tilt_axis_deg
+    if stack_deg is not None and not abs(stack_deg) <= 360:
+        stack_deg = None
+    return known.first(
+        "tilt axis", ("--tilt-axis", request.tilt_axis_deg),
+        ("" if request.tilts is None else request.tilts.name, mdoc_deg),
+        (request.source.name, stack_deg), unit="deg",
+    )  # fmt: skip
 
 
 def _checked_angles(
-    stack: TiltStack, source: Path, tilts: Path | None, given: Floats | None
+    stack: TiltStack, request: ImportRequest, given: TiltFile | None
 ) -> tuple[Floats, NDArray[np.bool_]]:
     """Angle of each image in deg, and which images are there; BadInput if they do not fit."""
-    angles = stack.tilt_deg if given is None else given
+    source = request.source
+    angles = stack.tilt_deg if given is None else given.tilt_deg
     if angles is None:
-        raise BadInput(str(source), "holds no angles; give a file of them with --tilts")
-    where = str(tilts or source)
+        beside = source.with_name(f"{source.name}.mdoc")
+        which = f"--tilts {beside}" if beside.is_file() else "--tilts"
+        raise BadInput(str(source), f"holds no angles; give a file of them with {which}")
+    where = str(request.tilts or source)
     if len(angles) != stack.shape[0]:
         raise BadInput(
             where,
@@ -277,23 +245,8 @@ def _checked_angles(
         )
     if not there.any():
         raise BadInput(str(source), "all its images are marked as missing")
+    check_angles(where, angles)
     return angles, there
-
-
-def _fill(
-    file: Any, stack: TiltStack, angles: Floats, there: NDArray[np.bool_], encoding: Encoding
-) -> None:
-    frames = file[layout.frames_path(SERIES)]
-    taken_over = stack.value_scale != 1 or stack.value_offset
-    for index in np.flatnonzero(there):
-        image = stack.read(int(index))
-        frames[index] = image if taken_over else encoding.encoded(image)
-    file[layout.column_path(SERIES, "tilt_deg")][...] = angles
-    keys = np.where(there, layout.RECORDED, layout.MISSING)
-    file[layout.image_key_path(SERIES)][...] = keys
-    ended = iso_utc(time.time_ns())
-    file[layout.END_TIME][()] = ended.encode()
-    file[layout.STATUS][()] = b"complete"
 
 
 def import_command(
@@ -303,19 +256,32 @@ def import_command(
     pixel_size: str | None,
     title: str | None,
     entry: str | None,
+    tilt_axis: str | None = None,
 ) -> None:
-    """Carry out ``pyrotome import``; arguments as those of `import_stack`."""
+    """Carry out ``pyrotome import``; arguments as those of `import_stack`, with units."""
     pixel_nm = None
     if pixel_size is not None:
-        try:
-            pixel_nm = parse_quantity(pixel_size, "nm", "3.36 nm")
-        except ValueError as error:
-            raise BadInput("--pixel-size", str(error)) from None
-        if pixel_nm <= 0:
+        pixel_nm = _quantity("--pixel-size", pixel_size, "nm", "3.36 nm")
+        if not 0 < pixel_nm < math.inf:
             raise BadInput(
                 "--pixel-size", f"'{pixel_size}' is not above zero; write it as in '3.36 nm'"
             )
-    frames, encoding = import_stack(source, target, tilts, pixel_nm, title, entry)
-    if encoding.scale != 1:
-        notify(f"fractions are kept in 16 bits, in steps of {encoding.scale:.6g} (value_scale)")
-    print(f"{target}: {frames} frames in {SERIES}")
+    axis_deg = None
+    if tilt_axis is not None:
+        axis_deg = _quantity("--tilt-axis", tilt_axis, "deg", "84.8 deg")
+        if not abs(axis_deg) <= 360:
+            raise BadInput("--tilt-axis", f"'{tilt_axis}' is beyond 360 deg; such as '84.8 deg'")
+    request = ImportRequest(source, target, tilts, pixel_nm, title, entry, axis_deg)
+    report = carry_out(request)
+    if report.encoding.scale != 1:
+        step = report.encoding.scale
+        notify(f"fractions are kept in 16 bits, in steps of {step:.6g} (value_scale)")
+    print(f"{target}: {report.frames} frame{'s' if report.frames > 1 else ''} in {SERIES}")
+    print("  " + "; ".join(report.read))
+
+
+def _quantity(option: str, written: str, unit: str, example: str) -> float:
+    try:
+        return parse_quantity(written, unit, example)
+    except ValueError as error:
+        raise BadInput(option, str(error)) from None

@@ -40,6 +40,7 @@ STATUS_BYTES = 16
 REASON_BYTES = 1024
 DATE_BYTES = 32
 RECORDED, MISSING = 0, 3  # image_key: a projection, and a frame that is not there
+TILT_AXIS = "tilt_axis_deg"  # attribute of the group of a series
 
 HEATER = "heater"
 TEMPERATURE_CHANNELS = ("temperature_c", "temperature")

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 from ..core.errors import BadInput
 from ..messages.manifest import StackKind
 from . import layout
+from .frames import Frames, read_outliers
 from .logs import utc_of
+from .references import StackReferences, references_of
 from .results import StoredResult, last_process, stored_results
 
 Floats = NDArray[np.float64]
@@ -28,67 +30,6 @@ _POLL_S = 0.1
 
 class NotRecorded(BadInput):
     """A frame that did not appear in a growing file in time."""
-
-
-class Frames:
-    """Frames of a stack in the values that the detector gave; read from the file when indexed.
-
-    A frame that was not recorded reads as zero counts; see `Stack.recorded`.
-
-    Parameters
-    ----------
-    dataset : h5py.Dataset
-        Frames as recorded, shape (frames, rows, columns).
-    offset : int
-        What was added to every value before it was recorded.
-    scale : float
-        Size of one recorded step: value = (recorded - offset) * scale.
-    """
-
-    def __init__(self, dataset: Any, offset: int, scale: float) -> None:
-        self.raw: Any = dataset
-        self.offset, self.scale = offset, scale
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Frames, rows, columns."""
-        return self.raw.shape
-
-    @property
-    def ndim(self) -> int:
-        """Three."""
-        return len(self.shape)
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Type of the values that indexing gives."""
-        if self.scale != 1:
-            return np.dtype(np.float32)
-        return np.dtype(self.raw.dtype) if self.offset == 0 else np.dtype(np.int64)
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, key: Any) -> NDArray[Any]:
-        """Values at any index that h5py takes: a number, a slice, a tuple of both."""
-        recorded = np.asarray(self.raw[key])
-        if self.scale != 1:
-            # The offset of a narrow range far from zero is long; single precision would round it.
-            steps = np.subtract(recorded, self.offset, dtype=np.float64)
-            return (steps * self.scale).astype(np.float32)
-        if self.offset == 0:
-            return recorded
-        return np.subtract(recorded, self.offset, dtype=np.int64)
-
-    def __iter__(self) -> Iterator[NDArray[Any]]:
-        return (self[index] for index in range(len(self)))
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        return np.asarray(self[...], dtype)
-
-    def __repr__(self) -> str:
-        frames, rows, columns = self.shape
-        return f"<{frames} frames of {rows} x {columns}, {self.dtype}>"
 
 
 class Stack:
@@ -158,7 +99,8 @@ class Stack:
     def frames(self) -> Frames:
         """Frames in the detector's values, read when indexed; `frames.raw` is the dataset."""
         dataset = self._file[layout.frames_path(self.name)]
-        return Frames(dataset, self.value_offset, self.value_scale)
+        outliers = read_outliers(self._file, self.name)
+        return Frames(dataset, self.value_offset, self.value_scale, outliers)
 
     @cached_property
     def frame_count(self) -> int:
@@ -201,9 +143,14 @@ class Stack:
 
     def frame_values(self, index: int) -> NDArray[np.float32]:
         """One frame in the detector's values, in single precision, shape (rows, columns)."""
-        if self.value_scale != 1:
+        if self.frames.dtype == np.float32:
             return self.frames[index]
         return np.subtract(self.frames.raw[index], self.value_offset, dtype=np.float32)
+
+    @cached_property
+    def references(self) -> StackReferences | None:
+        """Mean dark and flat frame that came with an imported series; None without."""
+        return references_of(self._file, self.name)
 
     def wait_for_frame(self, index: int, timeout_s: float) -> NDArray[Any]:
         """One frame of a growing file as recorded, as soon as the recorder has written it.

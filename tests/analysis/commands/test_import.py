@@ -18,7 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyrotome.analysis.commands.export import export_images
-from pyrotome.analysis.commands.import_ import encoding_for, import_stack
+from pyrotome.analysis.commands.import_ import import_stack
+from pyrotome.analysis.io.encoding import encoding_for
 from pyrotome.analysis.io.tilt_angles import read_tilts
 from pyrotome.protocols.core.errors import BadInput
 from pyrotome.protocols.runfile.reader import open_run
