@@ -82,7 +82,7 @@ def test_an_endpoint_nothing_listens_on_is_a_lost_device(cli: Any) -> None:
         scheme = "http" if role in ("stage", "beam") else "tcp"
         rig[role]["endpoint"] = f"{scheme}://127.0.0.1:{port}"
         if "options" in rig[role]:
-            rig[role]["options"]["data_endpoint"] = f"tcp://127.0.0.1:{port}"
+            rig[role]["options"]["data_endpoint"] = "tcp://127.0.0.1:9"
     path = cli.folder / "real.yaml"
     path.write_text(yaml.safe_dump(rig))
     done = cli("run", cli.recipe(), "--rig", str(path), "-o", "run.nxs")
@@ -128,8 +128,11 @@ def test_a_file_that_exists_is_never_overwritten(cli: Any) -> None:
 
 
 def test_speed_is_for_simulated_rigs(cli: Any) -> None:
-    rig = yaml.safe_load(Path(cli.rig()).read_text())
+    text = Path(cli.rig()).read_text().replace("127.0.0.1:0", "127.0.0.1:9")
+    rig = yaml.safe_load(text)
     del rig["simulator"]
+    for role in ("heater", "detector"):
+        rig[role]["options"]["data_endpoint"] = "tcp://127.0.0.1:10"
     path = cli.folder / "real.yaml"
     path.write_text(yaml.safe_dump(rig))
     done = cli("run", cli.recipe(), "--rig", str(path), "--speed", "20")
