@@ -1,8 +1,9 @@
 """Report telemetry to an MQTT broker: one topic a channel, liveness by last will, no commands.
 
 Topics are ``<topic>/<device>/<channel>`` with ``{"t": unix seconds, "v": value}``, and
-``<topic>/status``, ``online`` or ``offline``. Only the status is retained: a retained setpoint
-would look new to a late subscriber. Nothing is subscribed to: the broker cannot command anything.
+``<topic>/status``, ``online`` or ``offline``. Status and ``<topic>/state`` are retained, for those
+who subscribe late; readings are not: a retained setpoint would look new. Nothing is subscribed to:
+the broker cannot command anything.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import contextlib
 import json
 import logging
 import ssl
+from collections.abc import Callable
 from pathlib import Path
 
 import aiomqtt
@@ -68,20 +70,26 @@ class MqttReport:
         bus : EventBus
             Gets an event, for monitors, when the broker cannot be reached.
         """
-        rig, reported = self._rig, False
+        broker, lost = f"broker {self._rig.host}:{self._rig.port}", False
+
+        def connected() -> None:
+            nonlocal lost
+            if lost:
+                lost = False
+                bus.publish(Event("info", "mqtt", f"{broker}: connected again", recorded=False))
+
         while True:
             try:
-                await self._connected(publisher)
+                await self._report_once(publisher, connected)
             except (aiomqtt.MqttError, OSError, ValueError) as error:
-                if not reported:
-                    reported = True
-                    text = f"broker {rig.host}:{rig.port}: {error}; trying again"
+                if not lost:
+                    lost = True
+                    text = f"{broker}: {error}; trying again"
                     bus.publish(Event("warning", "mqtt", text, recorded=False))
                 await asyncio.sleep(_RECONNECT_S)
-            else:
-                reported = False
 
-    async def _connected(self, publisher: Publisher) -> None:
+    async def _report_once(self, publisher: Publisher, connected: Callable[[], None]) -> None:
+        """Connect and send until the connection breaks."""
         rig, status = self._rig, f"{self._rig.topic}/status"
         async with aiomqtt.Client(
             rig.host,
@@ -96,11 +104,18 @@ class MqttReport:
             will=aiomqtt.Will(status, "offline", qos=1, retain=True),
         ) as client:
             await client.publish(status, "online", qos=1, retain=True)
+            # The broker may have forgotten what it had retained.
+            self._sent.pop("state", None)
+            connected()
+            lost = asyncio.create_task(_until_lost(client), name="broker")
             try:
-                while True:
+                while not lost.done():
                     await self._send_new(client, publisher)
-                    await asyncio.sleep(rig.interval_s)
+                    await asyncio.wait([lost], timeout=rig.interval_s)
+                await lost
             finally:
+                lost.cancel()
+                await asyncio.gather(lost, return_exceptions=True)
                 with contextlib.suppress(aiomqtt.MqttError, TimeoutError):
                     async with asyncio.timeout(_GOODBYE_S):
                         await client.publish(status, "offline", qos=1, retain=True)
@@ -118,11 +133,17 @@ class MqttReport:
             t_s = message.header["t_ns"] * 1e-9
             if topic == "state":
                 body = json.dumps({"t": t_s, "v": message.header["state"]})
-                await client.publish(f"{rig.topic}/state", body, retain=False)
+                await client.publish(f"{rig.topic}/state", body, qos=1, retain=True)
                 continue
             for channel, value in message.header["values"].items():
                 body = json.dumps({"t": t_s, "v": value})
                 await client.publish(f"{rig.topic}/{device}/{channel}", body, retain=False)
+
+
+async def _until_lost(client: aiomqtt.Client) -> None:
+    """Raise MqttError when the connection breaks, also while nothing is sent."""
+    async for _ in client.messages:
+        pass
 
 
 def _tls_context(tls: MqttTls) -> ssl.SSLContext:

@@ -16,6 +16,9 @@ from .errors import BadInput, Misplaced
 MAX_TEXT_BYTES = 1_000_000
 # A longer list is not read, and each problem takes time to find.
 _MOST_PROBLEMS = 30
+_MERGE = "tag:yaml.org,2002:merge"
+# Merges of merges can multiply without end.
+_MOST_MERGED = 10_000
 
 
 class Strict(BaseModel):
@@ -93,7 +96,8 @@ def load_model(model: type[Model], text: str, name: str, list_is: str = "") -> M
     """
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
-        data = yaml.load(text, Loader=_UniqueKeyLoader)
+        _refuse_repeats(node)
+        data = yaml.load(text, Loader=_CarefulLoader)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{name}:{mark.line + 1}" if mark is not None else name
@@ -141,8 +145,8 @@ def _under(key: str, node: yaml.Node | None) -> yaml.Node | None:
     return yaml.MappingNode("tag:yaml.org,2002:map", [(word, node)], node.start_mark)
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """Safe loader that refuses a key written twice instead of keeping the last."""
+class _CarefulLoader(yaml.SafeLoader):
+    """Safe loader whose errors say where a tag and a value disagree."""
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         """As PyYAML does it, which lets several errors through where a tag and a value disagree."""
@@ -156,26 +160,90 @@ class _UniqueKeyLoader(yaml.SafeLoader):
             ) from None
 
 
-def _mapping_without_repeats(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-    loader.flatten_mapping(node)
+def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    """A mapping in which a key of its own replaces one that is merged (``<<``)."""
     result: dict[Any, Any] = {}
+    for part in reversed(_merged_from(node)):
+        result.update(loader.construct_object(part, deep=True))
     for key_node, value_node in node.value:
+        if key_node.tag == _MERGE:
+            continue
         key = loader.construct_object(key_node, deep=True)
         if not isinstance(key, (str, int, float, bool)):
             raise yaml.constructor.ConstructorError(
                 problem="keys must be plain words", problem_mark=key_node.start_mark
             )
-        if key in result:
-            raise yaml.constructor.ConstructorError(
-                problem=f"the key {key!r} is written twice", problem_mark=key_node.start_mark
-            )
         result[key] = loader.construct_object(value_node, deep=True)
     return result
 
 
-_UniqueKeyLoader.add_constructor(
-    yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping_without_repeats
-)
+_CarefulLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def _refuse_repeats(root: yaml.Node | None) -> None:
+    """Refuse a key that a mapping has twice, and merges that name themselves or grow too large.
+
+    Raises
+    ------
+    yaml.YAMLError
+        With the place.
+    """
+    counted: dict[int, int] = {}
+    seen: set[int] = set()
+    left = [root]
+    while left:
+        node = left.pop()
+        if node is None or id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            left += node.value
+        elif isinstance(node, yaml.MappingNode):
+            _refuse_repeated_key(node)
+            _merged_keys(node, counted)
+            left += [part for pair in node.value for part in pair]
+
+
+def _refuse_repeated_key(node: yaml.MappingNode) -> None:
+    names: set[tuple[str, str]] = set()
+    for key, _ in node.value:
+        name = (key.tag, str(key.value))
+        if isinstance(key, yaml.ScalarNode) and name in names:
+            remedy = "; to merge several, write a list: <<: [*a, *b]" if key.tag == _MERGE else ""
+            raise yaml.constructor.ConstructorError(
+                problem=f"the key {key.value!r} is written twice{remedy}",
+                problem_mark=key.start_mark,
+            )
+        names.add(name)
+
+
+def _merged_from(node: yaml.MappingNode) -> list[yaml.MappingNode]:
+    """The mappings that a mapping merges, the first of which wins."""
+    found: list[yaml.MappingNode] = []
+    for key, value in node.value:
+        if key.tag == _MERGE:
+            for part in value.value if isinstance(value, yaml.SequenceNode) else [value]:
+                if not isinstance(part, yaml.MappingNode):
+                    raise yaml.constructor.ConstructorError(
+                        problem="merging (<<) takes a mapping, as in <<: *name, or a list of them",
+                        problem_mark=part.start_mark,
+                    )
+                found.append(part)
+    return found
+
+
+def _merged_keys(node: yaml.MappingNode, counted: dict[int, int]) -> int:
+    """Number of keys of a mapping together with those that it merges."""
+    if id(node) not in counted:
+        counted[id(node)] = _MOST_MERGED + 1  # what is found while it is counted merges itself
+        merged = sum(_merged_keys(part, counted) for part in _merged_from(node))
+        counted[id(node)] = len(node.value) + merged
+        if merged and counted[id(node)] > _MOST_MERGED:
+            raise yaml.constructor.ConstructorError(
+                problem=f"it merges itself or more than {_MOST_MERGED} keys",
+                problem_mark=node.start_mark,
+            )
+    return counted[id(node)]
 
 
 def _described(
@@ -231,7 +299,7 @@ def _locate(node: yaml.Node | None, loc: Location) -> tuple[int | None, Location
     reached: list[str | int] = []
     for part in loc:
         if isinstance(node, yaml.MappingNode):
-            found = next(((k, v) for k, v in node.value if k.value == str(part)), None)
+            found = _pair(node, str(part))
             if found is None:
                 if isinstance(part, str):
                     reached.append(part)
@@ -246,6 +314,18 @@ def _locate(node: yaml.Node | None, loc: Location) -> tuple[int | None, Location
             break
         reached.append(part)
     return line, tuple(reached)
+
+
+def _pair(node: yaml.MappingNode, name: str) -> tuple[yaml.Node, yaml.Node] | None:
+    """Key and value of a name in a mapping, or in what it merges."""
+    for key, value in node.value:
+        if key.value == name:
+            return key, value
+    for part in _merged_from(node):
+        found = _pair(part, name)
+        if found is not None:
+            return found
+    return None
 
 
 def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:

@@ -111,14 +111,41 @@ def _converted(value: str, number: float, unit_text: str, unit: str, example: st
         ) from error
 
 
-class _Unit:
-    """Build the pydantic annotation of one quantity."""
+def _refuse_implausible(value: str, number: float, quantity: _Unit) -> None:
+    """Raise ValueError for what no experiment has, with what was probably meant.
 
-    def __init__(self, unit: str, written: str, example: str) -> None:
-        self.unit, self.written, self.example = unit, written, example
+    ``2 PA`` are petaampere and ``3 Ms`` are megaseconds: a letter of the wrong case.
+    """
+    if abs(number) <= quantity.most:
+        return
+    most = f"{quantity.most:g} {quantity.written}"
+    problem = (
+        f"{value!r} is {number:.3g} {quantity.written}, more than the {most} that can be meant"
+    )
+    match = _NUMBER_THEN_UNIT.match(value)
+    unit = match.group(2) if match is not None and match.group(2) else ""
+    meant = f"{match.group(1)} {unit[:1].swapcase()}{unit[1:]}" if match is not None else ""
+    try:
+        plausible = abs(parse_quantity(meant, quantity.unit, "")) <= quantity.most
+    except ValueError:
+        plausible = False
+    hint = f"did you mean '{meant}'?" if plausible else f"write one such as '{quantity.example}'"
+    raise ValueError(f"{problem}; {hint}")
+
+
+class _Unit:
+    """Build the pydantic annotation of one quantity.
+
+    `most` bounds the size of what is believed.
+    """
+
+    def __init__(self, unit: str, written: str, example: str, most: float) -> None:
+        self.unit, self.written, self.example, self.most = unit, written, example, most
 
     def validate(self, value: object) -> float:
-        return parse_quantity(value, self.unit, self.example, self.written)
+        number = parse_quantity(value, self.unit, self.example, self.written)
+        _refuse_implausible(str(value), number, self)
+        return number
 
     def serialise(self, value: float) -> str:
         return f"{value!r} {self.written}"
@@ -136,18 +163,19 @@ class _Difference(_Unit):
         return super().validate(value)
 
 
-_temperature = _Unit("degC", "degC", "200 degC")
-_difference = _Difference("kelvin", "K", "3 K")
-_rate = _Unit("delta_degC/s", "delta_degC/s", "1 degC/s")
-_duration = _Unit("s", "s", "5 s")
-_angle = _Unit("deg", "deg", "2 deg")
-_speed = _Unit("deg/s", "deg/s", "10 deg/s")
-_current = _Unit("pA", "pA", "2 pA")
-_voltage = _Unit("kV", "kV", "300 kV")
-_length = _Unit("nm", "nm", "1.04 nm")
-_fraction = _Unit("dimensionless", "", "1 %")
-_energy = _Unit("J/mol", "J/mol", "200 kJ/mol")
-_fluence = _Unit("elementary_charge/nm**2", "e/nm^2", "260 e/nm^2")
+# Ten days of one step, a milliampere, the melting point of every element: far beyond what is done.
+_temperature = _Unit("degC", "degC", "200 degC", 5000.0)
+_difference = _Difference("kelvin", "K", "3 K", 5000.0)
+_rate = _Unit("delta_degC/s", "delta_degC/s", "1 degC/s", 1e8)
+_duration = _Unit("s", "s", "5 s", 10 * 86_400.0)
+_angle = _Unit("deg", "deg", "2 deg", 360.0)
+_speed = _Unit("deg/s", "deg/s", "10 deg/s", 1e5)
+_current = _Unit("pA", "pA", "2 pA", 1e9)
+_voltage = _Unit("kV", "kV", "300 kV", 5000.0)
+_length = _Unit("nm", "nm", "1.04 nm", 1e8)
+_fraction = _Unit("dimensionless", "", "1 %", 1e6)
+_energy = _Unit("J/mol", "J/mol", "200 kJ/mol", 1e8)
+_fluence = _Unit("elementary_charge/nm**2", "e/nm^2", "260 e/nm^2", 1e15)
 
 TemperatureC = Annotated[
     float, BeforeValidator(_temperature.validate), PlainSerializer(_temperature.serialise)

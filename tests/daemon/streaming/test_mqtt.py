@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import shutil
 import socket
@@ -10,13 +12,18 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import aiomqtt
 import pytest
 
+from pyrotome.daemon.runtime.event_bus import Event, EventBus
+from pyrotome.daemon.streaming import mqtt
 from pyrotome.daemon.streaming.mqtt import MqttReport
 from pyrotome.protocols.config.rig import Mqtt, load_rig
 from pyrotome.protocols.core.errors import BadInput
+from pyrotome.protocols.messages.stream import Message
 
 MOSQUITTO = shutil.which("mosquitto", path="/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin")
 
@@ -133,7 +140,7 @@ def guarded(tmp_path: Path) -> Iterator[Guarded]:
         broker.process.wait(60)
 
 
-def test_tls_password_last_will_and_nothing_retained_but_the_status(
+def test_tls_password_last_will_and_nothing_retained_but_status_and_state(
     cli: Any, guarded: Guarded
 ) -> None:
     running = cli.start("serve", "--rig", cli.rig(mqtt=guarded.rig()))
@@ -142,7 +149,10 @@ def test_tls_password_last_will_and_nothing_retained_but_the_status(
         guarded.listen("-C", "20", "-W", "60"), capture_output=True, text=True, check=False
     ).stdout
     assert "lab/pyrotome/heater/setpoint_c" in seen
-    assert guarded.retained() == {"lab/pyrotome/status": "online"}
+    kept = guarded.retained()
+    assert set(kept) == {"lab/pyrotome/status", "lab/pyrotome/state"}
+    assert kept["lab/pyrotome/status"] == "online"
+    assert json.loads(kept["lab/pyrotome/state"])["v"] == "idle"
     # A command by MQTT is heard by nobody.
     for topic in ("lab/pyrotome/heater/setpoint_c", "lab/pyrotome/safe", "lab/pyrotome/status/set"):
         publish = ["mosquitto_pub", *guarded.listen("-m", '{"v": 900}', "-r", topic=topic)[1:]]
@@ -178,7 +188,7 @@ def test_a_broker_that_refuses_disturbs_nothing(
 
 def test_secrets_that_others_can_read_are_refused_at_the_start(cli: Any, tmp_path: Path) -> None:
     (tmp_path / "password").write_text("open sesame")
-    for mqtt, told in (
+    for broker, told in (
         ({"username": "lab", "password_file": "password"}, f"chmod 600 {tmp_path}/password"),
         ({"username": "lab", "password_file": "nowhere"}, "nowhere"),
         ({"password_file": "password"}, "needs a username"),
@@ -187,7 +197,7 @@ def test_secrets_that_others_can_read_are_refused_at_the_start(cli: Any, tmp_pat
         ({"tls": {"ca_file": "a", "cert_file": "b"}}, "belong together"),
     ):
         with pytest.raises(BadInput) as refused:
-            MqttReport(load_rig(Path(cli.rig(mqtt=mqtt)))[0].mqtt or Mqtt())
+            MqttReport(load_rig(Path(cli.rig(mqtt=broker)))[0].mqtt or Mqtt())
         assert told in str(refused.value)
         assert "sesame" not in str(refused.value)
     done = cli("serve", "--rig", cli.rig(mqtt={"username": "lab", "password_file": "password"}))
@@ -283,3 +293,67 @@ def test_an_experiment_does_not_notice_a_broker_that_dies(cli: Any, broker: int)
     subprocess.run(["pkill", "-f", f"mosquitto -c {cli.folder}"], check=True)
     assert running.wait() == 0, running.text()
     assert cli.inspect("run.nxs")["status"] == "complete"
+
+
+@contextlib.contextmanager
+def mosquitto(folder: Path, port: int) -> Iterator[None]:
+    """A broker that forgets everything when it ends."""
+    config = folder / "restarted.conf"
+    config.write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\npersistence false\n")
+    process = subprocess.Popen([str(MOSQUITTO), "-c", str(config)], stderr=subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+async def kept_state(port: int) -> str:
+    """What somebody who subscribes late is told at once."""
+    while True:
+        try:
+            async with aiomqtt.Client("127.0.0.1", port) as client:
+                await client.subscribe("pyrotome/state")
+                async for message in client.messages:
+                    assert message.retain
+                    return str(json.loads(bytes(message.payload))["v"])
+        except aiomqtt.MqttError:
+            await asyncio.sleep(0.1)
+
+
+async def test_every_loss_and_every_return_is_told_and_the_state_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if MOSQUITTO is None:
+        pytest.skip("mosquitto is not installed")
+    monkeypatch.setattr(mqtt, "_RECONNECT_S", 0.2)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    state = Message("state", {"seq": 1, "t_ns": 1, "state": "idle"})
+    publisher: Any = SimpleNamespace(last={"state": state})
+    bus, told = EventBus(), list[tuple[str, str]]()
+    bus.subscribe(Event, lambda event: told.append((event.level, event.message)))
+
+    async def until(count: int) -> None:
+        async with asyncio.timeout(60):
+            while len(told) < count:
+                await asyncio.sleep(0.05)
+
+    report = MqttReport(Mqtt(host="127.0.0.1", port=port))
+    task = asyncio.create_task(report.report(publisher, bus))
+    try:
+        for outage in range(3):
+            await until(2 * outage + 1)
+            assert told[-1][0] == "warning"
+            assert f"broker 127.0.0.1:{port}" in told[-1][1]
+            with mosquitto(tmp_path, port):
+                await until(2 * outage + 2)
+                assert told[-1] == ("info", f"broker 127.0.0.1:{port}: connected again")
+                async with asyncio.timeout(60):
+                    assert await kept_state(port) == "idle"
+        await until(7)
+        assert [level for level, _ in told] == ["warning", "info"] * 3 + ["warning"]
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)

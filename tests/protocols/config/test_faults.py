@@ -10,7 +10,7 @@ from pyrotome.protocols.config.faults import FAULTS, SLOW_S, Fault, parse_fault
 from pyrotome.protocols.config.rig import ROLES
 from pyrotome.protocols.core.errors import BadInput
 
-durations = st.floats(1e-3, 1e6).map(lambda s: f"{s!r} s")
+durations = st.floats(1e-3, 8e5).map(lambda s: f"{s!r} s")
 
 
 @pytest.mark.parametrize(

@@ -129,3 +129,69 @@ def test_paths_in_a_rig_are_taken_from_its_folder() -> None:
 def test_a_rig_survives_the_way_to_another_process() -> None:
     rig = simulated_rig()
     assert Rig.model_validate_json(rig.model_dump_json(by_alias=True)) == rig
+
+
+MERGED = """
+title: merge
+sample: {name: Cu}
+beam: &beam {voltage: 300 kV, current: 2 pA, dwell: 500 ns, frame: [64, 64], pixel_size: 1.04 nm}
+steps:
+  - heat: &slow {to: 200 degC, hold: 1 s, rate: 1 degC/s}
+  - heat: &other {to: 300 degC, hold: 7 s}
+  - heat: CASE
+"""
+
+
+@pytest.mark.parametrize(
+    ("case", "to_c", "hold_s", "rate_c_per_s"),
+    [
+        ("{<<: *slow, hold: 2 s}", 200, 2, 1),
+        ("{hold: 2 s, <<: *slow}", 200, 2, 1),
+        ("{<<: [*other, *slow], to: 400 degC}", 400, 7, 1),
+        ("{<<: [*slow, *other]}", 200, 1, 1),
+        ("{<<: {<<: *slow, hold: 3 s}, to: 20 degC}", 20, 3, 1),
+    ],
+)
+def test_merge_keys_work_as_yaml_says(
+    case: str, to_c: float, hold_s: float, rate_c_per_s: float
+) -> None:
+    recipe = load_model(Recipe, MERGED.replace("CASE", case), "r.yaml")
+    heat = recipe.steps[2].heat
+    assert heat is not None
+    assert (heat.to_c, heat.hold_s, heat.rate_c_per_s) == (to_c, hold_s, rate_c_per_s)
+    first = recipe.steps[0].heat
+    assert first is not None
+    assert first.hold_s == 1
+
+
+@pytest.mark.parametrize(
+    ("case", "line", "message"),
+    [
+        ("{<<: *slow, hold: 2 s, hold: 3 s}", 8, "the key 'hold' is written twice"),
+        ("{<<: *slow, <<: *other}", 8, "'<<' is written twice; to merge several, write a list"),
+        ("{<<: *slow, hold: 2 nm}", 8, "steps[2].heat.hold: '2 nm' has the wrong dimension"),
+        ("{<<: *beam, to: 2 degC}", 4, "steps[2].heat.voltage: unknown key"),
+        ("&own {<<: *own}", 8, "merges itself"),
+        ("{<<: 3}", 8, "merging"),
+    ],
+)
+def test_a_mistake_with_merge_keys_is_named(case: str, line: int, message: str) -> None:
+    with pytest.raises(BadInput) as caught:
+        load_model(Recipe, MERGED.replace("CASE", case), "r.yaml")
+    assert message in str(caught.value)
+    assert f"r.yaml:{line}" in str(caught.value)
+
+
+def test_merges_of_merges_do_not_multiply() -> None:
+    lines = ["a0: &a0 {x: 1}"]
+    lines += [f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 9)}]}}" for n in range(1, 10)]
+    with pytest.raises(BadInput, match="more than 10000 keys"):
+        load_model(Recipe, "\n".join(lines), "r.yaml")
+
+
+def test_the_shared_case_of_a_merge_key() -> None:
+    case = Path(__file__).resolve().parents[4] / "shared" / "cases" / "merge_key.yaml"
+    if not case.is_file():
+        pytest.skip("the shared cases are not beside this checkout")
+    recipe, _ = load_recipe(case)
+    assert [step.heat.hold_s for step in recipe.steps if step.heat is not None] == [1.0, 2.0]

@@ -79,7 +79,40 @@ def test_no_text_does_anything_but_convert_or_refuse(text: str) -> None:
         assert math.isfinite(parse_quantity(text, "s", "5 s"))
 
 
-@given(st.sampled_from(KINDS), st.floats(allow_nan=False, allow_infinity=False))
+@pytest.mark.parametrize(
+    ("kind", "text", "meant"),
+    [
+        (CurrentPa, "2 PA", "'2 pA'"),
+        (CurrentPa, "2 A", "'2 pA'"),
+        (DurationS, "3 Ms", "'3 ms'"),
+        (DurationS, "1 Ms", "'1 ms'"),
+        (DurationS, "1e300 s", "'5 s'"),
+        (DurationS, "-2 Gs", "'5 s'"),
+        (VoltageKv, "300 MV", "'300 mV'"),
+        (LengthNm, "1.04 m", "'1.04 nm'"),
+        (TemperatureC, "1e5 degC", "'200 degC'"),
+        (AngleDeg, "400 deg", "'2 deg'"),
+        (FluenceEPerNm2, "9e99 e/nm^2", "'260 e/nm^2'"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_with_what_was_probably_meant(
+    kind: Any, text: str, meant: str
+) -> None:
+    with pytest.raises(ValueError, match="that can be meant") as caught:
+        TypeAdapter(kind).validate_python(text)
+    assert meant in str(caught.value)
+    assert repr(text) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [(DurationS, "72 h"), (DurationS, "500 ns"), (CurrentPa, "5 nA"), (TemperatureC, "2000 degC")],
+)
+def test_what_is_unusual_is_taken(kind: Any, text: str) -> None:
+    TypeAdapter(kind).validate_python(text)
+
+
+@given(st.sampled_from(KINDS), st.floats(-360, 360))
 def test_what_a_process_is_told_is_what_was_meant(kind: Any, value: float) -> None:
     adapter = TypeAdapter(kind)
     written = adapter.dump_python(value)
