@@ -11,10 +11,12 @@ over those of the calibration, and how much warmer its surroundings are. At rest
 where the chip is hot, the surroundings where it is not; in a step it is the heat capacity, which a
 calibration seldom knows well.
 
-A current is never higher than what would hold the setpoint plus a headroom on a chip that loses as
-little as it may: at constant current a chip that loses less than believed does not stop a little
-above its setpoint but far, because its resistance rises. Should the line fall silent, the chip
-drifts there and no further; a loss that is not well known makes the first steps slower.
+A current stays on until the next one, and on a busy computer that can come late. So a current is
+bounded by what the latest reading confirms: were nothing sent for `late_s` more, the chip would
+pass the setpoint by no more than `late_error_c`, upwards and downwards, and were nothing sent ever
+again, by no more than a headroom. The bound is for a chip that loses as little as it may: at
+constant current a chip that loses less than believed does not stop a little above its setpoint but
+far, because its resistance rises. A loss that is not well known makes the first steps slower.
 """
 
 from __future__ import annotations
@@ -46,6 +48,10 @@ class RegulatorSettings:
         Time constant with which an error is brought down, where the line is fast enough.
     headroom_c : float
         A current may hold so much above the setpoint, and no more.
+    late_s : float
+        By which the next current may be late, beyond two cycles.
+    late_error_c : float
+        By which the chip may then have passed the setpoint.
     noise_c : float
         Of a reading, and of what the model misses at rest.
     transient_error : float
@@ -58,6 +64,8 @@ class RegulatorSettings:
     max_current_a: float
     response_s: float = 0.02
     headroom_c: float = 10.0
+    late_s: float = 0.2
+    late_error_c: float = 1.0
     noise_c: float = 0.2
     transient_error: float = 0.05
     wander_per_root_s: float = 0.01
@@ -119,6 +127,19 @@ class ChipModel:
         held_c = min(max(temperature_c, self._low_c), self._high_c)
         lost_w = max(0.0, self._lost_w(held_c, learned))
         return math.sqrt(lost_w / self.calibration.resistance.value(held_c))
+
+    def time_constants_s(self, temperature_c: float, ratio: float) -> tuple[float, float]:
+        """Time constants around a temperature: at the current that holds it, and at none.
+
+        `ratio` is that of learned inertia to learned factor. The first is the longer one: at a
+        constant current, power rises with the resistance.
+        """
+        held_c = min(max(temperature_c, self._low_c), self._high_c)
+        power, resistance = self.calibration.power, self.calibration.resistance
+        slope = self._conductance if power is None else power.slope(held_c, self._ambient_c)
+        per_ohm = max(0.0, self.loss_w(held_c)) / resistance.value(held_c)
+        net = max(slope - per_ohm * resistance.slope(held_c), 0.1 * slope)
+        return self._capacity * ratio / net, self._capacity * ratio / slope
 
     def advance(
         self,
@@ -197,12 +218,6 @@ class Regulator:
         self._inertia_bounds = (_INERTIA[0] * self._bounds[0], _INERTIA[1] * self._bounds[1])
         self._before: ChipReading | None = None
 
-    @property
-    def least_factor(self) -> float:
-        """The factor that the chip may have at the least, as far as it is known (two sigma)."""
-        spread = math.sqrt(self._covariance[0][0])
-        return max(self._bounds[0], self.learned.factor * math.exp(-2.0 * spread))
-
     def forget_reading(self) -> None:
         """Make no use of the reading before: something else has driven the chip since."""
         self._before = None
@@ -213,13 +228,18 @@ class Regulator:
             self._learn(self._before, now)
         self._before = now
 
-    def next_current_a(self, setpoint_c: Callable[[float], float]) -> float:
+    def next_current_a(
+        self, setpoint_c: Callable[[float], float], earliest_s: float = -math.inf
+    ) -> float:
         """Current to set next, from the latest reading.
 
         Parameters
         ----------
         setpoint_c : callable
             Setpoint at a moment, given in the time of the readings.
+        earliest_s : float
+            Moment before which the current cannot take effect, in that time; later than one cycle
+            after the reading where the computer is late.
 
         Returns
         -------
@@ -230,18 +250,50 @@ class Regulator:
         if now is None:
             return self.settings.min_current_a
         model, cycle_s = self.model, self.cycle_s
-        effect_s = now.t_s + cycle_s - self.lead_s
-        start_c = model.advance(
-            now.temperature_c, now.current_a, cycle_s - self.lead_s, self.learned
-        )
+        effect_s = max(now.t_s + cycle_s - self.lead_s, earliest_s)
+        start_c = model.advance(now.temperature_c, now.current_a, effect_s - now.t_s, self.learned)
         error_c = start_c - setpoint_c(effect_s)
         end_c = setpoint_c(effect_s + cycle_s)
         goal_c = end_c + error_c * math.exp(-cycle_s / self.settings.response_s)
-        low_a = self.settings.min_current_a
-        held_c = max(end_c, setpoint_c(effect_s)) + self.settings.headroom_c
-        least = replace(self.learned, factor=self.least_factor)
-        high_a = min(self.settings.max_current_a, model.holding_current_a(held_c, least))
-        return self._current_towards(start_c, goal_c, low_a, max(low_a, high_a))
+        low_a, high_a = self._bounds_a(start_c, effect_s, setpoint_c)
+        return self._current_towards(start_c, goal_c, low_a, high_a)
+
+    def _bounds_a(
+        self, start_c: float, effect_s: float, setpoint_c: Callable[[float], float]
+    ) -> tuple[float, float]:
+        """Lowest and highest current for the next cycle: harmless also when it lasts too long."""
+        settings, model = self.settings, self.model
+        late_s = settings.late_s + 2.0 * self.cycle_s
+        # The setpoint goes on where a ramp is late; a ramp is monotonic.
+        ends = setpoint_c(effect_s), setpoint_c(effect_s + late_s)
+        top_c, bottom_c = max(ends) + settings.late_error_c, min(ends) - settings.late_error_c
+        near = start_c > max(ends) - settings.headroom_c
+        # The chip goes towards what a current holds as e^(-t/tau), so that a slow one may be
+        # driven harder: after `late_s` it is still far from there.
+        heated_s, unheated_s = model.time_constants_s(max(ends), self._least_ratio)
+        reach_c = top_c + max(0.0, top_c - start_c) / math.expm1(late_s / heated_s)
+        reach_c = min(reach_c, max(ends) + settings.headroom_c)
+        high_a = model.holding_current_a(reach_c, self._with_loss_less_by(2.0))
+        if near:  # what holds the setpoint is no longer a matter of what the chip may be
+            high_a = max(high_a, model.holding_current_a(top_c, self.learned))
+        reach_c = bottom_c - max(0.0, start_c - bottom_c) / math.expm1(late_s / unheated_s)
+        low_a = model.holding_current_a(reach_c, self._with_loss_less_by(1.0))
+        lowest_a = settings.min_current_a
+        high_a = max(lowest_a, min(settings.max_current_a, high_a))
+        return min(max(lowest_a, low_a), high_a), high_a
+
+    def _with_loss_less_by(self, sigmas: float) -> Learned:
+        """The chip as it may be, its loss less than the most likely one."""
+        spread = math.sqrt(self._covariance[0][0])
+        factor = self.learned.factor * math.exp(-sigmas * spread)
+        return replace(self.learned, factor=max(self._bounds[0], factor))
+
+    @property
+    def _least_ratio(self) -> float:
+        """Inertia over factor, and so the time constant, that the chip may have at the least."""
+        (loss, both, _), (_, inertia, _), _ = self._covariance
+        spread = math.sqrt(max(0.0, loss + inertia - 2.0 * both))
+        return self.learned.inertia / self.learned.factor * math.exp(-2.0 * spread)
 
     def _current_towards(self, start_c: float, goal_c: float, low_a: float, high_a: float) -> float:
         """Current within limits that leads from a temperature to another within one cycle."""
@@ -278,7 +330,8 @@ class Regulator:
         elapsed_s = now.t_s - before.t_s
         if not 0.0 < elapsed_s < 10.0 * max(self.cycle_s, self.model.calibration.time_constant_s):
             return  # nothing can be said of a gap
-        self.cycle_s += 0.1 * (elapsed_s - self.cycle_s)
+        # A single cycle that took long says little of those that follow.
+        self.cycle_s += 0.1 * (min(elapsed_s, 2.0 * self.cycle_s) - self.cycle_s)
         model, settings = self.model, self.settings
         lead_s = min(self.lead_s, elapsed_s)
 

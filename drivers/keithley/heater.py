@@ -10,7 +10,8 @@ Any fault ends with the output off: a resistance outside the calibration,
 power that does not belong to the temperature, compliance, over-temperature, an instrument that
 refuses or falls silent. Then `samples` and every command raise the error, until `make_safe` or
 `connect`. Disconnecting turns the output off as well; a process that is killed leaves the last
-current on, which holds the chip at most ``headroom_c`` above its setpoint.
+current on, which is never one that would drive the chip far beyond its setpoint: see the bounds in
+`control_law.py`. The chip stays within them too where the computer is late with the next current.
 """
 
 from __future__ import annotations

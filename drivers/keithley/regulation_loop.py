@@ -225,7 +225,8 @@ class RegulationLoop:
             followed = self.profile
             current_a = self.probe_a
             if followed is not None:
-                current_a = self._regulator.next_current_a(followed.at)
+                earliest_s = self._clock.now_s() + self._unit.command_s
+                current_a = self._regulator.next_current_a(followed.at, earliest_s)
 
     def _without_reading(
         self,

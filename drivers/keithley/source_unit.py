@@ -170,6 +170,11 @@ class SourceUnit:
         count = _command_bytes(dialect, self._family) + dialect.READING_BYTES
         return count * self.link.byte_s + dialect.FUNCTIONS * self.integration_s
 
+    @property
+    def command_s(self) -> float:
+        """Experiment seconds from the sending of a current to its effect."""
+        return _command_bytes(self._dialect or Dialect2400(), self._family) * self.link.byte_s
+
     def _exchange_s(self, late_s: float) -> float:
         """Wall seconds for an exchange other than a reading."""
         return self._clock.wall_s(_EXCHANGE_BYTES * self.link.byte_s) + late_s
@@ -337,7 +342,7 @@ class SourceUnit:
             t_ns = self._time.stamp_ns(
                 sent_ns,
                 self._clock.now_ns() - sent_ns,
-                _command_bytes(dialect, self._family) * self.link.byte_s,
+                self.command_s,
                 dialect.READING_BYTES * self.link.byte_s,
                 self.integration_s,
                 dialect.FUNCTIONS,

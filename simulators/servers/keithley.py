@@ -66,7 +66,7 @@ async def serve_2450(
         If the endpoint cannot be bound.
     """
     meter = SourceMeter(world, clock, MODEL_2450)
-    wire = _Wire(meter, clock, faults, b"\n", 0.0)
+    wire = MeterWire(meter, clock, faults, b"\n", 0.0)
 
     async def converse(connection: socket.socket) -> None:
         loop = asyncio.get_running_loop()
@@ -112,7 +112,7 @@ async def serve_2400(
         known = ", ".join(map(str, BAUDS))
         raise BadInput("heater.options.baud", f"{baud} is not one of {known}")
     meter = SourceMeter(world, clock, MODEL_2400)
-    wire = _Wire(meter, clock, faults, b"\r", BITS_PER_BYTE / baud)
+    wire = MeterWire(meter, clock, faults, b"\r", BITS_PER_BYTE / baud)
     ours, theirs = os.openpty()
     try:
         tty.setraw(theirs)
@@ -149,7 +149,7 @@ def _path(endpoint: str) -> str:
     return rest.removeprefix("//")
 
 
-async def _converse_on(terminal: int, wire: _Wire) -> None:
+async def _converse_on(terminal: int, wire: MeterWire) -> None:
     loop = asyncio.get_running_loop()
     arrived = asyncio.Event()
     loop.add_reader(terminal, arrived.set)
@@ -172,8 +172,22 @@ async def _converse_on(terminal: int, wire: _Wire) -> None:
         loop.remove_reader(terminal)
 
 
-class _Wire:
-    """Carries lines to the instrument and answers back, at the speed of the line."""
+class MeterWire:
+    """Carries lines to the instrument and answers back, at the speed of the line.
+
+    Parameters
+    ----------
+    meter : SourceMeter
+        The instrument.
+    clock : ExperimentClock
+        Its time.
+    faults : WireFaults
+        Switches of the wire.
+    end : bytes
+        What ends an answer.
+    byte_s : float
+        Experiment seconds that a byte takes.
+    """
 
     def __init__(
         self,
