@@ -60,6 +60,28 @@ def import_(
             "columns as in IMOD; else what F or STACK says, else it is found.",
         ),
     ] = None,
+    heater_log: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="LOG",
+            help="Log of DigiHeater, Impulse or Protochips, or CSV with the columns "
+            "time_s,temperature_c (time from the start of the first frame).",
+        ),
+    ] = None,
+    started: Annotated[
+        str | None,
+        typer.Option(
+            metavar="T",
+            help="Start of the first frame on the clock of LOG, such as '2026-03-31 16:24:15', or "
+            "after its start, such as '120 s'; else what F or STACK says.",
+        ),
+    ] = None,
+    frame_interval: Annotated[
+        str | None,
+        typer.Option(
+            metavar="Q", help="Time from frame to frame, such as '2.5 s'; else as F or STACK says."
+        ),
+    ] = None,
 ) -> None:
     """Make a run file of a tilt series from elsewhere.
 
@@ -69,7 +91,10 @@ def import_(
     with interruptible():
         from .import_ import import_command
 
-        import_command(stack, output, tilts, pixel_size, title, entry, tilt_axis)
+        import_command(
+            stack, output, tilts, pixel_size, title, entry, tilt_axis, heater_log, started,
+            frame_interval,
+        )  # fmt: skip
 
 
 @commands.command(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ from numpy.typing import NDArray
 from ...protocols.core.errors import BadInput
 from ...protocols.core.units import parse_quantity
 from ..io.encoding import Encoding, survey
+from ..io.heat_history import HeatHistory, Timing, match, without_log
+from ..io.heater_logs import HeaterLog, read_heater_log
 from ..io.safe_output import new_file
 from ..io.tilt_angles import TiltFile, check_angles, read_tilt_file
 from ..io.tilt_series_readers import Floats, TiltStack, open_stack
@@ -40,6 +43,12 @@ class ImportRequest:
         Which stack of a file with several.
     tilt_axis_deg : float, optional
         Direction of the tilt axis; else that of the ``.mdoc`` or of the source.
+    heater_log : Path, optional
+        Log of a heater.
+    started : datetime or float, optional
+        When the first frame began: on the clock of the log, or seconds after the log's start.
+    interval_s : float, optional
+        Time from frame to frame; else that of the ``.mdoc`` or of the source.
     """
 
     source: Path
@@ -49,6 +58,9 @@ class ImportRequest:
     title: str | None = None
     entry: str | None = None
     tilt_axis_deg: float | None = None
+    heater_log: Path | None = None
+    started: datetime | float | None = None
+    interval_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -139,21 +151,24 @@ def carry_out(request: ImportRequest) -> ImportReport:
     """
     source = request.source
     given = None if request.tilts is None else read_tilt_file(request.tilts)
+    log = None if request.heater_log is None else read_heater_log(request.heater_log)
     known = _Known()
     with open_stack(source, request.entry) as stack:
         angles, there = _checked_angles(stack, request, given)
         known.told.insert(0, _angles_told(angles, source if given is None else request.tilts))
         pixel_nm = _pixel_nm(request, stack, given, known)
         axis_deg = _tilt_axis(request, stack, given, known)
+        heat = _heat(request, stack, given, log)
         with new_file(request.target) as partial:
             seen = survey(stack, there, source)
-            warnings = [*seen.warnings, *_missing(source, angles, there)]
+            doubts = () if heat is None else heat.warnings
+            warnings = [*seen.warnings, *_missing(source, angles, there), *doubts]
             imported = Imported(
                 source, stack, angles, there, pixel_nm, seen.encoding,
-                request.title or source.stem, axis_deg, tuple(warnings),
+                request.title or source.stem, axis_deg, tuple(warnings), heat,
             )  # fmt: skip
             write_imported(partial, imported)
-        known.told += _references_told(stack)
+        known.told += [*_references_told(stack), *_heat_told(heat)]
     for warning in warnings:
         notify(warning)
     return ImportReport(int(there.sum()), seen.encoding, (stack.form, *known.told))
@@ -175,6 +190,34 @@ def _references_told(stack: TiltStack) -> Iterator[str]:
         if frames:
             plural = "s" if frames > 1 else ""
             yield f"mean of {frames} {name} frame{plural} kept in {SERIES}/references/{name}"
+
+
+def _heat(
+    request: ImportRequest, stack: TiltStack, given: TiltFile | None, log: HeaterLog | None
+) -> HeatHistory | None:
+    """Times of the frames, matched with the log of the heater; None where nothing is known."""
+    mdoc_times = None if given is None or given.mdoc is None else given.mdoc.times
+    times = mdoc_times if mdoc_times is not None else stack.times
+    # What the user says of the frames goes before what the files say.
+    if request.interval_s is not None:
+        times = None
+    timing = Timing(times, request.started, request.interval_s)
+    if log is None:
+        return without_log(timing, stack.shape[0])
+    return match(log, timing, stack.shape[0], f"{request.heater_log} and {request.source}")
+
+
+def _heat_told(heat: HeatHistory | None) -> Iterator[str]:
+    if heat is None:
+        return
+    yield heat.told
+    if heat.log is None:
+        return
+    known = heat.temperature_c[np.isfinite(heat.temperature_c)]
+    if known.size:
+        yield f"frames at {known.min():.1f} to {known.max():.1f} degC"
+    holds = "1 hold" if len(heat.holds) == 1 else f"{len(heat.holds)} holds"
+    yield f"{holds} in the log, {heat.holds_before} before the series"
 
 
 def _pixel_nm(
@@ -252,32 +295,62 @@ def _checked_angles(
 def import_command(
     source: Path,
     target: Path,
-    tilts: Path | None,
-    pixel_size: str | None,
-    title: str | None,
-    entry: str | None,
+    tilts: Path | None = None,
+    pixel_size: str | None = None,
+    title: str | None = None,
+    entry: str | None = None,
     tilt_axis: str | None = None,
+    heater_log: Path | None = None,
+    started: str | None = None,
+    frame_interval: str | None = None,
 ) -> None:
-    """Carry out ``pyrotome import``; arguments as those of `import_stack`, with units."""
-    pixel_nm = None
-    if pixel_size is not None:
-        pixel_nm = _quantity("--pixel-size", pixel_size, "nm", "3.36 nm")
-        if not 0 < pixel_nm < math.inf:
-            raise BadInput(
-                "--pixel-size", f"'{pixel_size}' is not above zero; write it as in '3.36 nm'"
-            )
+    """Carry out ``pyrotome import``; arguments as those of `ImportRequest`, with units."""
+    pixel_nm = (
+        None if pixel_size is None else _positive("--pixel-size", pixel_size, "nm", "3.36 nm")
+    )
     axis_deg = None
     if tilt_axis is not None:
         axis_deg = _quantity("--tilt-axis", tilt_axis, "deg", "84.8 deg")
         if not abs(axis_deg) <= 360:
             raise BadInput("--tilt-axis", f"'{tilt_axis}' is beyond 360 deg; such as '84.8 deg'")
-    request = ImportRequest(source, target, tilts, pixel_nm, title, entry, axis_deg)
+    if started is not None and heater_log is None:
+        raise BadInput("--started", "places the frames in a heater log; give --heater-log too")
+    interval_s = None
+    if frame_interval is not None:
+        interval_s = _positive("--frame-interval", frame_interval, "s", "2.5 s")
+    request = ImportRequest(
+        source, target, tilts, pixel_nm, title, entry, axis_deg, heater_log,
+        None if started is None else _moment(started), interval_s,
+    )  # fmt: skip
     report = carry_out(request)
     if report.encoding.scale != 1:
         step = report.encoding.scale
         notify(f"fractions are kept in 16 bits, in steps of {step:.6g} (value_scale)")
     print(f"{target}: {report.frames} frame{'s' if report.frames > 1 else ''} in {SERIES}")
     print("  " + "; ".join(report.read))
+
+
+def _moment(written: str) -> datetime | float:
+    """When the first frame began: a moment of local time, or seconds after the start of a log."""
+    try:
+        moment = datetime.fromisoformat(written.strip())
+    except ValueError:
+        try:
+            return parse_quantity(written, "s", "120 s")
+        except ValueError:
+            raise BadInput(
+                "--started",
+                f"'{written}' is neither a moment such as '2026-03-31 16:24:15' nor a time after "
+                "the start of the log such as '120 s'",
+            ) from None
+    return moment.astimezone().replace(tzinfo=None) if moment.tzinfo is not None else moment
+
+
+def _positive(option: str, written: str, unit: str, example: str) -> float:
+    value = _quantity(option, written, unit, example)
+    if not 0 < value < math.inf:
+        raise BadInput(option, f"'{written}' is not above zero; write it as in '{example}'")
+    return value
 
 
 def _quantity(option: str, written: str, unit: str, example: str) -> float:
