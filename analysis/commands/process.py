@@ -15,16 +15,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field
 
 from ... import __version__
 from ...protocols.config.pipeline import (
     RUN_RESULTS,
     AnalysisStep,
     ResultPlan,
-    check_order,
+    complete_pipeline,
     fewest_reference_frames,
     planned_results,
     planned_run_results,
@@ -45,6 +46,7 @@ from ..pipeline.pipeline import (
     Progress,
     Result,
     StackAnalysis,
+    marked_value,
 )
 from ..report.tables import NECKS, TUNING, write_beside
 from .interrupts import notify, stop_if_interrupted, uninterrupted
@@ -59,12 +61,9 @@ class PipelineFile(Strict):
 
     model_config = ConfigDict(extra="ignore", frozen=True, populate_by_name=True)
 
-    analysis: list[AnalysisStep] = Field(min_length=1, max_length=50)
-
-    @model_validator(mode="after")
-    def _in_order(self) -> PipelineFile:
-        check_order(self.analysis)
-        return self
+    analysis: Annotated[list[AnalysisStep], AfterValidator(complete_pipeline)] = Field(
+        min_length=1, max_length=50
+    )
 
 
 def steps_of(run: Run, pipeline: Path | None) -> Sequence[AnalysisStep]:
@@ -184,7 +183,9 @@ def process_file(
         chosen = _chosen_stacks(run, steps, only, watcher)
         plans = {stack.name: plan_of(stack, steps) for stack in chosen}
         run_plan = run_plan_of(run, chosen, steps)
-        stacks = [PlannedStack(plans[s.name], s.frame_shape, s.pixel_nm) for s in chosen]
+        stacks = [
+            PlannedStack(plans[s.name], s.frame_shape, s.pixel_nm, _marked_value(s)) for s in chosen
+        ]
         pipeline = Pipeline(steps, stacks, run_results=run_plan.results)
     if not pipeline.stacks:
         kinds = ", ".join(step.kind for step in steps)
@@ -197,6 +198,13 @@ def process_file(
     ]
     _add_run_results(path, run_plan, run_results)
     return outcomes
+
+
+def _marked_value(stack: Stack) -> float | None:
+    """Value by which the detector of a recorded stack marks pixels; None for an imported one."""
+    if stack.value_scale != 1:
+        return None
+    return marked_value(stack.detector, stack.frames.raw.dtype.name, stack.value_offset)
 
 
 def _chosen_stacks(

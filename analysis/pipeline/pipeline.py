@@ -21,9 +21,13 @@ from ...protocols.config.pipeline import (
 )
 from ...protocols.messages.manifest import RunManifest, StackPlan
 from ...protocols.steps import Notice, Output, Progress, Result, SeriesContext
+from ...protocols.steps.base import view_key
 from ..core.outputs import Task
 from .runner import StepRunner
-from .stack import StackAnalysis, view_key
+from .stack import StackAnalysis
+
+# Drivers of detectors whose highest number means: not measured.
+_MARKS_BY_HIGHEST = ("dectris-simplon", "merlin")
 
 __all__ = [
     "Notice",
@@ -34,6 +38,7 @@ __all__ = [
     "Result",
     "StackAnalysis",
     "Task",
+    "marked_value",
 ]
 
 
@@ -49,11 +54,38 @@ class PlannedStack:
         Rows and columns of a frame.
     pixel_nm : float
         Sampling of a frame.
+    marked_value : float, optional
+        Value by which the detector marks a pixel that it did not measure, less the offset of the
+        file.
     """
 
     plan: StackPlan
     shape: tuple[int, int]
     pixel_nm: float
+    marked_value: float | None = None
+
+
+def marked_value(detector: str, dtype: str, value_offset: int) -> float | None:
+    """Value by which a detector marks pixels that it did not measure, less the file's offset.
+
+    Parameters
+    ----------
+    detector : str
+        Name of its driver.
+    dtype : str
+        Data type of its frames.
+    value_offset : int
+        What was added to every pixel before it was recorded.
+
+    Returns
+    -------
+    float or None
+        The highest number of the type for detectors that mark saturated and masked pixels so:
+        DECTRIS (SIMPLON API reference, ``pixel_mask``) and Merlin; None for others.
+    """
+    if detector not in _MARKS_BY_HIGHEST or np.dtype(dtype).kind != "u":
+        return None
+    return float(np.iinfo(np.dtype(dtype)).max - value_offset)
 
 
 class Pipeline:
@@ -94,7 +126,8 @@ class Pipeline:
         """
         steps = [AnalysisStep.model_validate(step) for step in manifest.analysis]
         beam = manifest.beam
-        stacks = [PlannedStack(plan, beam.frame, beam.pixel_nm) for plan in manifest.stacks]
+        marked = marked_value(manifest.detector, manifest.frame_dtype, manifest.value_offset)
+        stacks = [PlannedStack(plan, beam.frame, beam.pixel_nm, marked) for plan in manifest.stacks]
         return cls(steps, stacks, manifest.value_offset, manifest.run_results)
 
     @property
@@ -132,7 +165,7 @@ def _stack_of(
     )
     plans = {result.name: result for result in (*run_results, *plan.results)}
     shapes = {**info.shapes, **{name: result.shape for name, result in plans.items()}}
-    info = replace(info, shapes=shapes)
+    info = replace(info, shapes=shapes, marked_value=stack.marked_value)
     at_work = [
         step.step_class(step.settings, info, context)
         for step in steps

@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 
 from ...protocols.messages.manifest import StackPlan
 from ...protocols.steps import RECORDED_VIEWS, VIEWS, Frame, Notice, Output, Series, View
+from ...protocols.steps.base import view_key
 from ..core.arrays import Floats, binned
 from ..core.outputs import Task
 from .runner import AnyStep, StepRunner
 
-# Frames whose nominal angles differ by less are one view, exposed several times.
-_SAME_VIEW_DEG = 1e-6
+# A frame of which less is measured shows nothing.
+_LEAST_MEASURED = 0.5
 
 
 class BadFrame(ValueError):
@@ -36,8 +37,31 @@ class _GatheredView:
     awaited: int
     total: Floats | None = None
     recorded: Floats | None = None
+    weights: Floats | None = None
     tilt_sum_deg: float = 0.0
     count: int = 0
+
+    def mean(self) -> _MeanView:
+        """The view, when all of its frames have come; its memory is free then."""
+        share = np.float32(1 / self.count)
+        images = (self.total, self.recorded, self.weights)
+        image, recorded, weights = (None if i is None else i * share for i in images)
+        assert image is not None
+        self.total = self.recorded = self.weights = None
+        if weights is not None and weights.min() >= 1:
+            weights = None
+        return _MeanView(self.index, image, self.tilt_sum_deg / self.count, recorded, weights)
+
+
+@dataclass(frozen=True)
+class _MeanView:
+    """One view: its image, that of the frames as recorded if it is kept, and the weights."""
+
+    index: int
+    image: Floats
+    tilt_deg: float
+    recorded: Floats | None
+    weights: Floats | None
 
 
 @dataclass
@@ -48,6 +72,33 @@ class _GatheredSeries:
     recorded: list[Floats] = field(default_factory=list[Floats])
     tilt_deg: list[float] = field(default_factory=list[float])
     indices: list[int] = field(default_factory=list[int])
+    weights: list[Floats | None] = field(default_factory=list[Floats | None])
+
+    def add(self, view: _MeanView, *, keeps_recorded: bool) -> None:
+        """Add a view."""
+        self.images.append(view.image)
+        if keeps_recorded:
+            self.recorded.append(view.image if view.recorded is None else view.recorded)
+        self.tilt_deg.append(view.tilt_deg)
+        self.indices.append(view.index)
+        self.weights.append(view.weights)
+
+    def stacked(self) -> Series:
+        """The whole series, for the steps."""
+        images = np.stack(self.images) if self.images else np.empty((0, 0, 0), np.float32)
+        weights: Floats | None = None
+        if any(shares is not None for shares in self.weights):
+            weights = np.ones(images.shape, np.float32)
+            for number, shares in enumerate(self.weights):
+                if shares is not None:
+                    weights[number] = shares
+        return Series(
+            images,
+            np.array(self.tilt_deg, np.float64),
+            tuple(self.indices),
+            np.stack(self.recorded) if self.recorded else None,
+            weights=weights,
+        )
 
 
 class StackAnalysis:
@@ -157,8 +208,9 @@ class StackAnalysis:
         if data.shape != planned:
             raise BadFrame(f"{where} has shape {data.shape}; {planned} was planned")
         values = np.subtract(data, self._value_offset, dtype=np.float32)
-        if not np.isfinite(values).all():
-            raise BadFrame(f"{where} holds NaN or infinity; it is left out of the analysis")
+        finite = np.isfinite(values)
+        if not finite.all():
+            self._check_gaps(where, float(finite.mean()))
         dark = bool(values.min() == values.max())
         if dark:
             yield Notice(
@@ -175,6 +227,16 @@ class StackAnalysis:
             yield Notice("warning", f"{where}: no tilt was read back, {tilt_deg:g} deg assumed")
         self._add_to_view(frame, tilt_deg)
 
+    def _check_gaps(self, where: str, measured: float) -> None:
+        """Refuse a frame with NaN, unless the first step fills what is missing."""
+        if not any(step.takes_gaps for step in self.steps[:1]):
+            raise BadFrame(f"{where} holds NaN or infinity; it is left out of the analysis")
+        if measured < _LEAST_MEASURED:
+            raise BadFrame(
+                f"{where} holds NaN or infinity in {1 - measured:.0%} of its pixels; it is left "
+                "out of the analysis"
+            )
+
     def _add_to_view(self, frame: Frame, tilt_deg: float) -> None:
         binning = self._runner.stack.binning
         image = binned(frame.image, binning)
@@ -183,8 +245,21 @@ class StackAnalysis:
         if self._keeps_recorded and frame.recorded is not frame.image:
             plain = binned(frame.recorded, binning)
             view.recorded = plain if view.recorded is None else view.recorded + plain
+        self._add_weights(view, frame, binning)
         view.tilt_sum_deg += tilt_deg
         view.count += 1
+
+    def _add_weights(self, view: _GatheredView, frame: Frame, binning: int) -> None:
+        """Add what was measured of a frame; views without gaps have no weights."""
+        if frame.mask is None and view.weights is None:
+            return
+        shape = self._runner.stack.image_shape
+        if view.weights is None:
+            view.weights = np.full(shape, view.count, np.float32)
+        if frame.mask is None:
+            view.weights += np.float32(1)
+        else:
+            view.weights += binned(~frame.mask, binning)
 
     def _claim(self, index: int) -> None:
         if not 0 <= index < self.plan.frames:
@@ -201,10 +276,7 @@ class StackAnalysis:
             view = self._views[view_key(self.plan.tilt_deg[index])]
             view.awaited -= 1
             if view.awaited == 0 and view.total is not None:
-                share, tilt_deg = np.float32(1 / view.count), view.tilt_sum_deg / view.count
-                recorded = view.recorded * share if view.recorded is not None else None
-                self._add(self._view(view.index, view.total * share, tilt_deg, recorded))
-                view.total = view.recorded = None
+                self._add(self._view(view.mean()))
         if self.complete and self._runner.treats_series:
             self._add(self._whole())
 
@@ -216,16 +288,12 @@ class StackAnalysis:
     def _add(self, pieces: Iterator[Output]) -> None:
         self._tasks.append(Task(self.plan.name, pieces))
 
-    def _view(
-        self, index: int, image: Floats, tilt_deg: float, recorded: Floats | None
-    ) -> Iterator[Output]:
-        """Treat one view. `recorded` is the view without any change to its frames, if kept."""
-        self._series.images.append(image)
-        if self._keeps_recorded:
-            self._series.recorded.append(image if recorded is None else recorded)
-        self._series.tilt_deg.append(tilt_deg)
-        self._series.indices.append(index)
-        yield from self._runner.view(View(index, image, tilt_deg))
+    def _view(self, view: _MeanView) -> Iterator[Output]:
+        """Treat one view."""
+        self._series.add(view, keeps_recorded=self._keeps_recorded)
+        yield from self._runner.view(
+            View(view.index, view.image, view.tilt_deg, weights=view.weights)
+        )
 
     def _whole(self) -> Iterator[Output]:
         """Treat the whole series."""
@@ -240,16 +308,6 @@ class StackAnalysis:
         else:
             yield from self._runner.after_views()
         gathered, self._series = self._series, _GatheredSeries()
-        series = Series(
-            np.stack(gathered.images) if views else np.empty((0, 0, 0), np.float32),
-            np.array(gathered.tilt_deg, np.float64),
-            tuple(gathered.indices),
-            np.stack(gathered.recorded) if gathered.recorded else None,
-        )
+        series = gathered.stacked()
         del gathered
         yield from self._runner.series(series, has_views=has_views)
-
-
-def view_key(angle_deg: float) -> int:
-    """Key of a nominal angle; the same for frames of one view."""
-    return round(angle_deg / _SAME_VIEW_DEG)

@@ -7,7 +7,6 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-import numpy as np
 from pydantic import Field
 
 from ...protocols.steps import (
@@ -139,13 +138,14 @@ class ReconstructStep(Step[ReconstructSettings]):
     def series(self, series: Series) -> Iterator[Output]:
         """Reconstruct the volume from the aligned images."""
         from ..tomography.back_projection import wbp
+        from ..tomography.image_levels import without_vacuum
         from ..tomography.iterative import sirt
         from ..tomography.reconstruction import central_slices
 
         live, self._live = self._live, None
         if live is None:
             return
-        images, tilts = series.images, series.tilt_deg
+        images, tilts = without_vacuum(series.images), series.tilt_deg
         more: Parameters = {
             "views": len(images),
             "tilt_min_deg": float(tilts.min()),
@@ -159,7 +159,7 @@ class ReconstructStep(Step[ReconstructSettings]):
             volume = made.volume
             more["misfit"] = float(made.residual[-1])
         else:
-            volume, about = yield from self._minimise(live, series)
+            volume, about = yield from self._minimise(live, series, images)
             more |= about
         del live
         yield self.result("volume", volume, more)
@@ -167,13 +167,9 @@ class ReconstructStep(Step[ReconstructSettings]):
             yield self.result(f"slice_{axis}", plane, more)
 
     def _minimise(
-        self, live: LiveReconstruction, series: Series
+        self, live: LiveReconstruction, series: Series, images: Floats
     ) -> Generator[Output, None, tuple[Floats, Parameters]]:
         """Minimise the total variation, from the live volume if that serves."""
-        from ..tomography.image_levels import vacuum_level
-
-        # Counts beside the specimen would be smeared over the whole volume.
-        levels = np.array([vacuum_level(image) for image in series.images], np.float32)
         displacement = series.displacement_px
         if not live.serves_as_start:
             live, displacement = self._new_volume(), _NOWHERE
@@ -181,7 +177,7 @@ class ReconstructStep(Step[ReconstructSettings]):
         yield from with_progress(
             "minimising the total variation",
             live.finish(
-                series.images - levels[:, None, None],
+                images,
                 series.tilt_deg,
                 self.settings.iterations,
                 displacement,

@@ -1,5 +1,5 @@
 from .back_projection import angle_shares_deg, ramp, wbp
-from .image_levels import automatic_weight, vacuum_level
+from .image_levels import automatic_weight, has_dark_vacuum, vacuum_level, without_vacuum
 from .iterative import sirt
 from .live_reconstruction import LiveReconstruction
 from .projector import backproject, project
@@ -14,6 +14,7 @@ __all__ = [
     "automatic_weight",
     "backproject",
     "central_slices",
+    "has_dark_vacuum",
     "project",
     "r_factor",
     "ramp",
@@ -21,4 +22,5 @@ __all__ = [
     "tv",
     "vacuum_level",
     "wbp",
+    "without_vacuum",
 ]

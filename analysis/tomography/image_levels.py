@@ -18,6 +18,8 @@ _MIN_VALUES = 64
 # Squares of which less was measured do not count where others do.
 _MIN_MEASURED = 0.5
 _SQUARES = 64  # averaged squares along the shorter side of an image
+# Vacuum is dark if no more than this share lies clearly below it: this many times its own spread.
+_DARKER_SHARE, _CLEARLY = 0.05, 3.0
 
 
 def automatic_weight(images: NDArray[Any], tilt_deg: NDArray[Any]) -> float:
@@ -103,6 +105,74 @@ def vacuum_level(image: NDArray[Any], weights: NDArray[Any] | None = None) -> fl
     >>> vacuum_level(image)
     5.0
     """
+    values, mode, reach = _mode(image)
+    return float(values[np.abs(values - mode) <= reach].mean()) if reach > 0 else mode
+
+
+def has_dark_vacuum(image: NDArray[Any]) -> bool:
+    """Whether the most frequent value of an image is its dark end: vacuum in a dark-field image.
+
+    Parameters
+    ----------
+    image : ndarray
+        Shape (y, x').
+
+    Returns
+    -------
+    bool
+        False for a specimen that fills the image, or a bright field: more than a twentieth of the
+        image is clearly darker than the level of :func:`vacuum_level`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> image = np.full((32, 32), 5.0)
+    >>> image[10:20, 12:18] = 40.0
+    >>> has_dark_vacuum(image), has_dark_vacuum(-image)
+    (True, False)
+    """
+    values, mode, reach = _mode(image)
+    # The mode's own spread shows on that side of it where less lies.
+    above = values[values > mode]
+    other = 2 * (float(np.median(above)) - mode) if above.size else 0.0
+    darker = np.count_nonzero(values < mode - _CLEARLY * min(reach, other))
+    return bool(darker <= _DARKER_SHARE * values.size)
+
+
+def without_vacuum(images: NDArray[Any]) -> NDArray[np.float32]:
+    """Take the vacuum level of each image away, as far as there is vacuum.
+
+    Its brightness would be smeared over the volume by any method of reconstruction.
+
+    Parameters
+    ----------
+    images : ndarray
+        Shape (views, y, x').
+
+    Returns
+    -------
+    ndarray
+        Float32. If most of the images have no dark vacuum (:func:`has_dark_vacuum`), the images as
+        they are: their most frequent value is the specimen.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> image = np.full((32, 32), 5.0)
+    >>> image[10:20, 12:18] = 40.0
+    >>> without_vacuum(image[None]).max()
+    np.float32(35.0)
+    """
+    given = np.asarray(images, np.float32)
+    dark = [has_dark_vacuum(image) for image in given]
+    if 2 * sum(dark) <= len(dark):
+        return given
+    levels = np.array([vacuum_level(image) for image in given], np.float32)
+    return given - levels[:, None, None]
+
+
+def _mode(image: NDArray[Any]) -> tuple[NDArray[np.float64], float, float]:
+    """Sorted means over squares, their half-sample mode, and how far it reaches."""
     # Means over squares, because the values of single counts are discrete.
     square = max(1, min(image.shape) // _SQUARES)
     weights = checked_weights(weights, image.shape)
@@ -120,4 +190,4 @@ def vacuum_level(image: NDArray[Any], weights: NDArray[Any] | None = None) -> fl
     mode = float(dense.mean())
     below = values[values < mode]
     reach = 2 * (mode - float(np.median(below))) if below.size else 0.0
-    return float(values[np.abs(values - mode) <= reach].mean()) if reach > 0 else mode
+    return values, mode, reach

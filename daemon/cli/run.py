@@ -115,15 +115,13 @@ def _resumed_experiment(
     target: Path, rig: Path | None, output: Path | None, speed: float | None
 ) -> ForegroundRun:
     """What to run so that an interrupted run continues."""
-    from ...protocols.config.recipe import Recipe
-    from ...protocols.core.documents import load_model
-    from ..resume.interrupted_run import check_fit
+    from ..resume.interrupted_run import check_fit, recipe_of
     from ..schedule.plan import make_plan
     from .foreground import ForegroundRun
 
     interrupted = _interrupted_run(target, output)
     manifest, name = interrupted.manifest, str(interrupted.path)
-    recipe_model = load_model(Recipe, manifest.recipe_text, f"the recipe in {name}")
+    recipe_model = recipe_of(interrupted)
     rig_model, rig_text = _rig_of_run(rig, interrupted)
     plan = make_plan(recipe_model, rig_model, name)
     check_fit(interrupted, rig_model, plan)

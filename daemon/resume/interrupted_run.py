@@ -12,7 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...protocols.config.pipeline import AnalysisStep
+from ...protocols.config.recipe import Recipe
 from ...protocols.config.rig import Rig, rig_of_text
+from ...protocols.core.documents import load_model
 from ...protocols.core.errors import BadInput
 from ...protocols.messages.manifest import RunManifest
 from ...protocols.messages.stream import Message
@@ -255,6 +258,22 @@ def rig_of_run(interrupted: InterruptedRun) -> tuple[Rig, str]:
     name = f"the rig in {interrupted.path.name}"
     rig = rig_of_text(manifest.rig_text, name, folder if folder and folder.is_dir() else None)
     return rig, manifest.rig_text
+
+
+def recipe_of(interrupted: InterruptedRun) -> Recipe:
+    """Recipe of an interrupted run, with the pipeline that the run began with.
+
+    A pipeline that begins with another step in this version has no room in the file.
+
+    Raises
+    ------
+    BadInput
+        If it is not a valid recipe for this version.
+    """
+    manifest = interrupted.manifest
+    recipe = load_model(Recipe, manifest.recipe_text, f"the recipe in {interrupted.path}")
+    steps = [AnalysisStep.model_validate(step) for step in manifest.analysis]
+    return recipe.model_copy(update={"analysis": steps})
 
 
 def same_recipe(interrupted: InterruptedRun, text: str, name: str) -> None:

@@ -17,6 +17,7 @@ from ..steps.registry import UnknownStep, givers, installed, step_class
 from ..steps.tables import MAX_NECKS, MAX_TRIALS, NECK_COLUMNS, TRIAL_COLUMNS
 
 __all__ = [
+    "CORRECTION",
     "MAX_NECKS",
     "MAX_TRIALS",
     "NECK_COLUMNS",
@@ -26,6 +27,7 @@ __all__ = [
     "ResultPlan",
     "binning_of",
     "check_order",
+    "complete_pipeline",
     "fewest_reference_frames",
     "planned_results",
     "planned_run_results",
@@ -34,6 +36,8 @@ __all__ = [
 
 # Group of the file, and `series` of a message, for results of the whole run.
 RUN_RESULTS = "entry"
+# The step that every pipeline with images begins with, unless it is turned off.
+CORRECTION = "correct"
 
 
 class AnalysisStep(Strict):
@@ -107,8 +111,45 @@ class AnalysisStep(Strict):
             raise ValueError(f"step '{self.kind}' cannot declare its results: {error}") from error
 
 
-def check_order(steps: Sequence[AnalysisStep]) -> None:
+def complete_pipeline(steps: Sequence[AnalysisStep]) -> list[AnalysisStep]:
+    """Check a pipeline, and put the step ``correct`` first where it treats images without it.
+
+    Parameters
+    ----------
+    steps : sequence of AnalysisStep
+        As they are written.
+
+    Returns
+    -------
+    list of AnalysisStep
+        ``correct: off`` is kept as it is written.
+
+    Raises
+    ------
+    Misplaced
+        As :func:`check_order`.
+    """
+    treats_images = any(
+        step.step_class.frame is not Step.frame or set(PROVIDED) & set(step.step_class.inputs)
+        for step in steps
+    )
+    if not treats_images or any(step.kind == CORRECTION for step in steps):
+        check_order(steps)
+        return list(steps)
+    whole = [AnalysisStep.model_validate({CORRECTION: {}}), *steps]
+    check_order(whole, first=-1)
+    return whole
+
+
+def check_order(steps: Sequence[AnalysisStep], first: int = 0) -> None:
     """Refuse a pipeline whose steps do not follow from one another.
+
+    Parameters
+    ----------
+    steps : sequence of AnalysisStep
+        The pipeline.
+    first : int
+        Position of the first step where they are written.
 
     Raises
     ------
@@ -125,7 +166,7 @@ def check_order(steps: Sequence[AnalysisStep]) -> None:
                 problem = f"steps '{binned_by}' and '{step.kind}' both bin the images; use one"
             binned_by = step.kind
         if problem:
-            raise Misplaced(problem, "analysis", position)
+            raise Misplaced(problem, position + first)
         gives |= {spec.name: step.kind for spec in step.outputs}
 
 
@@ -136,6 +177,8 @@ def _problem(
     kind = step.kind
     if kind in [before.kind for before in earlier]:
         return f"step '{kind}' is written twice"
+    if kind == CORRECTION and earlier:
+        return f"step '{kind}' must come before '{earlier[0].kind}': it must be the first"
     try:
         outputs = {spec.name for spec in step.outputs}
     except ValueError as error:
@@ -243,6 +286,7 @@ def stack_info(
     )
     rows, columns = info.image_shape
     series = {"view": info.views, "y": rows, "z": columns, "x": columns}
+    series |= {"frame_y": shape[0], "frame_x": shape[1]}
     frame = {"frame": info.frames, "y": shape[0], "x": shape[1]}
     shapes = {
         spec.name: spec.shape(frame if spec.per == "frame" else series)
@@ -278,12 +322,13 @@ def planned_results(
     Returns
     -------
     list of ResultPlan
-        In the order of the pipeline; `process` numbers the NXprocess groups from 1.
+        In the order of the pipeline; `process` numbers the NXprocess groups from 1. The correction
+        of the counts comes last here: the other steps keep their numbers with and without it.
     """
     info = stack_info(steps, kind, (0.0,) * frames, shape, pixel_nm, views=views)
     results: list[ResultPlan] = []
     process = 0
-    for step in steps:
+    for step in sorted(steps, key=lambda step: step.kind == CORRECTION):
         specs = [
             spec
             for spec in step.outputs
@@ -291,8 +336,12 @@ def planned_results(
         ]
         process += bool(specs)
         for spec in specs:
-            sampling = pixel_nm if spec.per == "frame" else info.pixel_nm
+            in_frame = spec.per == "frame" or "frame_x" in spec.axes
+            sampling = pixel_nm if in_frame else info.pixel_nm
             results.append(_plan(step, spec, process, info.shapes[spec.name], sampling))
+    # Frames that no other step looks at need no correction.
+    if len(steps) > 1 and all(result.step == CORRECTION for result in results):
+        return []
     return results
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, PlainValidator, model_validator
+from pydantic import AfterValidator, Field, PlainValidator, model_validator
 
 from ..core.documents import Strict, load_model, read_text
 from ..core.errors import Misplaced
@@ -20,7 +20,12 @@ from ..core.units import (
     VoltageKv,
     fluence_e_per_nm2,
 )
-from .pipeline import AnalysisStep, check_order, fewest_reference_frames, planned_results
+from .pipeline import (
+    AnalysisStep,
+    complete_pipeline,
+    fewest_reference_frames,
+    planned_results,
+)
 from .steering import (
     NECK_RATIO,
     Adaptive,
@@ -225,11 +230,12 @@ class Recipe(Strict):
     beam: BeamSettings
     limits: Limits = Limits()
     steps: list[RecipeStep] = Field(min_length=1, max_length=1000)
-    analysis: list[AnalysisStep] = Field(default_factory=list, max_length=50)
+    analysis: Annotated[list[AnalysisStep], AfterValidator(complete_pipeline)] = Field(
+        default_factory=list, max_length=50
+    )
 
     @model_validator(mode="after")
     def _pipeline_in_order(self) -> Recipe:
-        check_order(self.analysis)
         self._check_quantities()
         inner = [step for s in self.steps if s.cycle is not None for step in s.cycle.then]
         references = [s.reference.frames for s in [*self.steps, *inner] if s.reference is not None]

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..config.pipeline import ResultPlan
+from ..config.pipeline import CORRECTION, ResultPlan
 from ..core.clock import iso_utc
 from ..messages.manifest import RunManifest, StackPlan
 from .nodes import Dataset, Group, Link, Node
@@ -365,7 +365,8 @@ def processes(software: str, stack: StackPlan) -> Iterator[Node]:
             yield Group(process, "NXprocess", {"default": result.name})
             yield Dataset(f"{process}/program", f"{program} {result.step}")
             yield Dataset(f"{process}/version", version or "unknown")
-            yield Dataset(f"{process}/sequence_index", np.int64(result.process))
+            sequence = 0 if result.step == CORRECTION else result.process  # whatever its number is
+            yield Dataset(f"{process}/sequence_index", np.int64(sequence))
             yield Dataset(f"{process}/date", dtype=f"S{DATE_BYTES}", fill="")
             yield Group(f"{process}/parameters", "NXparameters")
             for name, value in result.parameters.items():
@@ -376,7 +377,8 @@ def processes(software: str, stack: StackPlan) -> Iterator[Node]:
 def _result(stack: StackPlan, result: ResultPlan) -> Iterator[Node]:
     path = result_path(stack.name, result)
     along = _frame_axis(stack)
-    axes = [along.name if name == "frame" else name for name in result.axes]
+    names = {"frame": along.name, "frame_y": "y", "frame_x": "x"}
+    axes = [names.get(name, name) for name in result.axes]
     yield Group(path, "NXdata", {"signal": "data"} | ({"axes": axes} if axes else {}))
     floating = np.issubdtype(np.dtype(result.dtype), np.floating)
     attrs: dict[str, Any] = {"units": result.unit} if result.unit else {}
@@ -393,8 +395,8 @@ def _result(stack: StackPlan, result: ResultPlan) -> Iterator[Node]:
     for name, size in zip(result.axes, result.shape, strict=True):
         if name == "frame":
             yield Link(f"{path}/{along.name}", f"/{stack.name}/{along.path}")
-        elif name in {"x", "y", "z"}:
-            yield _length_axis(f"{path}/{name}", size, result.pixel_nm)
+        elif names.get(name, name) in {"x", "y", "z"}:
+            yield _length_axis(f"{path}/{names.get(name, name)}", size, result.pixel_nm)
         else:
             yield Dataset(f"{path}/{name}", np.arange(size))
 

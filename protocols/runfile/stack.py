@@ -137,6 +137,15 @@ class Stack:
         return float(self._file[path][()]) if path in self._file else 1.0
 
     @cached_property
+    def detector(self) -> str:
+        """Driver of the detector; empty where the file does not tell."""
+        path = f"/{self.name}/instrument/detector/local_name"
+        if path not in self._file:
+            return ""
+        told = self._file[path][()]
+        return told.decode("utf-8", "replace") if isinstance(told, bytes) else str(told)
+
+    @cached_property
     def pixel_nm(self) -> float:
         """Sampling in nm."""
         return float(self._file[f"/{self.name}/instrument/detector/x_pixel_size"][()])

@@ -24,8 +24,16 @@ RECORDED_VIEWS = "recorded_views"
 PROVIDED = (VIEWS, RECORDED_VIEWS)
 
 Floats = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+# Frames whose nominal angles differ by less are one view, exposed several times.
+_SAME_VIEW_DEG = 1e-6
 S = TypeVar("S", bound="StepSettings")
 T = TypeVar("T")
+
+
+def view_key(angle_deg: float) -> int:
+    """Key of a nominal angle; the same for frames of one view."""
+    return round(angle_deg / _SAME_VIEW_DEG)
 
 
 class StepSettings(Strict):
@@ -69,6 +77,9 @@ class StackInfo:
         Binning of the images of the series.
     shapes : mapping
         Shape of each result that is declared for this stack.
+    marked_value : float or None
+        Value by which the detector marks a pixel that it did not measure (saturated, masked), less
+        the offset of the file; None where it marks none.
     """
 
     name: str
@@ -79,11 +90,19 @@ class StackInfo:
     frame_pixel_nm: float
     binning: int = 1
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
+    marked_value: float | None = None
 
     @property
     def frames(self) -> int:
         """Number of frames."""
         return len(self.tilt_deg)
+
+    @property
+    def view_of_frame(self) -> tuple[int, ...]:
+        """Place of each frame's view among the different angles, in the order of their frames."""
+        places: dict[int, int] = {}
+        keys = (view_key(angle) for angle in self.tilt_deg)
+        return tuple(places.setdefault(key, len(places)) for key in keys)
 
     @property
     def image_shape(self) -> tuple[int, int]:
@@ -109,13 +128,18 @@ class Frame:
         Float32, shape (rows, columns), as the steps before have left it. A step that assigns
         another image of this shape changes it for the steps that follow and for the series.
     recorded : ndarray
-        The frame as recorded, in counts, without the detector's offset.
+        The frame as recorded, in counts, without the detector's offset. The step ``correct`` takes
+        pedestal, bad pixels and hits out of it; no other step changes it.
     tilt_deg : float or None
         Angle read back from the stage.
     dark : bool
         Whether every pixel has the same value; the series is analysed without such a frame.
     usable : bool
         A step sets it to False, and yields a Notice, where the frame must not be used any further.
+    mask : ndarray or None
+        True where a pixel was not measured, or not believed, and `image` holds a value made of its
+        neighbours, shape (rows, columns); None where all were measured. The step ``correct`` sets
+        it.
     """
 
     index: int
@@ -124,6 +148,7 @@ class Frame:
     tilt_deg: float | None = None
     dark: bool = False
     usable: bool = True
+    mask: Mask | None = None
 
 
 @dataclass
@@ -141,12 +166,16 @@ class View:
     usable : bool
         A step sets it to False, and yields a Notice, to keep the view from the steps that follow.
         The whole series is analysed with the view as it came.
+    weights : ndarray or None
+        Share of each binned pixel that was measured, 0 to 1, float32, shape (rows, columns); None
+        where all are 1.
     """
 
     index: int
     image: Floats
     tilt_deg: float
     usable: bool = True
+    weights: Floats | None = None
 
 
 @dataclass
@@ -168,6 +197,9 @@ class Series:
         Results of the steps before that are named as inputs of any step.
     displacement_px : tuple of float
         How far (y, z, x), in voxels, the specimen lies now from where the single views showed it.
+    weights : ndarray or None
+        Share of each binned pixel that was measured, 0 to 1, float32, shape as `images`; None where
+        all are 1. A step that moves the images moves them alike.
     """
 
     images: Floats
@@ -176,6 +208,7 @@ class Series:
     recorded: Floats | None = None
     results: dict[str, NDArray[Any]] = field(default_factory=dict[str, NDArray[Any]])
     displacement_px: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    weights: Floats | None = None
 
 
 class Step(Generic[S]):
@@ -210,6 +243,9 @@ class Step(Generic[S]):
         Results of other steps, `VIEWS` or `RECORDED_VIEWS`, without which the step cannot work.
     after : tuple of str
         Results that must come first where the pipeline gives them.
+    takes_gaps : bool
+        Whether `frame` takes frames with NaN and leaves them finite. Other frames with NaN are left
+        out of the analysis.
     """
 
     name: ClassVar[str] = ""
@@ -217,6 +253,7 @@ class Step(Generic[S]):
     Settings: ClassVar[type[StepSettings]] = StepSettings
     inputs: ClassVar[tuple[str, ...]] = ()
     after: ClassVar[tuple[str, ...]] = ()
+    takes_gaps: ClassVar[bool] = False
 
     def __init__(self, settings: S, stack: StackInfo, context: SeriesContext) -> None:
         self.settings = settings

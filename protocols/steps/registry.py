@@ -15,6 +15,7 @@ GROUP = "pyrotome.steps"
 # The steps of this package in the order of a usual pipeline. They are entry points as well; the
 # table serves a source tree whose installation is older than its steps.
 _OWN = {
+    "correct": "pyrotome.analysis.steps.correct:CorrectStep",
     "denoise": "pyrotome.analysis.steps.denoise:DenoiseStep",
     "align": "pyrotome.analysis.steps.align:AlignStep",
     "reconstruct": "pyrotome.analysis.steps.reconstruct:ReconstructStep",

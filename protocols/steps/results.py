@@ -14,7 +14,7 @@ StackKind = Literal["series", "reference", "ramp"]
 # Axes whose length the pipeline knows, for each kind of result.
 _KNOWN_AXES: Mapping[Per, tuple[str, ...]] = {
     "frame": ("frame", "y", "x"),
-    "series": ("view", "y", "z", "x", "column"),
+    "series": ("view", "y", "z", "x", "frame_y", "frame_x", "column"),
     "run": ("series", "y", "z", "x", "column"),
 }
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
@@ -32,7 +32,8 @@ class ResultSpec:
         Axis symbols in order; none for a scalar. Known symbols are ``frame`` (frames of the stack),
         ``view`` (different tilt angles), ``series`` (tilt series of the run), ``y``, ``z``, ``x``
         (pixels of the frame, or of the binned image where the result is not per frame; ``z`` is as
-        long as ``x``) and ``column``. Any other symbol needs a length in `sizes`.
+        long as ``x``), ``frame_y``, ``frame_x`` (pixels of the frame, for a result of a series)
+        and ``column``. Any other symbol needs a length in `sizes`.
     dtype : str
         Data type as numpy names it.
     per : str

@@ -204,8 +204,8 @@ def test_pipelines_of_a_file(make_run: Any, tmp_path: Path, text: str, words: st
     file.write_text(text)
     with open_run(make_run()) as run:
         if not words:
-            (step,) = steps_of(run, file)
-            assert step.kind == "reconstruct"
+            first, second = steps_of(run, file)
+            assert (first.kind, second.kind) == ("correct", "reconstruct")
             return
         with pytest.raises(BadInput, match=words):
             steps_of(run, file)
@@ -224,7 +224,7 @@ def test_a_copy_leaves_the_run_alone(make_run: Any, tmp_path: Path) -> None:
     before = path.read_bytes()
     done = run_module(path, "--output", tmp_path / "copy.nxs", "--series", "1")
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "series_001: volume\n"
+    assert done.stdout == "series_001: volume, mask, outliers\n"
     assert path.read_bytes() == before
     assert "volume" in inspect_file(tmp_path / "copy.nxs")["series"][0]["results"]
     again = run_module(path, "--output", tmp_path / "copy.nxs")
@@ -241,7 +241,8 @@ def test_necks_leave_a_table_and_plots_beside_the_run(
     assert done.returncode == 0, done.stderr
     table, growth, model = (tmp_path / f"run_{n}" for n in ("necks.csv", "growth.png", "model.png"))
     assert done.stdout.splitlines() == [
-        "series_001: volume, labels, necks", "series_002: volume, labels, necks",
+        "series_001: volume, labels, necks, mask, outliers",
+        "series_002: volume, labels, necks, mask, outliers",
         str(table), str(growth), str(model),
     ]  # fmt: skip
     with table.open(newline="") as file:

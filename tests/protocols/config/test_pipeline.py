@@ -15,7 +15,7 @@ from pyrotome.protocols.config.pipeline import (
     TRIAL_COLUMNS,
     AnalysisStep,
     ResultPlan,
-    check_order,
+    complete_pipeline,
     planned_results,
 )
 from pyrotome.protocols.core.errors import Misplaced
@@ -96,14 +96,43 @@ def steps_of(*steps: dict[str, object]) -> list[AnalysisStep]:
         ([{"align": {}}, {"denoise": {}}], 1, "step 'denoise' must come before 'align'"),
         ([{"align": {}}, {"measure": "necks"}], 1, "before it, which gives 'labels'"),
         ([{"align": {}}, {"align": {}}], 1, "step 'align' is written twice"),
+        ([{"align": {}}, {"correct": {}}], 1, "step 'correct' must come before 'align'"),
     ],
 )
 def test_order_follows_from_what_steps_take_and_give(
     steps: list[dict[str, object]], position: int, said: str
 ) -> None:
     with pytest.raises(Misplaced, match=said) as caught:
-        check_order(steps_of(*steps))
-    assert caught.value.place == ("analysis", position)
+        complete_pipeline(steps_of(*steps))
+    assert caught.value.place == (position,)
+
+
+@pytest.mark.parametrize(
+    ("steps", "kinds"),
+    [
+        ([{"align": {}}], ["correct", "align"]),
+        ([{"denoise": {}}], ["correct", "denoise"]),
+        ([{"correct": {"pedestal": 30}}, {"align": {}}], ["correct", "align"]),
+        ([{"correct": False}, {"align": {}}], ["correct", "align"]),
+        ([], []),
+    ],
+)
+def test_counts_are_corrected_first_wherever_images_are_treated(
+    steps: list[dict[str, object]], kinds: list[str]
+) -> None:
+    whole = complete_pipeline(steps_of(*steps))
+    assert [step.kind for step in whole] == kinds
+    names = [plan.name for plan in planned_results(whole, "series", 2, (64, 48), 1.0)]
+    assert ("mask" in names) == (bool(steps) and {"correct": False} not in steps)
+
+
+def test_the_correction_has_the_last_number_and_the_frames_shape() -> None:
+    steps = complete_pipeline(steps_of({"reconstruct": {"binning": 4}}))
+    plans = {plan.name: plan for plan in planned_results(steps, "series", 3, (64, 48), 0.5)}
+    assert plans["volume"].process == 1
+    assert (plans["mask"].process, plans["mask"].shape) == (2, (64, 48))
+    assert (plans["mask"].pixel_nm, plans["volume"].pixel_nm) == (0.5, 2.0)
+    assert planned_results(steps, "reference", 3, (64, 48), 0.5) == [], "nothing looks at them"
 
 
 def test_a_manifest_of_0_1_0_names_all_steps_and_means_one() -> None:
