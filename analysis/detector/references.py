@@ -117,12 +117,14 @@ class References:
             )
         if self.dark is not None:
             dark = np.asarray(self.dark, np.float32)
-            counts = counts - np.where(np.isfinite(dark), dark, np.float32(0))
+            known = np.where(np.isfinite(dark), dark, np.float32(0)).astype(np.float32)
+            counts = np.subtract(counts, known, dtype=np.float32)
         if self.gain is not None:
             gain = self._sensitivity
             good = gain > 0
             middle = np.float32(np.median(gain[good]))
-            counts = counts / np.where(good, gain / middle, np.float32(1))
+            relative = np.where(good, gain / middle, np.float32(1))
+            counts = np.divide(counts, relative, dtype=np.float32)
         return counts
 
 

@@ -6,7 +6,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from ...protocols.storage.transaction import edited
 
 # Bytes that must stay free on the disk: HDF5 does not recover cleanly from a failed write.
 _RESERVE_BYTES = 32 << 20
+_TIME_ATTRS = ("units", "start", "start_ns")
 
 
 class ResultScratch:
@@ -138,7 +141,8 @@ def add_results(
     date : str
         Date of the processing, ISO 8601.
     notes : iterable of str
-        Notices of the processing, stored with every process.
+        Notices of the processing, ``level: message``, stored with every process; warnings and
+        errors also among the events of the run.
 
     Raises
     ------
@@ -150,7 +154,8 @@ def add_results(
     needed = scratch.stored_bytes() + _RESERVE_BYTES
     if shutil.disk_usage(path.parent).free < needed:
         raise OSError(f"{path}: the results need {needed >> 20} MiB; free space on this disk")
-    lines = "\n".join(notes)
+    told = list(notes)
+    lines = "\n".join(told)
     with edited(path, appending=True) as file:
         for node in layout.processes(software, plan):
             nexus_tree.add_node(file, node)
@@ -167,3 +172,28 @@ def add_results(
                 nexus_tree.add_node(file, layout.Group(note, "NXnote"))
                 nexus_tree.add_node(file, layout.Dataset(f"{note}/type", "text/plain"))
                 nexus_tree.add_node(file, layout.Dataset(f"{note}/data", lines))
+        _add_events(file, stack.name, told)
+
+
+def _add_events(file: Any, stack: str, notes: Sequence[str]) -> None:
+    """Add warnings and errors (``level: message``) to the events of the run, at this time."""
+    rows = [note.partition(": ") for note in notes]
+    rows = [(level, text) for level, _, text in rows if level in ("warning", "error")]
+    times = f"/{stack}/{layout.TIME_COLUMN.path}"
+    if not rows or times not in file:
+        return
+    start_ns = int(file[times].attrs["start_ns"])
+    for node in layout.events({name: file[times].attrs[name] for name in _TIME_ATTRS}):
+        if node.path not in file:
+            nexus_tree.add_node(file, node)
+    now_s = (time.time_ns() - start_ns) * 1e-9
+    for level, text in rows:
+        header = {"level": level, "source": "analysis", "message": text}
+        row: dict[str, Any] = {
+            name: layout.fit_text(value, layout.EVENT_TEXT[name])
+            for name, value in (header | {"json": json.dumps(header, ensure_ascii=False)}).items()
+        }
+        for name, value in (row | {"time": now_s}).items():
+            column = file[f"{layout.EVENTS}/{name}"]
+            column.resize((column.shape[0] + 1,))
+            column[-1] = value

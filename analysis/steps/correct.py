@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -113,21 +113,23 @@ class CorrectStep(Step[CorrectSettings]):
         """Correct a frame; a blank one stays as it is."""
         if frame.dark:
             return
-        if self._correction is None:
-            self._correction = yield from self._begin()
-        correction, found = self._correction, len(self._correction.bad_pixels)
+        correction = self._correction
+        if correction is None:
+            correction = yield from self._begin()
+            self._correction = correction
+        found = len(correction.bad_pixels)
         made = correction.correct(frame.recorded)
         self._order.append(frame.index)
         frame.image = frame.recorded = made.image
         frame.mask = made.mask
         if made.mask is not None and not made.image.min() < made.image.max():
             frame.dark = True
-        yield from self._tell_pixels(found)
+        yield from self._tell_pixels(correction, found)
         yield from self._tell_doubt(made, frame.index)
         self._note_hits(made)
         yield self.result("outliers", float(made.hits))
 
-    def _begin(self) -> Any:
+    def _begin(self) -> Generator[Output, None, CountCorrection]:
         """Make the correction of this stack, with the references and bad pixels that are known."""
         from ..detector.correction import CountCorrection, Wanted
         from ..detector.references import References
@@ -164,10 +166,9 @@ class CorrectStep(Step[CorrectSettings]):
             references.mask if mask is None else mask != 0,
         )
 
-    def _tell_pixels(self, already: int) -> Iterator[Output]:
+    def _tell_pixels(self, correction: CountCorrection, already: int) -> Iterator[Output]:
         """Say which pixels have turned out to be bad since."""
-        assert self._correction is not None
-        for pixel in self._correction.bad_pixels[already:_TOLD]:
+        for pixel in correction.bad_pixels[already:_TOLD]:
             kind = "stands out of its neighbours" if pixel.code == 2 else "is dead or stuck"
             yield Notice(
                 "warning",

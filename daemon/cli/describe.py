@@ -16,6 +16,7 @@ from ...protocols.runfile.file_state import is_left_open
 from ...protocols.runfile.summary import SeriesFigures, inspect_closely
 
 _MOST_GAPS = 8  # that are shown by their angles
+_MOST_WARNINGS = 5  # of one series
 
 
 def describe_file(path: Path) -> RenderableType:
@@ -150,6 +151,11 @@ def _results(
         first, *others = (one["name"] for one in alike)
         if names:
             yield Text(f"{first}{f' to {others[-1]}' if others else ''}: {names}", style="dim")
+    for one in series:
+        said = one.get("warnings", [])
+        yield from (Text(text, style="yellow") for text in said[:_MOST_WARNINGS])
+        if (more := len(said) - _MOST_WARNINGS) > 0:
+            yield Text(f"{one['name']}: {more} more warnings (--json shows them)", style="yellow")
 
 
 def _heading(report: dict[str, Any]) -> Text:

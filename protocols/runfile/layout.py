@@ -254,10 +254,7 @@ def _logs(manifest: RunManifest) -> Iterator[Node]:
     yield growing(f"{DOSE}/value", "float64", {"units": DOSE_UNIT})
     yield Dataset(f"{DOSE}/description", "electrons per area since the run began, after each frame")
 
-    yield Group(EVENTS, "NXcollection")
-    yield growing(f"{EVENTS}/time", "float64", time_attrs)
-    for name, size in EVENT_TEXT.items():
-        yield growing(f"{EVENTS}/{name}", f"S{size}")
+    yield from events(time_attrs)
 
     yield Group(CLOCK, "NXcollection")
     for name in CLOCK_COLUMNS:
@@ -275,6 +272,16 @@ def _logs(manifest: RunManifest) -> Iterator[Node]:
         yield Dataset(f"{HOLDS}/{name}", values, attrs={"units": unit})
     for name in HOLD_TIMES:
         yield Dataset(f"{HOLDS}/{name}", np.full(len(holds), -1, np.int64), attrs={"units": "ns"})
+
+
+def events(time_attrs: Mapping[str, Any]) -> Iterator[Node]:
+    """The events of a run, without rows; `time_attrs` tell when time is zero."""
+    yield Group(EVENTS, "NXcollection")
+    yield Dataset(
+        f"{EVENTS}/time", dtype="float64", shape=(0,), storage="growing", attrs=time_attrs
+    )
+    for name, size in EVENT_TEXT.items():
+        yield Dataset(f"{EVENTS}/{name}", dtype=f"S{size}", shape=(0,), storage="growing")
 
 
 def interruptions() -> Iterator[Node]:

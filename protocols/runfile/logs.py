@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -190,6 +190,31 @@ def events_of(file: Any) -> list[RecordedEvent]:
         RecordedEvent(float(time_s), _text(level), _text(source), _text(message), _body(body))
         for time_s, level, source, message, body in rows
     ]
+
+
+def warnings_of(events: Iterable[RecordedEvent], stack: str) -> list[str]:
+    """What the analysis has said of the data of a stack that cannot be right.
+
+    Parameters
+    ----------
+    events : iterable of RecordedEvent
+        Events of the run.
+    stack : str
+        Such as ``series_001``.
+
+    Returns
+    -------
+    list of str
+        Messages of warnings and errors, in their order, each once.
+    """
+    said = (
+        event.message
+        for event in events
+        if event.source == "analysis"
+        and event.level in ("warning", "error")
+        and event.message.startswith((f"{stack}:", f"{stack} "))
+    )
+    return list(dict.fromkeys(said))
 
 
 def _text(raw: bytes) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..config.pipeline import NECK_COLUMNS
 from .holds import Hold
+from .logs import warnings_of
 from .reader import Floats, Run, Stack, open_run
 
 
@@ -74,6 +75,7 @@ def report_of(run: Run) -> dict[str, Any]:
     """
     holds, totals_s = run.holds, run.hold_totals_s
     counts = [_counts(stack) for stack in run.stacks.values()]
+    events = run.events
     return {
         "title": run.title,
         "status": run.status,
@@ -84,7 +86,11 @@ def report_of(run: Run) -> dict[str, Any]:
         "dose_e_per_nm2": run.dose_e_per_nm2,
         "events": run.event_count,
         "holds": [_hold_report(hold) for hold in holds],
-        "series": [_series_report(stack, totals_s[stack.name]) for stack in run.series],
+        "series": [
+            _series_report(stack, totals_s[stack.name])
+            | {"warnings": warnings_of(events, stack.name)}
+            for stack in run.series
+        ],
         "results": list(run.results),
         "interruptions": [
             interruption.model_dump(include={"from_ns", "until_ns", "hot_s", "reason"})

@@ -28,7 +28,7 @@ ANALYSIS = [
     {"segment": {}},
     {"density": {"smallest": "20 nm"}},
 ]
-OURS = ["volume", "slice_y", "slice_z", "slice_x", "labels"]
+OURS = ["volume", "slice_y", "slice_z", "slice_x", "labels", "mask", "outliers"]
 THEIRS = ["sharpness", "grains", "solid_fraction"]
 
 
@@ -196,7 +196,8 @@ def test_without_the_package_its_recipe_is_refused(lab: Lab) -> None:
     done = lab("check", "recipe.yaml", site=nothing)
     assert done.returncode == 2
     assert (
-        "analysis[2].density: unknown analysis step; installed steps: denoise, align" in done.stderr
+        "analysis[2].density: unknown analysis step; installed steps: correct, denoise, align"
+        in done.stderr
     )
 
 

@@ -83,7 +83,9 @@ def test_one_command_runs_a_whole_experiment_into_one_file(cli: Any) -> None:
         assert series["tilt_deg"] == pytest.approx([-20, -10, 0, 10, 20], abs=0.05)
         assert series["dose_e_per_nm2"] == pytest.approx(5 * per_frame, rel=1e-6)
         assert series["temperature_mean_c"] == pytest.approx(200, abs=3)
-        assert set(series["results"]) == {"volume", "slice_x", "slice_y", "slice_z"}
+        assert set(series["results"]) == {
+            "volume", "slice_x", "slice_y", "slice_z", "mask", "outliers",
+        }  # fmt: skip
     assert found["dose_e_per_nm2"] == pytest.approx(12 * per_frame, rel=1e-6)
 
     # The world's own record is the witness of what the file says.
