@@ -69,7 +69,12 @@ class AlignStep(Step[AlignSettings]):
             self._coarse = CoarseAlignment(self.settings.method, self.context.get(KnownAlignment))
         number, self._views = self._views, self._views + 1
         try:
-            view.image = self._coarse.add_view(number, view.index, view.image, view.tilt_deg)
+            if view.weights is None:
+                view.image = self._coarse.add_view(number, view.index, view.image, view.tilt_deg)
+            else:
+                view.image, view.weights = self._coarse.add_view(
+                    number, view.index, view.image, view.tilt_deg, view.weights
+                )
         except ValueError as error:
             view.usable = False
             name, tilt_deg = self.stack.name, view.tilt_deg
@@ -95,6 +100,7 @@ class AlignStep(Step[AlignSettings]):
                     self.settings.method,
                     pair_shifts=pairs,
                     start_axis=before.axis if before is not None else None,
+                    weights=series.weights,
                 ),
             )
         except ValueError as error:
@@ -106,7 +112,7 @@ class AlignStep(Step[AlignSettings]):
         series.displacement_px = coarse.displacement_to(found.shifts_px, found.axis)
         shifts_px = dict(zip(series.view_indices, found.shifts_px, strict=True))
         self.context.put(KnownAlignment(found.axis, shifts_px, found.thickness_px))
-        series.images = found.images
+        series.images, series.weights = found.images, found.weights
         if series.recorded is not None:
             series.recorded = apply_alignment(series.recorded, found.shifts_px, found.axis)
 

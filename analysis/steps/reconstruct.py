@@ -99,7 +99,7 @@ class ReconstructStep(Step[ReconstructSettings]):
         if self._live is None:
             self._live = self._new_volume()
         self._views += 1
-        for fraction in self._live.add_view(view.image, view.tilt_deg):
+        for fraction in self._live.add_view(view.image, view.tilt_deg, view.weights):
             yield Progress(f"adding the view at {view.tilt_deg:.1f} deg", fraction)
         for axis, plane in self._live.central_slices.items():
             yield self.result(f"preview_{axis}", plane, self._about_preview())
@@ -145,7 +145,7 @@ class ReconstructStep(Step[ReconstructSettings]):
         live, self._live = self._live, None
         if live is None:
             return
-        images, tilts = without_vacuum(series.images), series.tilt_deg
+        images, tilts = without_vacuum(series.images, series.weights), series.tilt_deg
         more: Parameters = {
             "views": len(images),
             "tilt_min_deg": float(tilts.min()),
@@ -155,7 +155,13 @@ class ReconstructStep(Step[ReconstructSettings]):
         if self.settings.method == "wbp":
             volume = wbp(images, tilts, slice_shape=(z, x))
         elif self.settings.method == "sirt":
-            made = sirt(images, tilts, self.settings.iterations, slice_shape=(z, x))
+            made = sirt(
+                images,
+                tilts,
+                self.settings.iterations,
+                slice_shape=(z, x),
+                weights=series.weights,
+            )
             volume = made.volume
             more["misfit"] = float(made.residual[-1])
         else:
@@ -182,6 +188,7 @@ class ReconstructStep(Step[ReconstructSettings]):
                 self.settings.iterations,
                 displacement,
                 thickness,
+                series.weights,
             ),
         )
         volume = live.volume

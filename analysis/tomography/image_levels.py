@@ -105,17 +105,19 @@ def vacuum_level(image: NDArray[Any], weights: NDArray[Any] | None = None) -> fl
     >>> vacuum_level(image)
     5.0
     """
-    values, mode, reach = _mode(image)
+    values, mode, reach = _mode(image, weights)
     return float(values[np.abs(values - mode) <= reach].mean()) if reach > 0 else mode
 
 
-def has_dark_vacuum(image: NDArray[Any]) -> bool:
+def has_dark_vacuum(image: NDArray[Any], weights: NDArray[Any] | None = None) -> bool:
     """Whether the most frequent value of an image is its dark end: vacuum in a dark-field image.
 
     Parameters
     ----------
     image : ndarray
         Shape (y, x').
+    weights : ndarray, optional
+        As for :func:`vacuum_level`.
 
     Returns
     -------
@@ -131,7 +133,7 @@ def has_dark_vacuum(image: NDArray[Any]) -> bool:
     >>> has_dark_vacuum(image), has_dark_vacuum(-image)
     (True, False)
     """
-    values, mode, reach = _mode(image)
+    values, mode, reach = _mode(image, weights)
     # The mode's own spread shows on that side of it where less lies.
     above = values[values > mode]
     other = 2 * (float(np.median(above)) - mode) if above.size else 0.0
@@ -139,7 +141,9 @@ def has_dark_vacuum(image: NDArray[Any]) -> bool:
     return bool(darker <= _DARKER_SHARE * values.size)
 
 
-def without_vacuum(images: NDArray[Any]) -> NDArray[np.float32]:
+def without_vacuum(
+    images: NDArray[Any], weights: NDArray[Any] | None = None
+) -> NDArray[np.float32]:
     """Take the vacuum level of each image away, as far as there is vacuum.
 
     Its brightness would be smeared over the volume by any method of reconstruction.
@@ -148,6 +152,8 @@ def without_vacuum(images: NDArray[Any]) -> NDArray[np.float32]:
     ----------
     images : ndarray
         Shape (views, y, x').
+    weights : ndarray, optional
+        Share of each pixel that was measured, shape of the images, 0 to 1; by default all 1.
 
     Returns
     -------
@@ -164,14 +170,17 @@ def without_vacuum(images: NDArray[Any]) -> NDArray[np.float32]:
     np.float32(35.0)
     """
     given = np.asarray(images, np.float32)
-    dark = [has_dark_vacuum(image) for image in given]
-    if 2 * sum(dark) <= len(dark):
+    shares = [None] * len(given) if weights is None else list(weights)
+    pairs = list(zip(given, shares, strict=True))
+    if 2 * sum(has_dark_vacuum(*pair) for pair in pairs) <= len(pairs):
         return given
-    levels = np.array([vacuum_level(image) for image in given], np.float32)
+    levels = np.array([vacuum_level(*pair) for pair in pairs], np.float32)
     return given - levels[:, None, None]
 
 
-def _mode(image: NDArray[Any]) -> tuple[NDArray[np.float64], float, float]:
+def _mode(
+    image: NDArray[Any], weights: NDArray[Any] | None
+) -> tuple[NDArray[np.float64], float, float]:
     """Sorted means over squares, their half-sample mode, and how far it reaches."""
     # Means over squares, because the values of single counts are discrete.
     square = max(1, min(image.shape) // _SQUARES)
