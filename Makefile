@@ -11,7 +11,7 @@ ORDER ?= fixed
 _ORDER = $(if $(filter fixed,$(ORDER)),-p no:randomly,$(if $(filter random,$(ORDER)),,--randomly-seed=$(ORDER)))
 PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(_ORDER)
 
-.PHONY: demo test trust chaos fuzz lint house interop bench clean
+.PHONY: demo test test-busy trust chaos fuzz lint house interop bench clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "pyrotome needs Python 3.11 or newer")'
@@ -27,6 +27,9 @@ demo: $(VENV)/.installed  ## run the quickstart experiment and draw what it reco
 
 test: $(VENV)/.installed  ## run the tests
 	$(PYTEST)
+
+test-busy: $(VENV)/.installed  ## run the tests while other processes keep two cores busy
+	$(BIN)/python tests/support/busy.py $(PYTEST)
 
 trust: $(VENV)/.installed  ## run the tests that break things on purpose: kills, faults, storms, full disks
 	$(PYTEST) -m trust
