@@ -319,7 +319,7 @@ class FileRepair:
                 whole[index] = len(raw) == data.dtype.itemsize * math.prod(data.shape[1:])
                 continue
             try:
-                Chunk(data.shape[1:], data.dtype.name, raw).decompress()
+                Chunk.stored(data.shape[1:], data.dtype.name, raw).decompress()
             except BadChunk:
                 continue
             whole[index] = True

@@ -48,6 +48,30 @@ class Chunk:
         """Size of the frame, uncompressed."""
         return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
+    @classmethod
+    def stored(cls, shape: tuple[int, int], dtype: str, raw: bytes) -> Chunk:
+        """A chunk as it stands in a file, without the zeros that fill its last page.
+
+        Parameters
+        ----------
+        shape : tuple of int
+            (rows, columns) of the frame.
+        dtype : str
+            Its pixel type; little-endian.
+        raw : bytes
+            What the file has for it. Zeros behind the last block are left out.
+
+        Raises
+        ------
+        BadChunk
+            If it is not a chunk of this frame, or something else stands behind its last block.
+        """
+        whole = cls(shape, dtype, raw)
+        end = whole._end()
+        if raw.count(0, end) != len(raw) - end:
+            raise BadChunk(f"the chunk has {len(raw)} bytes; its blocks need {end}")
+        return cls(shape, dtype, raw[:end])
+
     def check(self) -> None:
         """Walk along the blocks; what they hold is not looked at.
 
@@ -56,6 +80,12 @@ class Chunk:
         BadChunk
             If the lengths are not those of this frame.
         """
+        end, size = self._end(), memoryview(self.raw).nbytes
+        if end != size:
+            raise BadChunk(f"the chunk has {size} bytes; its blocks need {end}")
+
+    def _end(self) -> int:
+        """Bytes up to the end of the last block, at most those that there are."""
         raw, size = self.raw, memoryview(self.raw).nbytes
         if size < _HEADER.size:
             raise BadChunk(f"a chunk of {size} bytes has no header")
@@ -77,8 +107,9 @@ class Chunk:
                 raise BadChunk(f"the chunk ends after {size} bytes, before its last block")
             at += _LENGTH.size + _LENGTH.unpack_from(raw, at)[0]
         at += rest % (8 * element)
-        if at != size:
+        if at > size:
             raise BadChunk(f"the chunk has {size} bytes; its blocks need {at}")
+        return at
 
     def decompress(self) -> NDArray[Any]:
         """The frame.

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from pathlib import Path
 
 import h5py
+import hdf5plugin  # noqa: F401  registers the filter of the frames
+import numpy as np
 import psutil
 import pytest
 from recorder_link import T0, S, a_manifest
 
+from pyrotome.daemon.recording.recovery import recover
 from pyrotome.daemon.recording.run_file import RunFile
+from pyrotome.protocols.core.bitshuffle import Bitshuffle
 from pyrotome.protocols.messages.manifest import Interruption
 from pyrotome.protocols.runfile.holds import interruptions_of
 
@@ -55,6 +60,28 @@ def test_what_the_disk_has_refused_is_never_called_durable(
         assert refused.value.errno == errno.EIO
     with pytest.raises(OSError, match="refused what was written"):
         file.close("complete", None, 1.0, "")
+
+
+@pytest.mark.parametrize("side", [24, 64, 200])
+def test_frames_of_any_size_are_there_after_a_kill(tmp_path: Path, side: int) -> None:
+    """Also those that are filled up to the end of their last page."""
+    path, left = tmp_path / "run.nxs", tmp_path / "left.nxs"
+    manifest = a_manifest()
+    beam = manifest.beam.model_copy(update={"frame": (side, side)})
+    file = RunFile(path, manifest.model_copy(update={"beam": beam}))
+    noise = np.random.default_rng(side).integers(0, 60_000, (5, side, side), dtype=np.uint16)
+    encoder = Bitshuffle()
+    for index, frame in enumerate(noise):
+        header = {"series": "series_001", "index": index, "t_ns": T0 + index * S}
+        file.write_frame(header, frame, encoder.compress(frame))
+    file.flush()
+    shutil.copy(path, left)  # as a kill would leave it
+    file.close("complete", None, 1.0, "")
+    found = recover(left)
+    assert not found.lost
+    assert found.report["frames"] == 5
+    with h5py.File(left) as there:
+        assert np.array_equal(there["series_001/data/data"], noise)
 
 
 def test_an_interruption_that_nobody_ended_is_recorded_once(tmp_path: Path) -> None:

@@ -88,6 +88,18 @@ def test_what_is_wrong_with_a_chunk_is_said(raw: bytes, problem: str) -> None:
         Chunk((64, 64), "uint16", raw).check()
 
 
+@given(st.integers(0, 5000), st.integers(3, 70), st.integers(3, 70))
+def test_a_chunk_of_a_file_may_have_zeros_behind_it_and_nothing_else(
+    zeros: int, rows: int, columns: int
+) -> None:
+    frame = a_frame(rows, columns)
+    raw = bytes(chunk_of_frame(frame).raw)
+    found = Chunk.stored(frame.shape, "uint16", raw + bytes(zeros))
+    assert np.array_equal(found.decompress(), frame)
+    with pytest.raises(BadChunk, match="its blocks need"):
+        Chunk.stored(frame.shape, "uint16", raw + bytes(zeros) + b"\1")
+
+
 def test_another_shape_or_type_is_refused() -> None:
     raw = chunk_of_frame(a_frame(64, 64)).raw
     with pytest.raises(BadChunk, match=r"64 x 65 pixels of uint16 have 8320"):
