@@ -127,12 +127,14 @@ class DetectorFrame:
 
     `data` is (rows, columns), C-ordered, little-endian unsigned integers of the detector's `dtype`,
     or a chunk as the detector compressed it, which goes into the file as it is.
-    `number` is the detector's own count within the acquisition, from 1.
+    `number` is the detector's own count within the acquisition, from 1. `extra` is how many frames
+    that nobody has triggered came before this one; they are dropped, and `number` leaves them out.
     """
 
     number: int
     data: FrameData
     received_ns: int
+    extra: int = 0
 
 
 class Device(ABC):

@@ -177,7 +177,8 @@ def plan_table(plan: Plan) -> Group:
     rows = zip(plan.operations, plan.durations_s, strict=True)
     for number, (operation, duration_s) in enumerate(rows, 1):
         stack = getattr(operation, "stack", None)
-        dose = f"{stack.frames * per_frame:.1f}" if stack is not None else ""
+        frames = 0 if stack is None or stack.is_dark else stack.frames
+        dose = f"{frames * per_frame:.1f}" if stack is not None else ""
         table.add_row(str(number), operation.label, clock_text(duration_s), dose)
     total = Text.assemble(
         (f"{plan.frames} frames", "bold"),

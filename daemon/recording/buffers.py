@@ -45,6 +45,7 @@ class StackBuffer:
         self.frames: int = self.data.shape[0]
         self.shape: tuple[int, ...] = self.data.shape[1:]
         self.dtype = np.dtype(self.data.dtype)
+        self._there = layout.key_of_recorded(name)
         self._key_data = file[layout.image_key_path(name)]
         self.keys: NDArray[np.int32] = self._key_data[...]
         self._columns: dict[str, tuple[Any, NDArray[Any]]] = {}
@@ -56,7 +57,11 @@ class StackBuffer:
     @property
     def recorded(self) -> int:
         """Frames that are there."""
-        return int((self.keys == layout.RECORDED).sum())
+        return int((self.keys == self._there).sum())
+
+    def is_recorded(self, index: int) -> bool:
+        """Whether a frame is there."""
+        return bool(self.keys[index] == self._there)
 
     @property
     def lost(self) -> int:
@@ -66,7 +71,7 @@ class StackBuffer:
     def is_lost(self, index: int) -> bool:
         """Whether a frame was taken and is not there."""
         taken = math.isfinite(self._columns[layout.TIME_COLUMN.key][1][index])
-        return taken and bool(self.keys[index] != layout.RECORDED)
+        return taken and not self.is_recorded(index)
 
     @property
     def is_behind(self) -> bool:
@@ -96,7 +101,7 @@ class StackBuffer:
         """
         for key, value in stamps.items():
             self._columns[key][1][index] = value
-        self.keys[index] = layout.MISSING if lost else layout.RECORDED
+        self.keys[index] = layout.MISSING if lost else self._there
         low, high = self._dirty or (index, index)
         self._dirty = min(low, index), max(high, index)
 

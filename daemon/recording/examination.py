@@ -282,7 +282,7 @@ class FileRepair:
         if not len(keys) == len(taken) == len(data):
             raise Unrepairable(f"is damaged beyond help: the tables of {name} differ in length")
         whole = self._whole_frames(data)
-        recorded = keys == layout.RECORDED
+        recorded = keys == layout.key_of_recorded(name)
         gone = np.flatnonzero(recorded & ~whole)
         if gone.size:
             self._found.lost.append(f"{frames_in_words(gone)} of {name} cannot be read")
@@ -293,7 +293,7 @@ class FileRepair:
         # Its program was killed between writing the frame and saying that it is there.
         found = np.flatnonzero(~recorded & whole & taken) if self._was_open else np.empty(0, int)
         if found.size:
-            keys[found] = layout.RECORDED
+            keys[found] = layout.key_of_recorded(name)
             self._found.done.append(f"marked {frames_in_words(found)} of {name} as recorded")
         if gone.size or found.size:
             key_data[...] = keys

@@ -49,7 +49,7 @@ class Recovered:
     last_ns : int
         Latest moment recorded, UTC nanoseconds on the experiment's clock.
     image_keys : dict of ndarray of int32
-        Per stack, `layout.RECORDED` for each frame that is there, as its ``image_key``.
+        Per stack, `layout.key_of_recorded` for each frame that is there, as its ``image_key``.
     done : tuple of str
         What was changed, in words.
     lost : tuple of str

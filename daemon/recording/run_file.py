@@ -136,7 +136,7 @@ class RunFile:
             raise BadRecord(f"no stack is called {series!r}; there are {', '.join(self._stacks)}")
         if type(index) is not int or not 0 <= index < stack.frames:
             raise BadRecord(f"{series} has the frames 0 to {stack.frames - 1}, not {index!r}")
-        if stack.keys[index] == layout.RECORDED:
+        if stack.is_recorded(index):
             raise BadRecord(f"frame {index} of {series} is already recorded")
         return stack
 

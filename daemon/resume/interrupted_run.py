@@ -134,7 +134,9 @@ def read_interrupted(path: Path, notify: Callable[[str], None] | None = None) ->
     history, damaged = _read_history(path, manifest, needed=content.begun)
     holds = manifest.holds
     recorded = Recorded(
-        there={name: keys == layout.RECORDED for name, keys in found.image_keys.items()},
+        there={
+            name: keys == layout.key_of_recorded(name) for name, keys in found.image_keys.items()
+        },
         heater_ns=content.heater_ns,
         heater_c=content.heater_c,
         holds=frozenset(holds[row].index for row in content.held_rows if row < len(holds)),

@@ -101,7 +101,10 @@ class RemainingFrames:
             for stack in self._plan.stacks
         }
         refused: dict[int, list[int]] = {}
+        dark = {stack.name for stack in self._plan.stacks if stack.is_dark}
         for index, stack, frame in (*self._wanted(False), *self._wanted(True)):
+            if stack in dark:
+                continue
             if room >= 1 and rooms[stack] >= 1:
                 room, rooms[stack] = room - 1, rooms[stack] - 1
             else:

@@ -234,7 +234,8 @@ def _charged(plan: Plan, history: History) -> tuple[dict[str, float], Exposed | 
     if trigger is None:
         return charged, None
     beam, dose = plan.recipe.beam, trigger.dose_e_per_nm2
-    if history.beam_blanked_ns is not None:
+    exposed = {stack.name for stack in plan.stacks if not stack.is_dark}
+    if history.beam_blanked_ns is not None and trigger.stack in exposed:
         on_s = (history.beam_blanked_ns - history.open_ns) * 1e-9
         dose = max(dose, beam.dose_per_frame_e_per_nm2 / beam.exposure_s * on_s)
     charged[trigger.stack] += dose - trigger.dose_e_per_nm2

@@ -142,6 +142,7 @@ class StackAcquisition:
         self._base = 0
         self._period_ns = 0
         self._lost_in_a_row = 0
+        self._extra = 0
 
     async def __aenter__(self) -> StackAcquisition:
         # Armed first: only then are the pauses known, and with them the dose.
@@ -162,12 +163,16 @@ class StackAcquisition:
 
     def _dose_of(self, frames: int) -> float:
         """Fluence of so many frames of one trigger, with the pauses between them."""
+        if self._stack.is_dark:
+            return 0.0
         settings = self._context.settings
         pauses = (self._period_ns * 1e-9 / settings.exposure_s - 1) * (frames - 1)
         return settings.dose_per_frame_e_per_nm2 * (frames + max(0.0, pauses))
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._context.ledger.release(self._stack.name)
+        if self._extra:
+            self._warn(f"has {self._extra} extra frames that were dropped", extra=self._extra)
         # After an error or an abort, safing stops the detector.
         if kind is None:
             await self._context.detector.disarm()
@@ -213,8 +218,9 @@ class StackAcquisition:
         reading: asyncio.Task[DeviceLost | None] | None = None
         try:
             try:
-                context.progress.exposing = True
-                await beam.unblank()
+                if not self._stack.is_dark:
+                    context.progress.exposing = True
+                    await beam.unblank()
                 sent_ns = await context.detector.trigger()
                 # The exposure began between the command and its answer: blanking before the answer
                 # plus the exposure could cut its last rows off.
@@ -256,6 +262,7 @@ class StackAcquisition:
             except DeviceLost as error:
                 self._lose(range(due, end), trigger, str(error))
                 return error
+            self._note_extra(frame.extra, due)
             ordinal = self._base + frame.number - 1
             if ordinal < due:
                 again = f"the detector sent its frame {frame.number} again; not recorded"
@@ -269,6 +276,16 @@ class StackAcquisition:
             due = ordinal + 1
         return None
 
+    def _note_extra(self, count: int, due: int) -> None:
+        """Count frames that nobody has triggered, and tell of the first."""
+        if count and not self._extra:
+            self._warn(
+                f"frame {self.indices[due]}: the detector sends frames that were not triggered, as "
+                "with two counters; they are dropped. Switch its second counter off"
+            )
+        self._extra += count
+        self._context.progress.frames_extra += count
+
     def _lose(self, ordinals: range, trigger: _Trigger, why: str) -> None:
         """Send frames that will never come as lost."""
         if not ordinals:
@@ -279,8 +296,8 @@ class StackAcquisition:
         for ordinal in ordinals:
             self._send(ordinal, trigger, None)
 
-    def _warn(self, problem: str) -> None:
-        self._context.out.event("warning", "engine", f"{self._stack.name} {problem}")
+    def _warn(self, problem: str, **details: Any) -> None:
+        self._context.out.event("warning", "engine", f"{self._stack.name} {problem}", **details)
 
     def _send(self, ordinal: int, trigger: _Trigger, frame: DetectorFrame | None) -> None:
         """Send a frame, or the notice that it is lost, with all that is known of it."""
@@ -296,7 +313,7 @@ class StackAcquisition:
             "nominal_tilt_deg": self._stack.tilt_deg[index],
             "exposure_s": settings.exposure_s,
             "temperature_c": round(context.watch.temperature_at(centre_ns), 4),
-            "dose_e_per_nm2": settings.dose_per_frame_e_per_nm2,
+            "dose_e_per_nm2": self._dose_of(1),
             "dose_total_e_per_nm2": trigger.charged + self._dose_of(index_in_trigger + 1),
             "frame_number": -1 if frame is None else frame.number,
             "start_ns": start_ns,

@@ -148,6 +148,7 @@ class Experiment:
             "tilt_deg": position.tilt_deg if position else None,
             "frames_done": progress.frames_done,
             "frames_lost": progress.frames_lost,
+            "frames_extra": progress.frames_extra,
             "frames": self.plan.frames,
             "dose_e_per_nm2": self.ledger.charged,
             "dose_limit_e_per_nm2": self.plan.recipe.limits.dose_e_per_nm2,

@@ -29,6 +29,8 @@ class PlanProgress:
         Its index in the plan; the number of operations when all are done.
     frames_done, frames_lost : int
         Frames acquired and lost so far, those before an interruption included.
+    frames_extra : int
+        Frames that the detector sent without a trigger; they are dropped.
     exposing : bool
         Whether the beam is on for an exposure.
     waiting_for_credit : bool
@@ -41,6 +43,7 @@ class PlanProgress:
         self.operation_index = 0
         self.frames_done = 0
         self.frames_lost = 0
+        self.frames_extra = 0
         self.exposing = False
         self.waiting_for_credit = False
         self._started_ns = clock.now_ns()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Literal, TypeGuard
+from typing import TypeGuard
 
 from ...protocols.config.pipeline import planned_results
 from ...protocols.config.recipe import Cycle, Ramp, Recipe, TiltSeries
@@ -12,6 +12,7 @@ from ...protocols.config.rig import Rig
 from ...protocols.config.steering import Adaptive
 from ...protocols.core.errors import BadInput
 from ...protocols.messages.manifest import HoldPlan, StackPlan
+from ...protocols.steps import StackKind
 from .operations import AcquireStack, ChooseHold, Decide, HeatTo, HoldAt, Operation, RampTo
 from .tilt_angles import tilt_angles
 
@@ -41,7 +42,7 @@ class Expansion:
         self.temperature_c = rig.heater.limits.safe_c
         self.tilt_deg = 0.0
         self.holds = 0
-        self.counts: dict[str, int] = {"series": 0, "reference": 0, "ramp": 0}
+        self.counts: dict[str, int] = {"series": 0, "reference": 0, "ramp": 0, "dark": 0}
 
     def _bad(self, path: str, problem: str) -> BadInput:
         return BadInput(f"{self.name}: {path}", problem)
@@ -57,6 +58,8 @@ class Expansion:
                 yield self._heat(step.heat.to_c, step.heat.hold_s, step.heat.rate_c_per_s)
             elif step.reference is not None:
                 yield self._reference(step.reference.frames)
+            elif step.dark is not None:
+                yield self._dark(step.dark.frames)
             elif step.tilt_series is not None:
                 yield self._series(f"{path}.tilt_series", step.tilt_series)
             elif step.cycle is not None:
@@ -97,9 +100,7 @@ class Expansion:
         self.temperature_c = to_c
         return HeatTo(to_c, hold_s, rate), travel_s + _SETTLING_S + hold_s
 
-    def _stack(
-        self, kind: Literal["series", "reference", "ramp"], tilts: tuple[float, ...]
-    ) -> StackPlan:
+    def _stack(self, kind: StackKind, tilts: tuple[float, ...]) -> StackPlan:
         self.counts[kind] += 1
         beam, analysis = self.recipe.beam, self.recipe.analysis
         views = len(set(tilts))
@@ -128,6 +129,11 @@ class Expansion:
         return AcquireStack(self._stack("reference", tilts), self.temperature_c), self._frames_s(
             tilts
         )
+
+    def _dark(self, frames: int) -> tuple[Operation, float]:
+        tilts = (self.tilt_deg,) * frames  # the stage stays where it is
+        stack = self._stack("dark", tilts)
+        return AcquireStack(stack, self.temperature_c), self._frames_s(tilts)
 
     def _series(self, path: str, series: TiltSeries) -> tuple[Operation, float]:
         low, high = self.rig.stage.limits.tilt_deg
@@ -205,6 +211,8 @@ class Expansion:
                 operations.append(self._series(where, step.tilt_series))
             elif step.reference is not None:
                 operations.append(self._reference(step.reference.frames))
+            elif step.dark is not None:
+                operations.append(self._dark(step.dark.frames))
         return operations
 
     def _ramp(self, path: str, ramp: Ramp) -> tuple[Operation, float]:

@@ -42,7 +42,7 @@ class HoldAt:
 
 @dataclass(frozen=True)
 class AcquireStack:
-    """Expose the frames of a tilt series or a reference at standby."""
+    """Acquire a tilt series, reference frames or dark frames at standby."""
 
     stack: StackPlan
     at_c: float
@@ -50,7 +50,8 @@ class AcquireStack:
     @property
     def label(self) -> str:
         """The operation in words."""
-        return f"{self.stack.name}: {self.stack.frames} frames"
+        blanked = " with the beam blanked" if self.stack.is_dark else ""
+        return f"{self.stack.name}: {self.stack.frames} frames{blanked}"
 
 
 @dataclass(frozen=True)

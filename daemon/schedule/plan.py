@@ -117,8 +117,9 @@ class Plan:
 
     @property
     def dose_e_per_nm2(self) -> float:
-        """Fluence of the whole plan, in e/nm^2."""
-        return self.frames * self.recipe.beam.dose_per_frame_e_per_nm2
+        """Fluence of the whole plan, in e/nm^2; dark frames have none."""
+        exposed = sum(stack.frames for stack in self.stacks if not stack.is_dark)
+        return exposed * self.recipe.beam.dose_per_frame_e_per_nm2
 
     @property
     def duration_s(self) -> float:

@@ -34,9 +34,10 @@ class MerlinImage:
 
 @dataclass(frozen=True)
 class Damaged:
-    """The place of an image that could not be read, and why."""
+    """The place of an image that could not be read, and why; `raw` if by its raw mode."""
 
     why: str
+    raw: bool = False
 
 
 class DataReader:
@@ -87,7 +88,7 @@ class DataReader:
                     return await self._image(body_bytes)
                 except BadMessage as error:
                     self._start += len(merlin.MAGIC)
-                    return Damaged(str(error))
+                    return Damaged(str(error), isinstance(error, merlin.RawImage))
             if (
                 self._store.startswith(merlin.ACQUISITION_HEADER_MAGIC, at)
                 and body_bytes <= MAX_ACQUISITION_HEADER_BYTES

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections import deque
 from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -12,15 +14,30 @@ from ...protocols.core.clock import ExperimentClock
 from ...protocols.messages.manifest import FrameDtype
 from ...protocols.wires import merlin
 from ...protocols.wires.merlin import FrameHeader
-from ..base import GRACE_S, DetectorFrame, DeviceError, DeviceRefused, Endpoints, Identity
-from ..common.armed_detector import Acquisition, ArmedDetector
+from ..base import (
+    GRACE_S,
+    DetectorFrame,
+    DeviceError,
+    DeviceLost,
+    DeviceRefused,
+    Endpoints,
+    Identity,
+)
+from ..common.armed_detector import ArmedDetector
 from ..links.errors import no_answer
 from ..links.tcp import address_of
 from .control import ControlLink
 from .data import Damaged, MerlinImage
 from .data_link import DataLink
+from .extra_frames import MerlinAcquisition
 
 DRAIN_QUIET_S = 0.05  # wall seconds of silence after which nothing more is on its way
+_NOT_RAW = (
+    "Switch raw mode off in the Merlin software, so that it sends counts (U08, U16 or U32), and "
+    "start again"
+)
+# Wall seconds after an exposure within which the frame that was triggered follows an extra one.
+FOLLOWS_S = 1.0
 _DTYPES: dict[int, FrameDtype] = {1: "uint8", 6: "uint8", 12: "uint16", 24: "uint32"}
 
 
@@ -36,7 +53,7 @@ class MerlinOptions(BaseModel):
     chips: Literal[1, 4] | None = None
 
 
-class MerlinDetector(ArmedDetector[Acquisition]):
+class MerlinDetector(ArmedDetector[MerlinAcquisition]):
     """Armed for a number of frames; each soft trigger starts one or several."""
 
     summary: ClassVar[str] = "Quantum Detectors Merlin (Medipix3)"
@@ -57,6 +74,9 @@ class MerlinDetector(ArmedDetector[Acquisition]):
             else address_of(self.options.data_endpoint, "tcp", "detector.options.data_endpoint")
         )
         self._data = DataLink(name, data_address)
+        # Images that may be extra ones, while the next is waited for; and those that are not.
+        self._early: list[MerlinImage] = []
+        self._accepted: deque[MerlinImage] = deque()
 
     @property
     def _is_connected(self) -> bool:
@@ -134,18 +154,24 @@ class MerlinDetector(ArmedDetector[Acquisition]):
             settings[merlin.ACQUISITIONPERIOD] = exposure_ms
         for name, value in settings.items():
             await self._control.ask("SET", name, value)
+        # One image for each exposure; what does not know the setting has one counter.
+        with contextlib.suppress(DeviceRefused):
+            await self._control.ask("SET", merlin.ENABLECOUNTER1, "0")
         async with self._data.reading:
             self._data.header_due = True
             await self._control.ask("CMD", merlin.STARTACQUISITION)
             await self._data.header(GRACE_S)
             self._data.header_due = False
-        self._armed = Acquisition(frames, frames_per_trigger, exposure_s, shape)
+        self._early.clear()
+        self._accepted.clear()
+        self._armed = MerlinAcquisition(frames, frames_per_trigger, exposure_s, shape)
 
     async def trigger(self) -> int:
         """Start the exposures of one trigger; returns when the command went out."""
         armed = self._acquisition("expose a frame")
         sent_ns = self.clock.now_ns()
         armed.due += armed.frames_per_trigger
+        armed.triggered_ns = sent_ns
         try:
             await self._control.ask("CMD", merlin.SOFTTRIGGER)
         except DeviceRefused:
@@ -159,18 +185,56 @@ class MerlinDetector(ArmedDetector[Acquisition]):
         armed = self._acquisition(request)
         wall_s = self.clock.wall_s(armed.exposure_s) + GRACE_S
         async with self._data.reading:
-            found = await self._data.next(request, wall_s)
-            while isinstance(found, Damaged):
-                self._count_damaged(armed, request, found.why)
-                found = await self._data.next(request, wall_s)
+            image = await self._triggered_image(armed, request, wall_s)
         received_ns = self.clock.now_ns()
+        number = armed.number(image.header)
+        self._check(armed, image.header, number)
+        dropped = armed.keep(image.header)
+        return DetectorFrame(number, image.data, received_ns, dropped)
+
+    async def _triggered_image(
+        self, armed: MerlinAcquisition, request: str, timeout_s: float
+    ) -> MerlinImage:
+        """The next image that a trigger has started; others before it are dropped."""
+        while True:
+            while self._accepted:
+                image = self._accepted.popleft()
+                if not armed.is_second_counter(image.header):
+                    return image
+                armed.drop(image.header)
+            exposed_s = self.clock.wall_s(armed.exposure_s * armed.frames_per_trigger)
+            wait_s = exposed_s + FOLLOWS_S if self._early else timeout_s
+            try:
+                image = await self._image(armed, request, wait_s)
+            except DeviceLost:
+                if not self._early:
+                    raise
+                # They are those of this trigger, and the clock of the detector stands still.
+                armed.clock_runs = False
+                self._accepted.extend(self._early)
+                self._early.clear()
+                continue
+            if armed.began_too_early(image.header):
+                self._early.append(image)
+                continue
+            for extra in self._early:
+                armed.drop(extra.header)
+            self._early.clear()
+            self._accepted.append(image)
+
+    async def _image(self, armed: MerlinAcquisition, request: str, timeout_s: float) -> MerlinImage:
+        """The next image that came whole; of either counter."""
+        found = await self._data.next(request, timeout_s)
+        while isinstance(found, Damaged):
+            if found.raw:
+                raise self._refused(request, f"it sent {found.why}", _NOT_RAW)
+            self._count_damaged(armed, request, found.why)
+            found = await self._data.next(request, timeout_s)
         if not isinstance(found, MerlinImage):
             raise self._refused(request, "it started another acquisition")
-        self._check(armed, found.header)
-        armed.arrive(found.header.sequence)
-        return DetectorFrame(found.header.sequence, found.data, received_ns)
+        return found
 
-    def _check(self, armed: Acquisition, header: FrameHeader) -> None:
+    def _check(self, armed: MerlinAcquisition, header: FrameHeader, number: int) -> None:
         pixel_type = merlin.PIXEL_TYPES[self.options.depth]
         if self.options.chips not in (None, header.chips):
             raise self._refused(
@@ -178,7 +242,7 @@ class MerlinDetector(ArmedDetector[Acquisition]):
                 f"it sent one of {header.chips}",
                 "Set the rig's detector.options.chips to what the sensor has",
             )
-        self._check_frame(armed, header.sequence, header.shape, header.pixel_type, pixel_type)
+        self._check_frame(armed, number, header.shape, header.pixel_type, pixel_type)
 
     async def disarm(self) -> None:
         """End the acquisition; frames on their way are discarded. Harmless when not armed."""

@@ -13,7 +13,15 @@ from ..core.units import DurationS
 from .rig import ROLES, Role
 
 WireFaultName = Literal[
-    "hang", "disconnect", "garbage", "short-frame", "wrong-length", "slow", "error", "none"
+    "hang",
+    "disconnect",
+    "garbage",
+    "short-frame",
+    "wrong-length",
+    "slow",
+    "error",
+    "extra-frames",
+    "none",
 ]
 PhysicalFaultName = Literal[
     "runaway",
@@ -36,6 +44,7 @@ FAULTS: dict[FaultName, str] = {
     "wrong-length": "announces another length than it sends",
     "slow": "answers late, by a second or the time given",
     "error": "refuses what it is asked",
+    "extra-frames": "sends a second frame after each, as a detector with two counters does",
     "none": "clears every fault of the wire",
     "runaway": "the heater heats on, 40 K a second, whatever its setpoint",
     "stuck": "the heater stays where it is, whatever its setpoint",

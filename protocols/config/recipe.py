@@ -93,6 +93,12 @@ class Reference(Strict):
     frames: Count
 
 
+class Dark(Strict):
+    """Frames with the beam blanked: what the detector shows without an electron."""
+
+    frames: Count
+
+
 class TiltSeries(Strict):
     """One low-dose tilt series."""
 
@@ -120,6 +126,7 @@ class CycleStep(Strict):
 
     tilt_series: TiltSeries | None = None
     reference: Reference | None = None
+    dark: Dark | None = None
 
     @model_validator(mode="after")
     def _exactly_one(self) -> CycleStep:
@@ -212,6 +219,7 @@ class RecipeStep(Strict):
 
     heat: Heat | None = None
     reference: Reference | None = None
+    dark: Dark | None = None
     tilt_series: TiltSeries | None = None
     cycle: Cycle | None = None
     ramp: Ramp | None = None

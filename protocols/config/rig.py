@@ -213,6 +213,16 @@ class SimulatedColumn(Strict):
     voltage_kv: VoltageKv = Field(default=300.0, alias="voltage", gt=0)
 
 
+class SimulatedDetector(Strict):
+    """What the simulated detector shows without an electron, in counts of each frame.
+
+    `offset` is in every pixel; `hot_pixels` pixels at random places show much more.
+    """
+
+    offset: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    hot_pixels: Annotated[int, Field(ge=0, le=100_000)] = 0
+
+
 class SimulatorRig(Strict):
     """The simulated world behind the endpoints; its presence makes the rig a simulated one.
 
@@ -224,6 +234,7 @@ class SimulatorRig(Strict):
     chip: SimulatedChip = SimulatedChip()
     goniometer: SimulatedGoniometer = SimulatedGoniometer()
     column: SimulatedColumn = SimulatedColumn()
+    detector: SimulatedDetector = SimulatedDetector()
 
 
 class Rig(Strict):

@@ -26,6 +26,11 @@ class StackPlan(Strict):
     tilt_deg: tuple[float, ...]
     results: tuple[ResultPlan, ...] = ()
 
+    @property
+    def is_dark(self) -> bool:
+        """Whether its frames are taken with the beam blanked, without dose."""
+        return self.kind == "dark"
+
 
 class HoldPlan(Strict):
     """One hold at processing temperature; `index` counts from 1."""

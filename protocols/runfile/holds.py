@@ -234,7 +234,9 @@ def hold_total_s(file: Any, stack: str, holds: Sequence[Hold]) -> float | None:
     path = layout.holds_before_path(stack)
     if path not in file:
         return None
-    begun = bool((_values(file, layout.image_key_path(stack)) == layout.RECORDED).any())
+    begun = bool(
+        (_values(file, layout.image_key_path(stack)) == layout.key_of_recorded(stack)).any()
+    )
     total_s = 0.0
     for hold in holds[: int(file[path][()])]:
         if hold.figures is not None:

@@ -39,7 +39,8 @@ Status = Literal["running", "complete", "aborted", "failed", "interrupted"]
 STATUS_BYTES = 16
 REASON_BYTES = 1024
 DATE_BYTES = 32
-RECORDED, MISSING = 0, 3  # image_key: a projection, and a frame that is not there
+# image_key of NXtomo: a projection, a frame without beam, and a frame that is not there.
+RECORDED, DARK, MISSING = 0, 2, 3
 TILT_AXIS = "tilt_axis_deg"  # attribute of the group of a series
 
 HEATER = "heater"
@@ -97,8 +98,13 @@ def frames_path(stack: str) -> str:
 
 
 def image_key_path(stack: str) -> str:
-    """Which frames of a stack are there: `RECORDED` or `MISSING`."""
+    """Which frames of a stack are there: `key_of_recorded` or `MISSING`."""
     return f"/{stack}/{IMAGE_KEY}"
+
+
+def key_of_recorded(stack: str) -> int:
+    """Image key of the frames of a stack that are there."""
+    return DARK if stack.startswith("dark_") else RECORDED
 
 
 def value_offset_path(stack: str) -> str:
@@ -409,7 +415,7 @@ def _result(stack: StackPlan, result: ResultPlan) -> Iterator[Node]:
 
 
 def _frame_axis(stack: StackPlan) -> Column:
-    key = {"series": "tilt_deg", "reference": "t_ns", "ramp": "temperature_c"}[stack.kind]
+    key = {"series": "tilt_deg", "ramp": "temperature_c"}.get(stack.kind, "t_ns")
     return next(column for column in COLUMNS if column.key == key)
 
 

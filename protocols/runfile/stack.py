@@ -24,7 +24,7 @@ from .results import StoredResult, last_process, stored_results
 
 Floats = NDArray[np.float64]
 
-_KINDS: tuple[StackKind, ...] = ("series", "reference", "ramp")
+_KINDS: tuple[StackKind, ...] = ("series", "reference", "ramp", "dark")
 _POLL_S = 0.1
 
 
@@ -53,7 +53,7 @@ class Stack:
     name : str
         Name in the file.
     kind : str
-        ``series``, ``reference`` or ``ramp``.
+        ``series``, ``reference``, ``ramp`` or ``dark``.
     """
 
     def __init__(self, file: Any, where: str, name: str, growing: bool = False) -> None:
@@ -116,7 +116,7 @@ class Stack:
     @property
     def recorded(self) -> NDArray[np.bool_]:
         """Which frames are in the file, shape (frames,)."""
-        return self._read(layout.image_key_path(self.name)) == layout.RECORDED
+        return self._read(layout.image_key_path(self.name)) == layout.key_of_recorded(self.name)
 
     @property
     def exposed(self) -> NDArray[np.bool_]:
@@ -186,7 +186,7 @@ class Stack:
         while True:
             if self._growing:
                 keys.refresh()
-            if keys[index] == layout.RECORDED:
+            if keys[index] == layout.key_of_recorded(self.name):
                 break
             if time.monotonic() > end_s:
                 raise NotRecorded(

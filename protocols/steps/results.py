@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 Per = Literal["frame", "series", "run"]
-StackKind = Literal["series", "reference", "ramp"]
+StackKind = Literal["series", "reference", "ramp", "dark"]
 # Axes whose length the pipeline knows, for each kind of result.
 _KNOWN_AXES: Mapping[Per, tuple[str, ...]] = {
     "frame": ("frame", "y", "x"),

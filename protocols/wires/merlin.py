@@ -42,6 +42,7 @@ ACQUISITIONTIME = "ACQUISITIONTIME"  # ms
 ACQUISITIONPERIOD = "ACQUISITIONPERIOD"  # ms
 COUNTERDEPTH = "COUNTERDEPTH"
 CONTINUOUSRW = "CONTINUOUSRW"
+ENABLECOUNTER1 = "ENABLECOUNTER1"
 TRIGGERSTART = "TRIGGERSTART"
 TRIGGERSTOP = "TRIGGERSTOP"
 IMAGEX = "IMAGEX"
@@ -301,13 +302,17 @@ def parse_acquisition_header(body: bytes) -> AcquisitionHeader:
     return AcquisitionHeader(frames, per_trigger, depth, found)
 
 
+class RawImage(BadMessage):
+    """An image in raw mode (R64): the bits of the chips in their order of readout, not counts."""
+
+
 @dataclass(frozen=True)
 class FrameHeader:
     """Header of one image.
 
     `sequence` counts from 1 within the acquisition; `pixel_type` is ``U08``, ``U16``, ``U32`` or
     ``U64``; `data_offset` is the header's length in bytes, padding included; `timestamp` is text
-    such as ``2026-01-01 00:00:00.000000``.
+    such as ``2026-01-01 00:00:00.000000``. `counter` is 1 for the second counter of a pixel.
     """
 
     sequence: int
@@ -321,6 +326,7 @@ class FrameHeader:
     shutter_s: float = 0.0
     timestamp: str = "1970-01-01 00:00:00.000000"
     thresholds_kev: tuple[float, ...] = (0.0,) * 8
+    counter: int = 0
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -363,7 +369,7 @@ def encode_frame_header(header: FrameHeader) -> bytes:
     text = (
         f"MQ1,{header.sequence:06d},{header.data_offset:05d},{header.chips:02d},"
         f"{header.width:04d},{header.height:04d},{header.pixel_type},{header.layout:>6},{mask},"
-        f"{header.timestamp},{header.shutter_s:.6f},0,0,0,{thresholds},{chips}"
+        f"{header.timestamp},{header.shutter_s:.6f},{header.counter},0,0,{thresholds},{chips}"
         f"MQ1A,{header.timestamp.replace(' ', 'T')}000Z,{shutter_ns}ns,{header.counter_depth},"
     ).encode("ascii")
     if len(text) > header.data_offset:
@@ -402,9 +408,12 @@ def parse_frame_header(raw: bytes | bytearray | memoryview) -> FrameHeader:
         sequence, _, chips, width, height = (int(p) for p in parts[1:6])
         pixel_type, layout, timestamp = parts[6], parts[7].strip(), parts[9]
         shutter_s = float(parts[10])
+        counter = int(parts[11]) if parts[11].strip().isdigit() else 0
         thresholds = tuple(float(p) for p in parts[14:22])
     except (ValueError, IndexError):
         raise BadMessage(f"{bytes(raw[:60])!r}: not the header of an image") from None
+    if pixel_type.startswith("R"):
+        raise RawImage(f"an image in raw mode ({pixel_type[:10]})")
     if pixel_type not in _PIXEL_BYTES:
         raise BadMessage(f"pixels of type {pixel_type!r}; known are {', '.join(_PIXEL_BYTES)}")
     if not (1 <= width <= 65_536 and 1 <= height <= 65_536):
@@ -421,6 +430,7 @@ def parse_frame_header(raw: bytes | bytearray | memoryview) -> FrameHeader:
         shutter_s,
         timestamp,
         thresholds,
+        counter,
     )
 
 

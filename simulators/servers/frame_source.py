@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from ...protocols.core.clock import ExperimentClock
 from ..world.microscope import World
 from ..world.scan import Exposure, ImagingState
+from .dark_signal import dark_signal, with_dark_signal
 from .sockets import end
 
 Encoded = TypeVar("Encoded")
@@ -191,7 +192,11 @@ class Scanner(Generic[Encoded]):
     def _counts(
         self, scan: Scan[Encoded], exposure: Exposure, state: ImagingState, on: NDArray[np.float32]
     ) -> Counts:
-        counts = self._world.scan.frame(exposure, state, on, scan.dtype)
+        world = self._world
+        counts = world.scan.frame(exposure, state, on, scan.dtype)
+        signal = dark_signal(world.config.detector, scan.shape, world.config.seed)
+        highest = min(scan.ceiling, int(np.iinfo(scan.dtype).max))
+        counts = with_dark_signal(counts, signal, highest)
         if self._world.recording is None and scan.ceiling < np.iinfo(scan.dtype).max:
             np.minimum(counts, scan.ceiling, out=counts)
         return counts

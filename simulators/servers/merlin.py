@@ -29,7 +29,16 @@ from .tcp import serve_tcp
 from .wire_faults import WireFaults
 
 FAULTS: frozenset[FaultName] = frozenset(
-    {"hang", "disconnect", "garbage", "short-frame", "wrong-length", "slow", "error"}
+    {
+        "hang",
+        "disconnect",
+        "garbage",
+        "short-frame",
+        "wrong-length",
+        "slow",
+        "error",
+        "extra-frames",
+    }
 )
 MAX_PIXELS = 4096
 _BACKLOG = 3
@@ -118,11 +127,15 @@ async def serve(
 
 @dataclass(frozen=True)
 class _Outgoing:
-    """A message for the data socket: an acquisition header, or a frame still being drawn."""
+    """A message for the data socket: an acquisition header, or a frame still being drawn.
+
+    `second` is the header of the image of the second counter, which follows with its own counts.
+    """
 
     acquisition: int
     head: bytes
     pixels: asyncio.Future[bytes] | None = None
+    second: bytes = b""
 
 
 class _Settings:
@@ -201,6 +214,7 @@ class _MerlinServer:
         self._acquisition = 0
         self._armed = False
         self._sent = 0
+        self._extra = 0
 
     def close(self) -> None:
         self._scanner.close()
@@ -241,6 +255,8 @@ class _MerlinServer:
                 await self._send_to_all(item.head)
                 continue
             await self._send_image(item.head, pixels)
+            if item.second:
+                await self._send_to_all(item.second, b"\xff" * len(pixels))
             if item.acquisition == self._acquisition:
                 self._sent += 1
                 if self._sent == self._settings.whole(wire.NUMFRAMESTOACQUIRE):
@@ -319,7 +335,7 @@ class _MerlinServer:
             return wire.ERROR_BUSY
         self._armed = True
         self._acquisition += 1
-        self._sent = 0
+        self._sent = self._extra = 0
         pixel_type = self._settings.pixel_type
         await self._scanner.begin(
             Scan(
@@ -361,11 +377,15 @@ class _MerlinServer:
             self._queue.get_nowait()
 
     async def _deliver(self, shot: Shot[bytes]) -> None:
-        head = _head(self._settings, self._chips, shot.number, shot.start_ns)
-        await self._queue.put(_Outgoing(self._acquisition, head, shot.drawn))
+        number, second = shot.number + self._extra, b""
+        head = _head(self._settings, self._chips, number, shot.start_ns)
+        if self._faults.strikes("extra-frames"):
+            self._extra += 1
+            second = _head(self._settings, self._chips, number + 1, shot.end_ns, counter=1)
+        await self._queue.put(_Outgoing(self._acquisition, head, shot.drawn, second))
 
 
-def _head(settings: _Settings, chips: int, number: int, start_ns: int) -> bytes:
+def _head(settings: _Settings, chips: int, number: int, start_ns: int, counter: int = 0) -> bytes:
     """Prefix and header of an image."""
     rows, columns = settings.shape
     moment = datetime.fromtimestamp(start_ns * 1e-9, UTC)
@@ -380,6 +400,7 @@ def _head(settings: _Settings, chips: int, number: int, start_ns: int) -> bytes:
         layout=_LAYOUTS[chips],
         shutter_s=settings.real(wire.ACQUISITIONTIME) * 1e-3,
         timestamp=f"{moment:%Y-%m-%d %H:%M:%S.%f}",
+        counter=counter,
     )
     return wire.prefix(header.body_bytes) + wire.encode_frame_header(header)
 

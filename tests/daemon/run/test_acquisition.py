@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -131,7 +132,9 @@ class Bench:
 
     most_at_a_time = 1000
 
-    def __init__(self, frames: int, at_a_time: int, script: Iterable[list[int]]) -> None:
+    def __init__(
+        self, frames: int, at_a_time: int, script: Iterable[list[int]], kind: str = "reference"
+    ) -> None:
         clock = ExperimentClock(speed=1000)
         self.clock = clock
         self.detector, self.beam = ScriptedDetector(clock, script), RecordingBeam(clock)
@@ -140,8 +143,9 @@ class Bench:
         self.sent: list[tuple[int, int | None]] = []
         self.headers: list[dict[str, Any]] = []
         self.events: list[str] = []
-        plan = StackPlan(name="reference_001", kind="reference", frames=frames,
-                         tilt_deg=(0.0,) * frames)  # fmt: skip
+        plan = StackPlan.model_validate(
+            {"name": f"{kind}_001", "kind": kind, "frames": frames, "tilt_deg": (0.0,) * frames}
+        )
         stage = SimpleNamespace(position=StagePosition(0, 1.5), exposed=lambda *_: None)
         watch = SimpleNamespace(temperature_at=lambda _: 200.0)
         context = AcquisitionContext(
@@ -266,3 +270,26 @@ def test_what_one_trigger_may_start(runs: list[int], exposure_s: float, most: in
     assert count == 1 or count * exposure_s <= BURST_S
     if most >= len(angles) and exposure_s * len(angles) < BURST_S:
         assert count == np.gcd.reduce(runs)
+
+
+async def test_dark_frames_are_taken_with_the_beam_blanked_and_without_dose() -> None:
+    bench = Bench(4, 2, [[1, 2], [3, 4]], "dark")
+    assert await bench.run() == [(0, 1), (1, 2), (2, 3), (3, 4)]
+    assert "unblank" not in bench.beam.told
+    assert bench.ledger.charged == 0
+    assert [header["dose_e_per_nm2"] for header in bench.headers] == [0.0] * 4
+
+
+async def test_extra_frames_of_the_detector_are_told_once_and_counted() -> None:
+    bench = Bench(3, 1, [[1], [2], [3]])
+    read = bench.detector.read_frame
+
+    async def with_extra() -> DetectorFrame:
+        return replace(await read(), extra=1)
+
+    bench.detector.read_frame = with_extra  # type: ignore[method-assign]
+    assert await bench.run() == [(0, 1), (1, 2), (2, 3)]
+    first, last = bench.events
+    assert "frame 0: the detector sends frames that were not triggered" in first
+    assert last == "reference_001 has 3 extra frames that were dropped"
+    assert bench.progress.frames_extra == 3

@@ -63,6 +63,22 @@ def test_the_papers_schedule_becomes_series_and_holds_in_order() -> None:
     assert all(op.at_c == 200.0 for op in plan.operations if isinstance(op, AcquireStack))
 
 
+def test_dark_frames_are_planned_without_dose_and_without_moving_the_stage() -> None:
+    cycle = {
+        "standby": "200 degC", "processing": "350 degC", "holds": ["5 s"],
+        "then": [{"tilt_series": SERIES}, {"dark": {"frames": 3}}],
+    }  # fmt: skip
+    steps = [{"dark": {"frames": 20}}, {"tilt_series": SERIES}, {"cycle": cycle}]
+    plan = make_plan(recipe(*steps, limits={"dose": "480 e/nm^2"}), simulated_rig())
+    assert [s.name for s in plan.stacks] == ["dark_001", "series_001", "series_002", "dark_002"]
+    assert plan.frames == 20 + 41 + 41 + 3
+    assert plan.dose_e_per_nm2 == pytest.approx(82 * 5.7706, rel=1e-4)
+    assert set(plan.stacks[0].tilt_deg) == {0.0}
+    assert set(plan.stacks[3].tilt_deg) == {40.0}
+    label = plan.operations[0].label
+    assert label == "dark_001: 20 frames with the beam blanked"
+
+
 def test_a_cycle_goes_to_standby_first_when_it_is_elsewhere() -> None:
     plan = make_plan(
         recipe({"cycle": {"standby": "200 degC", "processing": "350 degC", "holds": ["5 s"]}}),

@@ -489,8 +489,12 @@ class Odd:
         await reader.read()
         self.data.remove(writer)
 
-    def image(self, number, shape=(4, 4), pixel_type="U16"):
-        head = merlin.encode_frame_header(FrameHeader(number, shape[1], shape[0], pixel_type))
+    def image(self, number, shape=(4, 4), pixel_type="U16", counter=0, at_s=0.0):
+        stamp = f"2026-01-01 00:00:{at_s:09.6f}"
+        header = FrameHeader(
+            number, shape[1], shape[0], pixel_type, counter=counter, timestamp=stamp
+        )
+        head = merlin.encode_frame_header(header)
         pixels = np.full(shape, number % 65_536, np.uint16)
         return merlin.frame(head + merlin.pixels_to_wire(pixels, pixel_type))
 
@@ -520,6 +524,78 @@ async def test_data_of_an_earlier_acquisition_is_not_taken(odd):
     server.after["STARTACQUISITION"] = [server.image(5), HEADER]
     await detector.arm(5, 0.001, (4, 4))
     assert (await take(detector, 1))[0] == [1]
+
+
+@pytest.mark.parametrize("numbered", [True, False])
+async def test_images_of_the_second_counter_are_dropped(odd, numbered):
+    server, detector = odd
+    await detector.arm(3, 0.001, (4, 4))
+    frames = []
+    for number in (1, 2, 3):
+        own = 2 * number - 1 if numbered else number
+        second = own + 1 if numbered else own
+        server.after["SOFTTRIGGER"] = [server.image(own), server.image(second, counter=1)]
+        await detector.trigger()
+        frames.append(await detector.read_frame())
+    assert [frame.number for frame in frames] == [1, 2, 3]
+    assert [frame.data.max() for frame in frames] == ([1, 3, 5] if numbered else [1, 2, 3])
+    assert [frame.extra for frame in frames] == [0, 1, 1]
+    await detector.disarm()
+    await detector.arm(1, 0.001, (4, 4))
+    server.after["SOFTTRIGGER"] = [server.image(1)]
+    assert (await take(detector, 1))[0] == [1]
+
+
+async def test_images_that_began_before_their_trigger_are_dropped(odd):
+    server, detector = odd
+    await detector.arm(3, 0.01, (4, 4))
+    started = time.monotonic()
+    frames = []
+    for number in (1, 2, 3):
+        at_s = time.monotonic() - started
+        # Of the same counter: only the time tells the second from the first of the next trigger.
+        server.after["SOFTTRIGGER"] = [
+            server.image(2 * number - 1, at_s=at_s), server.image(2 * number, at_s=at_s + 0.01),
+        ]  # fmt: skip
+        await detector.trigger()
+        frames.append(await detector.read_frame())
+        await asyncio.sleep(0.2)
+    assert [frame.data.max() for frame in frames] == [1, 3, 5]
+    assert [frame.number for frame in frames] == [1, 2, 3]
+    assert [frame.extra for frame in frames] == [0, 1, 1]
+
+
+@pytest.mark.parametrize("per_trigger", [1, 2])
+async def test_time_stamps_that_stand_still_drop_nothing(odd, monkeypatch, per_trigger):
+    monkeypatch.setattr("pyrotome.drivers.merlin.detector.FOLLOWS_S", 0.1)
+    server, detector = odd
+    await detector.arm(3 * per_trigger, 0.001, (4, 4), per_trigger)
+    numbers = []
+    for first in range(1, 3 * per_trigger + 1, per_trigger):
+        images = [server.image(first + each) for each in range(per_trigger)]
+        server.after["SOFTTRIGGER"] = images
+        numbers += (await take(detector, 1, per_trigger))[0]
+        await asyncio.sleep(0.1)
+    assert numbers == list(range(1, 3 * per_trigger + 1))
+
+
+async def test_raw_mode_is_refused_with_its_remedy(odd):
+    server, detector = odd
+    await detector.arm(2, 0.001, (4, 4))
+    server.after["SOFTTRIGGER"] = [server.image(1).replace(b",U16,", b",R64,")]
+    await detector.trigger()
+    with pytest.raises(DeviceRefused, match=r"raw mode \(R64\).*Switch raw mode off in the Merlin"):
+        await detector.read_frame()
+
+
+async def test_a_simulated_merlin_with_two_counters(faulty):
+    detector, fault = faulty
+    fault("extra-frames")
+    await detector.arm(4, 0.02, (64, 64))
+    numbers, stack = await take(detector, 4)
+    await detector.disarm()
+    assert numbers == [1, 2, 3, 4]
+    assert max(data.max() for data in stack) == 0  # the beam is blanked; the extra ones are not 0
 
 
 async def test_gap_in_the_numbers_is_visible(odd):

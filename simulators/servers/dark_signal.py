@@ -1,0 +1,53 @@
+"""What a simulated detector shows without an electron: an offset, and pixels that are hot."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...protocols.config.rig import SimulatedDetector
+
+# A hot pixel shows this much more than the offset, in counts.
+HOT_COUNTS = (200, 2000)
+
+
+@cache
+def dark_signal(
+    config: SimulatedDetector, shape: tuple[int, int], seed: int
+) -> NDArray[np.int64] | None:
+    """Counts that every frame has besides those of electrons.
+
+    Parameters
+    ----------
+    config : SimulatedDetector
+        Of the rig.
+    shape : tuple of int
+        (rows, columns) of a frame.
+    seed : int
+        Of the places of the hot pixels.
+
+    Returns
+    -------
+    ndarray of int64 or None
+        Shape (rows, columns), the same for every frame; None where there is nothing to add.
+    """
+    if not config.offset and not config.hot_pixels:
+        return None
+    signal = np.full(shape, config.offset, np.int64)
+    random = np.random.default_rng(seed)
+    count = min(config.hot_pixels, signal.size)
+    places = random.choice(signal.size, count, replace=False)
+    signal.flat[places] += random.integers(*HOT_COUNTS, count)
+    return signal
+
+
+def with_dark_signal(
+    counts: NDArray[np.unsignedinteger[Any]], signal: NDArray[np.int64] | None, ceiling: int
+) -> NDArray[np.unsignedinteger[Any]]:
+    """Counts with the dark signal, cut off at the highest count of the detector."""
+    if signal is None:
+        return counts
+    return np.minimum(counts + signal, ceiling).astype(counts.dtype)
