@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...protocols.core.clock import ExperimentClock
+from ..world.dark_signal import dark_signal, with_dark_signal
 from ..world.microscope import World
 from ..world.scan import Exposure, ImagingState
-from .dark_signal import dark_signal, with_dark_signal
 from .sockets import end
 
 Encoded = TypeVar("Encoded")
