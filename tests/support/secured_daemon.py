@@ -136,11 +136,11 @@ class SecuredDaemon:
             assert ada.request("resume", token=ada.take_lease(take_over=True))["ok"]
         if self.status()["state"] == "running" and self.frames() > FRAMES // 2:
             self.abort_run()
-        if self.status()["state"] == "idle":
-            self.start_run()
         if self.status()["lease"] is not None:
             token = ada.take_lease(take_over=True)
             assert ada.request("release", token=token)["ok"]
+        if self.status()["state"] == "idle":
+            self.start_run()
         assert self.status()["state"] == "running"
         self.forget_events()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -41,10 +42,18 @@ class Disk:
             pytest.skip(f"no file system can be mounted here: {done.stderr.decode().strip()}")
 
     def fill(self, free_bytes: int) -> None:
-        disk = os.statvfs(self.folder)
-        size = disk.f_bavail * disk.f_frsize - free_bytes
         with (self.folder / "ballast").open("xb") as file:
-            os.posix_fallocate(file.fileno(), 0, size)
+            while True:  # the run takes some of what was free meanwhile
+                disk = os.statvfs(self.folder)
+                size = disk.f_bavail * disk.f_frsize - free_bytes
+                if size <= 0:
+                    return
+                try:
+                    os.posix_fallocate(file.fileno(), 0, size)
+                    return
+                except OSError as error:
+                    if error.errno != errno.ENOSPC:
+                        raise
 
     def make_room(self) -> None:
         (self.folder / "ballast").unlink()
