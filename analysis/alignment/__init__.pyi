@@ -1,4 +1,5 @@
-from .align import Alignment, align_series, dark_images, iter_align_series
+from .align import Alignment, align_series, iter_align_series
+from .axis_choice import ToldAxis
 from .coarse import CoarseAlignment, KnownAlignment
 from .displacement import displacement_between, displacements
 from .pairwise import (
@@ -8,6 +9,7 @@ from .pairwise import (
     register_pair,
     register_series,
 )
+from .preparation import dark_images
 from .projection_matching import ProjectionMatch, iter_match_projections, match_projections
 from .registration import (
     centre_of_mass,
@@ -28,6 +30,7 @@ __all__ = [
     "PreparedImage",
     "ProjectionMatch",
     "TiltAxis",
+    "ToldAxis",
     "align_series",
     "apply_alignment",
     "axis_through_mass",

@@ -13,24 +13,42 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter
 
-from ..core.arrays import Floats, binned, checked_series, in_threads
+from ..core.arrays import Floats, checked_series
 from ..core.progress import run_to_end, scaled_progress
-from ..core.weights import binned_by_weight, checked_weights
-from .displacement import lowest_tilt_in_place, shifts_about
+from ..core.weights import checked_weights
+from .axis_choice import (
+    NEARLY_UPRIGHT_DEG,
+    AxisChoice,
+    ToldAxis,
+    beyond_range,
+    choose_direction,
+    doubts,
+)
+from .axis_search import wrapped_deg
+from .displacement import (
+    cut_off,
+    directions,
+    interpolated_over_tilt,
+    lowest_tilt_in_place,
+    shifts_about,
+)
 from .pairwise import Method, PairShifts, checked_method, iter_register_series, register_series
-from .preparation import MATCHING_SIDE, binning_for
+from .preparation import MATCHING_SIDE, binning_for, dark_images
 from .projection_matching import ProjectionMatch, iter_match_projections
-from .resampling import TiltAxis, apply_alignment
+from .resampling import (
+    TiltAxis,
+    apply_alignment,
+    nearest_quarters_deg,
+    quarter_turns,
+    turned_shifts,
+)
 from .tilt_axis import axis_through_mass
 
 __all__ = ["Alignment", "align_series", "dark_images", "iter_align_series", "register_series"]
 
 Floats64 = NDArray[np.float64]
 
-# An image with less than this part of the usual contrast is dark.
-_DARK = 0.1
 _MIN_IMAGES = 3
 _ROUNDS = 30
 # Approximate shares of the time that registration and the final resampling take.
@@ -64,12 +82,16 @@ class Alignment:
         Relative residual of the matching volume in the first and the last round.
     last_move_px : float
         Root mean square of the last correction of the shifts.
+    settled : bool
+        Whether the refinement ended because it changed nothing any more.
     thickness_px : int
         Thickness of the volume that explains the images best.
     dark : tuple of int
         Indices of images without contrast; their shifts are interpolated over the tilt.
     notes : tuple of str
         Messages for the operator.
+    axis_source : str
+        Where the direction of the axis comes from: ``told``, ``before`` or ``found``.
     weights : ndarray or None
         Float32, shape of `images`: the share of each aligned pixel that was measured; None
         without weights of the images given.
@@ -84,9 +106,11 @@ class Alignment:
     residual_before: float
     residual_after: float
     last_move_px: float
+    settled: bool
     thickness_px: int
     dark: tuple[int, ...]
     notes: tuple[str, ...]
+    axis_source: str = "found"
     weights: Floats | None = None
 
     @property
@@ -103,6 +127,7 @@ def align_series(
     rounds: int = _ROUNDS,
     pair_shifts: PairShifts | None = None,
     start_axis: TiltAxis | None = None,
+    told_axis: ToldAxis | None = None,
     weights: NDArray[Any] | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> Alignment:
@@ -128,8 +153,11 @@ def align_series(
         images, the lower tilt first. Missing ones are computed. The result is the same, bit for
         bit, with and without them.
     start_axis : TiltAxis, optional
-        Tilt axis to start from, for example that of the previous series. By default an upright
-        axis through the centre of the specimen. A wrong start costs rounds, not accuracy.
+        Tilt axis to start from, for example that of the previous series. By default its
+        direction is searched over the full circle (:mod:`.axis_search`), and it goes through the
+        centre of the specimen.
+    told_axis : ToldAxis, optional
+        Direction of the axis that is known from elsewhere. A doubt about it becomes a note.
     weights : ndarray, optional
         Share of each pixel that was measured, shape of the images, 0 to 1; by default all 1. A
         pixel of weight 0 has no influence.
@@ -167,6 +195,7 @@ def align_series(
         rounds=rounds,
         pair_shifts=pair_shifts,
         start_axis=start_axis,
+        told_axis=told_axis,
         weights=weights,
     )
     return run_to_end(steps, progress)
@@ -180,13 +209,14 @@ def iter_align_series(
     rounds: int = _ROUNDS,
     pair_shifts: PairShifts | None = None,
     start_axis: TiltAxis | None = None,
+    told_axis: ToldAxis | None = None,
     weights: NDArray[Any] | None = None,
 ) -> Generator[float, None, Alignment]:
     """Align a tilt series as :func:`align_series` does, in small pieces of work.
 
     Parameters
     ----------
-    images, tilt_deg, method, rounds, pair_shifts, start_axis, weights
+    images, tilt_deg, method, rounds, pair_shifts, start_axis, told_axis, weights
         See :func:`align_series`.
 
     Yields
@@ -214,7 +244,7 @@ def iter_align_series(
     """
     images, tilts = checked_series(images, tilt_deg)
     checked_method(method)
-    _check_start(start_axis)
+    _check_axes(start_axis, told_axis)
     known_weights = checked_weights(weights, images.shape)
     dark = dark_images(images, known_weights)
     usable = np.setdiff1d(np.arange(len(images)), dark)
@@ -230,34 +260,130 @@ def iter_align_series(
     yield 0.0
     known = _among(pair_shifts or {}, usable)
     share = _REGISTRATION_SHARE[method]
-    shifts = yield from scaled_progress(
-        0.0, share, iter_register_series(lit, lit_tilts, method, known, lit_weights)
+    shifts, choice = yield from scaled_progress(
+        0.0,
+        share,
+        _iter_register(lit, lit_tilts, lit_weights, method, known, start_axis, told_axis),
     )
-    binning = binning_for(images.shape[1:], MATCHING_SIDE)
-    through_mass = axis_through_mass(lit, shifts, binning, weights=lit_weights)
     yield share
-    if start_axis is None:
-        shifts, start = lowest_tilt_in_place(shifts, through_mass, lit_tilts)
-    else:
-        shifts, start = shifts_about(start_axis, shifts, through_mass, lit_tilts), start_axis
-    match = yield from scaled_progress(
+    shifts, axis, match = yield from scaled_progress(
         share,
         1 - _RESAMPLING_SHARE,
-        iter_match_projections(lit, lit_tilts, shifts, start, rounds=rounds, weights=lit_weights),
+        _iter_match(lit, lit_tilts, lit_weights, shifts, choice, start_axis, rounds),
     )
-    shifts, axis = lowest_tilt_in_place(match.shifts_px, match.axis, lit_tilts)
-    every = _interpolated(shifts, tilts, usable)
+    every = interpolated_over_tilt(shifts, tilts, usable)
     aligned, shares = yield from scaled_progress(
         1 - _RESAMPLING_SHARE, 1.0, _iter_resample(images, every, axis, weights)
     )
     made = _alignment(match, every, axis, aligned, method, tilts, usable, dark)
-    return replace(made, weights=shares)
+    lowest = int(usable[np.argmin(np.abs(lit_tilts))])
+    notes = (
+        *made.notes,
+        *cut_off(images[lowest], every[lowest], axis),
+        *choice.notes,
+        *beyond_range(choice, axis.rotation_deg),
+        *_doubts_of(made),
+    )
+    return replace(made, weights=shares, axis_source=choice.source, notes=notes)
 
 
-def _check_start(axis: TiltAxis | None) -> None:
-    if axis is not None and not np.isfinite([axis.offset_px, axis.rotation_deg]).all():
+def _iter_register(
+    images: NDArray[Any],
+    tilts: Floats64,
+    weights: Floats | None,
+    method: Method,
+    known: PairShifts,
+    start_axis: TiltAxis | None,
+    told_axis: ToldAxis | None,
+) -> Generator[float, None, tuple[Floats64, AxisChoice]]:
+    """Register neighbours and choose the direction of the axis to start from.
+
+    The centre of mass is registered across the axis, in images that are turned upright.
+    """
+    by_mass = method == "centre-of-mass"
+    choice = None
+    if start_axis is not None and told_axis is None:
+        choice = AxisChoice(start_axis.rotation_deg, None, "before")
+    elif by_mass:
+        choice = choose_direction(images, tilts, None, weights, told_axis)
+    rotation_deg = choice.rotation_deg if choice is not None and by_mass else 0.0
+    if abs(rotation_deg) <= NEARLY_UPRIGHT_DEG:
+        shifts = yield from iter_register_series(images, tilts, method, known, weights)
+    else:
+        upright, still = TiltAxis(0.0, rotation_deg), np.zeros((len(images), 2))
+        if weights is None:
+            turned, shares = apply_alignment(images, still, upright), None
+        else:
+            turned, shares = apply_alignment(images, still, upright, weights)
+        shifts = yield from iter_register_series(turned, tilts, method, None, shares)
+        along, across = directions(rotation_deg)
+        shifts = shifts[:, :1] * along + shifts[:, 1:] * across
+    if choice is None:
+        choice = choose_direction(images, tilts, shifts, weights, told_axis)
+    return shifts, choice
+
+
+def _iter_match(
+    images: NDArray[Any],
+    tilts: Floats64,
+    weights: Floats | None,
+    shifts: Floats64,
+    choice: AxisChoice,
+    start_axis: TiltAxis | None,
+    rounds: int,
+) -> Generator[float, None, tuple[Floats64, TiltAxis, ProjectionMatch]]:
+    """Refine shifts and axis by projection matching, in images turned upright by quarters."""
+    quarters = quarter_turns(choice.rotation_deg)
+    turned_deg = nearest_quarters_deg(choice.rotation_deg)
+    if quarters:
+        images = np.rot90(images, quarters, axes=(1, 2))
+        weights = None if weights is None else np.rot90(weights, quarters, axes=(1, 2))
+        shifts = turned_shifts(shifts, -quarters)
+    rotation_deg = choice.rotation_deg - turned_deg
+    bounds = None
+    if choice.range_deg is not None:
+        bounds = (choice.range_deg[0] - turned_deg, choice.range_deg[1] - turned_deg)
+    binning = binning_for(images.shape[1:], MATCHING_SIDE)
+    # Nearly upright, the columns tell the offset.
+    slanted_deg = rotation_deg if abs(rotation_deg) > NEARLY_UPRIGHT_DEG else 0.0
+    mass = axis_through_mass(images, shifts, binning, slanted_deg, weights)
+    mass = TiltAxis(mass.offset_px, rotation_deg)
+    if start_axis is None or choice.source == "told":
+        shifts, start = lowest_tilt_in_place(shifts, mass, tilts)
+    else:
+        start = TiltAxis(start_axis.offset_px, rotation_deg)
+        shifts = shifts_about(start, shifts, mass, tilts)
+    match = yield from iter_match_projections(
+        images, tilts, shifts, start, rounds=rounds, weights=weights, range_deg=bounds
+    )
+    shifts, axis = lowest_tilt_in_place(match.shifts_px, match.axis, tilts)
+    offset_px, rotation_deg = axis.offset_px, axis.rotation_deg + turned_deg
+    if choice.source == "found" and wrapped_deg(rotation_deg) != rotation_deg:
+        # The same line, half a turn on.
+        half_turns = round((wrapped_deg(rotation_deg) - rotation_deg) / 180.0)
+        rotation_deg, offset_px = wrapped_deg(rotation_deg), offset_px * (-1.0) ** half_turns
+    return turned_shifts(shifts, quarters), TiltAxis(offset_px, rotation_deg), match
+
+
+def _doubts_of(made: Alignment) -> tuple[str, ...]:
+    binning = binning_for(made.images.shape[1:], MATCHING_SIDE)
+    return doubts(
+        made.residual_after,
+        float(np.nanmedian(made.correlation)),
+        0.0 if made.settled else made.last_move_px,
+        binning,
+        float(np.abs(made.shifts_px).max()) / max(made.images.shape[1:]),
+    )
+
+
+def _check_axes(start: TiltAxis | None, told: ToldAxis | None) -> None:
+    if start is not None and not np.isfinite([start.offset_px, start.rotation_deg]).all():
         raise ValueError(
-            f"the start axis {axis} is not finite; give finite numbers or leave it out"
+            f"the start axis {start} is not finite; give finite numbers or leave it out"
+        )
+    if told is not None and not np.isfinite(told.rotation_deg):
+        raise ValueError(
+            f"the axis told is {told.rotation_deg} deg; give a finite number or leave it out"
         )
 
 
@@ -275,16 +401,17 @@ def _iter_resample(
     images: NDArray[Any], shifts: Floats64, axis: TiltAxis, weights: NDArray[Any] | None
 ) -> Generator[float, None, tuple[Floats, Floats | None]]:
     """Resample some images and their weights at a time."""
+    shape = (images.shape[1], images.shape[2])
     aligned = np.empty(images.shape, np.float32)
     shares = None if weights is None else np.empty(images.shape, np.float32)
     at_once = max(1, _RESAMPLED_PIXELS // images[0].size)
     for first in range(0, len(images), at_once):
         part = slice(first, first + at_once)
         if weights is None or shares is None:
-            aligned[part] = apply_alignment(images[part], shifts[part], axis)
+            aligned[part] = apply_alignment(images[part], shifts[part], axis, shape=shape)
         else:
             aligned[part], shares[part] = apply_alignment(
-                images[part], shifts[part], axis, weights[part]
+                images[part], shifts[part], axis, weights[part], shape=shape
             )
         yield min(1.0, (first + at_once) / len(images))
     return aligned, shares
@@ -312,6 +439,7 @@ def _alignment(
         residual_before=float(match.residual[0]),
         residual_after=float(match.residual[-1]),
         last_move_px=match.last_move_px,
+        settled=match.settled,
         thickness_px=match.thickness_px,
         dark=tuple(int(n) for n in dark),
         notes=tuple(
@@ -319,57 +447,3 @@ def _alignment(
             for n in dark
         ),
     )
-
-
-def dark_images(images: NDArray[Any], weights: NDArray[Any] | None = None) -> NDArray[np.intp]:
-    """Find images with far less contrast than the others: no beam, or no specimen.
-
-    Parameters
-    ----------
-    images : ndarray
-        Shape (n, rows, columns).
-    weights : ndarray, optional
-        Share of each pixel that was measured, shape of the images, 0 to 1; by default all 1. A
-        pixel of weight 0 has no influence.
-
-    Returns
-    -------
-    ndarray
-        Indices of images whose standard deviation, binned and blurred, is less than a tenth of
-        the median of the images with contrast; all indices if no image has contrast.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> images = np.random.default_rng(0).random((4, 16, 16))
-    >>> images[2] = 7.0
-    >>> dark_images(images)
-    array([2])
-    """
-    binning = binning_for(images.shape[1:], MATCHING_SIDE // 2)
-    contrasts = np.empty(len(images))
-    known = checked_weights(weights, images.shape)
-
-    def one(n: int) -> None:
-        if known is None:
-            small = binned(images[n], binning)
-        else:
-            small, _ = binned_by_weight(images[n], known[n], binning)
-        contrasts[n] = gaussian_filter(small, 2.0).std()
-
-    in_threads(one, range(len(images)))
-    lit = contrasts[contrasts > 0]
-    usual = float(np.median(lit)) if lit.size else 0.0
-    return np.flatnonzero((contrasts < _DARK * usual) | (contrasts <= 0))
-
-
-def _interpolated(shifts: Floats64, tilts: Floats64, usable: NDArray[np.intp]) -> Floats64:
-    """Shifts of all images; those of dark images are interpolated linearly over the tilt."""
-    order = usable[np.argsort(tilts[usable], kind="stable")]
-    known = np.full((len(tilts), 2), np.nan)
-    known[usable] = shifts
-    every = np.column_stack(
-        [np.interp(tilts, tilts[order], known[order, axis]) for axis in range(2)]
-    )
-    every[usable] = shifts
-    return every

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import overload
@@ -11,12 +12,22 @@ from numpy.typing import NDArray
 
 from ..core.arrays import Floats
 from ..core.weights import filled
-from .displacement import NO_DISPLACEMENT, Displacement, displacement_between, displacements
+from .axis_choice import NEARLY_UPRIGHT_DEG, ToldAxis
+from .displacement import (
+    NO_DISPLACEMENT,
+    Displacement,
+    directions,
+    displacement_between,
+    displacements,
+)
 from .pairwise import Method, OnlineRegistration
 from .registration import centre_of_mass
 from .resampling import TiltAxis, apply_alignment
 
 Floats64 = NDArray[np.float64]
+
+# A live preview about an axis further from the right one shows another object.
+_SAME_DIRECTION_DEG = 12.0
 
 
 @dataclass(frozen=True)
@@ -31,11 +42,14 @@ class KnownAlignment:
         Shift along (rows, columns) of each view, by its index among the requested tilts.
     thickness_px : int or None
         Thickness of the specimen.
+    as_previewed : bool
+        Whether the views of that series were shown about nearly the same axis as they arrived.
     """
 
     axis: TiltAxis
     shifts_px: Mapping[int, Floats64]
     thickness_px: int | None = None
+    as_previewed: bool = True
 
 
 class CoarseAlignment:
@@ -51,6 +65,8 @@ class CoarseAlignment:
     known : KnownAlignment, optional
         Alignment of the previous series. Without it the axis goes through the centre of mass of
         the first view.
+    told : ToldAxis, optional
+        Direction of the axis of the first series, where it is known; upright without it.
 
     Examples
     --------
@@ -64,10 +80,19 @@ class CoarseAlignment:
     [0, 3]
     """
 
-    def __init__(self, method: Method, known: KnownAlignment | None = None) -> None:
+    def __init__(
+        self,
+        method: Method,
+        known: KnownAlignment | None = None,
+        told: ToldAxis | None = None,
+    ) -> None:
         self.registration = OnlineRegistration(method)
         self._known = known
         self._axis = known.axis if known is not None else None
+        start_deg = told.rotation_deg if told is not None else 0.0
+        self._rotation_deg = known.axis.rotation_deg if known is not None else start_deg
+        # The centre of mass is registered across the axis, in images that are turned upright.
+        self._turned = method == "centre-of-mass" and abs(self._rotation_deg) > NEARLY_UPRIGHT_DEG
         self._numbers: list[int] = []
         self._tilts: list[float] = []
         self._shifts: list[Floats64] = []
@@ -121,10 +146,9 @@ class CoarseAlignment:
         ValueError
             If the view cannot be registered; it is left out of the coarse alignment.
         """
-        self.registration.add(number, tilt_deg, image, weights)
+        self._register(number, tilt_deg, image, weights)
         if self._axis is None:
-            whole = image if weights is None else filled(image, weights)
-            self._axis = TiltAxis(centre_of_mass(whole - np.percentile(whole, 10)))
+            self._axis = self._through_mass(image if weights is None else filled(image, weights))
         if not self._numbers:
             known = self._known.shifts_px.get(tilt_index) if self._known is not None else None
             shift = np.zeros(2) if known is None else np.asarray(known, np.float64)
@@ -132,14 +156,50 @@ class CoarseAlignment:
             nearest = int(np.argmin(np.abs(np.array(self._tilts) - tilt_deg)))
             pairs = self.registration.pair_shifts([self._numbers[nearest], number])
             sign, step = (1, pairs[0, 1]) if (0, 1) in pairs else (-1, pairs[1, 0])
+            if self._turned:
+                along, across = directions(self._rotation_deg)
+                step = step[0] * along + step[1] * across
             shift = self._shifts[nearest] + sign * step
         self._numbers.append(number)
         self._tilts.append(tilt_deg)
         self._shifts.append(shift)
+        shape = (image.shape[0], image.shape[1])
         if weights is None:
-            return apply_alignment(image[None], shift[None], self._axis)[0]
-        made, shares = apply_alignment(image[None], shift[None], self._axis, weights[None])
+            return apply_alignment(image[None], shift[None], self._axis, shape=shape)[0]
+        made, shares = apply_alignment(
+            image[None], shift[None], self._axis, weights[None], shape=shape
+        )
         return made[0], shares[0]
+
+    def _register(
+        self, number: int, tilt_deg: float, image: Floats, weights: Floats | None
+    ) -> None:
+        if self._turned:
+            still, upright = np.zeros((1, 2)), TiltAxis(0.0, self._rotation_deg)
+            if weights is None:
+                image = apply_alignment(image[None], still, upright)[0]
+            else:
+                made, shares = apply_alignment(image[None], still, upright, weights[None])
+                image, weights = made[0], shares[0]
+        self.registration.add(number, tilt_deg, image, weights)
+
+    def _through_mass(self, image: Floats) -> TiltAxis:
+        """The axis through the centre of mass of an image."""
+        level = image - np.percentile(image, 10)
+        if self._rotation_deg == 0:
+            return TiltAxis(centre_of_mass(level))
+        _, across = directions(self._rotation_deg)
+        offset_px = across @ [centre_of_mass(level.T), centre_of_mass(level)]
+        return TiltAxis(float(offset_px), self._rotation_deg)
+
+    def pair_shifts(self, count: int) -> dict[tuple[int, int], Floats64]:
+        """Shifts between neighbours in tilt, for the alignment of the first `count` views."""
+        return {} if self._turned else self.registration.pair_shifts(range(count))
+
+    def shows(self, axis: TiltAxis) -> bool:
+        """Whether the views were shown about nearly the direction of this axis."""
+        turn_deg = math.remainder(axis.rotation_deg - self._rotation_deg, 360.0)
+        return abs(turn_deg) < _SAME_DIRECTION_DEG
 
     def displacement_to(self, shifts_px: Floats64, axis: TiltAxis) -> Displacement:
         """Displacement of the specimen from this alignment to a better one.
@@ -156,7 +216,7 @@ class CoarseAlignment:
         tuple of float
             Along (y, z, x), in voxels.
         """
-        if self._axis is None:
+        if self._axis is None or not self.shows(axis):
             return NO_DISPLACEMENT
         before = displacements(self.shifts_px, self._axis)
         after = displacements(shifts_px[self._numbers], axis)

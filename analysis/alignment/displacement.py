@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .resampling import TiltAxis
+from .preparation import MATCHING_SIDE, binning_for, prepared_image
+from .resampling import TiltAxis, nearest_quarters_deg
 
 Floats64 = NDArray[np.float64]
 # Voxels along (y, z, x).
@@ -15,6 +17,9 @@ Displacement = tuple[float, float, float]
 NO_DISPLACEMENT: Displacement = (0.0, 0.0, 0.0)
 # A displacement differs from the offset of the axis if the cosines of the tilts span this much.
 _MIN_COSINE_SPAN = 0.02
+# An axis turned by less cuts off what a shift may cut off as well; a part of the intensity above
+# the background that is worth a word.
+_TURNED_DEG, _CUT_OFF = 12.0, 0.05
 
 
 def displacements(shifts_px: Floats64, axis: TiltAxis) -> Floats64:
@@ -38,10 +43,15 @@ def displacements(shifts_px: Floats64, axis: TiltAxis) -> Floats64:
     >>> displacements(np.array([[1.0, 2.0]]), TiltAxis(0.5))
     array([[1. , 2.5]])
     """
-    rotation_rad = math.radians(axis.rotation_deg)
-    along = shifts_px @ [math.cos(rotation_rad), -math.sin(rotation_rad)]
-    across = shifts_px @ [math.sin(rotation_rad), math.cos(rotation_rad)] + axis.offset_px
-    return np.column_stack([along, across])
+    down, beside = directions(axis.rotation_deg)
+    return np.column_stack([shifts_px @ down, shifts_px @ beside + axis.offset_px])
+
+
+def directions(rotation_deg: float) -> tuple[Floats64, Floats64]:
+    """Unit vectors (rows, columns) in the recorded images: along the tilt axis, and across it."""
+    rotation_rad = math.radians(rotation_deg)
+    cosine, sine = math.cos(rotation_rad), math.sin(rotation_rad)
+    return np.array([cosine, -sine]), np.array([sine, cosine])
 
 
 def displacement_between(before: Floats64, after: Floats64, tilt_deg: Floats64) -> Displacement:
@@ -116,3 +126,49 @@ def lowest_tilt_in_place(
         offset = float(np.linalg.lstsq(terms, moves[:, 1])[0][0])
     moves[:, 1] -= offset
     return moves[:, :1] * down + moves[:, 1:] * across, TiltAxis(offset, axis.rotation_deg)
+
+
+def interpolated_over_tilt(shifts: Floats64, tilts: Floats64, usable: NDArray[np.intp]) -> Floats64:
+    """Shifts of all images; those of dark images are interpolated linearly over the tilt."""
+    order = usable[np.argsort(tilts[usable], kind="stable")]
+    known = np.full((len(tilts), 2), np.nan)
+    known[usable] = shifts
+    every = np.column_stack(
+        [np.interp(tilts, tilts[order], known[order, axis]) for axis in range(2)]
+    )
+    every[usable] = shifts
+    return every
+
+
+def cut_off(image: NDArray[Any], shift_px: Floats64, axis: TiltAxis) -> tuple[str, ...]:
+    """Tell how much of a specimen lies outside an image that is turned and keeps its shape.
+
+    Parameters
+    ----------
+    image : ndarray
+        Shape (rows, columns), as recorded.
+    shift_px : ndarray
+        Shape (2,), along rows and columns.
+    axis : TiltAxis
+        The tilt axis.
+    """
+    rows, columns = image.shape
+    turned_deg = nearest_quarters_deg(axis.rotation_deg)
+    exchanged = round(turned_deg / 90.0) % 2 == 1 and rows != columns
+    if abs(axis.rotation_deg - turned_deg) < _TURNED_DEG and not exchanged:
+        return ()
+    binning = binning_for(image.shape, MATCHING_SIDE)
+    level = np.maximum(prepared_image(image, binning), 0)
+    y, x = ((np.arange(side) - (side - 1) / 2) * binning for side in level.shape)
+    down, beside = directions(axis.rotation_deg)
+    y, x = (y - shift_px[0])[:, None], (x - shift_px[1])[None, :]
+    along, across = y * down[0] + x * down[1], y * beside[0] + x * beside[1] - axis.offset_px
+    outside = (np.abs(along) > rows / 2) | (np.abs(across) > columns / 2)
+    total = float(level.sum())
+    share = float(level[outside].sum()) / total if total > 0 else 0.0
+    if share < _CUT_OFF:
+        return ()
+    return (
+        f"turned upright by {axis.rotation_deg:.1f} deg, {share:.0%} of the specimen lies outside "
+        f"the {rows} x {columns} pixels of the aligned images and is cut off",
+    )

@@ -153,6 +153,22 @@ class MatchingVolume:
             Relative residual: filtered norm of the residual in the last iteration over the
             filtered norm of the images.
         """
+        left, whole = self._fit(images, valid, iterations)
+        total = float(whole.sum())
+        return math.sqrt(max(0.0, float(left.sum())) / total) if total > 0 else 0.0
+
+    def fit_blocks(
+        self, images: Floats, valid: NDArray[np.bool_], iterations: int
+    ) -> NDArray[np.float64]:
+        """Do what :meth:`fit` does; return the residual of each block of `LANES` rows."""
+        left, whole = self._fit(images, valid, iterations)
+        relative = np.divide(left, whole, out=np.zeros_like(left), where=whole > 0)
+        return np.sqrt(np.maximum(relative, 0.0))
+
+    def _fit(
+        self, images: Floats, valid: NDArray[np.bool_], iterations: int
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Improve the volume; return squared norms of residual and images by blocks."""
         measured = blocks_of(images.transpose(1, 0, 2))
         weights = blocks_of(valid.transpose(1, 0, 2))
         left, whole = np.zeros(len(measured)), np.zeros(len(measured))
@@ -174,8 +190,7 @@ class MatchingVolume:
                 )
 
         in_threads(improve, range(len(measured)))
-        total = float(whole.sum())
-        return math.sqrt(max(0.0, float(left.sum())) / total) if total > 0 else 0.0
+        return left, whole
 
     def projections(self) -> tuple[Floats, Floats, Floats]:
         """Project the volume and the derivatives of its two shears in the plane of the axis.

@@ -9,13 +9,15 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from ..core.arrays import Floats, binned, in_threads
-from ..core.weights import binned_by_weight
+from ..core.weights import binned_by_weight, checked_weights
 from .resampling import MIN_MEASURED
 
 # Longer side in pixels at which projections are matched.
 MATCHING_SIDE = 128
 _BLUR_PX = 0.9
 _BACKGROUND_PERCENTILE = 10.0
+# An image with less than this part of the usual contrast is dark.
+_DARK = 0.1
 # A pixel of which less was measured shows only what it was filled with.
 _TINY = 1e-3
 
@@ -132,3 +134,45 @@ def binning_for(shape: tuple[int, ...], side: int) -> int:
     while max(shape) // binning > side:
         binning *= 2
     return binning
+
+
+def dark_images(images: NDArray[Any], weights: NDArray[Any] | None = None) -> NDArray[np.intp]:
+    """Find images with far less contrast than the others: no beam, or no specimen.
+
+    Parameters
+    ----------
+    images : ndarray
+        Shape (n, rows, columns).
+    weights : ndarray, optional
+        Share of each pixel that was measured, shape of the images, 0 to 1; by default all 1. A
+        pixel of weight 0 has no influence.
+
+    Returns
+    -------
+    ndarray
+        Indices of images whose standard deviation, binned and blurred, is less than a tenth of
+        the median of the images with contrast; all indices if no image has contrast.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> images = np.random.default_rng(0).random((4, 16, 16))
+    >>> images[2] = 7.0
+    >>> dark_images(images)
+    array([2])
+    """
+    binning = binning_for(images.shape[1:], MATCHING_SIDE // 2)
+    contrasts = np.empty(len(images))
+    known = checked_weights(weights, images.shape)
+
+    def one(n: int) -> None:
+        if known is None:
+            small = binned(images[n], binning)
+        else:
+            small, _ = binned_by_weight(images[n], known[n], binning)
+        contrasts[n] = gaussian_filter(small, 2.0).std()
+
+    in_threads(one, range(len(images)))
+    lit = contrasts[contrasts > 0]
+    usual = float(np.median(lit)) if lit.size else 0.0
+    return np.flatnonzero((contrasts < _DARK * usual) | (contrasts <= 0))

@@ -49,6 +49,7 @@ _MAX_ROTATION_STEP_RAD = math.radians(1.0)
 # Gain of the offset when all shifts are free: the volume takes up a part of a wrong offset.
 _OFFSET_GAIN = 1.7
 # Settled: moves (rms, in binned pixels), offset and rotation of two successive rounds are smaller.
+_SETTLED_ROUNDS = 2
 _SETTLED_PX = 0.003
 _SETTLED_OFFSET_PX = 0.006
 _SETTLED_RAD = math.radians(0.004)
@@ -75,6 +76,8 @@ class ProjectionMatch:
         Thickness of the volume.
     last_move_px : float
         Root mean square of the last step of the shifts.
+    settled : bool
+        Whether the last rounds changed nothing to speak of.
     """
 
     shifts_px: Floats64
@@ -83,6 +86,7 @@ class ProjectionMatch:
     correlation: Floats64
     thickness_px: int
     last_move_px: float
+    settled: bool
 
 
 def match_projections(
@@ -94,6 +98,7 @@ def match_projections(
     rounds: int = 30,
     axis_only: bool = False,
     weights: NDArray[Any] | None = None,
+    range_deg: tuple[float, float] | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> ProjectionMatch:
     """Refine an alignment until the images agree with the reprojections of their volume.
@@ -117,6 +122,8 @@ def match_projections(
     weights : ndarray, optional
         Share of each pixel that was measured, shape of the images, 0 to 1; by default all 1. A
         pixel of weight 0 has no influence.
+    range_deg : tuple of float, optional
+        Lowest and highest rotation of the axis; by default it is free.
     progress : callable, optional
         Called with the finished fraction after each round.
 
@@ -139,7 +146,14 @@ def match_projections(
     True
     """
     steps = iter_match_projections(
-        images, tilt_deg, shifts_px, axis, rounds=rounds, axis_only=axis_only, weights=weights
+        images,
+        tilt_deg,
+        shifts_px,
+        axis,
+        rounds=rounds,
+        axis_only=axis_only,
+        weights=weights,
+        range_deg=range_deg,
     )
     return run_to_end(steps, progress)
 
@@ -153,12 +167,13 @@ def iter_match_projections(
     rounds: int = 30,
     axis_only: bool = False,
     weights: NDArray[Any] | None = None,
+    range_deg: tuple[float, float] | None = None,
 ) -> Generator[float, None, ProjectionMatch]:
     """Do what :func:`match_projections` does in small pieces of work.
 
     Parameters
     ----------
-    images, tilt_deg, shifts_px, axis, rounds, axis_only, weights
+    images, tilt_deg, shifts_px, axis, rounds, axis_only, weights, range_deg
         See :func:`match_projections`.
 
     Yields
@@ -180,7 +195,13 @@ def iter_match_projections(
     """
     weights = checked_weights(weights, images.shape)
     refinement = _Refinement(
-        images, tilt_deg, shifts_px, axis, axis_only=axis_only, weights=weights
+        images,
+        tilt_deg,
+        shifts_px,
+        axis,
+        axis_only=axis_only,
+        weights=weights,
+        range_deg=range_deg,
     )
     yield 0.0
     rounds = max(1, rounds)
@@ -189,7 +210,7 @@ def iter_match_projections(
             yield from refinement.find_thickness(number / rounds)
         yield from refinement.improve_volume(number / rounds)
         settled = refinement.improve_alignment()
-        if refinement.count_settled(settled and number > _SETTLING) == 2:
+        if refinement.count_settled(settled and number > _SETTLING) == _SETTLED_ROUNDS:
             break
         yield (number + 1) / rounds
     yield 1.0
@@ -208,6 +229,7 @@ class _Refinement:
         *,
         axis_only: bool,
         weights: Floats | None,
+        range_deg: tuple[float, float] | None,
     ) -> None:
         self._binning = binning_for(images.shape[1:], MATCHING_SIDE)
         small, shares = prepared_series(images, weights, self._binning)
@@ -218,6 +240,7 @@ class _Refinement:
         self._shifts = self._given_px / self._binning
         self._offset = axis.offset_px / self._binning
         self._rotation_rad = math.radians(axis.rotation_deg)
+        self._range_rad = None if range_deg is None else np.deg2rad(range_deg)
         self._component = _offset_component(self._tilts)
         self._volume: MatchingVolume | None = None
         self._thickness = float(self._splines.shape[1])
@@ -274,6 +297,11 @@ class _Refinement:
         self._rotation_rad += min(
             max(_ROTATION_GAIN * rotation, -_MAX_ROTATION_STEP_RAD), _MAX_ROTATION_STEP_RAD
         )
+        if self._range_rad is not None:
+            before, lowest, highest = self._rotation_rad, *self._range_rad
+            self._rotation_rad = float(min(max(before, lowest), highest))
+            # At its bound the rotation is settled.
+            rotation = rotation if self._rotation_rad == before else 0.0
         self._last_move = float(np.sqrt((moves**2).sum(axis=1).mean()))
         return (
             self._last_move < _SETTLED_PX
@@ -296,6 +324,7 @@ class _Refinement:
             _correlations(self._aligned * self._valid, self._reprojected * self._valid),
             self._volume.thickness * self._binning,
             self._last_move * self._binning,
+            self._settled_rounds >= _SETTLED_ROUNDS,
         )
 
 

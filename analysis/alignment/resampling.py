@@ -7,8 +7,12 @@ the centre of an image, (n - 1) / 2. The aligned image at (y, x') shows the reco
     column = (x' + offset) cos(r) - y sin(r) + shift_x
 
 A shift is the displacement of the specimen in the recorded image. The offset is the distance of
-the tilt axis from the centre of the columns. A positive rotation r turns the axis from the rows'
-direction (y) towards the columns (x').
+the tilt axis from the centre of the columns. The rotation r is the angle from the vertical to the
+axis, counter-clockwise positive in a picture with its first row at the bottom, as 3dmod shows it:
+the rotation angle of SerialEM and IMOD. With its first row at the top it counts clockwise.
+
+Images whose axis is turned by more than 45 deg are first turned by quarters, which is exact; rows
+and columns change places where the number of quarters is odd.
 """
 # numba's decorators and scipy's filters are untyped.
 # pyright: basic, reportMissingTypeStubs=false, reportCallIssue=false, reportArgumentType=false
@@ -41,13 +45,50 @@ class TiltAxis:
     Attributes
     ----------
     offset_px : float
-        Distance from the centre of the columns.
+        Distance from the centre of the columns of the aligned images.
     rotation_deg : float
-        Rotation from the rows' direction (y) towards the columns (x').
+        Angle from the vertical, counter-clockwise with the first row at the bottom.
     """
 
     offset_px: float = 0.0
     rotation_deg: float = 0.0
+
+
+def quarter_turns(rotation_deg: float) -> int:
+    """Number of quarters, 0 to 3, after which a rotation is within 45 deg of upright."""
+    return round(rotation_deg / 90.0) % 4
+
+
+def nearest_quarters_deg(rotation_deg: float) -> float:
+    """Multiple of 90 deg that is nearest to a rotation."""
+    return 90.0 * round(rotation_deg / 90.0)
+
+
+def turned_shifts(shifts_px: NDArray[Any], quarters: int) -> NDArray[np.float64]:
+    """Shifts in the recorded images, from those in images turned by ``np.rot90(images, quarters)``.
+
+    Parameters
+    ----------
+    shifts_px : ndarray
+        Shape (n, 2), along rows and columns.
+    quarters : int
+        Number of quarters; the negative number undoes it.
+
+    Returns
+    -------
+    ndarray
+        Float64, shape (n, 2).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> turned_shifts(np.array([[2.0, 3.0]]), 1)
+    array([[ 3., -2.]])
+    """
+    shifts = np.array(shifts_px, np.float64)
+    for _ in range(quarters % 4):
+        shifts = np.column_stack([shifts[:, 1], -shifts[:, 0]])
+    return shifts
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
@@ -190,7 +231,11 @@ class Splines:
             target[n] = gaussian_filter1d(ends, _BORDER_SMOOTHING_PX, axis=1, mode="nearest")
 
     def sampled(
-        self, shifts_px: NDArray[Any], axis: TiltAxis, rows: NDArray[np.integer[Any]] | None = None
+        self,
+        shifts_px: NDArray[Any],
+        axis: TiltAxis,
+        rows: NDArray[np.integer[Any]] | None = None,
+        columns: int | None = None,
     ) -> Floats:
         """Resample the images by the convention of this module.
 
@@ -201,7 +246,9 @@ class Splines:
         axis : TiltAxis
             The tilt axis.
         rows : ndarray of int, optional
-            Only these rows of the aligned images.
+            Only these rows of the aligned images; they may lie beyond the recorded ones.
+        columns : int, optional
+            Number of columns of the aligned images; by default that of the recorded ones.
 
         Returns
         -------
@@ -211,7 +258,7 @@ class Splines:
         shifts = np.asarray(shifts_px, np.float64)
         tall, wide = self.shape
         picks = np.arange(tall) if rows is None else np.asarray(rows, np.intp)
-        out = np.empty((len(self._exact), len(picks), wide), np.float32)
+        out = np.empty((len(self._exact), len(picks), columns or wide), np.float32)
         rotation = math.radians(axis.rotation_deg)
         straight = axis.rotation_deg == 0.0
 
@@ -236,7 +283,11 @@ class Splines:
         return out
 
     def sampled_weights(
-        self, shifts_px: NDArray[Any], axis: TiltAxis, rows: NDArray[np.integer[Any]] | None = None
+        self,
+        shifts_px: NDArray[Any],
+        axis: TiltAxis,
+        rows: NDArray[np.integer[Any]] | None = None,
+        columns: int | None = None,
     ) -> Floats | None:
         """Weights of the pixels of :meth:`sampled`; None where all are 1."""
         weights = self._weights
@@ -244,7 +295,7 @@ class Splines:
             return None
         shifts, rotation = np.asarray(shifts_px, np.float64), math.radians(axis.rotation_deg)
         picks = np.arange(self.shape[0]) if rows is None else np.asarray(rows, np.intp)
-        out = np.empty((len(weights), len(picks), self.shape[1]), np.float32)
+        out = np.empty((len(weights), len(picks), columns or self.shape[1]), np.float32)
 
         def one(n: int) -> None:
             offset = float(axis.offset_px)
@@ -273,17 +324,29 @@ class Splines:
 
 @overload
 def apply_alignment(
-    images: NDArray[Any], shifts_px: NDArray[Any], axis: TiltAxis, weights: None = None
+    images: NDArray[Any],
+    shifts_px: NDArray[Any],
+    axis: TiltAxis,
+    weights: None = None,
+    *,
+    shape: tuple[int, int] | None = None,
 ) -> Floats: ...
 @overload
 def apply_alignment(
-    images: NDArray[Any], shifts_px: NDArray[Any], axis: TiltAxis, weights: NDArray[Any]
+    images: NDArray[Any],
+    shifts_px: NDArray[Any],
+    axis: TiltAxis,
+    weights: NDArray[Any],
+    *,
+    shape: tuple[int, int] | None = None,
 ) -> tuple[Floats, Floats]: ...
 def apply_alignment(
     images: NDArray[Any],
     shifts_px: NDArray[Any],
     axis: TiltAxis,
     weights: NDArray[Any] | None = None,
+    *,
+    shape: tuple[int, int] | None = None,
 ) -> Floats | tuple[Floats, Floats]:
     """Resample images so that shifts, axis offset and rotation are removed.
 
@@ -298,6 +361,9 @@ def apply_alignment(
     weights : ndarray, optional
         Share of each pixel that was measured, shape of the images, 0 to 1. Pixels of weight 0 are
         filled from their surroundings before.
+    shape : tuple of int, optional
+        Rows and columns of the aligned images, about the same centre. By default those of the
+        images, exchanged where the axis is turned by more than 45 deg.
 
     Returns
     -------
@@ -337,16 +403,25 @@ def apply_alignment(
     bad = next((n for n, image in enumerate(images) if not np.isfinite(image).all()), None)
     if bad is not None:
         raise ValueError(f"image {bad} holds NaN or infinity; leave that image out")
-    out = np.empty(images.shape, np.float32)
     known = checked_weights(weights, images.shape)
-    shares = np.ones(images.shape, np.float32) if weights is not None else None
+    quarters = quarter_turns(axis.rotation_deg)
+    if quarters:
+        images = np.rot90(images, quarters, axes=(1, 2))
+        known = None if known is None else np.rot90(known, quarters, axes=(1, 2))
+        shifts = turned_shifts(shifts, -quarters)
+        left_deg = axis.rotation_deg - nearest_quarters_deg(axis.rotation_deg)
+        axis = TiltAxis(axis.offset_px, left_deg)
+    tall, wide = shape or images.shape[1:]
+    rows = np.arange(tall) + (images.shape[1] - tall) // 2
+    out = np.empty((len(images), tall, wide), np.float32)
+    shares = np.ones(out.shape, np.float32) if weights is not None else None
 
     def one(n: int) -> None:
         # Only the splines of the images in work are in memory.
         part = slice(n, n + 1)
         splines = Splines(images[part], None if known is None else known[part])
-        out[n] = splines.sampled(shifts[part], axis)[0]
-        found = splines.sampled_weights(shifts[part], axis)
+        out[n] = splines.sampled(shifts[part], axis, rows, wide)[0]
+        found = splines.sampled_weights(shifts[part], axis, rows, wide)
         if shares is not None and found is not None:
             shares[n] = found[0]
 

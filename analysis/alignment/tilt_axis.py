@@ -38,14 +38,14 @@ def axis_through_mass(
     binning : int
         Binning at which the centres of mass are measured.
     rotation_deg : float
-        Rotation of the axis, passed through to the result.
+        Rotation of the axis, within 45 deg of upright; passed through to the result.
     weights : ndarray, optional
         Share of each pixel that was measured, shape of the images, 0 to 1; by default all 1.
 
     Returns
     -------
     TiltAxis
-        Its offset is the median over the images of centre of mass minus shift.
+        Its offset is the median over the images of centre of mass minus shift, across the axis.
 
     Examples
     --------
@@ -58,7 +58,12 @@ def axis_through_mass(
     """
     small, _ = prepared_series(images, weights, binning)
     centres = [centre_of_mass(image) * binning for image in small]
-    return TiltAxis(float(np.median(np.array(centres) - shifts_px[:, 1])), rotation_deg)
+    across = np.array(centres) - shifts_px[:, 1]
+    if rotation_deg:
+        down = np.array([centre_of_mass(image.T) * binning for image in small]) - shifts_px[:, 0]
+        rotation_rad = np.deg2rad(rotation_deg)
+        across = across * np.cos(rotation_rad) + down * np.sin(rotation_rad)
+    return TiltAxis(float(np.median(across)), rotation_deg)
 
 
 def find_axis(

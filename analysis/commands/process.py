@@ -103,6 +103,7 @@ def plan_of(stack: Stack, steps: Sequence[AnalysisStep]) -> StackPlan:
         kind=stack.kind,
         frames=stack.frame_count,
         tilt_deg=tuple(float(angle) for angle in stack.nominal_tilt_deg),
+        tilt_axis_deg=stack.tilt_axis_deg,
         results=results,
     )
 

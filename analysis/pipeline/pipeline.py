@@ -165,7 +165,9 @@ def _stack_of(
     )
     plans = {result.name: result for result in (*run_results, *plan.results)}
     shapes = {**info.shapes, **{name: result.shape for name, result in plans.items()}}
-    info = replace(info, shapes=shapes, marked_value=stack.marked_value)
+    info = replace(
+        info, shapes=shapes, marked_value=stack.marked_value, tilt_axis_deg=plan.tilt_axis_deg
+    )
     at_work = [
         step.step_class(step.settings, info, context)
         for step in steps

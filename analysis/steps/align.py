@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import numpy as np
+from pydantic import Field
 
+from ...protocols.core.units import AngleDeg
 from ...protocols.steps import (
     VIEWS,
     Notice,
@@ -22,15 +24,23 @@ from ..core.outputs import with_progress
 
 if TYPE_CHECKING:
     from ..alignment.align import Alignment
+    from ..alignment.axis_choice import ToldAxis
     from ..alignment.coarse import CoarseAlignment
 
 
 class AlignSettings(StepSettings):
-    """How neighbouring tilts are registered."""
+    """How neighbouring tilts are registered, and the direction of the tilt axis where it is known.
+
+    `axis_deg` is the rotation angle of SerialEM and IMOD: from the vertical to the axis,
+    counter-clockwise with the first row at the bottom. It goes before that of the file and the
+    rig, and is refined within 5 deg unless `refine_axis` is false.
+    """
 
     method: Literal["mutual-information", "phase-correlation", "centre-of-mass"] = (
         "mutual-information"
     )
+    axis_deg: Annotated[AngleDeg, Field(ge=-360, le=360)] | None = Field(default=None, alias="axis")
+    refine_axis: bool | None = None
 
 
 class AlignStep(Step[AlignSettings]):
@@ -66,7 +76,8 @@ class AlignStep(Step[AlignSettings]):
         from ..alignment.coarse import CoarseAlignment, KnownAlignment
 
         if self._coarse is None:
-            self._coarse = CoarseAlignment(self.settings.method, self.context.get(KnownAlignment))
+            known = self.context.get(KnownAlignment)
+            self._coarse = CoarseAlignment(self.settings.method, known, self._told_axis())
         number, self._views = self._views, self._views + 1
         try:
             if view.weights is None:
@@ -80,6 +91,16 @@ class AlignStep(Step[AlignSettings]):
             name, tilt_deg = self.stack.name, view.tilt_deg
             yield Notice("warning", f"{name} at {tilt_deg:g} deg cannot be registered yet: {error}")
 
+    def _told_axis(self) -> ToldAxis | None:
+        """The direction that the recipe tells, else the file or the rig."""
+        from ..alignment.axis_choice import ToldAxis
+
+        told_deg = self.settings.axis_deg
+        if told_deg is None:
+            told_deg = self.stack.tilt_axis_deg
+        refine = self.settings.refine_axis is not False
+        return None if told_deg is None else ToldAxis(told_deg, refine)
+
     def series(self, series: Series) -> Iterator[Output]:
         """Align the whole series, from the registrations of its views and the axis before."""
         from ..alignment.align import iter_align_series
@@ -91,7 +112,7 @@ class AlignStep(Step[AlignSettings]):
             return
         before = self.context.get(KnownAlignment)
         try:
-            pairs = coarse.registration.pair_shifts(range(len(series.images)))
+            pairs = coarse.pair_shifts(len(series.images))
             found = yield from with_progress(
                 "aligning",
                 iter_align_series(
@@ -101,6 +122,7 @@ class AlignStep(Step[AlignSettings]):
                     pair_shifts=pairs,
                     start_axis=before.axis if before is not None else None,
                     weights=series.weights,
+                    told_axis=self._told_axis(),
                 ),
             )
         except ValueError as error:
@@ -108,13 +130,24 @@ class AlignStep(Step[AlignSettings]):
             return
         for text in found.notes:
             yield Notice("warning", f"{self.stack.name}: {text}")
+        if not coarse.shows(found.axis):
+            yield Notice(
+                "warning",
+                f"{self.stack.name}: the preview was made about another direction than the tilt "
+                f"axis of {found.rotation_deg:.1f} deg that was found at the end; only the final "
+                "volume is right. Tell the axis in the recipe or the rig to have both right",
+            )
         yield from self._results(found, series)
         series.displacement_px = coarse.displacement_to(found.shifts_px, found.axis)
         shifts_px = dict(zip(series.view_indices, found.shifts_px, strict=True))
-        self.context.put(KnownAlignment(found.axis, shifts_px, found.thickness_px))
+        as_previewed = coarse.shows(found.axis)
+        self.context.put(KnownAlignment(found.axis, shifts_px, found.thickness_px, as_previewed))
         series.images, series.weights = found.images, found.weights
         if series.recorded is not None:
-            series.recorded = apply_alignment(series.recorded, found.shifts_px, found.axis)
+            shape = (series.images.shape[1], series.images.shape[2])
+            series.recorded = apply_alignment(
+                series.recorded, found.shifts_px, found.axis, shape=shape
+            )
 
     def _results(self, found: Alignment, series: Series) -> Iterator[Output]:
         """Give the images and shifts; those of views that never came are NaN."""
@@ -126,9 +159,14 @@ class AlignStep(Step[AlignSettings]):
         more: Parameters = {
             "axis_offset_px": found.axis_offset_px * binning,
             "axis_rotation_deg": found.rotation_deg,
+            "axis_source": found.axis_source,
             "misfit": found.residual_after,
             "thickness_px": found.thickness_px * binning,
             "correlation_min": float(np.nanmin(found.correlation)),
+            "correlation_median": float(np.nanmedian(found.correlation)),
+            "last_move_px": found.last_move_px * binning,
         }
+        if found.notes:
+            more["doubts"] = "; ".join(found.notes)
         yield self.result("aligned", aligned, more)
         yield self.result("shifts", shifts, more)

@@ -176,8 +176,13 @@ class ReconstructStep(Step[ReconstructSettings]):
         self, live: LiveReconstruction, series: Series, images: Floats
     ) -> Generator[Output, None, tuple[Floats, Parameters]]:
         """Minimise the total variation, from the live volume if that serves."""
+        from ..alignment.coarse import KnownAlignment
+
+        alignment = self.context.get(KnownAlignment)
+        # Views shown about another axis have made another object.
+        other_object = alignment is not None and not alignment.as_previewed
         displacement = series.displacement_px
-        if not live.serves_as_start:
+        if not live.serves_as_start or other_object:
             live, displacement = self._new_volume(), _NOWHERE
         thickness, early = self._thickness(), live.iterations
         yield from with_progress(

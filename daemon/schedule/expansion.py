@@ -109,6 +109,7 @@ class Expansion:
             kind=kind,
             frames=len(tilts),
             tilt_deg=tilts,
+            tilt_axis_deg=self.rig.stage.tilt_axis_deg if kind == "series" else None,
             results=tuple(
                 planned_results(analysis, kind, len(tilts), beam.frame, beam.pixel_nm, views)
             ),

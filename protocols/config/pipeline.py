@@ -205,6 +205,10 @@ def fewest_reference_frames(steps: Sequence[AnalysisStep]) -> tuple[int, str]:
     return max(needed, default=(0, ""), key=lambda need: need[0])
 
 
+# A setting of a step that is None, as the file holds it.
+_NOT_SET = "null"
+
+
 class ResultPlan(Strict):
     """One dataset that the analysis will leave for one stack of frames.
 
@@ -229,8 +233,8 @@ class ResultPlan(Strict):
     def __eq__(self, other: object) -> bool:
         """Whether both describe the same room in a file.
 
-        Names of columns and unit do not count: manifests of version 0.1.0 have neither, and their
-        runs can be resumed.
+        Names of columns, unit and settings that are not set do not count: manifests of version
+        0.1.0 do not have them, and their runs can be resumed.
         """
         return isinstance(other, ResultPlan) and self._room() == other._room()
 
@@ -239,7 +243,11 @@ class ResultPlan(Strict):
         return hash((self.name, self.process, self.shape))
 
     def _room(self) -> dict[str, object]:
-        return self.model_dump(exclude={"columns", "unit"})
+        room = self.model_dump(exclude={"columns", "unit", "parameters"})
+        room["parameters"] = {
+            key: value for key, value in self.parameters.items() if value != _NOT_SET
+        }
+        return room
 
 
 def binning_of(steps: Sequence[AnalysisStep]) -> int:

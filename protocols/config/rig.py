@@ -86,8 +86,13 @@ class HeaterRig(DeviceRig):
 
 
 class StageRig(DeviceRig):
-    """The stage's driver and limits."""
+    """The stage's driver and limits.
 
+    `tilt_axis_deg` is the direction of the tilt axis in the images, for the alignment: the rotation
+    angle of SerialEM and IMOD. Without it the alignment finds the axis.
+    """
+
+    tilt_axis_deg: AngleDeg | None = Field(default=None, alias="tilt_axis", ge=-360, le=360)
     limits: StageLimits = StageLimits()
 
 

@@ -17,7 +17,8 @@ FrameDtype = Literal["uint8", "uint16", "uint32"]
 class StackPlan(Strict):
     """One group of frames in the file, such as ``series_001``.
 
-    `tilt_deg` are the requested angles of its frames, in the order of exposure.
+    `tilt_deg` are the requested angles of its frames, in the order of exposure; `tilt_axis_deg` is
+    the direction of the tilt axis as the rig tells it.
     """
 
     name: str
@@ -25,6 +26,7 @@ class StackPlan(Strict):
     frames: int
     tilt_deg: tuple[float, ...]
     results: tuple[ResultPlan, ...] = ()
+    tilt_axis_deg: float | None = None
 
     @property
     def is_dark(self) -> bool:

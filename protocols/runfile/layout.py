@@ -309,7 +309,8 @@ def _stack(manifest: RunManifest, stack: StackPlan) -> Iterator[Node]:
     detector = f"{base}/instrument/detector"
     rows, columns = manifest.beam.frame
     pixel = manifest.beam.pixel_nm
-    yield Group(base, "NXentry", {"default": "data"})
+    axis = {} if stack.tilt_axis_deg is None else {TILT_AXIS: stack.tilt_axis_deg}
+    yield Group(base, "NXentry", {"default": "data"} | axis)
     if stack.kind == "series":
         yield Dataset(f"{base}/definition", "NXtomo")
     yield Dataset(f"{base}/title", f"{manifest.title}: {stack.name}")

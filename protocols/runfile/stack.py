@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from functools import cached_property
@@ -144,6 +145,13 @@ class Stack:
             return ""
         told = self._file[path][()]
         return told.decode("utf-8", "replace") if isinstance(told, bytes) else str(told)
+
+    @cached_property
+    def tilt_axis_deg(self) -> float | None:
+        """Direction of the tilt axis as the rig or the imported file told it; None if not told."""
+        told = self._file[f"/{self.name}"].attrs.get(layout.TILT_AXIS)
+        value = math.nan if told is None else float(np.ravel(told)[0])
+        return value if math.isfinite(value) else None
 
     @cached_property
     def pixel_nm(self) -> float:

@@ -80,6 +80,8 @@ class StackInfo:
     marked_value : float or None
         Value by which the detector marks a pixel that it did not measure (saturated, masked), less
         the offset of the file; None where it marks none.
+    tilt_axis_deg : float or None
+        Direction of the tilt axis as the rig or the imported file tells it.
     """
 
     name: str
@@ -91,6 +93,7 @@ class StackInfo:
     binning: int = 1
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
     marked_value: float | None = None
+    tilt_axis_deg: float | None = None
 
     @property
     def frames(self) -> int:

@@ -277,7 +277,8 @@ def test_prepared_images_have_no_background_and_a_mean_of_one():
     assert abs(np.median(small[:, :2])) < 0.3
 
 
-def test_needle_is_aligned_no_worse_than_by_others(measured_data):
+def measured_needle(measured_data):
+    """The needle and its tilts, turned so that the tilt axis runs down the columns."""
     import mrcfile
 
     folder = measured_data / "needle_haadf"
@@ -288,8 +289,12 @@ def test_needle_is_aligned_no_worse_than_by_others(measured_data):
             recorded = np.asarray(file.data, np.float32)
     tilts = np.loadtxt(folder / "HAADF.rawtlt")
     # The tilt axis of this microscope runs along the rows; here it runs down the columns.
-    images = np.ascontiguousarray(recorded.transpose(0, 2, 1)) - np.percentile(recorded, 5)
-    reference = -np.load(folder / "reference_shifts_px.npy")[:, ::-1]
+    return np.ascontiguousarray(recorded.transpose(0, 2, 1)) - np.percentile(recorded, 5), tilts
+
+
+def test_needle_is_aligned_no_worse_than_by_others(measured_data):
+    images, tilts = measured_needle(measured_data)
+    reference = -np.load(measured_data / "needle_haadf/reference_shifts_px.npy")[:, ::-1]
     found = align_series(images, tilts, "phase-correlation")
     assert found.rotation_deg == pytest.approx(-2.79, abs=0.3)
 

@@ -15,7 +15,7 @@ from pyrotome.daemon.schedule.plan import (
 )
 from pyrotome.daemon.schedule.tilt_angles import tilt_angles
 from pyrotome.protocols.config.recipe import Recipe, TiltSeries
-from pyrotome.protocols.config.rig import simulated_rig
+from pyrotome.protocols.config.rig import Rig, simulated_rig
 from pyrotome.protocols.core.errors import BadInput
 
 SERIES = {"from": "-40 deg", "to": "40 deg", "step": "2 deg"}
@@ -182,3 +182,15 @@ def test_a_plan_beyond_a_limit_is_refused(
         make_plan(recipe(*steps, **changes), simulated_rig(), "r.yaml")
     assert message in str(caught.value)
     assert str(caught.value).startswith("r.yaml: ")
+
+
+def test_the_tilt_axis_of_the_rig_goes_with_every_series() -> None:
+    rig = simulated_rig().model_dump(by_alias=True)
+    rig["stage"]["tilt_axis"] = "84.8 deg"
+    plan = make_plan(
+        recipe({"reference": {"frames": 2}}, {"tilt_series": SERIES}), Rig.model_validate(rig)
+    )
+    assert [stack.tilt_axis_deg for stack in plan.stacks] == [None, 84.8]
+    rig["stage"]["tilt_axis"] = "400 deg"
+    with pytest.raises(ValueError, match="tilt_axis"):
+        Rig.model_validate(rig)

@@ -20,6 +20,7 @@ from pyrotome.protocols.core.bitshuffle import Bitshuffle
 from pyrotome.protocols.messages.manifest import HoldPlan, RunManifest, StackPlan
 from pyrotome.protocols.runfile import layout
 from pyrotome.protocols.runfile.nexus import create_run_file, finalise
+from pyrotome.protocols.runfile.stack import Stack
 from pyrotome.protocols.storage.overlay import PAGE_BYTES
 
 
@@ -196,3 +197,29 @@ def test_the_temperature_of_a_heater() -> None:
         "temperature_c"
     )
     assert layout.temperature_channel({"power": "mW"}) is None
+
+
+@pytest.mark.parametrize("told", [84.8, None])
+def test_the_tilt_axis_that_a_rig_tells_stands_at_its_series(
+    told: float | None, tmp_path: Path
+) -> None:
+    series = StackPlan(
+        name="series_001", kind="series", frames=1, tilt_deg=(0.0,), tilt_axis_deg=told
+    )
+    path = tmp_path / "run.nxs"
+    create_run_file(path, a_manifest(stacks=(series,))).close()
+    with h5py.File(path) as file:
+        assert file["/series_001"].attrs.get("tilt_axis_deg") == told
+        stack = Stack(file, str(path), "series_001")
+        assert stack.tilt_axis_deg == told
+
+
+@pytest.mark.parametrize(("written", "read"), [([84.8], 84.8), (np.nan, None)])
+def test_the_tilt_axis_of_other_programs_is_read(
+    written: object, read: float | None, tmp_path: Path
+) -> None:
+    path = tmp_path / "run.nxs"
+    create_run_file(path, a_manifest()).close()
+    with h5py.File(path, "r+") as file:
+        file["/series_001"].attrs["tilt_axis_deg"] = written
+        assert Stack(file, str(path), "series_001").tilt_axis_deg == read
