@@ -216,7 +216,12 @@ def _chosen_stacks(
     is_tuned = fewest_reference_frames(steps)[0] > 0
     if only is not None:
         wanted = run.one_series(only)
-        chosen = [s for s in chosen if s is wanted or (s.kind == "reference" and is_tuned)]
+        before = [s for s in chosen if s.kind == "dark" and s.started_s < wanted.started_s]
+        chosen = [
+            s
+            for s in chosen
+            if s is wanted or s in before[-1:] or (s.kind == "reference" and is_tuned)
+        ]
     if is_tuned and not any(stack.kind == "reference" for stack in chosen):
         watcher.notice(
             "warning",

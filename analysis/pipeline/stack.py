@@ -212,7 +212,7 @@ class StackAnalysis:
         if not finite.all():
             self._check_gaps(where, float(finite.mean()))
         dark = bool(values.min() == values.max())
-        if dark:
+        if dark and not self.plan.is_dark:
             yield Notice(
                 "warning",
                 f"{where} is {float(values[0, 0]):g} everywhere (beam blanked, detector off?): "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
@@ -78,7 +78,8 @@ class CorrectStep(Step[CorrectSettings]):
     Gives ``mask``, which says for each pixel of a frame why it was left out (0 used, 1 marked by
     the detector, 2 hot, 3 dead or stuck, 4 in a gap or dead line, 5 without dark or gain), and
     ``outliers``, the number of hits that were replaced in each frame. The recorded frames stay as
-    they are.
+    they are. Of dark frames it gives ``dark_mean``, the dark reference of the stacks that follow
+    unless the settings name a file.
     """
 
     name = "correct"
@@ -93,6 +94,8 @@ class CorrectStep(Step[CorrectSettings]):
     def __init__(self, settings: CorrectSettings, stack: StackInfo, context: SeriesContext) -> None:
         super().__init__(settings, stack, context)
         self._order: list[int] = []
+        self._dark_sum: NDArray[np.float64] | None = None
+        self._dark_frames = 0
 
     @classmethod
     def outputs(cls, settings: CorrectSettings) -> tuple[ResultSpec, ...]:
@@ -102,6 +105,7 @@ class CorrectStep(Step[CorrectSettings]):
         return (
             ResultSpec("mask", ("frame_y", "frame_x"), "uint8", stacks=_KINDS),
             ResultSpec("outliers", ("frame",), "float64", per="frame", stacks=_KINDS),
+            ResultSpec("dark_mean", ("frame_y", "frame_x"), "float32", stacks=("dark",)),
         )
 
     @classmethod
@@ -110,7 +114,12 @@ class CorrectStep(Step[CorrectSettings]):
         return settings.model_copy(update={"dark": None, "gain": None, "mask": None})
 
     def frame(self, frame: Frame) -> Iterator[Output]:
-        """Correct a frame; a blank one stays as it is."""
+        """Correct a frame; a blank one stays as it is. Dark frames are added up."""
+        if self.stack.kind == "dark":
+            total = frame.recorded.astype(np.float64)
+            self._dark_sum = total if self._dark_sum is None else self._dark_sum + total
+            self._dark_frames += 1
+            return
         if frame.dark:
             return
         correction = self._correction
@@ -192,7 +201,9 @@ class CorrectStep(Step[CorrectSettings]):
             self._highest = max(self._highest, made.highest)
 
     def after_frames(self) -> Iterator[Output]:
-        """Give the mask, and say what is more than expected."""
+        """Give the mask, and say what is more than expected; of dark frames give the mean."""
+        if self._dark_sum is not None:
+            yield self._dark_reference(self._dark_sum)
         correction = self._correction
         if correction is None:
             return
@@ -213,6 +224,18 @@ class CorrectStep(Step[CorrectSettings]):
             "frames_with_hits": self._frames_with_hits,
         }
         yield self.result("mask", codes, more)
+
+    def _dark_reference(self, total: NDArray[np.float64]) -> Output:
+        """Make the mean of these dark frames the dark reference of the stacks that follow."""
+        from ..detector.references import References
+
+        mean = (total / self._dark_frames).astype(np.float32)
+        known = self.context.get(References) or References()
+        if known.shape not in (None, mean.shape):
+            known = References()
+        self.context.put(replace(known, dark=mean))
+        self._dark_sum = None
+        return self.result("dark_mean", mean, {"dark_frames": self._dark_frames})
 
     def _warnings(self, correction: CountCorrection, codes: NDArray[np.uint8]) -> Iterator[Output]:
         from ..detector.gaps import lines_in_words

@@ -347,8 +347,8 @@ def planned_results(
             in_frame = spec.per == "frame" or "frame_x" in spec.axes
             sampling = pixel_nm if in_frame else info.pixel_nm
             results.append(_plan(step, spec, process, info.shapes[spec.name], sampling))
-    # Frames that no other step looks at need no correction.
-    if len(steps) > 1 and all(result.step == CORRECTION for result in results):
+    # Frames that no other step looks at need no correction; dark frames are for the correction.
+    if kind != "dark" and len(steps) > 1 and all(result.step == CORRECTION for result in results):
         return []
     return results
 

@@ -14,7 +14,6 @@ from ...protocols.config.rig import SimulatedDetector
 HOT_COUNTS = (200, 2000)
 
 
-@cache
 def dark_signal(
     config: SimulatedDetector, shape: tuple[int, int], seed: int
 ) -> NDArray[np.int64] | None:
@@ -36,9 +35,14 @@ def dark_signal(
     """
     if not config.offset and not config.hot_pixels:
         return None
-    signal = np.full(shape, config.offset, np.int64)
+    return _signal(config.offset, config.hot_pixels, shape, seed)
+
+
+@cache
+def _signal(offset: int, hot_pixels: int, shape: tuple[int, int], seed: int) -> NDArray[np.int64]:
+    signal = np.full(shape, offset, np.int64)
     random = np.random.default_rng(seed)
-    count = min(config.hot_pixels, signal.size)
+    count = min(hot_pixels, signal.size)
     places = random.choice(signal.size, count, replace=False)
     signal.flat[places] += random.integers(*HOT_COUNTS, count)
     return signal

@@ -15,10 +15,11 @@ STEPS: list[Any] = [
     {"tilt_series": {"from": "-10 deg", "to": "10 deg", "step": "10 deg"}},
     {"dark": {"frames": 300}},
 ]
+ANALYSIS: list[Any] = [{"align": {"method": "centre-of-mass"}}]
 
 
 def test_dark_frames_are_recorded_and_resumed(cli: Any) -> None:
-    recipe = cli.recipe(**TINY, steps=STEPS, analysis=[])
+    recipe = cli.recipe(**TINY, steps=STEPS, analysis=ANALYSIS)
     simulator = {**RIG["simulator"], "detector": {"offset": 100, "hot_pixels": 3}}
     running = cli.start(
         "run", recipe, "--rig", cli.rig(simulator=simulator), "-o", "run.nxs",
@@ -43,4 +44,8 @@ def test_dark_frames_are_recorded_and_resumed(cli: Any) -> None:
     assert abs(found["dose_e_per_nm2"] - 3 * per_frame) < 1e-6
     with pyrotome.open(cli.folder / "run.nxs") as run:
         kinds = {name: stack.kind for name, stack in run.stacks.items()}
+        # What the online analysis has taken away from the series that followed.
+        mean = run.stacks["dark_001"].results["dark_mean"].data
+        assert mean.min() == 100
+        assert int((mean > 100).sum()) == 3
         assert kinds == {"dark_001": "dark", "series_001": "series", "dark_002": "dark"}
