@@ -33,6 +33,7 @@ UNKNOWN_CONDUCTANCE_W_PER_K = 1e-5
 _SPREAD_UNKNOWN = 1.0
 _SPREAD_INERTIA = 0.5
 _INERTIA = (0.1, 10.0)
+_AT_REST_C = 1.0
 _FACTOR_KNOWN, _FACTOR_UNKNOWN = (0.5, 2.0), (0.2, 50.0)
 
 
@@ -73,11 +74,15 @@ class RegulatorSettings:
 
 @dataclass(frozen=True)
 class ChipReading:
-    """One reading: when it was taken, temperature, and the current that flowed then."""
+    """One reading: when it was taken, temperature, and the current that flowed then.
+
+    `is_timed`: whether the moment is known well; not where the answer came late.
+    """
 
     t_s: float
     temperature_c: float
     current_a: float
+    is_timed: bool = True
 
 
 @dataclass(frozen=True)
@@ -333,6 +338,9 @@ class Regulator:
         # A single cycle that took long says little of those that follow.
         self.cycle_s += 0.1 * (min(elapsed_s, 2.0 * self.cycle_s) - self.cycle_s)
         model, settings = self.model, self.settings
+        moved_c = abs(now.temperature_c - before.temperature_c)
+        if moved_c > _AT_REST_C and not (before.is_timed and now.is_timed):
+            return  # how fast it moves is not known
         lead_s = min(self.lead_s, elapsed_s)
 
         def predicted_c(learned: Learned) -> float:

@@ -220,7 +220,9 @@ class RegulationLoop:
             verdict = monitor.record(t_s, temperature_c, reading.resistance_ohm, reading.power_w)
             if verdict is not None:
                 raise _implausible_power(self._device, verdict)
-            self._regulator.record(ChipReading(t_s, temperature_c, reading.current_a))
+            self._regulator.record(
+                ChipReading(t_s, temperature_c, reading.current_a, reading.is_timed)
+            )
             await self._wait_for_next(started + shortest_s)
             followed = self.profile
             current_a = self.probe_a

@@ -41,6 +41,7 @@ SILENCE_S = 3.0
 ERROR_ATTEMPTS = 3
 OFF_TIMEOUT_S = 1.5
 LOST_IN_A_ROW = 5
+LATE_ANSWER_NS = 2_000_000
 # Most bytes of an exchange other than a reading, both ways.
 _EXCHANGE_BYTES = 80
 
@@ -59,11 +60,15 @@ class Family:
 
 @dataclass(frozen=True)
 class SourceReading:
-    """Voltage and current at a moment."""
+    """Voltage and current at a moment.
+
+    `is_timed`: whether the answer came as soon as others do, so that the moment is known well.
+    """
 
     t_ns: int
     voltage_v: float
     current_a: float
+    is_timed: bool = True
 
     @property
     def resistance_ohm(self) -> float:
@@ -77,10 +82,18 @@ class SourceReading:
 
 
 class ReadingTime:
-    """When the voltage of a reading was measured, of which the answer itself says nothing."""
+    """When the voltage of a reading was measured, of which the answer itself says nothing.
+
+    Attributes
+    ----------
+    is_known : bool
+        Whether the latest answer came about as soon as the quickest; else the instrument may have
+        been late as well as this computer.
+    """
 
     def __init__(self) -> None:
         self._quickest_ns: int | None = None
+        self.is_known = True
 
     def stamp_ns(
         self,
@@ -110,6 +123,7 @@ class ReadingTime:
             Quantities measured one after the other, the voltage first.
         """
         if self._quickest_ns is not None:
+            self.is_known = took_ns < 1.25 * self._quickest_ns + LATE_ANSWER_NS
             # Forgotten slowly, for an instrument that has become slower.
             took_ns = min(took_ns, self._quickest_ns + self._quickest_ns // 1000 + 1)
         self._quickest_ns = took_ns
@@ -347,7 +361,7 @@ class SourceUnit:
                 self.integration_s,
                 dialect.FUNCTIONS,
             )
-            return SourceReading(t_ns, voltage_v, drawn_a)
+            return SourceReading(t_ns, voltage_v, drawn_a, self._time.is_known)
         raise DeviceLost(
             self._name,
             request,

@@ -11,11 +11,13 @@ from hypothesis import strategies as st
 from pyrotome.drivers.keithley.control_law import (
     ChipModel,
     ChipReading,
+    Learned,
     Regulator,
     RegulatorSettings,
 )
 from pyrotome.drivers.keithley.plausibility import PlausibilityMonitor
 from pyrotome.drivers.keithley.setpoint import SetpointProfile
+from pyrotome.drivers.keithley.source_unit import ReadingTime
 from pyrotome.protocols.config.calibration_file import load_calibration
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -197,6 +199,23 @@ def test_a_silent_line_leaves_the_chip_near_its_setpoint(known_s):
     bench._pass(5.0)
     # Not far below either: what is not known of its loss.
     assert 340.0 < bench.temperature_c < 350.0 + TUNING.late_error_c + 0.5
+
+
+@pytest.mark.parametrize("is_timed", [True, False])
+def test_a_moving_chip_teaches_nothing_where_the_moment_is_not_known(is_timed):
+    regulator = Regulator(CALIBRATION, TUNING, 0.01, 0.001)
+    regulator.record(ChipReading(0.0, 200.0, 0.0065))
+    # Much warmer than 10 ms can make it: it was read later, or it is another chip.
+    regulator.record(ChipReading(0.01, 300.0, 0.0065, is_timed=is_timed))
+    assert (regulator.learned != Learned()) is is_timed
+
+
+def test_an_answer_that_comes_late_leaves_its_moment_unknown():
+    times = ReadingTime()
+    for took_s, known in ((0.006, True), (0.0062, True), (0.05, False), (0.006, True)):
+        stamp_ns = times.stamp_ns(0, int(took_s * 1e9), 0.0, 0.0, 0.002, 2)
+        assert times.is_known is known
+        assert 1e6 <= stamp_ns < 3e6  # as at the quickest, however late the answer
 
 
 @pytest.mark.parametrize("warmer_c", [-2.0, 2.0])
