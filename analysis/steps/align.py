@@ -132,8 +132,8 @@ class AlignStep(Step[AlignSettings]):
             yield Notice("warning", f"{self.stack.name}: {text}")
         if not coarse.shows(found.axis):
             yield Notice(
-                "warning",
-                f"{self.stack.name}: the preview was made about another direction than the tilt "
+                "info",
+                f"{self.stack.name}: any preview was made about another direction than the tilt "
                 f"axis of {found.rotation_deg:.1f} deg that was found at the end; only the final "
                 "volume is right. Tell the axis in the recipe or the rig to have both right",
             )

@@ -19,7 +19,7 @@ IMAGES = spheres_series(TILTS, jitter(TILTS, 4.0), side=SIDE, rotation=AXIS_DEG)
 
 
 def processed(align: dict[str, Any], told_deg: float | None) -> tuple[dict[str, Result], list[str]]:
-    """Results and warnings of a pipeline with these settings of the step."""
+    """Results and messages of a pipeline with these settings of the step."""
     written = (
         {"align": {"method": "phase-correlation", **align}},
         {"reconstruct": {"method": "tv", "iterations": 60, "binning": 1}},
