@@ -58,6 +58,10 @@ ROWS = (
     Row("detector:garbagex1", "noise before a frame", "the frame is read all the same", 30),
     Row("detector:slow=50 ms", "the detector answers late", "nothing is lost", 40),
     Row(
+        "detector:extra-frames", "the detector sends two frames for each trigger",
+        "the second ones are dropped and told", 40, says="extra frames that were dropped",
+    ),
+    Row(
         "detector:short-framex1", "a frame without its end", "it is recorded as missing", 40,
         lost=1, says="frame 2 is lost",
     ),
