@@ -236,5 +236,5 @@ def _add_events(file: Any, warnings: tuple[str, ...]) -> None:
         body = f'{{"series": "{SERIES}"}}'
         group["time"][row] = 0.0
         for name, size in layout.EVENT_TEXT.items():
-            text = {**texts, "message": warning, "json": body}[name]
+            text = {**texts, "message": f"{SERIES}: {warning}", "json": body}[name]
             group[name][row] = layout.fit_text(text, size)

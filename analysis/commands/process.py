@@ -51,6 +51,7 @@ from ..pipeline.pipeline import (
 from ..report.tables import NECKS, TUNING, write_beside
 from .interrupts import notify, stop_if_interrupted, uninterrupted
 from .process_display import ProcessWatcher, ProgressDisplay
+from .stack_references import references_of
 
 SOFTWARE = f"pyrotome {__version__}"
 _BLOCK = "analysis"
@@ -187,7 +188,8 @@ def process_file(
         stacks = [
             PlannedStack(plans[s.name], s.frame_shape, s.pixel_nm, _marked_value(s)) for s in chosen
         ]
-        pipeline = Pipeline(steps, stacks, run_results=run_plan.results)
+        known = references_of(chosen)
+        pipeline = Pipeline(steps, stacks, run_results=run_plan.results, known=known)
     if not pipeline.stacks:
         kinds = ", ".join(step.kind for step in steps)
         names = ", ".join(plans) or "a file without frames"

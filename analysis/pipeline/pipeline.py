@@ -101,6 +101,8 @@ class Pipeline:
         What was added to every pixel before it was recorded.
     run_results : sequence of ResultPlan
         Results planned for the run as a whole.
+    known : sequence of object
+        What steps find in their context from the start, such as `References` of the detector.
     """
 
     def __init__(
@@ -109,9 +111,12 @@ class Pipeline:
         stacks: Sequence[PlannedStack],
         value_offset: int = 0,
         run_results: Sequence[ResultPlan] = (),
+        known: Sequence[object] = (),
     ) -> None:
         self._steps = steps
         context = SeriesContext()
+        for value in known:
+            context.put(value)
         made = (_stack_of(steps, stack, value_offset, run_results, context) for stack in stacks)
         self.stacks = {stack.plan.name: stack for stack in made if stack is not None}
 

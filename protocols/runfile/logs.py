@@ -193,7 +193,7 @@ def events_of(file: Any) -> list[RecordedEvent]:
 
 
 def warnings_of(events: Iterable[RecordedEvent], stack: str) -> list[str]:
-    """What the analysis has said of the data of a stack that cannot be right.
+    """What analysis and import have said of the data of a stack that cannot be right.
 
     Parameters
     ----------
@@ -210,7 +210,7 @@ def warnings_of(events: Iterable[RecordedEvent], stack: str) -> list[str]:
     said = (
         event.message
         for event in events
-        if event.source == "analysis"
+        if event.source in ("analysis", "import")
         and event.level in ("warning", "error")
         and event.message.startswith((f"{stack}:", f"{stack} "))
     )

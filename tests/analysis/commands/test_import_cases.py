@@ -12,6 +12,7 @@ from pyrotome.analysis.commands.import_ import ImportRequest, carry_out
 from pyrotome.analysis.io.tilt_series_readers import open_stack
 from pyrotome.protocols.core.errors import BadInput
 from pyrotome.protocols.runfile.reader import open_run
+from pyrotome.protocols.runfile.summary import inspect_file
 
 TILTS = [-40.0, -20.0, 0.0, 20.5, 40.0]
 
@@ -127,6 +128,36 @@ def test_dark_and_flat_frames_are_kept(shared_cases: Path, tmp_path: Path) -> No
         assert (references.dark_frames, references.flat_frames) == (1, 2)
         assert np.allclose(references.dark, data[keys == 2].mean(axis=0))
         assert np.allclose(references.flat, data[keys == 1].mean(axis=0))
+
+
+def test_dark_and_flat_frames_are_taken_out_by_process(tmp_path: Path) -> None:
+    import h5py
+
+    from pyrotome.analysis.commands.stack_references import references_of
+
+    rng = np.random.default_rng(5)
+    truth = rng.uniform(100, 900, (5, 8, 11))
+    gain, dark = rng.uniform(0.5, 1.5, (8, 11)), rng.uniform(10, 90, (8, 11))
+    gain /= np.median(gain)
+    with h5py.File(tmp_path / "beamline.nxs", "w") as file:
+        entry = file.create_group("entry")
+        entry["definition"] = "NXtomo"
+        frames = [truth * gain + dark, [dark], [1000 * gain + dark]]
+        entry["instrument/detector/data"] = np.rint(np.concatenate(frames)).astype(np.uint16)
+        entry["instrument/detector/image_key"] = [0] * 5 + [2, 1]
+        entry["sample/rotation_angle"] = [*TILTS, 0, 0]
+        entry["sample/rotation_angle"].attrs["units"] = "deg"
+    carry_out(ImportRequest(tmp_path / "beamline.nxs", tmp_path / "run.nxs", pixel_nm=2.0))
+    with open_run(tmp_path / "run.nxs") as run:
+        (known,) = references_of(run.series)
+        corrected = known.applied(run.series[1].frame_values(2))
+    assert np.allclose(corrected, truth[2], atol=3)
+
+
+def test_a_warning_stands_beside_its_series(shared_cases: Path, tmp_path: Path) -> None:
+    imported(shared_cases, tmp_path, "float_outlier_1e9.npz")
+    (series,) = inspect_file(tmp_path / "run.nxs")["series"]
+    assert "1e+09 in image 3" in series["warnings"][0]
 
 
 @pytest.mark.parametrize("given", ["mdoc", "option"])
