@@ -21,8 +21,10 @@ NEARLY_UPRIGHT_DEG = 12.0
 # Directions differ if they are so far apart, and fit alike if their misfits differ by less.
 _APART_DEG = 10.0
 _CLEARLY_WORSE, _ALIKE = 1.02, 1.05
-# Another direction than upright must fit better by this factor: projection matching finds 30 deg.
-_CLEARLY_BETTER = 1.12
+# Another direction than upright must fit better by this factor. Few views of a plain body favour
+# far directions by up to 1.28.
+_NEAR_DEG = 35.0
+_BETTER_NEAR, _BETTER_FAR = 1.12, 1.33
 # Misfits above this, and within this factor of one another, are those of noise.
 _NOISY, _FLAT = 0.2, 1.15
 # An alignment is in doubt if its last move is larger (binned pixels), its correlation lower, or
@@ -98,7 +100,8 @@ def choose_direction(
 
 def _found(search: DirectionSearch) -> AxisChoice:
     rotation, lowest = search.best_deg, float(search.misfit.min())
-    upright = search.misfit_at(0.0) <= _CLEARLY_BETTER * lowest
+    better = _BETTER_NEAR if abs(rotation) <= _NEAR_DEG else _BETTER_FAR
+    upright = search.misfit_at(0.0) <= better * lowest
     if abs(rotation) <= NEARLY_UPRIGHT_DEG or upright:
         rotation = 0.0
     rival, misfit = search.rival(rotation)
