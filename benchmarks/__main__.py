@@ -18,6 +18,7 @@ BENCHMARKS = (
     ("acquisition/adaptive_holds", "--seeds", "4"),
     ("acquisition/sustained", "--minutes", "1"),
     ("acquisition/soak", "--hours", "2", "--speed", "120"),
+    ("analysis/detector", "--quick"),
     ("analysis/denoising",),
     ("acquisition/recording",),
     ("instruments/rendering",),
