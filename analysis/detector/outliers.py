@@ -16,9 +16,10 @@ _SIGMAS, _FLOOR = 5.0, 0.02
 # A probe is not sharper than 1.65 pixels (full width at half maximum): beside its image the
 # neighbours reach this part of the maximum.
 _NEIGHBOUR_SHARE = 0.35
-# A hit of several pixels is so many times brighter than everything else and no larger than this;
-# around the pixels above half its maximum there is no more than this part of their mean.
-_BRIGHT, _LARGEST, _RING_SHARE = 6.0, 20, 0.22
+# A hit of several pixels is so many times and standard deviations brighter than everything else
+# and no larger than this; around the pixels above half its maximum there is no more than this part
+# of their mean.
+_BRIGHT, _BRIGHT_SIGMAS, _LARGEST, _RING_SHARE = 6.0, 10.0, 12, 0.22
 # Where more pixels than this stand out, the frame is of such a kind.
 _MOST = 0.01
 _SMALLEST_SIDE = 5
@@ -30,7 +31,7 @@ def find_outliers(frame: Floats, levels: Levels) -> tuple[Mask, bool]:
     Two kinds. Single pixels, brighter or darker, that differ from all their neighbours by five
     standard deviations and three times as much as these vary: a probe two pixels wide spreads over
     its neighbours, the tip of a needle continues on one side, and the square root of single counts
-    (Anscombe, Biometrika 35, 246, 1948) does not stand out. And groups of up to 20 pixels with
+    (Anscombe, Biometrika 35, 246, 1948) does not stand out. And groups of up to 12 pixels with
     sharp edges that are six times brighter than everything else.
 
     Parameters
@@ -63,7 +64,7 @@ def find_outliers(frame: Floats, levels: Levels) -> tuple[Mask, bool]:
         return outliers, False
     values = np.ascontiguousarray(frame, np.float32)
     vacuum = levels.vacuum
-    span = max(float(kernels.highest_median(values)) - vacuum, 0.0)
+    span = max(float(kernels.highest_plateau(values)) - vacuum, 0.0)
     most = max(4, int(_MOST * values.size))
     found = np.zeros((most + 1, 2), np.int64)
     gain, shift = _transform(levels)
@@ -75,9 +76,10 @@ def find_outliers(frame: Floats, levels: Levels) -> tuple[Mask, bool]:
     if count > most:
         return outliers, True
     outliers[found[:count, 0], found[:count, 1]] = True
-    bright = vacuum + _BRIGHT * span
+    reached = np.sqrt(max(vacuum + span + shift, 0.0)) + _BRIGHT_SIGMAS / float(scale)
+    bright = max(vacuum + _BRIGHT * span, float(reached) ** 2 - shift)
     if float(values.max()) > bright:
-        _add_clusters(values, vacuum, span, outliers)
+        _add_clusters(values, vacuum, span, bright, outliers)
     if np.count_nonzero(outliers) > max(most, 2 * _LARGEST):
         return np.zeros(frame.shape, np.bool_), True
     return outliers, False
@@ -90,12 +92,14 @@ def _transform(levels: Levels) -> tuple[float, float]:
     return levels.gain, 0.375 * levels.gain + readout
 
 
-def _add_clusters(values: Floats, vacuum: float, span: float, outliers: Mask) -> None:
-    """Mark groups of bright pixels with sharp edges."""
+def _add_clusters(
+    values: Floats, vacuum: float, span: float, bright: float, outliers: Mask
+) -> None:
+    """Mark groups of pixels with sharp edges around those that are brighter than `bright`."""
     plain = np.where(outliers, np.float32(vacuum), values)
     taken = outliers.copy()
     cluster = np.zeros((_LARGEST, 2), np.int64)
-    seeds = np.argwhere(plain > vacuum + _BRIGHT * span)
+    seeds = np.argwhere(plain > bright)
     for row, column in seeds[np.argsort(-plain[tuple(seeds.T)], kind="stable")]:
         if taken[row, column]:
             continue

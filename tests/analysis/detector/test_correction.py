@@ -71,7 +71,7 @@ def test_hits_go(times: float) -> None:
     stack = frames(6)
     clean = stack.copy()
     for number, image in enumerate(stack):
-        image[5 + 9 * number, 12 + 5 * number] = times * stack[0].max()
+        image[5 + 9 * number, 3 + 2 * number] = times * stack[0].max()
     _, made = corrected(stack)
     assert [frame.hits for frame in made] == [1] * 6
     for frame, image in zip(made, clean, strict=True):
