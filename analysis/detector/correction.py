@@ -164,13 +164,13 @@ class CountCorrection:
         if outliers.any():
             values = image[outliers]
             Filling(outliers).fill(image)
-            self._learn(counts, outliers, image)
+            self._learn(counts, mask, outliers, image)
             single = self._history.single_frames(outliers)[outliers]
             hits = int(np.count_nonzero(single))
             highest = float(values[single].max()) if hits else highest
             mask = mask | outliers
         else:
-            self._learn(counts, outliers, image)
+            self._learn(counts, mask, outliers, image)
         return Corrected(image, mask if mask.any() else None, hits, highest, doubtful)
 
     def conclude(self) -> NDArray[np.uint8]:
@@ -222,13 +222,13 @@ class CountCorrection:
             return np.zeros(self.shape, np.bool_), False
         return find_outliers(image, self.levels.without_pedestal())
 
-    def _learn(self, counts: Floats, outliers: Mask, image: Floats) -> None:
+    def _learn(self, counts: Floats, mask: Mask, outliers: Mask, image: Floats) -> None:
         """Take note of a frame, and of the pixels that turn out to be bad."""
         if not self.wanted.bad_pixels:
             return
         history = self._history
         history.add_frame(counts, outliers)
-        new = history.bad & (self._codes == Code.USED)
+        new = history.bad & (self._codes == Code.USED) & ~mask
         if not new.any():
             return
         for row, column in np.argwhere(new):

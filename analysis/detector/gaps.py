@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -15,15 +16,15 @@ _WIDEST = 64
 _CHANCE = 1e-9
 # Vacuum without noise has few changes between one value and others along a line; counts have many.
 _FEWEST_CHANGES = 10
-# A line differs from its neighbours by so many of their median absolute deviations.
-_DEVIATIONS = 4.0
+# A line is apart from its neighbours if this share of their values lies on one side of its value.
+_ONE_SIDE = 0.98
 
 
 def constant_lines(frame: NDArray[Any], left_out: Mask | None = None) -> Mask | None:
     """Find rows and columns of one single value between others that measure.
 
     A row or column of one value is left out where its neighbours are hardly ever equal to that
-    value by chance, and either differ from it in the median or change between it and other values
+    value by chance, and either lie on one side of it or change between it and other values
     all the time. So an empty band of a noiseless image, and the padding of an aligned image with
     the value of the vacuum, stay.
 
@@ -49,7 +50,12 @@ def constant_lines(frame: NDArray[Any], left_out: Mask | None = None) -> Mask | 
     (array([10, 11, 12, 13]), array([30]))
     """
     known = np.zeros(frame.shape, np.bool_) if left_out is None else left_out
-    rows, columns = _constant_rows(frame, known), _constant_rows(frame.T, known.T)
+    flat_rows, flat_columns = _flat_rows(frame, known), _flat_rows(frame.T, known.T)
+    if not flat_rows and not flat_columns:
+        return None
+    # Where a gap crosses another, its neighbours do not measure either.
+    rows = _constant_rows(frame, _with_columns(known, flat_columns), flat_rows)
+    columns = _constant_rows(frame.T, _with_columns(known.T, flat_rows), flat_columns)
     if not rows and not columns:
         return None
     lines = np.zeros(frame.shape, np.bool_)
@@ -57,8 +63,8 @@ def constant_lines(frame: NDArray[Any], left_out: Mask | None = None) -> Mask | 
     return lines
 
 
-def _constant_rows(frame: NDArray[Any], known: Mask) -> list[int]:
-    """Rows of one single value that do not measure."""
+def _flat_rows(frame: NDArray[Any], known: Mask) -> dict[int, Any]:
+    """Rows of one single value, and the value."""
     # A line that measures shows it in its first pixels.
     head = frame[:, :8]
     flat = (head == head[:, :1]).all(axis=1) | known[:, :8].any(axis=1)
@@ -67,6 +73,17 @@ def _constant_rows(frame: NDArray[Any], known: Mask) -> list[int]:
         kept = frame[row][~known[row]]
         if kept.size > 1 and (kept == kept[0]).all():
             value[int(row)] = kept[0]
+    return value
+
+
+def _with_columns(known: Mask, columns: Collection[int]) -> Mask:
+    more = known.copy()
+    more[:, list(columns)] = True
+    return more
+
+
+def _constant_rows(frame: NDArray[Any], known: Mask, value: dict[int, Any]) -> list[int]:
+    """Those of the rows of one single value that do not measure."""
     found: list[int] = []
     for run in _runs(sorted(value)):
         beside = [row for row in (run[0] - 1, run[-1] + 1) if 0 <= row < len(frame)]
@@ -95,14 +112,14 @@ def _measures(line: NDArray[Any], value: Any, inside: bool) -> bool:
 
     At the edge of the frame, where aligned images are padded, only another level shows it.
     """
+    if not line.size:
+        return False
     equal = line == value
     share = max(np.count_nonzero(equal), 1) / line.size
     if line.size * np.log(share) > np.log(_CHANCE):
         return False
-    middle = float(np.median(line))
-    deviation = float(np.median(np.abs(line - middle)))
-    apart = abs(middle - float(value)) > _DEVIATIONS * deviation
-    return apart or (inside and int(np.count_nonzero(np.diff(equal))) >= _FEWEST_CHANGES)
+    apart = max(np.mean(line > value), np.mean(line < value)) >= _ONE_SIDE
+    return bool(apart) or (inside and int(np.count_nonzero(np.diff(equal))) >= _FEWEST_CHANGES)
 
 
 def lines_in_words(lines: Mask) -> str:

@@ -12,7 +12,7 @@ from .references import Mask
 
 # A spike exceeds its highest neighbour by so many standard deviations of its noise, and by this
 # part of the range of the frame.
-_SIGMAS, _FLOOR = 5.0, 0.02
+_SIGMAS, _FLOOR = 5.5, 0.03
 # A probe is not sharper than 1.65 pixels (full width at half maximum): beside its image the
 # neighbours reach this part of the maximum.
 _NEIGHBOUR_SHARE = 0.35
@@ -28,7 +28,7 @@ _SMALLEST_SIDE = 5
 def find_outliers(frame: Floats, levels: Levels) -> tuple[Mask, bool]:
     """Find pixels of a frame that no image of a specimen can have.
 
-    Two kinds. Single pixels, brighter or darker, that differ from all their neighbours by five
+    Two kinds. Single pixels, brighter or darker, that differ from all their neighbours by 5.5
     standard deviations and three times as much as these vary: a probe two pixels wide spreads over
     its neighbours, the tip of a needle continues on one side, and the square root of single counts
     (Anscombe, Biometrika 35, 246, 1948) does not stand out. And groups of up to 12 pixels with

@@ -34,7 +34,7 @@ _TOLD = 8
 # More hits than this in a pixel and frame are a reason to look at the detector; and more pixels
 # left out than this share.
 _HITS_EXPECTED, _FEWEST_HITS = 2e-5, 2
-_SHARE_EXPECTED = 0.05
+_SHARE_EXPECTED = 0.2
 
 
 class CorrectSettings(StepSettings):
@@ -246,7 +246,7 @@ class CorrectStep(Step[CorrectSettings]):
             yield Notice("warning", f"{name}: {untold} more pixels are hot, dead or stuck")
         lines = lines_in_words(codes == 4)
         if lines:
-            text = f"{name}: {lines} show one value only; left out (gap between chips, dead line?)"
+            text = f"{name}: {lines} left out: one value only (gap between chips, dead line?)"
             yield Notice("warning", text)
         share = float((codes > 0).mean())
         if share > _SHARE_EXPECTED:
