@@ -182,6 +182,12 @@ class CountCorrection:
         return codes
 
     @property
+    def values_missing(self) -> int:
+        """Values that were NaN or marked in pixels that are measured in most frames."""
+        usual = max(1.0, _USUALLY * self.frames)
+        return int(self._marks[(self._marks < usual) & (self._codes == Code.USED)].sum())
+
+    @property
     def pedestal(self) -> float:
         """What was taken away from every pixel, after dark and gain."""
         return self.levels.pedestal if self.levels is not None else 0.0

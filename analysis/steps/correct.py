@@ -220,6 +220,7 @@ class CorrectStep(Step[CorrectSettings]):
             "pixels_dead_or_stuck": int(counts[3]),
             "pixels_in_lines": int(counts[4]),
             "pixels_without_reference": int(counts[5]),
+            "values_missing": correction.values_missing,
             "hits_replaced": self._hits,
             "frames_with_hits": self._frames_with_hits,
         }
@@ -248,6 +249,14 @@ class CorrectStep(Step[CorrectSettings]):
         if lines:
             text = f"{name}: {lines} left out: one value only (gap between chips, dead line?)"
             yield Notice("warning", text)
+        missing = correction.values_missing
+        if missing:
+            yield Notice(
+                "warning",
+                f"{name}: NaN or the detector's mark (too many counts?) stands in {missing} "
+                f"place{'s' if missing > 1 else ''} that measure{'' if missing > 1 else 's'} in "
+                "other frames; filled from the pixels around",
+            )
         share = float((codes > 0).mean())
         if share > _SHARE_EXPECTED:
             yield Notice("warning", f"{name}: {share:.1%} of the pixels are left out")

@@ -18,10 +18,12 @@ def test_offline_results_equal_online_results(cli: Any) -> None:
     assert done.returncode == 0, done.stderr
     done = cli("process", "run.nxs")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == ["series_001: volume", "series_002: volume"]
+    assert done.stdout.splitlines() == [
+        f"{series}: volume, mask, outliers" for series in ("series_001", "series_002")
+    ]
     with h5py.File(cli.folder / "run.nxs") as file:
         for series in ("series_001", "series_002"):
-            online, offline = (file[f"{series}/process_00{n}"] for n in (1, 2))
+            online, offline = (file[f"{series}/process_00{n}"] for n in (1, 3))
             assert np.isfinite(online["volume/data"]).all()
             for name in ("volume", "slice_x", "slice_y", "slice_z"):
                 first, second = online[name]["data"][...], offline[name]["data"][...]
@@ -34,7 +36,7 @@ def test_offline_results_equal_online_results(cli: Any) -> None:
     done = cli("export", "run.nxs", *arguments)
     assert done.returncode == 0, done.stderr
     with mrcfile.open(cli.folder / "v.mrc") as volume, h5py.File(cli.folder / "run.nxs") as file:
-        assert np.array_equal(volume.data, file["series_002/process_002/volume/data"])
+        assert np.array_equal(volume.data, file["series_002/process_003/volume/data"])
     done = cli("export", "run.nxs", "--to", "log.csv")
     assert done.stdout.split("\n")[:2] == ["log_Synchronized data.csv", "log_Metadata.log"]
     done = cli("import", "v.mrc", "-o", "v.nxs")

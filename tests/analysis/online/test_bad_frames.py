@@ -135,7 +135,7 @@ COMMANDS = {
         recipe({"reconstruct": {}}, {"sharpen": {}}), "check recipe.yaml", 2,
         (
             "recipe.yaml:19: analysis[1].sharpen: unknown analysis step",
-            "installed steps: denoise, align, reconstruct, segment, measure",
+            "installed steps: correct, denoise, align, reconstruct, segment, measure",
         ),
     ),
     "a step that does not follow": Wrong(
@@ -205,11 +205,16 @@ RUNS = {
         {"lost": (2,)}, None, SIRT, 0, ("warning series_001 frame 2 (0 deg) is lost",), 4,
     ),
     "NaN in a frame": WrongRun(
-        {}, float_frames, SIRT, 1, ("error series_001 frame 1 holds NaN", "left out"), 4,
+        {}, float_frames, SIRT, 0,
+        ("warning series_001: NaN or the detector's mark", "in 1 place that measures"), 5,
+    ),
+    "NaN in a frame that is not corrected": WrongRun(
+        {}, float_frames, f"- correct: off\n{SIRT}", 1,
+        ("error series_001 frame 1 holds NaN", "left out"), 4,
     ),
     "a step that does not exist": WrongRun(
         {}, None, f"{SIRT}\n- sharpen: {{}}", 2,
-        ("p.yaml:2: analysis[1].sharpen: unknown analysis step; installed steps: denoise, align",),
+        ("p.yaml:2: analysis[1].sharpen: unknown analysis step; installed steps: correct,",),
         0,
     ),
     "a method that does not exist": WrongRun(
@@ -218,7 +223,7 @@ RUNS = {
     ),
     "a step that is no mapping": WrongRun(
         {}, None, "- denoise", 2,
-        ("p.yaml:1: analysis[0]: should be a mapping with one or more of the keys denoise",), 0,
+        ("p.yaml:1: analysis[0]: should be a mapping with one or more of the keys correct",), 0,
     ),
     "a step too late": WrongRun(
         {}, None, f"{SIRT}\n- denoise: {{}}", 2,
