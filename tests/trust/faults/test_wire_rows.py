@@ -8,10 +8,13 @@ whether beam and heater are safe.
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
+
+AGAIN_S = 0.4
 
 
 @dataclass(frozen=True)
@@ -150,9 +153,15 @@ def rows() -> list[Any]:
 async def test_wire(row: Row, bench: Any) -> None:
     async def strike(daemon: Any) -> None:
         await asyncio.to_thread(bench.microscope.fault, row.fault)
+        ends = row.clears or row.status == "failed"
+        began = time.monotonic()
+        while ends and str(daemon.machine.state) in {"preparing", "running"}:
+            await asyncio.sleep(0.05)
+            if row.fault.endswith("x1") and time.monotonic() - began > AGAIN_S:
+                # The regular look at the column may have met it, which is not what fails a run.
+                await asyncio.to_thread(bench.microscope.fault, row.fault)
+                began = time.monotonic()
         if row.clears:
-            while str(daemon.machine.state) in {"preparing", "running"}:
-                await asyncio.sleep(0.05)
             await asyncio.to_thread(bench.microscope.fault, f"{row.fault.split(':')[0]}:none")
 
     ended = await bench.run(strike, row.at)

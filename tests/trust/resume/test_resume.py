@@ -339,12 +339,9 @@ def test_a_run_without_its_journal_is_not_resumed(
     assert "belongs to run x" in refused(cli, "run.nxs")
 
 
-def test_a_run_in_simulated_time_resumes_at_its_speed_and_later(
-    interrupted: Any, commands: Any, tmp_path: Path
-) -> None:
-    cli = commands.Cli(tmp_path)
+def test_a_run_in_simulated_time_resumes_at_its_speed_and_later(interrupted: Any, cli: Any) -> None:
     for name in ("run.nxs", "run.nxs.journal"):
-        shutil.copy(interrupted.folder / name, tmp_path)
+        shutil.copy(interrupted.folder / name, cli.folder)
     running = cli.start("run", "--resume", "run.nxs")
     running.wait_for("resumed after")
     assert cli("pause", "--endpoint", running.control).returncode == 0
