@@ -18,8 +18,6 @@ _BLUR_PX = 0.9
 _BACKGROUND_PERCENTILE = 10.0
 # An image with less than this part of the usual contrast is dark.
 _DARK = 0.1
-# A pixel of which less was measured shows only what it was filled with.
-_TINY = 1e-3
 
 
 def prepared_image(image: NDArray[Any], binning: int, blur_px: float = _BLUR_PX) -> Floats:
@@ -48,7 +46,7 @@ def prepared_image(image: NDArray[Any], binning: int, blur_px: float = _BLUR_PX)
 def prepared_by_weight(
     image: NDArray[Any], weights: NDArray[Any], binning: int, blur_px: float = _BLUR_PX
 ) -> tuple[Floats, Floats]:
-    """Do what :func:`prepared_image` does with the pixels that were measured.
+    """Do what :func:`prepared_image` does; pixels that were not measured are filled before.
 
     Parameters
     ----------
@@ -64,9 +62,9 @@ def prepared_by_weight(
     """
     small, shares = binned_by_weight(image, weights, binning)
     if blur_px > 0:
-        sums = gaussian_filter(small * shares, blur_px, mode="nearest")
+        # A mean of the measured pixels alone would be one of pixels that lie to one side.
+        small = gaussian_filter(small, blur_px, mode="nearest")
         shares = np.asarray(gaussian_filter(shares, blur_px, mode="nearest"), np.float32)
-        np.divide(sums, shares, out=small, where=shares > _TINY)
     measured = small[shares >= MIN_MEASURED]
     if measured.size:
         small -= np.float32(np.percentile(measured, _BACKGROUND_PERCENTILE))

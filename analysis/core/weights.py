@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .arrays import Floats, binned
+from .bridging import bridge
 
 # The coarsest level from which pixels are filled has at most this many pixels a side.
 _COARSEST = 2
@@ -55,9 +56,10 @@ def checked_weights(weights: NDArray[Any] | None, shape: tuple[int, ...]) -> Flo
 def filled(image: NDArray[Any], weights: NDArray[Any]) -> Floats:
     """Replace the pixels of weight 0 by what their surroundings show.
 
-    The image is averaged over ever larger squares, by weight, until every square holds a measured
-    pixel; each unmeasured one is interpolated from the finest squares that do (push and pull,
-    Gortler et al., Proc. SIGGRAPH 1996, 43). What a pixel of weight 0 holds has no influence.
+    Gaps are bridged by a thin plate under tension, :func:`.bridging.bridge`. Far from any measured
+    pixel the image is averaged over ever larger squares, by weight, until every square holds a
+    measured pixel; each unmeasured one is interpolated from the finest squares that do (push and
+    pull, Gortler et al., Proc. SIGGRAPH 1996, 43). What a pixel of weight 0 holds has no influence.
 
     Parameters
     ----------
@@ -78,6 +80,15 @@ def filled(image: NDArray[Any], weights: NDArray[Any]) -> Floats:
     [3.0, 3.0, 3.0, 3.0]
     """
     missing = weights <= 0
+    known = _pushed_and_pulled(image, weights, missing)
+    bridge(known, missing)
+    return known
+
+
+def _pushed_and_pulled(
+    image: NDArray[Any], weights: NDArray[Any], missing: NDArray[np.bool_]
+) -> Floats:
+    """Fill from means over squares, however far the measured pixels are."""
     known = np.where(missing, 0, image).astype(np.float32)
     if not missing.any():
         return known
@@ -91,7 +102,8 @@ def filled(image: NDArray[Any], weights: NDArray[Any]) -> Floats:
     sums = binned(np.pad(known, odd, mode="edge") * shares, 2)
     coarse_shares = binned(shares, 2)
     coarse = np.divide(sums, coarse_shares, out=np.zeros_like(sums), where=coarse_shares > 0)
-    around = _doubled(_doubled(filled(coarse, coarse_shares), 0), 1)
+    empty = coarse_shares <= 0
+    around = _doubled(_doubled(_pushed_and_pulled(coarse, coarse_shares, empty), 0), 1)
     known[missing] = around[: image.shape[0], : image.shape[1]][missing]
     return known
 

@@ -36,6 +36,12 @@ def test_gaps_in_a_slope_are_filled_by_the_slope(gap):
     assert np.array_equal(made, filled(np.where(weights > 0, slope, -7.0), weights))
 
 
+def test_a_hole_far_wider_than_its_banks_see_is_filled_all_the_same():
+    image, weights = np.full((120, 120), 7.0), np.ones((120, 120))
+    weights[10:110, 10:110] = 0
+    assert filled(image * weights, weights) == pytest.approx(7.0, abs=1e-3)
+
+
 def test_nothing_measured_gives_zeros():
     assert not filled(np.full((5, 7), 9.0), np.zeros((5, 7))).any()
 
