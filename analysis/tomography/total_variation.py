@@ -37,6 +37,9 @@ _DUAL_STEP = 1.0 / 12.0
 # views, and then when their number has grown by this factor.
 _CAPACITY, _FEW, _GROWTH = 8, 8, 1.2
 
+# Filled pixels count so much: voxels that no measured pixel shows follow them.
+_FILLED_WEIGHT = 0.3
+
 
 class TvSolver:
     """Total-variation minimisation to which views are added between iterations.
@@ -204,7 +207,8 @@ class TvSolver:
                 larger[:, :number] = kept[:, :number]
             self._pixel_weights = kept = larger
         if weights is not None:
-            kept[:, number] = blocks_of(weights[:, None])[:, 0]
+            shares = np.maximum(weights, np.float32(_FILLED_WEIGHT))
+            kept[:, number] = blocks_of(shares[:, None])[:, 0]
 
     def step(self, iterations: int = 1) -> None:
         """Iterate on the images added so far.
