@@ -99,5 +99,6 @@ class _Plate:
 def _plate(shape: tuple[int, int], packed: bytes) -> _Plate | None:
     bits = np.unpackbits(np.frombuffer(packed, np.uint8), count=shape[0] * shape[1])
     missing = bits.reshape(shape).astype(np.bool_)
-    near = missing & (distance_transform_cdt(missing, "chessboard") <= _REACH_PX)
+    away_px = np.asarray(distance_transform_cdt(missing, "chessboard"))
+    near = missing & (away_px <= _REACH_PX)
     return _Plate(near) if 0 < np.count_nonzero(near) <= _MOST else None
