@@ -161,16 +161,15 @@ class CountCorrection:
         self._take_pedestal(image)
         outliers, doubtful = self._outliers(image)
         hits, highest = 0, float("nan")
-        if outliers.any():
-            values = image[outliers]
+        values = image[outliers]
+        if values.size:
             Filling(outliers).fill(image)
-            self._learn(counts, mask, outliers, image)
+        self._learn(counts, mask, outliers, image)
+        if values.size:
             single = self._history.single_frames(outliers)[outliers]
             hits = int(np.count_nonzero(single))
             highest = float(values[single].max()) if hits else highest
             mask = mask | outliers
-        else:
-            self._learn(counts, mask, outliers, image)
         return Corrected(image, mask if mask.any() else None, hits, highest, doubtful)
 
     def conclude(self) -> NDArray[np.uint8]:

@@ -44,6 +44,17 @@ def _root(value, shift):
 
 
 @numba.njit(nogil=True, cache=True)
+def _insert(ascending, count, value):
+    """Put a value into its place among the first `count`; return how many there are then."""
+    k = count
+    while k > 0 and ascending[k - 1] > value:
+        ascending[k] = ascending[k - 1]
+        k -= 1
+    ascending[k] = value
+    return count + 1
+
+
+@numba.njit(nogil=True, cache=True)
 def _ring_median(values, row, column, ring):
     """Median of the pixels at a distance of two; the frame's edge is left out."""
     rows, columns = values.shape
@@ -55,12 +66,7 @@ def _ring_median(values, row, column, ring):
             y, x = row + down, column + along
             if 0 <= y < rows and 0 <= x < columns:
                 value = values[y, x]
-                k = count
-                while k > 0 and ring[k - 1] > value:
-                    ring[k] = ring[k - 1]
-                    k -= 1
-                ring[k] = value
-                count += 1
+                count = _insert(ring, count, value)
     return np.float32(0.5) * (ring[(count - 1) // 2] + ring[count // 2])
 
 
@@ -133,12 +139,7 @@ def highest_plateau(values):
             for y in range(row - 1, row + 2):
                 for x in range(column - 1, column + 2):
                     value = values[y, x]
-                    k = count
-                    while k > 0 and nine[k - 1] > value:
-                        nine[k] = nine[k - 1]
-                        k -= 1
-                    nine[k] = value
-                    count += 1
+                    count = _insert(nine, count, value)
             best = max(best, nine[2])
     return best
 
@@ -197,12 +198,7 @@ def find_unchanging(changes, known, frames, log_chance, rank, found):
                 for x in range(column - 1, column + 2):
                     if (y != row or x != column) and not known[y, x]:
                         value = np.int64(changes[y, x])
-                        k = size
-                        while k > 0 and eight[k - 1] > value:
-                            eight[k] = eight[k - 1]
-                            k -= 1
-                        eight[k] = value
-                        size += 1
+                        size = _insert(eight, size, value)
             if size <= rank:
                 continue
             changed = 0
