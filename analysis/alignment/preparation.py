@@ -63,7 +63,7 @@ def prepared_by_weight(
     small, shares = binned_by_weight(image, weights, binning)
     if blur_px > 0:
         # A mean of the measured pixels alone would be one of pixels that lie to one side.
-        small = gaussian_filter(small, blur_px, mode="nearest")
+        small = np.asarray(gaussian_filter(small, blur_px, mode="nearest"), np.float32)
         shares = np.asarray(gaussian_filter(shares, blur_px, mode="nearest"), np.float32)
     measured = small[shares >= MIN_MEASURED]
     if measured.size:
