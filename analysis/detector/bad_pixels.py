@@ -70,10 +70,12 @@ class PixelHistory:
         if self._before is not None:
             kernels.count_changes(self._before, frame, self._changes)
         self._before = frame
-        if outliers.any():
-            self._stood_out[outliers] += 1
-            often = self._stood_out >= max(_TIMES, math.ceil(_SHARE * self.frames))
-            self.hot |= often & outliers
+        places = np.flatnonzero(outliers)
+        if places.size:
+            times = self._stood_out.flat[places] + 1
+            self._stood_out.flat[places] = times
+            often = times >= max(_TIMES, math.ceil(_SHARE * self.frames))
+            self.hot.flat[places[often]] = True
         if self.frames >= self._look_at:
             self._look_at = math.ceil(self.frames * _LOOK_GROWTH)
             self.look()
@@ -88,6 +90,6 @@ class PixelHistory:
             self._changes, known, self.frames, chance, _STUCK_NEIGHBOURS, self.stuck
         )
 
-    def single_frames(self, outliers: Mask) -> NDArray[np.bool_]:
-        """Those of the outliers of a frame that are no bad pixels: hits."""
-        return outliers & ~self.bad
+    def is_bad(self, places: NDArray[np.intp]) -> NDArray[np.bool_]:
+        """Whether the pixels at these places (numbers along the rows) are bad."""
+        return self.hot.flat[places] | self.stuck.flat[places]

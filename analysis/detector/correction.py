@@ -161,12 +161,13 @@ class CountCorrection:
         self._take_pedestal(image)
         outliers, doubtful = self._outliers(image)
         hits, highest = 0, float("nan")
-        values = image[outliers]
+        places = np.flatnonzero(outliers)
+        values = image.flat[places]
         if values.size:
             Filling(outliers).fill(image)
         self._learn(counts, mask, outliers, image)
         if values.size:
-            single = self._history.single_frames(outliers)[outliers]
+            single = ~self._history.is_bad(places)
             hits = int(np.count_nonzero(single))
             highest = float(values[single].max()) if hits else highest
             mask = mask | outliers
@@ -233,10 +234,9 @@ class CountCorrection:
             return
         history = self._history
         history.add_frame(counts, outliers)
-        new = history.bad & (self._codes == Code.USED) & ~mask
-        if not new.any():
-            return
-        for row, column in np.argwhere(new):
+        bad = np.flatnonzero(history.bad)
+        new = bad[(self._codes.flat[bad] == Code.USED) & ~mask.flat[bad]]
+        for row, column in zip(*np.unravel_index(new, self.shape), strict=True):
             value, around = float(counts[row, column]), float(image[row, column]) + self.pedestal
             stuck = bool(history.stuck[row, column]) or value < around
             code = Code.STUCK if stuck else Code.HOT

@@ -36,15 +36,16 @@ class Filling:
 
     def __init__(self, mask: Mask) -> None:
         self.mask = mask
-        self.positions = np.argwhere(mask)
-        self._sources = np.zeros((len(self.positions), 8), np.int64)
-        self._weights = np.zeros((len(self.positions), 8), np.float32)
-        kernels.find_sources(mask, self.positions, _REACH_PX, self._sources, self._weights)
+        self._places = np.flatnonzero(mask)
+        positions = np.stack(np.unravel_index(self._places, mask.shape), axis=1)
+        self._sources = np.zeros((self.count, 8), np.int64)
+        self._weights = np.zeros((self.count, 8), np.float32)
+        kernels.find_sources(mask, positions, _REACH_PX, self._sources, self._weights)
 
     @property
     def count(self) -> int:
         """Number of pixels."""
-        return len(self.positions)
+        return len(self._places)
 
     def fill(self, frame: Floats) -> None:
         """Fill the pixels of a frame, in place.
@@ -62,4 +63,4 @@ class Filling:
         if far.any():
             measured = frame[~self.mask]
             values[far] = np.median(measured) if measured.size else 0
-        frame[self.mask] = values
+        frame.flat[self._places] = values

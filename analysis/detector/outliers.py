@@ -96,11 +96,13 @@ def _add_clusters(
     values: Floats, vacuum: float, span: float, bright: float, outliers: Mask
 ) -> None:
     """Mark groups of pixels with sharp edges around those that are brighter than `bright`."""
-    plain = np.where(outliers, np.float32(vacuum), values)
+    plain = values.copy()
+    plain.flat[np.flatnonzero(outliers)] = vacuum
     taken = outliers.copy()
     cluster = np.zeros((_LARGEST, 2), np.int64)
-    seeds = np.argwhere(plain > bright)
-    for row, column in seeds[np.argsort(-plain[tuple(seeds.T)], kind="stable")]:
+    seeds = np.flatnonzero(plain > bright)
+    brightest_first = seeds[np.argsort(-plain.flat[seeds], kind="stable")]
+    for row, column in zip(*np.unravel_index(brightest_first, plain.shape), strict=True):
         if taken[row, column]:
             continue
         height = float(plain[row, column]) - vacuum

@@ -112,12 +112,13 @@ def dead_row(counts: Counts) -> Counts:
     return counts
 
 
-def cross(value: float) -> Callable[[Counts], Counts]:
-    """A gap of four pixels between the chips of a quad."""
+def cross(value: float, width: int = 4) -> Callable[[Counts], Counts]:
+    """A gap between the chips of a quad, through the middle of the frame."""
 
     def spoil(counts: Counts) -> Counts:
-        counts[:, 22:26] = value
-        counts[:, :, 30:34] = value
+        row, column = (24 - width // 2, 32 - width // 2)
+        counts[:, row : row + width] = value
+        counts[:, :, column : column + width] = value
         return counts
 
     return spoil
@@ -156,6 +157,9 @@ SPOILT: dict[str, tuple[Callable[[Counts], Counts], str]] = {
         "(row 5, column 5)",
     ),
     "dead row": (dead_row, "row 20"),
+    # Of 48 rows: ten times the share that the gaps of a quad with 512 rows take.
+    "gap of one": (cross(0, 1), "row 24 and column 32"),
+    "gap of two": (cross(0, 2), "rows 23-24 and columns 31-32"),
     "marked by the highest number": (marks(MARK), "the detector's mark"),
     "NaN": (marks(np.nan), "NaN or"),
 }
