@@ -270,7 +270,10 @@ class Daemon:
         """Wait for the experiment under way."""
         if self._run is None:
             raise Busy("no experiment is under way")
-        return await asyncio.shield(self._run)
+        outcome = await asyncio.shield(self._run)
+        if self.mqtt is not None:
+            self.mqtt.tell_without_answer(self.bus)
+        return outcome
 
     def running(self) -> Experiment:
         """The experiment under way; raises Busy if there is none."""

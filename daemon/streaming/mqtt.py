@@ -57,6 +57,15 @@ class MqttReport:
         self._password = read_secret(Path(file)) if file is not None else None
         self._sent: dict[str, int] = {}
         self.skipped = 0
+        # Whether the broker has answered at all, and whether it was told that it does not.
+        self._answered = self._told = False
+
+    def tell_without_answer(self, bus: EventBus) -> None:
+        """Say at the end of a run that the broker has not answered until then."""
+        if not (self._answered or self._told):
+            self._told = True
+            text = f"broker {self._rig.host}:{self._rig.port}: no answer until the end of the run"
+            bus.publish(Event("warning", "mqtt", text, recorded=False))
 
     async def report(self, publisher: Publisher, bus: EventBus) -> None:
         """Send the last messages of a publisher at an interval, until cancelled.
@@ -74,6 +83,7 @@ class MqttReport:
 
         def connected() -> None:
             nonlocal lost
+            self._answered = True
             if lost:
                 lost = False
                 bus.publish(Event("info", "mqtt", f"{broker}: connected again", recorded=False))
@@ -83,7 +93,7 @@ class MqttReport:
                 await self._report_once(publisher, connected)
             except (aiomqtt.MqttError, OSError, ValueError) as error:
                 if not lost:
-                    lost = True
+                    lost = self._told = True
                     text = f"{broker}: {error}; trying again"
                     bus.publish(Event("warning", "mqtt", text, recorded=False))
                 await asyncio.sleep(_RECONNECT_S)

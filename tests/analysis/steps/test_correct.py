@@ -12,7 +12,6 @@ import pytest
 from analysed_series import analysed
 from numpy.typing import NDArray
 
-
 CASES = Path(__file__).resolve().parents[3].parent / "shared" / "cases"
 pytestmark = pytest.mark.skipif(
     not CASES.is_dir(), reason="the cases of ../shared/cases are not here"
