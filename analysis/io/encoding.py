@@ -3,13 +3,13 @@
 Whole numbers are stored as they are where they fit, else with a ``value_offset`` added. Fractions
 are rounded to equal steps between the lowest and the highest value: value = (recorded -
 value_offset) * value_scale, to within half a step. Outliers do not set that step: they are kept
-exactly, in a list beside the frames.
+exactly, in a list beside the frames, and so are NaN and infinity, which mark what was not measured.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ _HIGHEST = np.iinfo(DTYPE).max
 _FAR = 3.0
 _FEW_SHARE, _FEW_LEAST = 1e-4, 4
 _TOLD_OUTLIERS = 3
+# With more pixels that hold no number than this, a stack is not one of images.
+_MOST_WITHOUT_NUMBER = 0.5
 
 
 @dataclass(frozen=True)
@@ -39,20 +41,26 @@ class Encoding:
         Size of one step.
     low, high : float
         Values beyond are outliers: they are cut in the frames and listed.
+    gaps : bool
+        Whether there are values that are no number. They are listed too; in the frames stands
+        the lowest value.
     """
 
     offset: int = 0
     scale: float = 1.0
     low: float = -math.inf
     high: float = math.inf
+    gaps: bool = False
 
     @property
     def cuts(self) -> bool:
-        """Whether there are outliers."""
+        """Whether there are values beyond `low` and `high`."""
         return math.isfinite(self.low) or math.isfinite(self.high)
 
     def encoded(self, values: NDArray[Any]) -> NDArray[np.uint16]:
         """Values as they are recorded."""
+        if self.gaps:
+            values = np.where(np.isfinite(values), values, self.low)
         if self.cuts:
             values = np.clip(values, self.low, self.high)
         if self.scale == 1:
@@ -63,10 +71,11 @@ class Encoding:
         return np.clip(steps, 0, _HIGHEST).astype(DTYPE)
 
     def outliers(self, image: NDArray[Any]) -> NDArray[np.intp]:
-        """Row and column of each outlier of an image, shape (outliers, 2)."""
-        if not self.cuts:
+        """Row and column of each value of an image that is listed, shape (values, 2)."""
+        if not (self.cuts or self.gaps):
             return np.empty((0, 2), np.intp)
-        return np.argwhere((image < self.low) | (image > self.high))
+        listed = (image < self.low) | (image > self.high)
+        return np.argwhere(listed | ~np.isfinite(image) if self.gaps else listed)
 
 
 def encoding_for(low: float, high: float, whole: bool) -> Encoding:
@@ -166,12 +175,13 @@ def survey(stack: TiltStack, there: NDArray[np.bool_], path: Path) -> Survey:
     Returns
     -------
     Survey
-        With a warning about images that show nothing, and about outliers.
+        With a warning about images that show nothing, about outliers, and about values that are
+        no number.
 
     Raises
     ------
     BadInput
-        If an image holds NaN or infinity, or the values cannot be recorded.
+        If more than half of the values are no number, or the values cannot be recorded.
     """
     if stack.encoded:
         # A file of this software: its recorded values are taken over as they stand.
@@ -194,8 +204,11 @@ def survey(stack: TiltStack, there: NDArray[np.bool_], path: Path) -> Survey:
     except ValueError as error:
         raise BadInput(str(path), str(error)) from None
     if bounds != (low, high):
-        chosen = Encoding(chosen.offset, chosen.scale, *bounds)
+        chosen = replace(chosen, low=bounds[0], high=bounds[1])
         warnings.append(_outlier_warning(stack, there, path, chosen))
+    if seen.gaps:
+        chosen = replace(chosen, low=bounds[0], high=bounds[1], gaps=True)
+        warnings.append(_gap_warning(seen, path))
     return Survey(chosen, tuple(warnings))
 
 
@@ -208,6 +221,8 @@ class _Seen:
     whole: bool = True
     extremes: _Extremes | None = None  # of floating point alone
     dark: list[str] = field(default_factory=list[str])
+    gaps: int = 0  # values that are no number
+    first_gap: str = ""
 
 
 def _look(stack: TiltStack, there: NDArray[np.bool_], path: Path) -> _Seen:
@@ -215,21 +230,46 @@ def _look(stack: TiltStack, there: NDArray[np.bool_], path: Path) -> _Seen:
     if stack.dtype.kind == "f":
         pixels = int(there.sum()) * math.prod(stack.shape[1:])
         seen.extremes = _Extremes(max(_FEW_LEAST, int(_FEW_SHARE * pixels)))
+    total = 0
     for index in np.flatnonzero(there):
-        image = stack.read(int(index))
+        image = stack.read(int(index)).ravel()
+        total += image.size
         if seen.extremes is not None:
-            if not np.isfinite(image).all():
-                raise BadInput(
-                    f"{path}: image {index} (the first is 0)",
-                    "holds NaN or infinity; correct it, or remove image and angle from the stack",
-                )
+            finite = np.isfinite(image)
+            if not finite.all():
+                _note_gaps(seen, int(index), finite.reshape(stack.shape[1:]))
+                image = image[finite]
+            if not image.size:
+                seen.dark.append(str(index))
+                continue
             seen.whole = seen.whole and bool((image == np.rint(image)).all())
             seen.extremes.add(image)
         lowest, highest = image.min().item(), image.max().item()
         seen.low, seen.high = min(seen.low, lowest), max(seen.high, highest)
         if lowest == highest:
             seen.dark.append(str(index))
+    if seen.gaps > _MOST_WITHOUT_NUMBER * total:
+        raise BadInput(
+            str(path),
+            f"{seen.gaps} of {total} values are NaN or infinity ({seen.first_gap}); "
+            "save the stack again, or remove the images without numbers and their angles",
+        )
     return seen
+
+
+def _note_gaps(seen: _Seen, index: int, finite: NDArray[np.bool_]) -> None:
+    if not seen.gaps:
+        row, column = np.argwhere(~finite)[0]
+        seen.first_gap = f"the first in image {index} at row {row}, column {column}"
+    seen.gaps += int(np.count_nonzero(~finite))
+
+
+def _gap_warning(seen: _Seen, path: Path) -> str:
+    return (
+        f"{path}: {seen.gaps} value{' is' if seen.gaps == 1 else 's are'} NaN or infinity "
+        f"({seen.first_gap}); the analysis takes such pixels as not measured, and they are kept "
+        "in encoding/outliers"
+    )
 
 
 def _dark_warning(path: Path, dark: list[str], images: int) -> str:

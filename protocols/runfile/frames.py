@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Outliers:
-    """Values of an imported series that are too far from all others for its 16 bits.
+    """Values of an imported series that its 16 bits cannot hold: far from all others, or NaN.
 
     Attributes
     ----------
@@ -47,14 +47,19 @@ class Outliers:
             whole = (slice(None),) * (len(shape) - len(parts) + 1)
             parts = (*parts[:at], *whole, *parts[at + 1 :])
         parts = (*parts, *(slice(None),) * (len(shape) - len(parts)))
-        chosen = [np.arange(size)[part] for size, part in zip(shape, parts, strict=True)]
-        for place, value in zip(self.places, self.values, strict=True):
-            found = [
-                np.flatnonzero(np.atleast_1d(c) == p) for c, p in zip(chosen, place, strict=True)
-            ]
-            if all(spot.size for spot in found):
-                inside = [int(s[0]) for s, c in zip(found, chosen, strict=True) if np.ndim(c)]
-                values[tuple(inside)] = value
+        there = np.ones(len(self.places), np.bool_)
+        inside: list[NDArray[np.int64]] = []
+        for axis, (size, part) in enumerate(zip(shape, parts, strict=True)):
+            chosen = np.atleast_1d(np.arange(size)[part])
+            position = np.full(size, -1)
+            position[chosen] = np.arange(chosen.size)
+            found = position[self.places[:, axis]]
+            there &= found >= 0
+            if not isinstance(part, int | np.integer):
+                inside.append(found)
+        if there.any():
+            at = tuple(found[there] for found in inside)
+            values[at] = self.values[there] if inside else self.values[there][0]
 
 
 def outliers_paths(stack: str) -> tuple[str, str]:

@@ -255,7 +255,7 @@ def test_one_of_our_own_runs(make_run: Any, tmp_path: Path) -> None:
         ({"counts": COUNTS[0]}, TILTS, "arrays with three axes: none"),
         ({"a": COUNTS, "b": COUNTS}, TILTS, "arrays with three axes: a, b"),
         ({"counts": COUNTS.astype(complex)}, TILTS, "only plain numbers"),
-        ({"counts": COUNTS * np.float32([[[1.5]]]), "nan": 3}, TILTS, "image 3 .*: holds NaN"),
+        ({"counts": np.full(COUNTS.shape, np.nan)}, TILTS, "values are NaN or infinity .the first"),
         ({"counts": COUNTS * 4000}, TILTS, ""),
         ({"counts": COUNTS.astype(np.int64) * 10_000_000}, TILTS, "more than 16 bits"),
     ],
@@ -263,10 +263,6 @@ def test_one_of_our_own_runs(make_run: Any, tmp_path: Path) -> None:
 def test_what_cannot_be_used_is_refused_and_leaves_nothing(
     tmp_path: Path, arrays: dict[str, Any], tilts: Any, words: str
 ) -> None:
-    if "nan" in arrays:
-        counts = arrays["counts"].copy()
-        counts[arrays["nan"], 2, 2] = np.nan
-        arrays = {"counts": counts}
     source, target = an_npz(tmp_path, **arrays), tmp_path / "run.nxs"
     angles = None if tilts is None else tilt_file(tmp_path, tilts)
     if not words:
@@ -276,6 +272,26 @@ def test_what_cannot_be_used_is_refused_and_leaves_nothing(
     with pytest.raises(BadInput, match=words):
         import_stack(source, target, angles, 1.0)
     assert set(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("scale", [1.0, 1.5])
+def test_values_that_are_no_number_are_kept_and_told(tmp_path: Path, scale: float) -> None:
+    counts = COUNTS * np.float32(scale)
+    counts[3, 2, 4], counts[3, 5, 5], counts[1, 0, 0] = np.nan, np.inf, -np.inf
+    target = tmp_path / "run.nxs"
+    import_stack(an_npz(tmp_path, counts=counts), target, tilt_file(tmp_path, TILTS), 1.0)
+    with open_run(target) as run:
+        frames = run.stacks["series_001"].frames
+        whole = frames[...]
+        assert np.array_equal(np.isfinite(whole), np.isfinite(counts))
+        step = 0.0 if scale == 1 else np.ptp(counts[np.isfinite(counts)]) / 65534
+        kept = np.isfinite(counts)
+        np.testing.assert_allclose(whole[kept], counts[kept], atol=0.51 * step)
+        assert whole[3, 5, 5] == np.inf
+        for key in (3, (3, 2), (3, 2, 4), slice(1, 4), (..., 4), (slice(None, None, 2), 2)):
+            assert np.array_equal(frames[key], whole[key], equal_nan=True), key
+        said = [event.message for event in run.events]
+    assert any("3 values are NaN or infinity (the first in image 1 at row 0" in s for s in said)
 
 
 @pytest.mark.parametrize(

@@ -120,8 +120,8 @@ COMMANDS = {
         ("angles.rawtlt:2: 'nan' is not an angle", "one angle in deg per line"),
     ),
     "NaN in an image": Wrong(
-        with_nan, IMPORT, 2,
-        ("stack.npz: image 3 (the first is 0): holds NaN", "correct it, or remove"),
+        with_nan, IMPORT, 0,
+        ("stack.npz: 1 value is NaN or infinity (the first in image 3 at row 2, column 2)",),
     ),
     "a dark image": Wrong(
         with_a_dark_image, IMPORT, 0,
