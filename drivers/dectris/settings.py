@@ -41,6 +41,9 @@ class SimplonOptions(BaseModel):
         ``optional`` for an end that does not tell its state, as a replay of recorded frames.
     channel : str or None
         Which threshold's frames to take where there are several.
+    pixel_mask : str
+        ``applied``: pixels of the detector's mask come as the highest number, which the analysis
+        leaves out; ``off``: they come with what they count; ``unchanged``: as the detector is set.
     check_hash : bool
         Whether frames are compared with the hash that they carry.
     """
@@ -54,6 +57,7 @@ class SimplonOptions(BaseModel):
     initialize: bool = True
     state: Literal["required", "optional"] = "required"
     channel: str | None = None
+    pixel_mask: Literal["applied", "off", "unchanged"] = "applied"
     check_hash: bool = False
 
 
@@ -94,6 +98,10 @@ class DetectorSettings:
                 raise  # an older control unit has one format and does not know the parameter
         await self._keep(simplon.STREAM_MODE, "enabled", "stream")
         await self._keep(simplon.HEADER_DETAIL, "basic", "stream")
+        if options.pixel_mask != "unchanged":
+            # An end that replays recorded frames does not know the parameter.
+            with contextlib.suppress(DeviceRefused):
+                await self._keep(simplon.PIXEL_MASK_APPLIED, options.pixel_mask == "applied")
         each = options.trigger_mode == "exte"
         settings = {
             simplon.TRIGGER_MODE: options.trigger_mode,

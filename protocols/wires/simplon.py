@@ -45,6 +45,9 @@ STATE = "state"
 HIGH_VOLTAGE = "high_voltage/state"
 HIGH_VOLTAGE_READY = "READY"
 
+# Pixels of the detector's mask get the highest number of the image's type (SIMPLON API reference).
+PIXEL_MASK_APPLIED = "pixel_mask_applied"
+
 STREAM_MODE = "mode"
 STREAM_FORMAT = "format"
 HEADER_DETAIL = "header_detail"

@@ -25,6 +25,7 @@ from ...protocols.core.bitshuffle import Bitshuffle
 from ...protocols.core.clock import ExperimentClock
 from ...protocols.core.errors import BadMessage
 from ...protocols.wires import simplon as wire
+from ..world.dark_signal import factory_mask
 from ..world.microscope import World
 from .frame_source import Scan, Scanner
 from .simplon_frames import Drawn, FrameEncoder, FrameStream
@@ -185,6 +186,7 @@ class _SimplonServer:
         self._frames, self._faults = frames, faults
         self._configuration = configuration
         self._state: wire.State = state
+        self._world = world
         self._scanner: Scanner[Drawn] = Scanner(world, clock, frames.deliver, fill_frames)
         self._compressor = Bitshuffle()
 
@@ -292,7 +294,10 @@ class _SimplonServer:
         self._state = "ready"
         self._frames.series += 1
         dtype = _DTYPES[settings.bit_depth]
-        encoder = FrameEncoder(self._compressor, settings.compression, settings.cbor)
+        world = self._world.config
+        bad = factory_mask(world.detector, settings.shape, world.seed)
+        masked = bad if settings.mask_applied else None
+        encoder = FrameEncoder(self._compressor, settings.compression, settings.cbor, masked)
         await self._scanner.begin(
             Scan(
                 settings.frames,

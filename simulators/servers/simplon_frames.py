@@ -6,8 +6,10 @@ import asyncio
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
+import numpy as np
 import zmq
 import zmq.asyncio
+from numpy.typing import NDArray
 
 from ...protocols.core import lz4
 from ...protocols.core.bitshuffle import Bitshuffle
@@ -40,16 +42,31 @@ class OutgoingFrames:
 
 @dataclass(frozen=True)
 class FrameEncoder:
-    """Compresses frames; runs in a thread."""
+    """Compresses frames; runs in a thread.
+
+    Attributes
+    ----------
+    compressor : Bitshuffle
+        Of ``bslz4``.
+    compression : str
+        As on the wire.
+    cbor : bool
+        Whether the stream has the newer format.
+    masked : ndarray of bool or None
+        Pixels that get the highest number, as ``pixel_mask_applied`` has it.
+    """
 
     compressor: Bitshuffle
     compression: str
     cbor: bool
+    masked: NDArray[np.bool_] | None = None
 
     def encode(self, counts: Counts) -> Drawn:
         """Compress a frame of shape (rows, columns), and hash it where the format says so."""
         raw: bytes
         compression: stream.Compression
+        if self.masked is not None:
+            counts = np.where(self.masked, np.iinfo(counts.dtype).max, counts).astype(counts.dtype)
         if self.compression == "bslz4":
             chunk = self.compressor.compress(counts)
             raw, compression = chunk.tobytes(), "bslz4"

@@ -76,7 +76,7 @@ def _detector() -> dict[str, Parameter]:
         "auto_summation": _flag(True),
         "countrate_correction_applied": _flag(False),
         "flatfield_correction_applied": _flag(False),
-        "pixel_mask_applied": _flag(False),
+        wire.PIXEL_MASK_APPLIED: _flag(False),
         "beam_center_x": _real(0.0),
         "beam_center_y": _real(0.0),
         "chi_increment": _real(0.0, "degree"),
@@ -121,6 +121,8 @@ class SeriesSettings:
         Whether a signal triggers.
     images_per_trigger, frames : int
         Frames that one trigger starts, and frames in all.
+    mask_applied : bool
+        Whether bad pixels get the highest number.
     streaming, cbor : bool
         Whether the stream is on, and whether it has the newer format.
     header_detail : str
@@ -137,6 +139,7 @@ class SeriesSettings:
     external: bool
     images_per_trigger: int
     frames: int
+    mask_applied: bool
     streaming: bool
     cbor: bool
     header_detail: str
@@ -238,6 +241,7 @@ class Configuration:
             external=mode in {"exts", "exte"},
             images_per_trigger=images_per_trigger,
             frames=images_per_trigger * value(wire.NTRIGGER),
+            mask_applied=value(wire.PIXEL_MASK_APPLIED),
             streaming=value(wire.STREAM_MODE, "stream") == "enabled",
             cbor=value(wire.STREAM_FORMAT, "stream") == "cbor",
             header_detail=value(wire.HEADER_DETAIL, "stream"),

@@ -38,6 +38,21 @@ def dark_signal(
     return _signal(config.offset, config.hot_pixels, shape, seed)
 
 
+def factory_mask(
+    config: SimulatedDetector, shape: tuple[int, int], seed: int
+) -> NDArray[np.bool_] | None:
+    """Pixels that the maker of the detector has found to be bad: the hot ones.
+
+    Returns
+    -------
+    ndarray of bool or None
+        Shape (rows, columns); None where there are none.
+    """
+    if not config.hot_pixels:
+        return None
+    return _signal(0, config.hot_pixels, shape, seed) > 0
+
+
 @cache
 def _signal(offset: int, hot_pixels: int, shape: tuple[int, int], seed: int) -> NDArray[np.int64]:
     signal = np.full(shape, offset, np.int64)

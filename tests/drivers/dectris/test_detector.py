@@ -20,7 +20,7 @@ from aiohttp import web
 from pyrotome.drivers.base import DeviceLost, DeviceRefused, OutOfRange
 from pyrotome.drivers.dectris.detector import SimplonDetector
 from pyrotome.protocols.config.faults import Fault
-from pyrotome.protocols.config.rig import DetectorRig, SimulatorRig
+from pyrotome.protocols.config.rig import DetectorRig, SimulatedDetector, SimulatorRig
 from pyrotome.protocols.core.bitshuffle import Bitshuffle
 from pyrotome.protocols.core.chunk import Chunk
 from pyrotome.protocols.core.clock import ExperimentClock
@@ -73,9 +73,9 @@ class Bench:
 
 
 @asynccontextmanager
-async def bench(speed=20.0, server=None, **options):
+async def bench(speed=20.0, server=None, config=FEW, **options):
     clock, faults = ExperimentClock(speed), WireFaults(simulator.FAULTS)
-    world = World(FEW, clock.now_ns())
+    world = World(config, clock.now_ns())
     world.column.set_blanked(clock.now_ns(), False)
     settings = {"bit_depth": options.get("bit_depth", 16), **(server or {})}
     variant = simulator.Variant(**settings)
@@ -156,6 +156,16 @@ async def test_every_way_a_frame_travels(stream_format, compression, bit_depth):
         assert data.shape == (48, 64)
         assert data.flags.c_contiguous
         assert data.sum() > 0
+
+
+@pytest.mark.parametrize(("pixel_mask", "marked"), [("applied", 5), ("off", 0)])
+async def test_pixels_of_the_mask_are_marked(pixel_mask, marked):
+    config = FEW.model_copy(update={"detector": SimulatedDetector(hot_pixels=5)})
+    async with bench(config=config, pixel_mask=pixel_mask) as found:
+        await found.detector.connect()
+        await found.detector.arm(2, 0.02, (48, 64))
+        _, frames = await take(found.detector, 2)
+        assert [np.count_nonzero(frame == 65535) for frame in frames] == [marked, marked]
 
 
 async def test_several_frames_for_each_trigger(simulated):
