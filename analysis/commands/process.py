@@ -25,6 +25,7 @@ from ...protocols.config.pipeline import (
     RUN_RESULTS,
     AnalysisStep,
     ResultPlan,
+    check_steps,
     complete_pipeline,
     fewest_reference_frames,
     planned_results,
@@ -183,6 +184,8 @@ def process_file(
     watcher = watcher or ProcessWatcher()
     with open_run(path) as run:
         chosen = _chosen_stacks(run, steps, only, watcher)
+        for stack in chosen[:1]:
+            check_steps(steps, stack.frame_shape, str(run.path))
         plans = {stack.name: plan_of(stack, steps) for stack in chosen}
         run_plan = run_plan_of(run, chosen, steps)
         stacks = [

@@ -53,6 +53,12 @@ class CorrectSettings(StepSettings):
     gain: Annotated[str, Field(min_length=1)] | None = None
     mask: Annotated[str, Field(min_length=1)] | None = None
 
+    @property
+    def files(self) -> dict[str, str]:
+        """The references that are named: key to path."""
+        named = {"dark": self.dark, "gain": self.gain, "mask": self.mask}
+        return {key: name for key, name in named.items() if name is not None}
+
     @model_validator(mode="before")
     @classmethod
     def _off_is_enough(cls, value: object) -> object:
@@ -107,6 +113,19 @@ class CorrectStep(Step[CorrectSettings]):
             ResultSpec("outliers", ("frame",), "float64", per="frame", stacks=_KINDS),
             ResultSpec("dark_mean", ("frame_y", "frame_x"), "float32", stacks=("dark",)),
         )
+
+    @classmethod
+    def check(cls, settings: CorrectSettings, shape: tuple[int, int]) -> None:
+        """Read the references that the settings name."""
+        for key, name in settings.files.items():
+            from ..detector.references import read_reference
+
+            found = read_reference(Path(name).expanduser()).shape
+            if found != shape:
+                raise ValueError(
+                    f"{key}: {name} has {found[0]} x {found[1]} pixels; the frames have "
+                    f"{shape[0]} x {shape[1]}"
+                )
 
     @classmethod
     def rehearsal(cls, settings: CorrectSettings) -> CorrectSettings:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...drivers.base import DeviceError
+from ...protocols.config.pipeline import check_steps
 from ...protocols.config.recipe import Recipe
 from ...protocols.config.rig import Rig
 from ...protocols.core.documents import load_model
@@ -180,4 +181,6 @@ class Commands:
 
 def _planned(request: Submit, rig: Rig) -> Plan:
     recipe = load_model(Recipe, request.recipe, request.name)
-    return make_plan(recipe, rig, request.name)
+    plan = make_plan(recipe, rig, request.name)
+    check_steps(recipe.analysis, recipe.beam.frame, request.name)
+    return plan

@@ -10,7 +10,7 @@ from typing import Any, cast
 from pydantic import SerializeAsAny, ValidationError, model_serializer, model_validator
 
 from ..core.documents import InvalidPart, Strict
-from ..core.errors import Misplaced
+from ..core.errors import BadInput, Misplaced
 from ..steps import ResultSpec, StackInfo, StackKind, Step, StepSettings
 from ..steps.base import PROVIDED
 from ..steps.registry import UnknownStep, givers, installed, step_class
@@ -197,6 +197,30 @@ def _problem(
         given_by = " or ".join(f"'{giver}'" for giver in found)
         return f"step '{kind}' needs the step {given_by} before it, which gives '{name}'"
     return None
+
+
+def check_steps(steps: Sequence[AnalysisStep], shape: tuple[int, int], name: str) -> None:
+    """Let each step check its settings, and the files that they name, before a run.
+
+    Parameters
+    ----------
+    steps : sequence of AnalysisStep
+        The pipeline.
+    shape : tuple of int
+        Rows and columns of a frame.
+    name : str
+        Where the pipeline is written, for messages.
+
+    Raises
+    ------
+    BadInput
+        Naming the step.
+    """
+    for step in steps:
+        try:
+            step.step_class.check(step.settings, shape)
+        except ValueError as error:
+            raise BadInput(f"{name}: analysis: {step.kind}", str(error)) from None
 
 
 def fewest_reference_frames(steps: Sequence[AnalysisStep]) -> tuple[int, str]:

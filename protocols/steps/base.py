@@ -285,6 +285,24 @@ class Step(Generic[S]):
         return 0
 
     @classmethod
+    def check(cls, settings: S, shape: tuple[int, int]) -> None:
+        """Check before a run what a model of the settings alone cannot, such as files they name.
+
+        Parameters
+        ----------
+        settings : StepSettings
+            From the recipe.
+        shape : tuple of int
+            Rows and columns of a frame.
+
+        Raises
+        ------
+        ValueError
+            If the step could not work so, with the reason.
+        """
+        del settings, shape
+
+    @classmethod
     def rehearsal(cls, settings: S) -> S | None:
         """Return quick settings to try the step on a tiny series before the first frame.
 

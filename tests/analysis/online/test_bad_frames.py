@@ -109,6 +109,11 @@ class Wrong:
     said: tuple[str, ...]
 
 
+def with_a_mask(folder: Path) -> None:
+    np.save(folder / "mask.npy", np.zeros((3, 4)))
+    recipe({"correct": {"mask": "mask.npy"}}, {"reconstruct": {}})(folder)
+
+
 IMPORT = "import stack.npz --pixel-size 5nm -o out.nxs"
 COMMANDS = {
     "fewer angles than images": Wrong(
@@ -137,6 +142,14 @@ COMMANDS = {
             "recipe.yaml:19: analysis[1].sharpen: unknown analysis step",
             "installed steps: correct, denoise, align, reconstruct, segment, measure",
         ),
+    ),
+    "a dark reference that is not there": Wrong(
+        recipe({"correct": {"dark": "dark.npy"}}, {"reconstruct": {}}), "check recipe.yaml", 2,
+        ("recipe.yaml: analysis: correct: dark.npy cannot be read", "No such file"),
+    ),
+    "a mask of another shape": Wrong(
+        with_a_mask, "run recipe.yaml -o out.nxs", 2,
+        ("correct: mask: mask.npy has 3 x 4 pixels; the frames have",),
     ),
     "a step that does not follow": Wrong(
         recipe({"reconstruct": {}}, {"measure": "necks"}), "run recipe.yaml -o out.nxs", 2,
