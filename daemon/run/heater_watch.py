@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from statistics import median
 
 from ...drivers.base import GRACE_S, DeviceLost, Heater, HeaterSample
 from ...protocols.core.clock import ExperimentClock
@@ -60,6 +61,14 @@ class HeaterWatch:
     def latest(self) -> HeaterSample | None:
         """The newest reading."""
         return self._samples[-1] if self._samples else None
+
+    def median_c(self, from_ns: int, until_ns: int) -> float | None:
+        """Median temperature of the readings between two moments; None without any.
+
+        Of a long time, those of its end that are still kept.
+        """
+        within = [s.temperature_c for s in self._samples if from_ns <= s.t_ns <= until_ns]
+        return median(within) if within else None
 
     def temperature_at(self, t_ns: int) -> float:
         """Temperature at a moment: linear between readings, the nearest reading outside them.

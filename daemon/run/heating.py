@@ -111,11 +111,13 @@ class Heating:
 
     def report_hold(self, plan: HoldPlan, timing: HoldTiming, achieved_s: float) -> None:
         """Send the moments of a hold to the file, and an event to people."""
+        requested = f"requested {plan.requested_s:g} s at {plan.target_c:g} degC"
+        median_c = self._watch.median_c(timing.crossed_up_ns, timing.crossed_down_ns)
+        measured = "" if median_c is None else f" at {median_c:.1f} degC (median)"
         self._out.event(
             "info",
             "engine",
-            f"hold {plan.index}: {achieved_s:.3f} s at {plan.target_c:g} degC "
-            f"(requested {plan.requested_s:g} s)",
+            f"hold {plan.index}: {achieved_s:.3f} s{measured}; {requested}",
             hold={"index": plan.index, **asdict(timing)},
         )
         self._out.hold(plan.index, timing)
