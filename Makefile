@@ -4,8 +4,8 @@ PYTHON ?= python3
 BIN = $(VENV)/bin
 DEMO ?= demo.nxs
 KILLS ?= 100
-# Most tests wait: two at a time, even on a small machine.
-JOBS ?= 2
+# Most tests wait: three at a time, even on two cores.
+JOBS ?= 3
 # The order of tests: fixed, random, or the seed that a random one has printed.
 ORDER ?= fixed
 _ORDER = $(if $(filter fixed,$(ORDER)),-p no:randomly,$(if $(filter random,$(ORDER)),,--randomly-seed=$(ORDER)))
