@@ -118,6 +118,22 @@ class BeamState:
     vacuum_ok: bool | None = None
 
 
+@dataclass(frozen=True)
+class BlankerSwitch:
+    """A command to the blanker: when it went out, and when the instrument answered (ns).
+
+    The beam went on or off at some moment between the two.
+    """
+
+    sent_ns: int
+    answered_ns: int
+
+    @property
+    def at_ns(self) -> int:
+        """The middle, the best estimate of that moment."""
+        return (self.sent_ns + self.answered_ns) // 2
+
+
 FrameData = NDArray[np.unsignedinteger[Any]] | Chunk
 
 
@@ -294,6 +310,8 @@ class Beam(Device):
     def __init__(self, name: str, rig: BeamRig, clock: ExperimentClock) -> None:
         super().__init__(name, clock)
         self.rig = rig
+        # The latest command to the blanker, where the driver tells; read-back does not count.
+        self.switched: BlankerSwitch | None = None
 
     @abstractmethod
     async def prepare(self, settings: BeamSettings) -> None:

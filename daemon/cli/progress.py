@@ -184,7 +184,7 @@ def plan_table(plan: Plan) -> Group:
         (f"{plan.frames} frames", "bold"),
         f" of {plan.recipe.beam.exposure_s:.3g} s, {per_frame:.3g} e/nm² each; ",
         (f"{plan.dose_e_per_nm2:.1f} e/nm²", "bold"),
-        " in all; about ",
+        f" in all, and up to {plan.parked_dose_e_per_nm2:.2g} while the blanker works; about ",
         (clock_text(plan.duration_s), "bold"),
         f"; at most {size_text(plan.bytes_uncompressed)} on disk",
         f"; {plan.worst_case}" if plan.worst_case else "",

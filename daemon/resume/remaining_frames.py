@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from ...protocols.messages.manifest import StackPlan
 from ..schedule.dose import ROUNDING
 from ..schedule.plan import AcquireStack, HeatTo, HoldAt, Plan, RampTo
+from ..schedule.switching import SWITCHING_S
 from .journal_history import History
 from .remaining import NOTHING_DONE, Recorded, RemainingWork
 
@@ -88,7 +89,8 @@ class RemainingFrames:
             Electrons per nm^2 that each stack has received.
         """
         recipe = self._plan.recipe
-        limits, dose = recipe.limits, recipe.beam.dose_per_frame_e_per_nm2
+        limits, beam = recipe.limits, recipe.beam
+        dose = beam.dose_per_frame_e_per_nm2 + beam.parked_dose_e_per_nm2(SWITCHING_S)
         if limits.dose_e_per_nm2 is None and limits.dose_per_series_e_per_nm2 is None:
             return
         room = _frames_in(limits.dose_e_per_nm2, sum(charged.values()), dose)

@@ -14,16 +14,17 @@ import asyncio
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from ...drivers.base import Beam, Detector, DetectorFrame, DeviceLost
+from ...drivers.base import Beam, BlankerSwitch, Detector, DetectorFrame, DeviceLost
 from ...protocols.config.recipe import BeamSettings
 from ...protocols.core.clock import ExperimentClock
 from ...protocols.messages.journal import Exposed, Trigger
 from ...protocols.messages.manifest import StackPlan
 from ..resume.run_journal import Journal
 from ..schedule.dose import DoseLedger
+from ..schedule.switching import SwitchingTime
 from .heater_watch import HeaterWatch
 from .outgoing import Outgoing
 from .plan_progress import PlanProgress
@@ -91,6 +92,8 @@ class AcquisitionContext:
         Counts frames, and says whether the beam is on for an exposure.
     out : Outgoing
         Takes frames, readings and events.
+    switching : SwitchingTime
+        How long the beam is on beside exposures.
     """
 
     beam: Beam
@@ -103,11 +106,12 @@ class AcquisitionContext:
     stage: StageCheck
     progress: PlanProgress
     out: Outgoing
+    switching: SwitchingTime = field(default_factory=SwitchingTime)
 
 
 @dataclass(frozen=True)
 class _Trigger:
-    """What its frames share: ordinal of the first, when that began, and the fluence before it."""
+    """What its frames share: ordinal of the first, when that began, and the fluence before that."""
 
     first: int
     start_ns: int
@@ -147,10 +151,21 @@ class StackAcquisition:
     async def __aenter__(self) -> StackAcquisition:
         # Armed first: only then are the pauses known, and with them the dose.
         await self._arm(0)
-        triggers = len(self.indices) // self.at_a_time
-        dose = triggers * self._dose_of(self.at_a_time)
-        self._context.ledger.reserve(self._stack.name, dose, self._stack.kind == "series")
+        name, is_series = self._stack.name, self._stack.kind == "series"
+        self._context.ledger.reserve(name, self._dose_left(0), is_series)
         return self
+
+    def _dose_left(self, first: int) -> float:
+        """Fluence of the triggers from an ordinal on, with the time in which the blanker works."""
+        triggers = (len(self.indices) - first) // self.at_a_time
+        parked = self._dose_while_parked(self._context.switching.expected_s)
+        return triggers * (self._dose_of(self.at_a_time) + parked)
+
+    def _dose_while_parked(self, time_s: float) -> float:
+        """Fluence, averaged over the field, of so many wall seconds without a scan."""
+        if self._stack.is_dark:
+            return 0.0
+        return self._context.settings.parked_dose_e_per_nm2(time_s)
 
     async def _arm(self, base: int) -> None:
         """Prepare the detector for the frames from an ordinal on."""
@@ -198,6 +213,8 @@ class StackAcquisition:
         context, count = self._context, self.at_a_time
         name, index = self._stack.name, self.indices[first]
         dose = self._dose_of(count)
+        # The blanker may have become slower than what was reserved for it.
+        context.ledger.top_up(name, self._dose_left(first))
         with context.progress.waiting():
             await context.out.credit(count)
         context.journal.note(Trigger(stack=name, first=index, count=count, dose_e_per_nm2=dose))
@@ -212,39 +229,62 @@ class StackAcquisition:
 
     async def _trigger(self, first: int, dose: float) -> DeviceLost | None:
         """Unblank, trigger, blank and read the frames; returns why some of them did not come."""
-        context, settings = self._context, self._context.settings
-        beam, clock = context.beam, context.clock
-        exposed_ns = (self.at_a_time - 1) * self._period_ns + int(settings.exposure_s * 1e9)
+        context, clock = self._context, self._context.clock
+        exposed_ns = (self.at_a_time - 1) * self._period_ns + int(context.settings.exposure_s * 1e9)
         reading: asyncio.Task[DeviceLost | None] | None = None
+        on = BlankerSwitch(clock.now_ns(), clock.now_ns())
         try:
             try:
                 if not self._stack.is_dark:
                     context.progress.exposing = True
-                    await beam.unblank()
+                    await context.beam.unblank()
+                    on = self._switch_since(on.sent_ns)
                 sent_ns = await context.detector.trigger()
                 # The exposure began between the command and its answer: blanking before the answer
                 # plus the exposure could cut its last rows off.
                 answered_ns = clock.now_ns()
-                begun = _Trigger(first, (sent_ns + answered_ns) // 2, context.ledger.charged)
+                start_ns = (sent_ns + answered_ns) // 2
+                before = self._dose_while_parked(clock.wall_s((start_ns - on.at_ns) * 1e-9))
+                begun = _Trigger(first, start_ns, context.ledger.charged + max(0.0, before))
                 reading = asyncio.create_task(self._receive(begun), name="frames of a trigger")
                 await clock.sleep_until_ns(answered_ns + exposed_ns)
             finally:
-                try:
-                    # Even when cancelled: the specimen is not left under the beam.
-                    blanked_ns = await asyncio.shield(beam.blank())
-                    context.journal.note(Exposed(stack=self._stack.name))
-                finally:
-                    context.progress.exposing = False
-                    # Also after an error: how far the exposure got is not known.
-                    context.ledger.charge(self._stack.name, dose)
-            blanked = {"blanked": 1.0, "current_pa": settings.current_pa}
-            context.out.telemetry("beam", blanked, blanked_ns)
+                await self._blank(on, exposed_ns, dose)
             assert reading is not None
             return await reading
         finally:
             if reading is not None:
                 reading.cancel()
                 await asyncio.gather(reading, return_exceptions=True)
+
+    async def _blank(self, on: BlankerSwitch, exposed_ns: int, dose: float) -> None:
+        """Blank the beam and charge what the specimen has received since it was unblanked."""
+        context, settings = self._context, self._context.settings
+        asked_ns, off_ns = context.clock.now_ns(), None
+        received = dose
+        try:
+            # Even when cancelled: the specimen is not left under the beam.
+            blanked_ns = await asyncio.shield(context.beam.blank())
+            off_ns = self._switch_since(asked_ns).at_ns
+        finally:
+            context.progress.exposing = False
+            until_ns = context.clock.now_ns() if off_ns is None else off_ns
+            parked_s = context.clock.wall_s(max(0, until_ns - on.at_ns - exposed_ns) * 1e-9)
+            received += self._dose_while_parked(parked_s)
+            if off_ns is not None:
+                context.switching.add(parked_s)
+                context.journal.note(Exposed(stack=self._stack.name, dose_e_per_nm2=received))
+            # Also after an error: how far the exposure got is not known.
+            context.ledger.charge(self._stack.name, received)
+        blanked = {"blanked": 1.0, "current_pa": settings.current_pa}
+        context.out.telemetry("beam", blanked, blanked_ns)
+
+    def _switch_since(self, asked_ns: int) -> BlankerSwitch:
+        """The blanker's latest switch, as the driver tells it, or as the time around it does."""
+        told = self._context.beam.switched
+        if told is not None and told.sent_ns >= asked_ns:
+            return told
+        return BlankerSwitch(asked_ns, self._context.clock.now_ns())
 
     async def _receive(self, trigger: _Trigger) -> DeviceLost | None:
         """Read the frames of one trigger as they come and send them on.

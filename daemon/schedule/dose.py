@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 # Two sums of the same frames may differ in the last bits, which does not pass a limit.
 ROUNDING = 1 + 1e-9
+_ROUNDING_PART = 1e-6
 
 
 class DoseExceeded(Exception):
@@ -92,6 +93,26 @@ class DoseLedger:
         account.reserved += dose
         self._accounts[name] = account
 
+    def top_up(self, name: str, dose: float) -> None:
+        """Reserve what a stack of frames lacks of a fluence that it still needs.
+
+        Parameters
+        ----------
+        name : str
+            Name of a stack that has reserved before.
+        dose : float
+            Fluence of all that is left of it, in e/nm^2.
+
+        Raises
+        ------
+        DoseExceeded
+            If a limit would be passed; the reservation stays as it was.
+        """
+        account = self._accounts[name]
+        missing = dose - account.reserved
+        if missing > dose * _ROUNDING_PART:
+            self.reserve(name, missing, account.limit is not None)
+
     def charge(self, name: str, dose: float) -> None:
         """Charge an exposure that has happened to what was reserved.
 
@@ -100,20 +121,28 @@ class DoseLedger:
         name : str
             Name of the stack.
         dose : float
-            Fluence in e/nm^2.
+            Fluence in e/nm^2. More than was reserved is charged too, because the specimen has
+            received it.
 
         Raises
         ------
         DoseExceeded
-            If less was reserved than is charged. The exposure is charged nevertheless, because
-            the specimen has received it.
+            If a limit is passed by it, or nothing at all was reserved.
         """
-        account = self._accounts.setdefault(name, Account(name, None))
-        missing = dose - account.reserved
+        account = self._accounts.get(name)
+        if account is None:
+            self._accounts[name] = Account(name, None, charged=dose)
+            raise DoseExceeded(f"{name} received {dose:.3g} e/nm^2 that was not reserved")
         account.charged += dose
         account.reserved = max(0.0, account.reserved - dose)
-        if missing > dose * 1e-6:
-            raise DoseExceeded(f"{name} received {missing:.3g} e/nm^2 that was not reserved")
+        for limit, charged, whose in (
+            (account.limit, account.charged, f"{name} has received"),
+            (self.limit, self.charged, "the specimen has received"),
+        ):
+            if limit is not None and charged > limit * ROUNDING:
+                raise DoseExceeded(
+                    f"{whose} {charged:.5g} e/nm^2, more than its limit of {limit:.5g} e/nm^2"
+                )
 
     def release(self, name: str) -> None:
         """Release what a stack has reserved and not used."""

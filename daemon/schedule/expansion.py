@@ -14,6 +14,7 @@ from ...protocols.core.errors import BadInput
 from ...protocols.messages.manifest import HoldPlan, StackPlan
 from ...protocols.steps import StackKind
 from .operations import AcquireStack, ChooseHold, Decide, HeatTo, HoldAt, Operation, RampTo
+from .switching import SWITCHING_S
 from .tilt_angles import tilt_angles
 
 # Settling time of the chip, for the estimate of durations only.
@@ -148,13 +149,16 @@ class Expansion:
                 )
         tilts = tuple(angle for angle in angles for _ in range(series.frames_per_tilt))
         stack = self._stack("series", tilts)
-        dose = stack.frames * self.recipe.beam.dose_per_frame_e_per_nm2
+        beam = self.recipe.beam
+        dose = stack.frames * beam.dose_per_frame_e_per_nm2
+        parked = stack.frames * beam.parked_dose_e_per_nm2(SWITCHING_S)
         limit = self.recipe.limits.dose_per_series_e_per_nm2
-        if limit is not None and dose > limit * (1 + 1e-9):
+        if limit is not None and dose + parked > limit * (1 + 1e-9):
             raise self._bad(
                 path,
-                f"{stack.name} takes {dose:.1f} e/nm^2, beyond limits.dose_per_series of "
-                f"{limit:g} e/nm^2; lower the current, the dwell time or the number of angles",
+                f"{stack.name} takes {dose:.1f} e/nm^2, and up to {parked:.2g} while the blanker "
+                f"works, beyond limits.dose_per_series of {limit:g} e/nm^2; lower the current, the "
+                "dwell time or the number of angles",
             )
         return AcquireStack(stack, self.temperature_c), self._frames_s(tilts)
 

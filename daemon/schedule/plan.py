@@ -13,6 +13,7 @@ from ...protocols.core.errors import BadInput
 from ...protocols.messages.manifest import HoldPlan, StackPlan
 from .expansion import Expansion
 from .operations import AcquireStack, ChooseHold, Decide, HeatTo, HoldAt, Operation, RampTo
+from .switching import SWITCHING_S
 
 __all__ = [
     "AcquireStack",
@@ -118,8 +119,16 @@ class Plan:
     @property
     def dose_e_per_nm2(self) -> float:
         """Fluence of the whole plan, in e/nm^2; dark frames have none."""
-        exposed = sum(stack.frames for stack in self.stacks if not stack.is_dark)
-        return exposed * self.recipe.beam.dose_per_frame_e_per_nm2
+        return self._exposed * self.recipe.beam.dose_per_frame_e_per_nm2
+
+    @property
+    def parked_dose_e_per_nm2(self) -> float:
+        """Fluence that the whole plan may add while the blanker works, see `SwitchingTime`."""
+        return self._exposed * self.recipe.beam.parked_dose_e_per_nm2(SWITCHING_S)
+
+    @property
+    def _exposed(self) -> int:
+        return sum(stack.frames for stack in self.stacks if not stack.is_dark)
 
     @property
     def duration_s(self) -> float:
@@ -158,6 +167,7 @@ class Plan:
             "exposure_s": self.recipe.beam.exposure_s,
             "dose_per_frame_e_per_nm2": per_frame,
             "dose_e_per_nm2": self.dose_e_per_nm2,
+            "dose_while_parked_e_per_nm2": self.parked_dose_e_per_nm2,
             "bytes": self.bytes_uncompressed,
         }
 
@@ -201,10 +211,11 @@ def make_plan(recipe: Recipe, rig: Rig, name: str = "recipe") -> Plan:
         tuple(duration for _, duration in expanded),
     )
     dose, budget = plan.dose_e_per_nm2, recipe.limits.dose_e_per_nm2
-    if budget is not None and dose > budget * (1 + 1e-9):
+    parked = plan.parked_dose_e_per_nm2
+    if budget is not None and dose + parked > budget * (1 + 1e-9):
         raise BadInput(
             f"{name}: limits.dose",
-            f"the {plan.frames} frames of this recipe take {dose:.1f} e/nm^2, beyond the budget "
-            f"of {budget:g} e/nm^2",
+            f"the {plan.frames} frames of this recipe take {dose:.1f} e/nm^2, and up to "
+            f"{parked:.2g} while the blanker works, beyond the budget of {budget:g} e/nm^2",
         )
     return plan

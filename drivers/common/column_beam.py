@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from ...protocols.config.recipe import BeamSettings
 from ...protocols.wires import temscript
-from ..base import Beam, DeviceError, DeviceRefused
+from ..base import Beam, BlankerSwitch, DeviceError, DeviceRefused
 
 VOLTAGE_TOLERANCE = 0.01
 
@@ -70,7 +70,7 @@ class ColumnBeam(Beam):
 
     async def blank(self) -> int:
         """Blank and read back; returns the moment at which the instrument confirmed."""
-        await self._set_blanked(True)
+        await self._switch(True)
         if not await self.is_blanked():
             raise DeviceRefused(
                 self.name,
@@ -82,9 +82,13 @@ class ColumnBeam(Beam):
 
     async def unblank(self) -> int:
         """Unblank; returns the moment at which the command went out."""
+        return (await self._switch(False)).sent_ns
+
+    async def _switch(self, blanked: bool) -> BlankerSwitch:
         sent_ns = self.clock.now_ns()
-        await self._set_blanked(False)
-        return sent_ns
+        await self._set_blanked(blanked)
+        self.switched = BlankerSwitch(sent_ns, self.clock.now_ns())
+        return self.switched
 
     async def _refuse_other_voltage(self, settings: BeamSettings) -> None:
         voltage_kv = await self._voltage_kv()

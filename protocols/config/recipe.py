@@ -68,6 +68,10 @@ class BeamSettings(Strict):
         """Fluence of one frame."""
         return fluence_e_per_nm2(self.current_pa, self.dwell_s, self.pixel_nm**2)
 
+    def parked_dose_e_per_nm2(self, time_s: float) -> float:
+        """Fluence, averaged over the field, while the beam is on without a scan."""
+        return self.dose_per_frame_e_per_nm2 / self.exposure_s * time_s
+
 
 class Limits(Strict):
     """What this specimen may suffer; a plan beyond it is refused."""

@@ -20,10 +20,11 @@ from pyrotome.daemon.run.acquisition import (
     frames_per_trigger,
 )
 from pyrotome.daemon.run.plan_progress import PlanProgress
-from pyrotome.daemon.schedule.dose import DoseLedger
+from pyrotome.daemon.schedule.dose import DoseExceeded, DoseLedger
 from pyrotome.daemon.schedule.plan import Plan
 from pyrotome.drivers.base import (
     Beam,
+    BlankerSwitch,
     Detector,
     DetectorFrame,
     DeviceLost,
@@ -152,7 +153,18 @@ class Bench:
             self.beam, self.detector, SETTINGS, self.ledger, NoJournal(), clock,
             watch, stage, self.progress, self,  # type: ignore[arg-type]
         )  # fmt: skip
+        self.switching = context.switching
         self.stack = StackAcquisition(context, plan, at_a_time)
+
+    def use(self, beam: RecordingBeam) -> None:
+        """Take another beam."""
+        self.beam = beam
+        self.stack._context = replace(self.stack._context, beam=beam)
+
+    @property
+    def parked(self) -> float:
+        """Fluence while the blanker and the event loop were at work."""
+        return SETTINGS.parked_dose_e_per_nm2(self.switching.total_s)
 
     async def credit(self, frames: int = 1) -> None:
         assert frames == self.stack.at_a_time
@@ -178,10 +190,11 @@ async def test_frames_of_one_trigger_land_by_their_numbers() -> None:
     assert await bench.run() == [(k, k + 1) for k in range(6)]
     assert bench.detector.armed == [(6, 3)]
     assert bench.beam.told == ["unblank", "blank"] * 2
-    assert bench.ledger.charged == pytest.approx(6 * DOSE)
-    assert [h["dose_total_e_per_nm2"] for h in bench.headers] == pytest.approx(
-        [DOSE * k for k in range(1, 7)]
-    )
+    assert bench.ledger.charged == pytest.approx(6 * DOSE + bench.parked)
+    assert [h["dose_e_per_nm2"] for h in bench.headers] == pytest.approx([DOSE] * 6)
+    totals = np.array([h["dose_total_e_per_nm2"] for h in bench.headers])
+    assert np.diff(totals[:3]) == pytest.approx([DOSE] * 2)
+    assert 6 * DOSE <= totals[-1] <= bench.ledger.charged
     starts = [h["start_ns"] for h in bench.headers[:3]]
     assert np.diff(starts).tolist() == [10_000_000] * 2
 
@@ -192,9 +205,9 @@ async def test_pauses_between_the_frames_of_a_trigger_count_in_time_and_dose() -
     await bench.run()
     starts = [h["start_ns"] for h in bench.headers[:3]]
     assert np.diff(starts).tolist() == [12_500_000] * 2
-    assert bench.ledger.charged == pytest.approx((6 + 4 * 0.25) * DOSE)
+    assert bench.ledger.charged == pytest.approx((6 + 4 * 0.25) * DOSE + bench.parked)
     totals = [h["dose_total_e_per_nm2"] for h in bench.headers[:3]]
-    assert totals == pytest.approx([DOSE, 2.25 * DOSE, 3.5 * DOSE])
+    assert np.diff(totals) == pytest.approx([1.25 * DOSE] * 2)
 
 
 async def test_a_number_left_out_is_a_frame_missing() -> None:
@@ -211,7 +224,7 @@ async def test_silence_loses_the_rest_of_the_trigger_and_arms_anew() -> None:
     assert bench.detector.connected == 1
     assert bench.detector.armed == [(6, 3), (3, 3)]
     assert "frames 1 to 2 are lost" in bench.events[0]
-    assert bench.ledger.charged == pytest.approx(6 * DOSE), (
+    assert bench.ledger.charged == pytest.approx(6 * DOSE + bench.parked), (
         "the specimen has received it all the same"
     )
 
@@ -234,7 +247,8 @@ async def test_three_silent_triggers_give_the_detector_up() -> None:
         await bench.run()
     assert [value for _, value in bench.sent] == [1, None, None, None]
     assert bench.beam.told[-1] == "blank"
-    assert bench.ledger.committed == bench.ledger.charged == pytest.approx(4 * DOSE)
+    charged = bench.ledger.charged
+    assert bench.ledger.committed == charged == pytest.approx(4 * DOSE + bench.parked)
 
 
 async def test_a_refusal_ends_the_stack_with_the_beam_blanked() -> None:
@@ -293,3 +307,44 @@ async def test_extra_frames_of_the_detector_are_told_once_and_counted() -> None:
     assert "frame 0: the detector sends frames that were not triggered" in first
     assert last == "reference_001 has 3 extra frames that were dropped"
     assert bench.progress.frames_extra == 3
+
+
+class SlowBeam(RecordingBeam):
+    """Takes 2 ms to unblank and 3 ms to blank, and tells when it switched."""
+
+    async def unblank(self) -> int:
+        sent_ns = self.clock.now_ns()
+        self.switched = BlankerSwitch(sent_ns, sent_ns)
+        await asyncio.sleep(0.002)
+        return await super().unblank()
+
+    async def blank(self) -> int:
+        await asyncio.sleep(0.003)
+        now_ns = self.clock.now_ns()
+        self.switched = BlankerSwitch(now_ns, now_ns)
+        return await super().blank()
+
+
+async def test_what_the_blanker_lets_through_is_charged() -> None:
+    bench = Bench(4, 1, [[1], [2], [3], [4]])
+    bench.clock.speed = 1
+    bench.use(SlowBeam(bench.clock))
+    await bench.run()
+    assert bench.switching.total_s >= 4 * 0.005
+    assert bench.ledger.charged == pytest.approx(4 * DOSE + bench.parked)
+    assert bench.switching.expected_s > 0.005
+    before = [h["dose_total_e_per_nm2"] - (k + 1) * DOSE for k, h in enumerate(bench.headers)]
+    assert before[0] >= SETTINGS.parked_dose_e_per_nm2(0.002)
+
+
+async def test_a_blanker_that_becomes_too_slow_for_the_budget_ends_the_series_before_a_frame() -> (
+    None
+):
+    bench = Bench(6, 1, [[k] for k in range(1, 7)])
+    bench.clock.speed = 1
+    bench.use(SlowBeam(bench.clock))
+    bench.ledger.limit = 6 * (DOSE + SETTINGS.parked_dose_e_per_nm2(0.005)) * 1.0001
+    with pytest.raises(DoseExceeded):
+        await bench.run()
+    assert bench.ledger.charged <= bench.ledger.limit
+    assert bench.beam.told[-1] == "blank"

@@ -15,11 +15,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from command_line import TINY
 from late_loop import CALIBRATION, TCP, steps
 from microscope import Microscope
+
+from pyrotome.protocols.runfile.reader import open_run
 
 STOP_S, AT_MOST_C = 0.2, 2.0
 # From before the command until long after the chip has come to rest.
@@ -82,7 +85,7 @@ def test_processes_that_are_stopped(reaction: Any, tmp_path: Path) -> None:
     ]  # fmt: skip
     with told.open("w") as errors:
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors)
-    stops = 0
+    stops, longest_s = 0, STOP_S
     try:
         reaction.begins()
         while process.poll() is None:
@@ -91,8 +94,10 @@ def test_processes_that_are_stopped(reaction: Any, tmp_path: Path) -> None:
                 time.sleep(0.05)
                 continue
             # Holds and stops do not keep step: the phase is another one each time.
+            began_s = time.monotonic()
             with _stopped(process):
                 time.sleep(STOP_S)
+            longest_s = max(longest_s, time.monotonic() - began_s)
             stops += 1
             time.sleep(0.137)
         readings = microscope.log().of("temperature")
@@ -100,7 +105,11 @@ def test_processes_that_are_stopped(reaction: Any, tmp_path: Path) -> None:
         assert process.returncode == 0, told.read_text()
         assert stops > 12
         highest_c = max(e["temperature_c"] for e in readings)
-        assert 340.0 < highest_c < 350.0 + AT_MOST_C
+        # On a busy computer the daemon stands still for longer than it was stopped.
+        with open_run(tmp_path / "run.nxs") as run:
+            lags_s = run.telemetry["daemon"]["loop_lag_s"].values
+        longest_s = max(longest_s, float(np.max(lags_s, initial=0.0)))
+        assert 340.0 < highest_c < 350.0 + AT_MOST_C * max(1.0, longest_s / (1.1 * STOP_S))
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGINT)

@@ -1,0 +1,50 @@
+"""How long the beam is on beside the exposures of a trigger: blanker and trigger take time."""
+
+from __future__ import annotations
+
+from collections import deque
+from statistics import median
+
+# Wall seconds that a plan expects: two commands over HTTP and a trigger.
+SWITCHING_S = 0.005
+_KEPT, _FEWEST = 31, 3
+
+
+class SwitchingTime:
+    """Learns for how long the beam stands on the specimen without an exposure.
+
+    The probe is parked on one spot from the command that unblanks until the scan begins, and from
+    its end until the blanker has closed. Times are wall seconds: they are those of computers and
+    wires, and do not shrink when a simulated experiment runs faster.
+
+    Attributes
+    ----------
+    total_s : float
+        Of all triggers so far.
+
+    Examples
+    --------
+    >>> switching = SwitchingTime()
+    >>> switching.expected_s
+    0.005
+    >>> for time_s in (0.002, 0.007, 0.08, 0.006):
+    ...     switching.add(time_s)
+    >>> switching.expected_s
+    0.0065
+    """
+
+    def __init__(self) -> None:
+        self._measured: deque[float] = deque(maxlen=_KEPT)
+        self.total_s = 0.0
+
+    def add(self, time_s: float) -> None:
+        """Take note of a trigger, in wall seconds."""
+        self._measured.append(time_s)
+        self.total_s += time_s
+
+    @property
+    def expected_s(self) -> float:
+        """What a trigger takes, in wall seconds: as planned, unless most have taken more."""
+        if len(self._measured) < _FEWEST:
+            return SWITCHING_S
+        return max(SWITCHING_S, median(self._measured))
