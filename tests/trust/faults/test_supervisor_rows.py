@@ -303,9 +303,10 @@ async def test_silent_heater(site: Any, reaction: Any) -> None:
 )  # fmt: skip
 async def test_column_that_comes_back(site: Any, reaction: Any) -> None:
     async with site() as here:
+        # In this order: else the supervisor may blank the beam before the column refuses.
+        here.switch_fault("beam:error")
         here.switch_fault("beam:unblank")
         await here.until(lambda: here.beam_on)
-        here.switch_fault("beam:error")
         with pytest.raises(DeviceError, match="Check beam and heater now"):
             await here.daemon.safing.safe()
         assert here.daemon.machine.state is State.PANICKED
