@@ -10,17 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ..protocols.config.faults import PHYSICAL, Fault, FaultName
-from ..protocols.config.rig import (
-    ROLES,
-    BeamRig,
-    CuSintering,
-    DetectorRig,
-    HeaterRig,
-    Rig,
-    Role,
-    SimulatorRig,
-    StageRig,
-)
+from ..protocols.config.rig import ROLES, BeamRig, DetectorRig, HeaterRig, Rig, Role, StageRig
+from ..protocols.config.simulated import CuSintering, SimulatorRig
 from ..protocols.core.clock import ExperimentClock
 from ..protocols.core.errors import BadInput
 from ..protocols.messages.process import SimulatorConfig

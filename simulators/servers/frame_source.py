@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from ...protocols.core.clock import ExperimentClock
 from ..world.dark_signal import dark_signal, with_dark_signal
 from ..world.microscope import World
-from ..world.scan import Exposure, ImagingState
+from ..world.imaging import ImagingState
+from ..world.scan import Exposure
 from .sockets import end
 
 Encoded = TypeVar("Encoded")
@@ -161,13 +162,23 @@ class Scanner(Generic[Encoded]):
         for exposure in exposures:
             await asyncio.sleep(0)  # for other tasks, when exposures are behind
             await clock.sleep_until_ns(exposure.middle_ns)
-            state, on = world.scan.state(exposure.middle_ns), world.scan.beam_on(exposure)
-            # The beam will most likely stay as it is: draw the frame while the scan goes on.
+            state = world.scan.state(exposure.middle_ns, exposure)
+            on = world.scan.beam_on(exposure)
+            # All will most likely stay as it is: draw the frame while the scan goes on.
             drawn = self._draw(scan, exposure, state, on)
             await clock.sleep_until_ns(exposure.end_ns)
-            if not np.array_equal(truly_on := world.scan.end(exposure, state), on):
-                drawn = self._draw(scan, exposure, state, truly_on)
+            truly = self._as_it_was(exposure, state)
+            truly_on = world.scan.end(exposure, truly)
+            if truly is not state or not np.array_equal(truly_on, on):
+                drawn = self._draw(scan, exposure, truly, truly_on)
             await self._hand_over(scan, exposure.start_ns, exposure.end_ns, drawn)
+
+    def _as_it_was(self, exposure: Exposure, state: ImagingState) -> ImagingState:
+        """The state of a scan that is over: the one of its middle, if nothing moved since."""
+        if state.rows_nm is None:
+            return state
+        seen = self._world.scan.state(exposure.middle_ns, exposure)
+        return state if seen.looks_like(state) else seen
 
     async def _repeat(self, scan: Scan[Encoded], frames: int) -> None:
         exposure_ns = int(scan.exposure_s * 1e9)

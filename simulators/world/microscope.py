@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ...protocols.config.faults import FaultName
-from ...protocols.config.rig import CuSintering, SimulatorRig
+from ...protocols.config.simulated import CuSintering, SimulatorRig
 from .copper import Sintering, Truth
 from .heater import Heater
 from .illumination import Illumination

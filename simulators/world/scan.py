@@ -11,34 +11,13 @@ from numpy.typing import NDArray
 
 from ...protocols.core.units import fluence_e_per_nm2
 from .copper import Sintering
-from .haadf import draw_counts, thickness_nm
+from .defocus import is_blurred, out_of_focus
+from .haadf import as_thickness, draw_counts, thickness_nm
+from .imaging import ImageTruth, ImagingState, image_truth, imaging_state
 from .present import Present
 from .replay import Recording
 
 _FRAME_STREAM = 1
-
-
-@dataclass(frozen=True)
-class ImagingState:
-    """What the beam sees at one moment.
-
-    Attributes
-    ----------
-    shift_nm : tuple of float
-        Displacement (y, x) of the image.
-    equivalent_s : float
-        Time at 350 degC that would have sintered as much.
-    field_nm : float
-        Width of the scanned field.
-    """
-
-    t_ns: int
-    tilt_deg: float
-    shift_nm: tuple[float, float]
-    temperature_c: float
-    equivalent_s: float
-    field_nm: float
-    electrons_per_s: float
 
 
 @dataclass(frozen=True)
@@ -75,6 +54,7 @@ class Scan:
     def __init__(self, present: Present, specimen: Sintering | Recording, seed: int) -> None:
         self._present, self._specimen, self._seed = present, specimen, seed
         self._exposures = 0
+        self._pitch_nm: float | None = None
 
     def begin(self, t_ns: int, exposure_s: float, shape: tuple[int, int]) -> Exposure:
         """Start one scan of (rows, columns) over the field."""
@@ -100,20 +80,19 @@ class Scan:
             for k, begin_ns in enumerate(starts)
         )
 
-    def state(self, t_ns: int) -> ImagingState:
-        """What the beam sees, now or a short while ago."""
-        present = self._present
-        with present.at(t_ns):
-            temperature_c, equivalent_s, holder_c = present.chip.at(t_ns)
-            return ImagingState(
-                t_ns,
-                present.stage.true_tilt_deg(t_ns),
-                present.stage.shift_nm(t_ns, holder_c),
-                temperature_c,
-                equivalent_s,
-                present.column.field_nm,
-                present.column.electrons_per_s,
-            )
+    def state(self, t_ns: int, exposure: Exposure | None = None) -> ImagingState:
+        """What the beam sees, now or a short while ago; see `imaging_state`."""
+        with self._present.at(t_ns):
+            return imaging_state(self._present, t_ns, exposure, self._pitch_nm)
+
+    def truth(self, t_ns: int) -> ImageTruth:
+        """Where the image truly is, now or a short while ago, and how far out of focus."""
+        with self._present.at(t_ns):
+            return image_truth(self._present, t_ns)
+
+    def repeat(self, pitch_nm: float | None) -> None:
+        """Let the specimen repeat itself at a pitch, or stand alone; the caller holds the lock."""
+        self._pitch_nm = pitch_nm
 
     def beam_on(self, exposure: Exposure) -> NDArray[np.float32]:
         """For each row of a scan the fraction of its time with the beam on, as far as known now.
@@ -143,6 +122,8 @@ class Scan:
                 shape=list(exposure.shape),
                 tilt_deg=state.tilt_deg,
                 temperature_c=state.temperature_c,
+                offset_nm=list(state.shift_nm),
+                defocus_nm=state.defocus_nm,
                 dose_e_per_nm2=fluence_e_per_nm2(
                     self._present.column.current_pa, duration_s * fraction, area_nm2
                 ),
@@ -182,7 +163,20 @@ class Scan:
             return _replayed(self._specimen, state.tilt_deg, on, dtype)
         pixel_nm = state.field_nm / columns
         truth = self._specimen.truth(state.equivalent_s)
-        thickness = thickness_nm(truth, exposure.shape, pixel_nm, state.tilt_deg, state.shift_nm)
+        shift_nm = state.shift_nm if state.rows_nm is None else state.rows_nm
+        thickness = thickness_nm(
+            truth,
+            exposure.shape,
+            pixel_nm,
+            state.tilt_deg,
+            shift_nm,
+            state.axis_deg,
+            state.pitch_nm,
+        )
+        convergence_mrad = self._present.column.config.convergence_mrad
+        if is_blurred(state.defocus_nm, convergence_mrad, pixel_nm):
+            seen = as_thickness(thickness)
+            thickness = out_of_focus(seen, state.defocus_nm, convergence_mrad, pixel_nm)
         dwell_s = (exposure.end_ns - exposure.start_ns) * 1e-9 / (rows * columns)
         rng = np.random.default_rng([self._seed, _FRAME_STREAM, exposure.index])
         electrons = (state.electrons_per_s * dwell_s * on).astype(np.float32)

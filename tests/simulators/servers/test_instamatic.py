@@ -9,7 +9,7 @@ import time
 import pytest
 
 from pyrotome.protocols.config.faults import parse_fault
-from pyrotome.protocols.config.rig import SimulatorRig
+from pyrotome.protocols.config.simulated import SimulatorRig
 from pyrotome.protocols.core.clock import ExperimentClock
 from pyrotome.simulators.servers import instamatic as server
 from pyrotome.simulators.servers.wire_faults import WireFaults

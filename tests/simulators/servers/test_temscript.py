@@ -13,7 +13,7 @@ import aiohttp
 import pytest
 
 from pyrotome.protocols.config.faults import parse_fault
-from pyrotome.protocols.config.rig import SimulatorRig
+from pyrotome.protocols.config.simulated import SimulatorRig
 from pyrotome.simulators.servers import temscript as temscript_server
 
 TILT_10 = math.radians(10.0)
