@@ -27,7 +27,7 @@ from pyrotome.daemon.steering.hold_choice import (
 from pyrotome.daemon.steering.kinetics import NoFit, Priors
 from pyrotome.daemon.steering.quantities import measure
 from pyrotome.daemon.steering.thermal_history import ThermalHistory
-from pyrotome.protocols.config.rig import SimulatedChip
+from pyrotome.protocols.config.simulated import SimulatedChip
 from pyrotome.simulators.world.chip import Chip
 from pyrotome.simulators.world.copper import Sintering
 

@@ -21,7 +21,8 @@ from dataclasses import dataclass
 
 from pyrotome.drivers.dectris.detector import SimplonDetector
 from pyrotome.drivers.merlin.detector import MerlinDetector
-from pyrotome.protocols.config.rig import DetectorRig, SimulatorRig
+from pyrotome.protocols.config.rig import DetectorRig
+from pyrotome.protocols.config.simulated import SimulatorRig
 from pyrotome.protocols.core.chunk import Chunk
 from pyrotome.protocols.core.clock import ExperimentClock
 from pyrotome.simulators.servers import merlin, simplon

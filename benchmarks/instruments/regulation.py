@@ -30,7 +30,8 @@ import numpy as np
 from pyrotome.drivers.base import DeviceError
 from pyrotome.drivers.keithley.heater import KeithleyHeater
 from pyrotome.drivers.registry import make_device
-from pyrotome.protocols.config.rig import Rig, SimulatedChip, simulated_rig
+from pyrotome.protocols.config.rig import Rig, simulated_rig
+from pyrotome.protocols.config.simulated import SimulatedChip
 from pyrotome.protocols.core.clock import ExperimentClock
 from pyrotome.protocols.messages.process import ClockConfig, SimulatorConfig
 from pyrotome.simulators.simulation import Simulation, running

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ...drivers import registry
-from ...protocols.config.rig import Replay, Rig
+from ...protocols.config.rig import Rig
+from ...protocols.config.simulated import Replay
 from ...protocols.core.errors import BadInput
 
 _SCHEMES = ("tcp", "ipc")

@@ -13,14 +13,16 @@ from ..core.documents import Model, Strict, load_model, read_text
 from ..core.errors import BadInput, Misplaced
 from ..core.units import (
     AngleDeg,
+    ConeMrad,
     CurrentPa,
     DifferenceC,
     DurationS,
+    LengthNm,
     RateCPerS,
     SpeedDegPerS,
     TemperatureC,
-    VoltageKv,
 )
+from .simulated import Replay, SimulatorRig
 from .supervision import GuardianRig, SupervisorRig
 
 ROLES = ("heater", "stage", "beam", "detector")
@@ -41,9 +43,20 @@ class HeaterLimits(Strict):
 
 
 class StageLimits(Strict):
-    """Limits of what is requested from the goniometer."""
+    """Limits of what is requested from the goniometer.
+
+    An axis x, y or z without limits is not moved. `move_nm` bounds one move of such an axis,
+    `xy_backlash_nm` is what x and y are approached from below by, `move_error_nm` how far from
+    where it was sent the stage may stand and counts as arrived.
+    """
 
     tilt_deg: tuple[AngleDeg, AngleDeg] = Field(default=(-70.0, 70.0), alias="tilt")
+    x_nm: tuple[LengthNm, LengthNm] | None = Field(default=None, alias="x")
+    y_nm: tuple[LengthNm, LengthNm] | None = Field(default=None, alias="y")
+    z_nm: tuple[LengthNm, LengthNm] | None = Field(default=None, alias="z")
+    move_nm: LengthNm = Field(default=20_000.0, alias="move", gt=0)
+    xy_backlash_nm: LengthNm = Field(default=0.0, alias="xy_backlash", ge=0)
+    move_error_nm: LengthNm = Field(default=200.0, alias="move_error", gt=0)
     speed_deg_per_s: SpeedDegPerS = Field(default=10.0, alias="speed", gt=0)
     settle_s: DurationS = Field(default=0.3, alias="settle", ge=0)
     tolerance_deg: AngleDeg = Field(default=0.05, alias="tolerance", gt=0)
@@ -51,8 +64,11 @@ class StageLimits(Strict):
 
     @model_validator(mode="after")
     def _ordered(self) -> StageLimits:
-        if self.tilt_deg[0] >= self.tilt_deg[1]:
-            raise ValueError("tilt limits must be written as [lowest, highest]")
+        for name in ("tilt_deg", "x_nm", "y_nm", "z_nm"):
+            pair: tuple[float, float] | None = getattr(self, name)
+            if pair is not None and pair[0] >= pair[1]:
+                axis = name.partition("_")[0]
+                raise ValueError(f"{axis} limits must be written as [lowest, highest]")
         return self
 
 
@@ -96,10 +112,61 @@ class StageRig(DeviceRig):
     limits: StageLimits = StageLimits()
 
 
+class ShiftRig(Strict):
+    """How the beam may be shifted.
+
+    Attributes
+    ----------
+    calibration_file : str, optional
+        What the deflectors do to the image, see `shift_calibration`; taken from the rig file's
+        folder. A file that is not there yet means that the shift has to be calibrated.
+    nominal_nm : float
+        What one unit of a deflector moves the image by, roughly: bounds the shifts that are tried
+        for a calibration.
+    limit_nm : float
+        Largest shift.
+    hand_over_nm : float
+        Shift beyond which the stage takes it over, between series.
+    settle_s : float
+        Wait after a shift.
+    """
+
+    calibration_file: str | None = Field(default=None, min_length=1, max_length=1000)
+    nominal_nm: LengthNm = Field(default=1.0, alias="nominal", gt=0)
+    limit_nm: LengthNm = Field(default=1500.0, alias="limit", gt=0)
+    hand_over_nm: LengthNm = Field(default=1000.0, alias="hand_over", gt=0)
+    settle_s: DurationS = Field(default=0.03, alias="settle", ge=0)
+
+    @model_validator(mode="after")
+    def _handed_over_in_time(self) -> ShiftRig:
+        if self.hand_over_nm > self.limit_nm:
+            raise ValueError("hand_over is beyond limit: the shift would never be handed over")
+        return self
+
+
+class FocusRig(Strict):
+    """How the focus may be changed: by a lens of the column, or by the stage's z.
+
+    `limit_nm` is the largest change from the focus that was found when the beam was prepared;
+    `convergence_mrad` the half angle of the probe, for the depth of focus.
+    """
+
+    by: Literal["probe_defocus", "defocus", "stage"] = "stage"
+    limit_nm: LengthNm = Field(default=20_000.0, alias="limit", gt=0)
+    convergence_mrad: ConeMrad | None = Field(default=None, alias="convergence", gt=0, le=100)
+
+
 class BeamRig(DeviceRig):
-    """The column's driver and limits."""
+    """The column's driver and limits.
+
+    Without `shift` or `focus` the beam is not shifted or the focus not changed. `scan_rotation_deg`
+    is set when the beam is prepared, so that the tilt axis lies along the columns of the images.
+    """
 
     limits: BeamLimits = BeamLimits()
+    shift: ShiftRig | None = None
+    focus: FocusRig | None = None
+    scan_rotation_deg: AngleDeg | None = Field(default=None, alias="scan_rotation", ge=-180, le=180)
 
 
 class DetectorRig(DeviceRig):
@@ -172,74 +239,6 @@ class Mqtt(Strict):
         if self.password_file is not None and self.username is None:
             raise ValueError("a password_file needs a username")
         return self
-
-
-class CuSintering(Strict):
-    """Simulated specimen: Cu nanoparticles that sinter."""
-
-    kind: Literal["cu-sintering"] = "cu-sintering"
-    particles: Annotated[int, Field(ge=1, le=500)] = 36
-
-
-class Replay(Strict):
-    """Simulated specimen: a recorded tilt series, nearest angle, exact values plus an offset."""
-
-    kind: Literal["replay"]
-    stack: str
-    tilts: str
-    value_offset: int = 0
-
-
-class SimulatedChip(Strict):
-    """Simulated MEMS heater."""
-
-    time_constant_s: DurationS = Field(default=0.015, alias="time_constant", gt=0)
-    overshoot: float = Field(default=0.22, ge=0, le=1)
-    overshoot_decay_s: DurationS = Field(default=5.6, alias="overshoot_decay", gt=0)
-    noise_c: float = Field(default=0.05, ge=0)
-    sample_every_s: DurationS = Field(default=0.01, alias="sample_every", gt=0)
-
-
-class SimulatedGoniometer(Strict):
-    """Simulated stage."""
-
-    speed_deg_per_s: SpeedDegPerS = Field(default=20.0, alias="speed", gt=0)
-    tilt_deg: tuple[AngleDeg, AngleDeg] = Field(default=(-80.0, 80.0), alias="tilt")
-    settling_s: DurationS = Field(default=0.1, alias="settling", ge=0)
-    backlash_deg: AngleDeg = Field(default=0.02, alias="backlash", ge=0)
-    readback_noise_deg: AngleDeg = Field(default=0.002, alias="readback_noise", ge=0)
-    eucentric_error_nm: float = Field(default=15.0, ge=0)
-    drift_nm: float = Field(default=5.0, ge=0)
-
-
-class SimulatedColumn(Strict):
-    """Simulated column: high tension, and electrons lost before they are counted."""
-
-    voltage_kv: VoltageKv = Field(default=300.0, alias="voltage", gt=0)
-
-
-class SimulatedDetector(Strict):
-    """What the simulated detector shows without an electron, in counts of each frame.
-
-    `offset` is in every pixel; `hot_pixels` pixels at random places show much more.
-    """
-
-    offset: Annotated[int, Field(ge=0, le=1_000_000)] = 0
-    hot_pixels: Annotated[int, Field(ge=0, le=100_000)] = 0
-
-
-class SimulatorRig(Strict):
-    """The simulated world behind the endpoints; its presence makes the rig a simulated one.
-
-    Port 0 in an endpoint lets the simulator choose; the daemon gets the port from it.
-    """
-
-    seed: int = 1
-    specimen: CuSintering | Replay = Field(default=CuSintering(), discriminator="kind")
-    chip: SimulatedChip = SimulatedChip()
-    goniometer: SimulatedGoniometer = SimulatedGoniometer()
-    column: SimulatedColumn = SimulatedColumn()
-    detector: SimulatedDetector = SimulatedDetector()
 
 
 class Rig(Strict):
@@ -353,6 +352,9 @@ def rig_of_text(text: str, name: str, folder: Path | None) -> Rig:
         }
         options = {**entry.options, **files}
         changes[role] = entry.model_copy(update={"options": options})
+    if (shift := rig.beam.shift) is not None:
+        shift = _with_files(shift, "beam.shift", found)
+        changes["beam"] = changes["beam"].model_copy(update={"shift": shift})
     simulator = rig.simulator
     if simulator is not None and isinstance(simulator.specimen, Replay):
         specimen = simulator.specimen.model_copy(

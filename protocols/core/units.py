@@ -1,9 +1,9 @@
 """Physical quantities at the edges: text with a unit in, one float per quantity inside.
 
 Inside pyrotome every quantity has one unit, named in the variable: ``_c`` degrees Celsius,
-``_s`` seconds, ``_deg`` degrees, ``_pa`` picoampere, ``_kv`` kilovolt, ``_nm`` nanometre,
-``_e_per_nm2`` electrons per square nanometre. Pint converts here and nowhere else. It is loaded
-with the first text in another unit: its import takes half a second.
+``_s`` seconds, ``_deg`` degrees, ``_mrad`` milliradians, ``_pa`` picoampere, ``_kv`` kilovolt,
+``_nm`` nanometre, ``_e_per_nm2`` electrons per square nanometre. Pint converts here and nowhere
+else. It is loaded with the first text in another unit: its import takes half a second.
 """
 
 from __future__ import annotations
@@ -173,6 +173,9 @@ _speed = _Unit("deg/s", "deg/s", "10 deg/s", 1e5)
 _current = _Unit("pA", "pA", "2 pA", 1e9)
 _voltage = _Unit("kV", "kV", "300 kV", 5000.0)
 _length = _Unit("nm", "nm", "1.04 nm", 1e8)
+_creep = _Unit("nm/s", "nm/s", "5 nm/s", 1e8)
+_expansion = _Unit("nm/kelvin", "nm/K", "8 nm/K", 1e6)
+_cone = _Unit("mrad", "mrad", "1.2 mrad", 1000.0)
 _fraction = _Unit("dimensionless", "", "1 %", 1e6)
 _energy = _Unit("J/mol", "J/mol", "200 kJ/mol", 1e8)
 _fluence = _Unit("elementary_charge/nm**2", "e/nm^2", "260 e/nm^2", 1e15)
@@ -196,6 +199,11 @@ VoltageKv = Annotated[
     float, BeforeValidator(_voltage.validate), PlainSerializer(_voltage.serialise)
 ]
 LengthNm = Annotated[float, BeforeValidator(_length.validate), PlainSerializer(_length.serialise)]
+SpeedNmPerS = Annotated[float, BeforeValidator(_creep.validate), PlainSerializer(_creep.serialise)]
+ExpansionNmPerK = Annotated[
+    float, BeforeValidator(_expansion.validate), PlainSerializer(_expansion.serialise)
+]
+ConeMrad = Annotated[float, BeforeValidator(_cone.validate), PlainSerializer(_cone.serialise)]
 Fraction = Annotated[
     float, BeforeValidator(_fraction.validate), PlainSerializer(_fraction.serialise_fraction)
 ]

@@ -22,6 +22,7 @@ from ..world.dark_signal import dark_signal, with_dark_signal
 from ..world.microscope import World
 from ..world.scan import Exposure, ImagingState
 from .sockets import end
+from .wire_faults import WireFaults
 
 Encoded = TypeVar("Encoded")
 Counts = NDArray[np.unsignedinteger[Any]]
@@ -79,6 +80,8 @@ class Scanner(Generic[Encoded]):
         When not 0, a benchmark: so many Poisson frames are made when an acquisition begins and
         delivered again and again, as fast as they are taken; beam, exposure time and stage play
         no part.
+    faults : WireFaults, optional
+        Switches of the wire's faults; ``blank-frame`` and ``same-frame`` are this class's.
     """
 
     def __init__(
@@ -87,7 +90,10 @@ class Scanner(Generic[Encoded]):
         clock: ExperimentClock,
         deliver: Callable[[Shot[Encoded]], Awaitable[None]],
         fill_frames: int = 0,
+        faults: WireFaults | None = None,
     ) -> None:
+        self._faults = WireFaults(()) if faults is None else faults
+        self._before: asyncio.Future[Encoded] | None = None
         self._world, self._clock, self._deliver = world, clock, deliver
         self._fill_frames = fill_frames
         self._threads = ThreadPoolExecutor(2, "render")
@@ -105,7 +111,9 @@ class Scanner(Generic[Encoded]):
         """Prepare an acquisition; one before it must have been taken or stopped."""
         if self._exposing is not None:
             await asyncio.wait([self._exposing])  # its last frame is out, and it is about to end
-        self._scan, self.left = scan, scan.frames
+        before, self._scan, self.left = self._scan, scan, scan.frames
+        if before is None or (before.shape, before.dtype) != (scan.shape, scan.dtype):
+            self._before = None
         if self._fill_frames:
             loop = asyncio.get_running_loop()
             made = await loop.run_in_executor(self._threads, self._fill, scan)
@@ -161,13 +169,28 @@ class Scanner(Generic[Encoded]):
         for exposure in exposures:
             await asyncio.sleep(0)  # for other tasks, when exposures are behind
             await clock.sleep_until_ns(exposure.middle_ns)
-            state, on = world.scan.state(exposure.middle_ns), world.scan.beam_on(exposure)
-            # The beam will most likely stay as it is: draw the frame while the scan goes on.
+            state = world.scan.state(exposure.middle_ns, exposure)
+            on = world.scan.beam_on(exposure)
+            # All will most likely stay as it is: draw the frame while the scan goes on.
             drawn = self._draw(scan, exposure, state, on)
             await clock.sleep_until_ns(exposure.end_ns)
-            if not np.array_equal(truly_on := world.scan.end(exposure, state), on):
-                drawn = self._draw(scan, exposure, state, truly_on)
+            truly = self._as_it_was(exposure, state)
+            truly_on = world.scan.end(exposure, truly)
+            if truly is not state or not np.array_equal(truly_on, on):
+                drawn = self._draw(scan, exposure, truly, truly_on)
+            if self._faults.strikes("blank-frame"):
+                drawn = self._draw(scan, exposure, truly, np.zeros_like(truly_on))
+            if self._before is not None and self._faults.strikes("same-frame"):
+                drawn = self._before
+            self._before = drawn
             await self._hand_over(scan, exposure.start_ns, exposure.end_ns, drawn)
+
+    def _as_it_was(self, exposure: Exposure, state: ImagingState) -> ImagingState:
+        """The state of a scan that is over: the one of its middle, if nothing moved since."""
+        if state.rows_nm is None:
+            return state
+        seen = self._world.scan.state(exposure.middle_ns, exposure)
+        return state if seen.looks_like(state) else seen
 
     async def _repeat(self, scan: Scan[Encoded], frames: int) -> None:
         exposure_ns = int(scan.exposure_s * 1e9)

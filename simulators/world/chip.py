@@ -22,7 +22,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from ...protocols.config.rig import SimulatedChip
+from ...protocols.config.simulated import SimulatedChip
 from ...protocols.core.units import GAS_CONSTANT_J_PER_MOL_K
 
 AMBIENT_C = 25.0

@@ -1,4 +1,4 @@
-"""The column: high tension, probe current, blanker, scanned field; the electrons it has delivered.
+"""The column: high tension, probe current, blanker, scanned field; the electrons delivered.
 
 What spot size, intensity and magnification mean is the convention of
 ``protocols/wires/temscript.py``.
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ...protocols.config.rig import SimulatedColumn
+from ...protocols.config.simulated import SimulatedColumn
 from ...protocols.core.units import ELEMENTARY_CHARGE_C, fluence_e_per_nm2
 from ...protocols.wires.temscript import (
     SPOT_CURRENTS_PA,
@@ -20,6 +20,7 @@ from ...protocols.wires.temscript import (
     magnification_for,
     probe_current_pa,
 )
+from .image.deflectors import Deflectors
 
 START_FIELD_NM = 1064.96
 
@@ -38,6 +39,7 @@ class ElectronColumn:
     """The column, from one moment on, blanked, with a probe of 2 pA."""
 
     def __init__(self, config: SimulatedColumn, t_ns: int) -> None:
+        self.config = config
         self.voltage_kv = config.voltage_kv
         self.t_ns = t_ns
         self.spot_size_index = 6
@@ -46,6 +48,7 @@ class ElectronColumn:
         self.blanked = True
         self.valves_open = True
         self.vacuum_ok = True
+        self.optics = Deflectors(config, t_ns)
         self.rows_per_column = 1.0
         self._scan_end_ns = t_ns
         self.dose = Dose()

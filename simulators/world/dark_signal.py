@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...protocols.config.rig import SimulatedDetector
+from ...protocols.config.simulated import SimulatedDetector
 
 # A hot pixel shows this much more than the offset, in counts.
 HOT_COUNTS = (200, 2000)

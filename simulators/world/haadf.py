@@ -9,7 +9,8 @@ and integrates along z'. The pixel (row, column) of an image of (rows, columns) 
 
     y = (row - (rows - 1) / 2) pixel - shift_y,    x' = (column - (columns - 1) / 2) pixel - shift_x
 
-as a scanned probe does: at a point, not over an area. Along each ray the intervals inside spheres
+as a scanned probe does: at a point, not over an area. Where the tilt axis does not run along image
+axis 0, (x', y) are turned about the beam first. Along each ray the intervals inside spheres
 and cylinders are united, and the length of the union is the thickness.
 
 HAADF law: of the electrons of a pixel a fraction ``0.01 + min(0.25 t / 150 nm, 0.6)`` is counted.
@@ -41,7 +42,9 @@ def thickness_nm(
     shape: tuple[int, int],
     pixel_nm: float,
     tilt_deg: float,
-    shift_nm: tuple[float, float] = (0.0, 0.0),
+    shift_nm: tuple[float, float] | NDArray[np.float64] = (0.0, 0.0),
+    axis_deg: float = 0.0,
+    pitch_nm: float | None = None,
 ) -> NDArray[np.float32]:
     """Thickness along the beam at every pixel.
 
@@ -55,8 +58,14 @@ def thickness_nm(
         Distance of neighbouring pixels.
     tilt_deg : float
         Tilt angle.
-    shift_nm : tuple of float
-        Displacement (y, x) of the image, positive towards higher rows and columns.
+    shift_nm : tuple of float, or ndarray of float64 of shape (rows, 2)
+        Displacement (y, x) of the image, or of each of its rows, positive towards higher rows and
+        columns.
+    axis_deg : float
+        Direction of the tilt axis, counter-clockwise from the columns in a picture with its first
+        row at the bottom.
+    pitch_nm : float, optional
+        At which the specimen repeats itself on all sides, in x and y.
 
     Returns
     -------
@@ -67,8 +76,20 @@ def thickness_nm(
     tilt = math.radians(tilt_deg)
     spheres = np.column_stack([truth.centres_nm, truth.radii_nm])
     necks = _necks(truth)
-    _project(_rotate(spheres, tilt, (0,)), _rotate(necks, tilt, (0, 3)), pixel_nm, *shift_nm, out)
+    if pitch_nm is not None:
+        spheres, necks = _repeated(spheres, pitch_nm, (0,)), _repeated(necks, pitch_nm, (0, 3))
+    spheres, necks = _rotate(spheres, tilt, (0,)), _rotate(necks, tilt, (0, 3))
+    if axis_deg:
+        turn = math.radians(axis_deg)
+        spheres, necks = _turn(spheres, turn, (0,)), _turn(necks, turn, (0, 3))
+    rows_nm = np.broadcast_to(np.asarray(shift_nm, np.float64), (shape[0], 2))
+    _project(spheres, necks, pixel_nm, rows_nm[:, 0].copy(), rows_nm[:, 1].copy(), out)
     return out
+
+
+def as_thickness(thickness: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Thickness as the HAADF law sees it: what is beyond saturation counts as much as that."""
+    return np.minimum(thickness, np.float32(SATURATION / PER_NM))
 
 
 def expected_fraction(thickness: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -128,6 +149,33 @@ def _rotate(
     return turned
 
 
+def _turn(
+    bodies: NDArray[np.float64], turn: float, columns: tuple[int, ...]
+) -> NDArray[np.float64]:
+    """Bodies turned about the beam: x' in column c, y beside it."""
+    turned = bodies.copy()
+    for c in columns:
+        x, y = bodies[:, c], bodies[:, c + 1]
+        turned[:, c] = x * math.cos(turn) - y * math.sin(turn)
+        turned[:, c + 1] = x * math.sin(turn) + y * math.cos(turn)
+    return turned
+
+
+def _repeated(
+    bodies: NDArray[np.float64], pitch_nm: float, columns: tuple[int, ...]
+) -> NDArray[np.float64]:
+    """Bodies, and their eight neighbours at a pitch in x and y."""
+    found: list[NDArray[np.float64]] = []
+    for across in (0.0, -pitch_nm, pitch_nm):
+        for along in (0.0, -pitch_nm, pitch_nm):
+            moved = bodies.copy()
+            for c in columns:
+                moved[:, c] += across
+                moved[:, c + 1] += along
+            found.append(moved)
+    return np.concatenate(found)
+
+
 @njit(cache=True, nogil=True)
 def _unite(low, high, count, c, a, b):
     """Add an interval to the disjoint ones of a column."""
@@ -163,9 +211,9 @@ def _project(spheres, necks, pixel, shift_y, shift_x, out):
     low = np.empty((columns, _MAX_INTERVALS))
     high = np.empty((columns, _MAX_INTERVALS))
     count = np.zeros(columns, np.int64)
-    left = -0.5 * (columns - 1) * pixel - shift_x
     for row in range(rows):
-        y = (row - 0.5 * (rows - 1)) * pixel - shift_y
+        left = -0.5 * (columns - 1) * pixel - shift_x[row]
+        y = (row - 0.5 * (rows - 1)) * pixel - shift_y[row]
         touched_from, touched_to = columns, 0
         for s in range(len(spheres)):
             across = spheres[s, 3] ** 2 - (y - spheres[s, 1]) ** 2

@@ -13,13 +13,14 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from ...protocols.config.rig import SimulatorRig
+from ...protocols.config.simulated import SimulatorRig
 from .chip import Chip
 from .column import ElectronColumn
 from .goniometer import Goniometer
+from .image.membrane import Membrane
 from .truth_log import TruthLog
 
-_STAGE_STREAM, _NOISE_STREAM = 2, 3
+_STAGE_STREAM, _NOISE_STREAM, _MEMBRANE_SEED = 2, 3, 4
 
 
 class Present:
@@ -48,6 +49,7 @@ class Present:
         self.lock = threading.RLock()
         self.noise = np.random.default_rng([config.seed, _NOISE_STREAM])
         self.chip = Chip(config.chip, t_ns)
+        self.membrane = Membrane(config.chip, [config.seed, _MEMBRANE_SEED])
         stage_rng = np.random.default_rng([config.seed, _STAGE_STREAM])
         self.stage = Goniometer(config.goniometer, t_ns, stage_rng)
         self.column = ElectronColumn(config.column, t_ns)
@@ -61,6 +63,7 @@ class Present:
             if t_ns > self.t_ns:
                 self.chip.advance_to(t_ns)
                 self.column.advance_to(t_ns)
+                self.membrane.advance_to(t_ns, self.chip.setpoint_c)
                 self.t_ns = t_ns
                 if self._arrival_ns is not None and self._arrival_ns <= t_ns:
                     self._log_stage(self._arrival_ns, "arrived")

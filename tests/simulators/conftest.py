@@ -4,7 +4,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from pyrotome.protocols.config.rig import SimulatorRig, simulated_rig
+from pyrotome.protocols.config.rig import simulated_rig
+from pyrotome.protocols.config.simulated import SimulatorRig
 from pyrotome.protocols.core.clock import ExperimentClock
 from pyrotome.protocols.messages.process import ClockConfig, SimulatorConfig
 from pyrotome.simulators.simulation import running

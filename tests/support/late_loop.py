@@ -26,7 +26,8 @@ from pyrotome.drivers.keithley.heater import (
     KeithleyHeater,
 )
 from pyrotome.drivers.links import lines
-from pyrotome.protocols.config.rig import CuSintering, HeaterRig, SimulatorRig
+from pyrotome.protocols.config.rig import HeaterRig
+from pyrotome.protocols.config.simulated import CuSintering, SimulatorRig
 from pyrotome.protocols.core.clock import ExperimentClock
 from pyrotome.simulators.servers.keithley import BITS_PER_BYTE, FAULTS_TCP, MeterWire
 from pyrotome.simulators.servers.source_meter import MODEL_2400, MODEL_2450, SourceMeter

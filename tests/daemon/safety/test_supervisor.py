@@ -24,7 +24,8 @@ from pyrotome.daemon.safety.observations import (
 )
 from pyrotome.daemon.safety.supervisor import RULES, Supervisor, Trip
 from pyrotome.drivers.base import BeamState, HeaterSample, StagePosition
-from pyrotome.protocols.config.rig import Rig, SimulatedChip, simulated_rig
+from pyrotome.protocols.config.rig import Rig, simulated_rig
+from pyrotome.protocols.config.simulated import SimulatedChip
 from pyrotome.protocols.core.documents import load_model
 from pyrotome.protocols.core.errors import BadInput
 from pyrotome.simulators.world.chip import Chip, HeaterReading

@@ -20,7 +20,8 @@ from aiohttp import web
 from pyrotome.drivers.base import DeviceLost, DeviceRefused, OutOfRange
 from pyrotome.drivers.dectris.detector import SimplonDetector
 from pyrotome.protocols.config.faults import Fault
-from pyrotome.protocols.config.rig import DetectorRig, SimulatedDetector, SimulatorRig
+from pyrotome.protocols.config.rig import DetectorRig
+from pyrotome.protocols.config.simulated import SimulatedDetector, SimulatorRig
 from pyrotome.protocols.core.bitshuffle import Bitshuffle
 from pyrotome.protocols.core.chunk import Chunk
 from pyrotome.protocols.core.clock import ExperimentClock

@@ -14,7 +14,8 @@ from pyrotome.drivers.base import DeviceLost, DeviceRefused, OutOfRange
 from pyrotome.drivers.common.instrument_time import InstrumentTime
 from pyrotome.drivers.impulse.heater import ImpulseHeater
 from pyrotome.protocols.config.faults import parse_fault
-from pyrotome.protocols.config.rig import HeaterRig, SimulatorRig
+from pyrotome.protocols.config.rig import HeaterRig
+from pyrotome.protocols.config.simulated import SimulatorRig
 from pyrotome.protocols.core.clock import ExperimentClock
 from pyrotome.protocols.wires import impulse
 from pyrotome.protocols.wires.impulse import (

@@ -13,7 +13,8 @@ from pyrotome.drivers.secop.control import ModuleControl
 from pyrotome.drivers.secop.heater import SecopHeater
 from pyrotome.drivers.secop.link import SecopLink
 from pyrotome.protocols.config.faults import parse_fault
-from pyrotome.protocols.config.rig import HeaterRig, SimulatorRig
+from pyrotome.protocols.config.rig import HeaterRig
+from pyrotome.protocols.config.simulated import SimulatorRig
 from pyrotome.protocols.core.clock import ExperimentClock
 from pyrotome.simulators.servers import secop as server
 from pyrotome.simulators.world.microscope import World

@@ -14,7 +14,7 @@ from pyrotome.protocols.config.calibration_file import (
     parse_calibration_csv,
     parse_calibration_json,
 )
-from pyrotome.protocols.config.rig import SimulatedChip
+from pyrotome.protocols.config.simulated import SimulatedChip
 from pyrotome.protocols.core.errors import BadInput
 from pyrotome.simulators.world import chip as simulated
 from pyrotome.simulators.world.chip import Chip, holding_power_w, resistance_ohm

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyrotome.protocols.config.recipe import Recipe, load_recipe
-from pyrotome.protocols.config.rig import Replay, Rig, load_rig, simulated_rig
+from pyrotome.protocols.config.rig import Rig, load_rig, simulated_rig
+from pyrotome.protocols.config.simulated import Replay
 from pyrotome.protocols.core.documents import load_model
 from pyrotome.protocols.core.errors import BadInput
 

@@ -15,7 +15,7 @@ import zmq
 import zmq.asyncio
 
 from pyrotome.protocols.config.faults import parse_fault
-from pyrotome.protocols.config.rig import SimulatorRig
+from pyrotome.protocols.config.simulated import SimulatorRig
 from pyrotome.protocols.core.clock import ExperimentClock
 from pyrotome.protocols.messages.process import ClockConfig
 from pyrotome.simulators.servers import impulse

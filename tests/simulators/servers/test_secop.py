@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from pyrotome.protocols.config.faults import parse_fault
-from pyrotome.protocols.config.rig import SimulatorRig
+from pyrotome.protocols.config.simulated import SimulatorRig
 from pyrotome.protocols.core.clock import ExperimentClock
 from pyrotome.simulators.servers import secop as server
 from pyrotome.simulators.servers.wire_faults import WireFaults

@@ -17,7 +17,8 @@ import zmq.asyncio
 from dectris.compression import decompress
 
 from pyrotome.protocols.config.faults import Fault
-from pyrotome.protocols.config.rig import DetectorRig, SimulatorRig, simulated_rig
+from pyrotome.protocols.config.rig import DetectorRig, simulated_rig
+from pyrotome.protocols.config.simulated import SimulatorRig
 from pyrotome.protocols.core.clock import ExperimentClock
 from pyrotome.protocols.core.errors import BadInput
 from pyrotome.protocols.messages.process import ClockConfig, SimulatorConfig

@@ -13,7 +13,7 @@ import aiohttp
 import pytest
 
 from pyrotome.protocols.config.faults import parse_fault
-from pyrotome.protocols.config.rig import SimulatorRig
+from pyrotome.protocols.config.simulated import SimulatorRig
 from pyrotome.simulators.servers import temscript as temscript_server
 
 TILT_10 = math.radians(10.0)
@@ -71,8 +71,16 @@ async def test_temscripts_client_moves_the_stage_and_the_blanker(simulate):
             assert scope.get_stem_magnification() == pytest.approx(1e5)
             with pytest.raises(RuntimeError, match="beyond the limits"):
                 scope.set_stage_position({"a": 3.0})
+            scope.set_beam_shift((2e-8, -3e-8))
+            assert scope.get_beam_shift() == pytest.approx((2e-8, -3e-8))
+            scope.set_probe_defocus(1e-6)
+            scope.set_defocus(-4e-7)
+            assert scope.get_probe_defocus() == pytest.approx(1e-6)
+            assert scope.get_defocus() == pytest.approx(-4e-7)
+            scope.set_stem_rotation(TILT_10)
+            assert scope.get_stem_rotation() == pytest.approx(TILT_10)
             with pytest.raises(KeyError):
-                scope.get_defocus()
+                scope.get_illuminated_area()
             with pytest.raises(RuntimeError, match="406"):
                 temscript.RemoteMicroscope(("127.0.0.1", port), transport="PICKLE", timeout=60)
         finally:
@@ -86,6 +94,23 @@ async def test_temscripts_client_moves_the_stage_and_the_blanker(simulate):
         column = world.column.state(clock.now_ns())
         assert column.current_pa == pytest.approx(8.0)
         assert column.field_nm == pytest.approx(1000.0)
+        assert column.optics.rotation_deg == pytest.approx(10.0)
+        assert column.optics.focus_nm == pytest.approx(600.0)
+        truth = world.image_truth(clock.now_ns())
+        assert math.hypot(*truth.deflected_nm) == pytest.approx(math.hypot(20, 30))
+
+
+async def test_a_beam_shift_beyond_the_limit_is_cut_without_a_word(http):
+    words = {"column": {"shift_limit": "2000 nm"}, "specimen": SLOW_STAGE.specimen.model_dump()}
+    async with http(simulator=SimulatorRig.model_validate(words)) as (_, session):
+        async with session.put("/v1/beam_shift", json=[5e-6, -1e-6]) as response:
+            assert response.status == 204
+        async with session.get("/v1/beam_shift") as response:
+            assert await response.json() == pytest.approx([2e-6, -1e-6])
+        for wrong in ([1e-6], "far", [1e-6, None], {"x": 0}):
+            async with session.put("/v1/beam_shift", json=wrong) as response:
+                assert response.status == 500
+                assert "beam_shift" in response.reason
 
 
 async def test_stage_and_beam_share_one_server(http):

@@ -11,7 +11,8 @@ import time
 import pytest
 
 from pyrotome.protocols.config.faults import FAULTS, parse_fault
-from pyrotome.protocols.config.rig import SimulatorRig, simulated_rig
+from pyrotome.protocols.config.rig import simulated_rig
+from pyrotome.protocols.config.simulated import SimulatorRig
 from pyrotome.protocols.core.clock import ExperimentClock
 from pyrotome.protocols.core.errors import BadInput
 from pyrotome.protocols.messages.process import ClockConfig, SimulatorConfig

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pyrotome.protocols.config.rig import SimulatedChip
+from pyrotome.protocols.config.simulated import SimulatedChip
 from pyrotome.simulators.world import chip as module
 from pyrotome.simulators.world.chip import Chip, resistance_ohm
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pyrotome.protocols.config.rig import SimulatedColumn
+from pyrotome.protocols.config.simulated import SimulatedColumn
 from pyrotome.simulators.world.column import ElectronColumn
 
 S = 1_000_000_000

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from pyrotome.protocols.config.rig import SimulatedDetector
+from pyrotome.protocols.config.simulated import SimulatedDetector
 from pyrotome.simulators.world.dark_signal import HOT_COUNTS, dark_signal, with_dark_signal
 
 

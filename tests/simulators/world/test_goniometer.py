@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pyrotome.protocols.config.rig import SimulatedGoniometer
+from pyrotome.protocols.config.simulated import SimulatedGoniometer
 from pyrotome.simulators.world.goniometer import WOBBLE_DEG, Goniometer
 
 S = 1_000_000_000

@@ -6,7 +6,7 @@ import threading
 import numpy as np
 import pytest
 
-from pyrotome.protocols.config.rig import SimulatorRig
+from pyrotome.protocols.config.simulated import SimulatorRig
 from pyrotome.protocols.core.errors import BadInput
 from pyrotome.simulators.world.haadf import expected_fraction, thickness_nm
 from pyrotome.simulators.world.microscope import World

@@ -4,7 +4,7 @@ import mrcfile
 import numpy as np
 import pytest
 
-from pyrotome.protocols.config.rig import SimulatorRig
+from pyrotome.protocols.config.simulated import SimulatorRig
 from pyrotome.protocols.core.errors import BadInput
 from pyrotome.simulators.world.microscope import World
 from pyrotome.simulators.world.replay import Recording
