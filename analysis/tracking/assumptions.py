@@ -67,7 +67,7 @@ class Assumptions(Strict):
         Rise of a hold for which drift, jump and hysteresis are stated; they scale with it.
     """
 
-    jitter_nm: tuple[Positive, ...] = (6.0, 14.0, 28.0, 50.0, 90.0)
+    jitter_nm: tuple[Positive, ...] = (5.0, 8.0, 12.0, 17.0, 24.0, 34.0, 48.0, 68.0, 96.0)
     course_nm: tuple[Positive, ...] = (10.0, 30.0, 75.0)
     course_length_deg: Positive = 10.0
     origin_nm: Positive = 300.0
