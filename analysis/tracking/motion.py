@@ -182,14 +182,14 @@ class Motion:
             self.covariance[:, Y, HEIGHT, HEIGHT] += (turn_sd * z) ** 2 + (turn * error_z) ** 2
         self._arrive()
 
-    def focus_here(self, sd_nm: float = 0.0) -> None:
-        """Tell that the specimen is in focus now, with no defocus applied, known to `sd_nm`."""
+    def focus_here(self, sd_nm: float = 0.0, defocus_nm: float = 0.0) -> None:
+        """Tell that the specimen is in focus now with this defocus applied, known to `sd_nm`."""
         row = self._defocus_row()
         row[FOCUSED] = 0.0
         part = self.covariance[:, X]
         towards = part @ row
         variance = towards @ row + sd_nm**2
-        self.mean[:, X, FOCUSED] = self.mean[:, X] @ row
+        self.mean[:, X, FOCUSED] = self.mean[:, X] @ row - defocus_nm
         part[:, FOCUSED, :] = towards
         part[:, :, FOCUSED] = towards
         part[:, FOCUSED, FOCUSED] = variance
@@ -299,11 +299,10 @@ class Motion:
         apart = (loose_gain - gain) * innovation[..., None]
         part = share[:, None, None]
         self.mean += gain * innovation[..., None] + part * apart
-        rows = self.covariance
-        rows -= ((1.0 - part) * gain)[..., :, None] * towards[..., None, :]
-        rows -= (part * loose_gain)[..., :, None] * loose[..., None, :]
-        rows += (part * (1.0 - part) * apart)[..., :, None] * apart[..., None, :]
-        rows[..., CONSTANT, CONSTANT] += part[..., 0] * extra
+        left = np.stack([(part - 1.0) * gain, -part * loose_gain, part * (1.0 - part) * apart], 3)
+        right = np.stack([towards, loose, apart], 2)
+        self.covariance += left @ right
+        self.covariance[..., CONSTANT, CONSTANT] += part[..., 0] * extra
         return both
 
     def _drop_unlikely(self) -> None:

@@ -42,7 +42,7 @@ _LOBE = 7
 _SECOND_SD = 2.0
 # Systematic error of the interpolation, in nm, and of parallax, in nm a radian of tilt.
 _LEAST_SD_NM = 0.25
-_PARALLAX_NM = 40.0
+_PARALLAX_NM = 30.0
 # Neighbouring squares are correlated where they are interpolated.
 _SD_FACTOR = 1.2
 

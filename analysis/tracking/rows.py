@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -59,8 +58,10 @@ def offset_rows(
     rows[:, DRIFT] = 1.0 - np.exp(
         -later_s[:, None] / np.array(motion.assumptions.drift_decay_s)[None, :]
     )
-    for row, angle in zip(rows, tilt_deg, strict=True):
-        _set_course(row, float(angle), motion)
+    if motion.angles_deg:
+        known = np.array(motion.angles_deg)
+        nearest = np.argmin(np.abs(known - np.asarray(tilt_deg)[:, None]), axis=1)
+        rows[np.arange(len(tilt)), FIXED + nearest] = 1.0
     return rows
 
 
@@ -84,17 +85,8 @@ def mixed(weights: Floats64, means: Floats64, variances: Floats64) -> tuple[Floa
     return mean, np.tensordot(weights, variances + (means - mean) ** 2, 1)
 
 
-def nearest_known(angle_deg: float, known_deg: Sequence[float]) -> int:
-    """Index of the known angle that is nearest."""
-    return int(np.argmin(np.abs(np.array(known_deg) - angle_deg)))
-
-
 def _warmer(motion: Stated, temperature_c: float | None) -> float:
     if temperature_c is None or motion.reference_c is None:
         return 0.0
     return temperature_c - motion.reference_c
 
-
-def _set_course(row: Floats64, angle_deg: float, motion: Stated) -> None:
-    if motion.angles_deg:
-        row[FIXED + nearest_known(angle_deg, motion.angles_deg)] = 1.0
