@@ -1,0 +1,137 @@
+"""Pictures of the specimen that later frames are compared with, and where each was."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import zlib
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+from pydantic import Field
+
+from ...protocols.core.documents import Strict
+from .pictures import Picture
+
+SAME_ANGLE_DEG = 0.1
+_MOST_KEPT = 300
+_MOST_SIDE = 512
+
+Side = Annotated[int, Field(ge=8, le=_MOST_SIDE)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A picture in which the specimen was at a known place.
+
+    Attributes
+    ----------
+    picture : Picture
+        The picture.
+    offset_nm, sd_nm : tuple of float
+        Offset (y, x) of the specimen in it, and its standard deviation.
+    series : str
+        Series of the frame.
+    """
+
+    picture: Picture
+    offset_nm: tuple[float, float]
+    sd_nm: tuple[float, float]
+    series: str
+
+
+class StoredReference(Strict):
+    """A reference as JSON; `counts` are uint32, little-endian, deflated, base64."""
+
+    shape: tuple[Side, Side]
+    counts: str
+    pitch_nm: Positive
+    tilt_deg: Finite
+    electrons: Positive
+    offset_nm: tuple[Finite, Finite]
+    sd_nm: tuple[Finite, Finite]
+    series: str
+
+
+class References:
+    """The newest reference of each angle, in the order in which they were taken."""
+
+    def __init__(self) -> None:
+        self._kept: dict[float, Reference] = {}
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def add(self, reference: Reference) -> None:
+        """Keep a reference instead of the one at its angle."""
+        angle = round(reference.picture.tilt_deg / SAME_ANGLE_DEG) * SAME_ANGLE_DEG
+        # The newest one comes last.
+        self._kept.pop(angle, None)
+        self._kept[angle] = reference
+        while len(self._kept) > _MOST_KEPT:
+            self._kept.pop(next(iter(self._kept)))
+
+    def for_tilt(self, tilt_deg: float, series: str) -> Reference | None:
+        """The picture to compare a frame with.
+
+        That of the same angle, which is one series old; else that of the nearest angle of this
+        series; else that of the nearest angle of all.
+        """
+        if not self._kept:
+            return None
+
+        def apart(reference: Reference) -> float:
+            return abs(reference.picture.tilt_deg - tilt_deg)
+
+        nearest = min(self._kept.values(), key=apart)
+        if apart(nearest) <= SAME_ANGLE_DEG:
+            return nearest
+        of_series = [kept for kept in self._kept.values() if kept.series == series]
+        return min(of_series, key=apart, default=nearest)
+
+    def store(self) -> tuple[StoredReference, ...]:
+        """All of them as JSON."""
+        return tuple(_stored(reference) for reference in self._kept.values())
+
+    @classmethod
+    def restore(cls, stored: tuple[StoredReference, ...]) -> References:
+        """Read them back; ValueError if one is damaged."""
+        made = cls()
+        for one in stored:
+            made.add(_restored(one))
+        return made
+
+
+def _stored(reference: Reference) -> StoredReference:
+    picture = reference.picture
+    rows, columns = picture.counts.shape
+    raw = np.round(picture.counts).astype("<u4").tobytes()
+    return StoredReference(
+        shape=(rows, columns),
+        counts=base64.b64encode(zlib.compress(raw, 6)).decode(),
+        pitch_nm=picture.pitch_nm,
+        tilt_deg=picture.tilt_deg,
+        electrons=picture.electrons,
+        offset_nm=reference.offset_nm,
+        sd_nm=reference.sd_nm,
+        series=reference.series,
+    )
+
+
+def _restored(stored: StoredReference) -> Reference:
+    wanted = 4 * stored.shape[0] * stored.shape[1]
+    try:
+        deflated = base64.b64decode(stored.counts, validate=True)
+        raw = zlib.decompressobj().decompress(deflated, wanted + 1)
+    except (binascii.Error, ValueError, zlib.error):
+        raise ValueError(f"the reference at {stored.tilt_deg:g} deg is damaged") from None
+    if len(raw) != wanted:
+        raise ValueError(
+            f"the reference at {stored.tilt_deg:g} deg has {len(raw)} bytes; {wanted} are needed"
+        )
+    counts = np.frombuffer(raw, "<u4").reshape(stored.shape).astype(np.float64)
+    picture = Picture(counts, stored.pitch_nm, stored.tilt_deg, stored.electrons)
+    return Reference(picture, stored.offset_nm, stored.sd_nm, stored.series)

@@ -1,0 +1,400 @@
+"""The tracker: messages and frames in, measurements and tables out; no files, no sockets."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...protocols.core.documents import Strict
+from ...protocols.messages.tracking import (
+    Doubt,
+    Focused,
+    FrameTaken,
+    HoldDone,
+    Measured,
+    Pair,
+    SeriesBegun,
+    ShiftSet,
+    StageMoved,
+    Table,
+    TemperatureRead,
+    Told,
+    Visit,
+)
+from ...protocols.messages.tracking_rules import correction_fails
+from .assumptions import Assumptions
+from .motion import Motion
+from .motion_state import MotionState, for_next_specimen, motion_from, state_of
+from .pictures import SIDE, Picture, picture_of
+from .prediction import Prediction, predict
+from .references import Reference, References, StoredReference
+from .registration import WORDS, Registration, register
+from .table import table_rows
+
+_RECENT = 5
+# An innovation of more than so many sd is unexpected; with a score this far below the expected one
+# it is not believed.
+_UNEXPECTED_SD = 4.5
+_UNEXPECTED_SCORE = 0.9
+# The first picture defines the place; its own noise is that of a registration.
+_ORIGIN_SD_NM = 0.3
+_WORSE = (
+    "the correction makes it worse: the offset has grown in three frames although it was "
+    "corrected. Nothing more is corrected; calibrate the shifts (step `calibrate: shifts`)"
+)
+
+
+class TrackerState(Strict):
+    """A tracker as JSON.
+
+    Attributes
+    ----------
+    version : int
+        Of this layout.
+    motion : MotionState
+        What is known of the motion.
+    references : tuple of StoredReference
+        Pictures to compare with; they may be left out.
+    epoch_ns : int or None
+        Time that is 0 on the clock of the motion.
+    series : str
+        Series in progress.
+    visits : tuple of Visit
+        Its angles, from the next frame on.
+    late_ns : int
+        By how much it is behind its times.
+    shift_nm, defocus_nm : Pair, float
+        What is applied.
+    recent : tuple of Measured
+        The last frames of the series.
+    trusted : bool
+        False after the corrections made things worse.
+    tables : int
+        How many tables were sent.
+    """
+
+    version: Literal[1] = 1
+    motion: MotionState
+    references: tuple[StoredReference, ...] = ()
+    epoch_ns: int | None = None
+    series: str = ""
+    visits: tuple[Visit, ...] = ()
+    late_ns: int = 0
+    shift_nm: Pair = (0.0, 0.0)
+    defocus_nm: float = 0.0
+    recent: tuple[Measured, ...] = ()
+    trusted: bool = True
+    tables: int = 0
+
+
+class Tracker:
+    """Follows the specimen through the series of a run.
+
+    The first frame that shows something defines where the specimen belongs, and that it is in
+    focus there.
+
+    Parameters
+    ----------
+    state : TrackerState, optional
+        To go on from; by default nothing is known.
+    assumptions : Assumptions, optional
+        Of a new model; a state brings its own.
+    side : int
+        Squares along the longer side of a binned frame.
+
+    Raises
+    ------
+    ValueError
+        If the state is damaged.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> tracker = Tracker()
+    >>> header = FrameTaken(
+    ...     t_ns=0, series="series_001", index=0, tilt_deg=0, field_nm=1000, dose_e_per_nm2=6
+    ... )
+    >>> frame = np.random.default_rng(1).poisson(5, (128, 128)).astype(np.uint16)
+    >>> measured, table = tracker.feed(header, frame)
+    >>> measured.offset_nm
+    (0.0, 0.0)
+    """
+
+    def __init__(
+        self,
+        state: TrackerState | None = None,
+        *,
+        assumptions: Assumptions | None = None,
+        side: int = SIDE,
+    ) -> None:
+        self._side = side
+        self._before: dict[str, Picture] = {}
+        if state is None:
+            state = TrackerState(motion=state_of(Motion(assumptions)))
+        self.motion = motion_from(state.motion)
+        self._references = References.restore(state.references)
+        self._epoch_ns = state.epoch_ns
+        self._series, self._visits, self._late_ns = state.series, state.visits, state.late_ns
+        self._shift_nm, self._defocus_nm = state.shift_nm, state.defocus_nm
+        self._recent = list(state.recent)
+        self._trusted, self._tables = state.trusted, state.tables
+
+    def state(self, *, pictures: bool = True) -> TrackerState:
+        """What a later tracker goes on from.
+
+        Parameters
+        ----------
+        pictures : bool
+            Whether to keep the references too: some kB for each angle.
+        """
+        return TrackerState(
+            motion=state_of(self.motion),
+            references=self._references.store() if pictures else (),
+            epoch_ns=self._epoch_ns,
+            series=self._series,
+            visits=self._visits,
+            late_ns=self._late_ns,
+            shift_nm=self._shift_nm,
+            defocus_nm=self._defocus_nm,
+            recent=tuple(self._recent),
+            trusted=self._trusted,
+            tables=self._tables,
+        )
+
+    def state_for_next_run(self) -> TrackerState:
+        """What another specimen on the same column can use."""
+        return TrackerState(motion=for_next_specimen(state_of(self.motion)))
+
+    def tell(self, message: Told) -> Table | None:
+        """Take in what happened between frames.
+
+        Parameters
+        ----------
+        message : SeriesBegun, StageMoved, HoldDone, TemperatureRead, ShiftSet or Focused
+            What happened. A frame goes to :meth:`feed`.
+
+        Returns
+        -------
+        Table or None
+            A new table, where the message changes what is expected of coming frames.
+
+        Raises
+        ------
+        TypeError
+            For a frame: its pixels are missing.
+        """
+        match message:
+            case FrameTaken():
+                raise TypeError("a frame needs its pixels; give both to feed")
+            case ShiftSet():
+                self._shift_nm, self._defocus_nm = message.shift_nm, message.defocus_nm
+                return None
+            case TemperatureRead():
+                self.motion.set_temperature(message.temperature_c)
+                return None
+            case SeriesBegun():
+                self._series, self._visits, self._late_ns = message.series, message.visits, 0
+                self._recent, self._trusted = [], True
+                self.motion.expect([visit.tilt_deg for visit in message.visits])
+                first_ns = message.visits[0].t_ns if message.visits else 0
+                if self._epoch_ns is None and message.visits:
+                    self._epoch_ns = first_ns
+                return self._table(first_ns, None)
+            case HoldDone():
+                self._pass_time(message.t_ns)
+                self.motion.hold(message.rise_k)
+            case StageMoved():
+                self._pass_time(message.t_ns)
+                self.motion.move_stage(message.moved_nm, message.error_nm)
+            case Focused():
+                self._pass_time(message.t_ns)
+                if message.reset:
+                    self.motion.focus_here(message.sd_nm, message.defocus_nm)
+                else:
+                    self.motion.measure_focus(message.defocus_nm, message.sd_nm)
+        return self._table(message.t_ns, None) if self._series else None
+
+    def feed(self, header: FrameTaken, pixels: NDArray[Any]) -> tuple[Measured, Table]:
+        """Take in a frame or a scout.
+
+        Parameters
+        ----------
+        header : FrameTaken
+            When, where and how it was taken.
+        pixels : ndarray
+            Counts as integers, shape (rows, columns).
+
+        Returns
+        -------
+        measured : Measured
+            Where the specimen was, or why that is not known.
+        table : Table
+            For the rest of the series.
+
+        Raises
+        ------
+        ValueError
+            If the pixels are no frame; nothing was taken in.
+        """
+        side = self._side
+        if header.scan == "wide":
+            side = max(pixels.shape, default=1)
+        picture = picture_of(
+            pixels, header.field_nm, header.tilt_deg, header.dose_e_per_nm2, side
+        )
+        if header.shift_nm is not None:
+            self._shift_nm = header.shift_nm
+        if header.defocus_nm is not None:
+            self._defocus_nm = header.defocus_nm
+        if header.series != self._series:
+            self._series, self._visits, self._late_ns = header.series, (), 0
+            self._recent, self._trusted = [], True
+        self._pass_time(header.t_ns)
+        if header.temperature_c is not None:
+            self.motion.set_temperature(header.temperature_c)
+        self.motion.tilt_to(header.tilt_deg)
+        measured = self._measure(header, picture)
+        self._before[header.scan] = picture
+        if header.scan == "frame":
+            self._recent = [*self._recent, measured][-_RECENT:]
+            self._trusted = self._trusted and not correction_fails(self._recent)
+            self._next_visit(header)
+        return measured, self._table(header.t_ns, header.index)
+
+    # --- parts -----------------------------------------------------------------------------------
+
+    def _pass_time(self, t_ns: int) -> None:
+        if self._epoch_ns is None:
+            self._epoch_ns = t_ns
+        self.motion.advance((t_ns - self._epoch_ns) * 1e-9)
+
+    def _measure(self, header: FrameTaken, picture: Picture) -> Measured:
+        """Compare a picture with its reference, and teach the model."""
+        reference = self._references.for_tilt(header.tilt_deg, header.series)
+        if reference is None:
+            return self._define_place(header, picture)
+        expected = predict(
+            self.motion,
+            [header.tilt_deg],
+            [self.motion.time_s],
+            assumed_shift_nm=self._shift_nm,
+        )
+        found = _registered(reference, picture, expected, header, self._before.get(header.scan))
+        offset = _sum(found.shift_nm, reference.offset_nm)
+        doubt = _doubt(found, offset, expected)
+        sd = (
+            math.hypot(found.sd_nm[0], reference.sd_nm[0]),
+            math.hypot(found.sd_nm[1], reference.sd_nm[1]),
+        )
+        slip = 0.0
+        if not doubt:
+            slip = self.motion.measure(offset, sd, self._shift_nm)
+            if header.scan == "frame":
+                self._references.add(Reference(picture, offset, sd, header.series))
+        known = math.isfinite(sum(offset)) and math.isfinite(sum(sd))
+        predicted_sd = expected.sd_nm[0].tolist()
+        return _answer(header).model_copy(
+            update={
+                "offset_nm": offset if known else None,
+                "sd_nm": sd if known else None,
+                "predicted_sd_nm": (predicted_sd[0], predicted_sd[1]),
+                "score": found.score,
+                "least": found.least,
+                "doubt": doubt,
+                "slip": slip,
+            }
+        )
+
+    def _define_place(self, header: FrameTaken, picture: Picture) -> Measured:
+        """The first picture: the specimen is where it belongs, and in focus."""
+        if not picture.counts.any():
+            return _answer(header).model_copy(update={"doubt": "blank"})
+        sd = (_ORIGIN_SD_NM, _ORIGIN_SD_NM)
+        self.motion.measure((0.0, 0.0), sd, self._shift_nm)
+        self.motion.focus_here(0.0, self._defocus_nm)
+        self._references.add(Reference(picture, (0.0, 0.0), sd, header.series))
+        return _answer(header).model_copy(
+            update={"offset_nm": (0.0, 0.0), "sd_nm": sd, "score": 1.0}
+        )
+
+    def _next_visit(self, header: FrameTaken) -> None:
+        """Drop the visits up to this frame; learn how late the series is."""
+        for number, visit in enumerate(self._visits):
+            if abs(visit.tilt_deg - header.tilt_deg) < 0.1:
+                self._late_ns = header.t_ns - visit.t_ns
+                self._visits = self._visits[number + 1 :]
+                return
+
+    def _table(self, t_ns: int, index: int | None) -> Table:
+        self._tables += 1
+        notes = [] if self._trusted else [_WORSE]
+        if self._recent and self._recent[-1].doubt in WORDS:
+            notes.append(WORDS[self._recent[-1].doubt])
+        return Table(
+            t_ns=t_ns,
+            number=self._tables,
+            series=self._series,
+            index=index,
+            rows=table_rows(self.motion, self._visits, self._late_ns, self._epoch_ns or 0),
+            trusted=self._trusted,
+            notes=tuple(notes),
+        )
+
+
+def warm_up_tracking() -> None:
+    """Compile what a frame needs, for every type of counts; the first frames then take no longer.
+
+    Examples
+    --------
+    >>> warm_up_tracking()
+    """
+    for dtype in (np.uint8, np.uint16, np.uint32):
+        tracker = Tracker()
+        frame = np.arange(32 * 32, dtype=np.int64).reshape(32, 32).astype(dtype)
+        for index in range(2):
+            header = FrameTaken(
+                t_ns=index, series="warm-up", index=index, tilt_deg=index, field_nm=100.0,
+                dose_e_per_nm2=1.0,
+            )  # fmt: skip
+            tracker.feed(header, frame + dtype(index))
+
+
+def _answer(header: FrameTaken) -> Measured:
+    return Measured(
+        t_ns=header.t_ns,
+        series=header.series,
+        index=header.index,
+        scan=header.scan,
+        tilt_deg=header.tilt_deg,
+    )
+
+
+def _registered(
+    reference: Reference,
+    picture: Picture,
+    expected: Prediction,
+    header: FrameTaken,
+    before: Picture | None,
+) -> Registration:
+    offset, sd = expected.offset_nm[0].tolist(), expected.sd_nm[0].tolist()
+    if header.scan == "wide":
+        # A search: the prediction has failed.
+        sd = [math.inf, math.inf]
+    shift = (offset[0] - reference.offset_nm[0], offset[1] - reference.offset_nm[1])
+    return register(reference.picture, picture, shift, (sd[0], sd[1]), before)
+
+
+def _doubt(found: Registration, offset: tuple[float, float], expected: Prediction) -> Doubt:
+    if found.reason:
+        return found.reason
+    away = max(abs((offset[a] - expected.offset_nm[0, a]) / expected.sd_nm[0, a]) for a in (0, 1))
+    if away > _UNEXPECTED_SD and found.score < _UNEXPECTED_SCORE * found.expected:
+        return "unexpected"
+    return ""
+
+
+def _sum(one: tuple[float, float], other: tuple[float, float]) -> tuple[float, float]:
+    return one[0] + other[0], one[1] + other[1]

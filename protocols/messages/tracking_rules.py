@@ -1,0 +1,225 @@
+"""What follows from a row of the tracking table and from what was measured: pure decisions.
+
+The engine carries them out, `check` and the benchmarks ask the same functions. Nothing here knows
+a clock, a device or a file. Each answer says in words why.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from .tracking import Measured, Pair, Row, SdPair
+
+# Frames whose offset grows although it is corrected, after which correcting stops.
+GROWING_FRAMES = 3
+# Offsets below this many predicted sd are what jitter does.
+_SIGNIFICANT = 3.0
+# A slip is checked by a scout where it is as likely as not.
+_SLIP = 0.5
+
+
+@dataclass(frozen=True)
+class TrackingLimits:
+    """What a recipe and a rig allow; lengths in nm.
+
+    Attributes
+    ----------
+    keep_within_nm : float
+        Sd of the predicted offset beyond which a scout is taken; 0: before every frame.
+    scouts_e_per_nm2 : float
+        Most dose of scouts in a series; 0: none.
+    lost_beyond : float
+        Part of the field beyond which a measured offset is a loss.
+    shift_limit_nm, hand_over_nm : float
+        Largest beam shift, and the one beyond which the stage takes it over between series.
+    focus_within_nm : float
+        Sd of the defocus beyond which a focus series is needed.
+    drift_below_nm_per_s : float
+        Drift that is slow enough to expose.
+    """
+
+    keep_within_nm: float = 50.0
+    scouts_e_per_nm2: float = 1.0
+    lost_beyond: float = 0.3
+    shift_limit_nm: float = 1500.0
+    hand_over_nm: float = 1000.0
+    focus_within_nm: float = 680.0
+    drift_below_nm_per_s: float = 1.0
+
+
+@dataclass(frozen=True)
+class Next:
+    """What comes before the next exposure, and why."""
+
+    do: Literal["expose", "scout", "wide", "pause"]
+    why: str = ""
+
+
+def before_exposure(
+    sd_nm: SdPair,
+    limits: TrackingLimits,
+    spent_e_per_nm2: float,
+    scout_e_per_nm2: float,
+    last: Measured | None = None,
+) -> Next:
+    """Whether the next exposure needs a scout.
+
+    Parameters
+    ----------
+    sd_nm : tuple of float
+        Predicted sd of the offset, of the row to be exposed.
+    limits : TrackingLimits
+        What is allowed.
+    spent_e_per_nm2, scout_e_per_nm2 : float
+        Dose of this series' scouts so far, and of one more.
+    last : Measured, optional
+        What the last frame of this series showed.
+
+    Returns
+    -------
+    Next
+        ``expose`` or ``scout``; ``wide`` where the last frame showed no specimen.
+    """
+    if limits.scouts_e_per_nm2 <= 0.0:
+        return Next("expose")
+    affordable = spent_e_per_nm2 + scout_e_per_nm2 <= limits.scouts_e_per_nm2 * (1 + 1e-9)
+    widest = max(sd_nm)
+    if last is not None and last.doubt in ("decoy", "ambiguous", "unexpected"):
+        # Searching is never left out for its dose: the alternative exposes something else.
+        return Next("wide", f"the last frame did not show the specimen ({last.doubt})")
+    why = ""
+    if last is not None and last.slip > _SLIP:
+        why = "the stage has probably slipped"
+    elif widest > limits.keep_within_nm:
+        why = f"the offset is known to {widest:.0f} nm, {limits.keep_within_nm:g} nm are asked"
+    if not why:
+        return Next("expose")
+    if not affordable:
+        return Next("expose", f"{why}, but the dose of the scouts is used up")
+    return Next("scout", why)
+
+
+def after_scout(found: Measured, field_nm: float, limits: TrackingLimits) -> Next:
+    """What follows a scout: exposure, a search in a wider field, or a pause.
+
+    Parameters
+    ----------
+    found : Measured
+        What the scout, or the wide scout, showed.
+    field_nm : float
+        Width of the field of a frame.
+    limits : TrackingLimits
+        What is allowed.
+
+    Returns
+    -------
+    Next
+        ``pause`` if a wide scout did not find the specimen.
+    """
+    if found.doubt == "" and found.offset_nm is not None:
+        far = math.hypot(*found.offset_nm)
+        if found.scan == "scout" and far > limits.lost_beyond * field_nm:
+            return Next("scout", f"the specimen is {far:.0f} nm off; the correction is checked")
+        return Next("expose")
+    if found.doubt == "same":
+        return Next("scout", "the detector sent the same frame twice")
+    if found.scan == "wide":
+        return Next("pause", f"the wide search did not find the specimen ({found.doubt})")
+    return Next("wide", f"the scout did not show the specimen ({found.doubt})")
+
+
+def is_lost(found: Measured, field_nm: float, limits: TrackingLimits) -> str:
+    """Why a frame counts as lost; empty if it does not."""
+    if found.doubt:
+        return f"the frame cannot be used for tracking ({found.doubt})"
+    if found.offset_nm is None:
+        return ""
+    far = max(abs(part) for part in found.offset_nm)
+    if far <= limits.lost_beyond * field_nm:
+        return ""
+    return f"the specimen is {far:.0f} nm off, {100 * far / field_nm:.0f} % of the field"
+
+
+def correction_fails(recent: Sequence[Measured]) -> bool:
+    """Whether the offset has grown in three frames running although it was corrected.
+
+    Parameters
+    ----------
+    recent : sequence of Measured
+        The last frames of a series, in order; scouts are left out.
+
+    Returns
+    -------
+    bool
+        True where each of the last three offsets is larger than the one before it and more than
+        the model allows: then sign or matrix of the beam shift is wrong.
+    """
+    frames = [m for m in recent if m.scan == "frame" and m.offset_nm is not None]
+    last = frames[-GROWING_FRAMES:]
+    if len(last) < GROWING_FRAMES:
+        return False
+    sizes = [math.hypot(*m.offset_nm) for m in last if m.offset_nm is not None]
+    unexplained = all(_surprise(m) > _SIGNIFICANT for m in last)
+    return unexplained and all(b > 1.2 * a for a, b in zip(sizes, sizes[1:], strict=False))
+
+
+def _surprise(found: Measured) -> float:
+    if found.offset_nm is None or found.predicted_sd_nm is None:
+        return 0.0
+    pairs = zip(found.offset_nm, found.predicted_sd_nm, strict=True)
+    return max(abs(part) / max(sd, 1.0) for part, sd in pairs)
+
+
+def needs_focus_series(rows: Sequence[Row], limits: TrackingLimits) -> str:
+    """Why a focus series is needed before these rows are exposed; empty if it is not."""
+    worst = max(rows, key=lambda row: row.defocus_sd_nm, default=None)
+    if worst is None or worst.defocus_sd_nm <= limits.focus_within_nm:
+        return ""
+    return (
+        f"the focus at {worst.tilt_deg:g} deg is known to {worst.defocus_sd_nm:.0f} nm, "
+        f"{limits.focus_within_nm:.0f} nm are asked"
+    )
+
+
+def stage_takes_over(rows: Sequence[Row], limits: TrackingLimits) -> Pair | None:
+    """The part of the beam shift (y, x) that the stage should take over before a series.
+
+    Parameters
+    ----------
+    rows : sequence of Row
+        All rows of the series to come.
+    limits : TrackingLimits
+        What is allowed.
+
+    Returns
+    -------
+    tuple of float or None
+        The middle of the shifts of the series, to be moved by the stage; None where all stay
+        within `hand_over_nm`, or where the middle is small against their spread.
+    """
+    if not rows or max(math.hypot(*row.shift_nm) for row in rows) <= limits.hand_over_nm:
+        return None
+    middle: list[float] = []
+    for axis in (0, 1):
+        values = [row.shift_nm[axis] for row in rows]
+        middle.append(0.5 * (min(values) + max(values)))
+    if math.hypot(*middle) < 0.2 * limits.hand_over_nm:
+        return None
+    return middle[0], middle[1]
+
+
+def beyond_shift_limit(rows: Sequence[Row], limits: TrackingLimits) -> tuple[float, ...]:
+    """Angles at which the beam shift probably exceeds its limit: prediction and two sd."""
+    return tuple(
+        row.tilt_deg
+        for row in rows
+        if math.hypot(*row.shift_nm) + 2.0 * max(row.shift_sd_nm) > limits.shift_limit_nm
+    )
+
+
+def has_settled(row: Row, limits: TrackingLimits) -> bool:
+    """Whether the drift at a row is slow enough to expose."""
+    return row.drift_nm_per_s <= limits.drift_below_nm_per_s
