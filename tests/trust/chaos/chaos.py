@@ -244,11 +244,19 @@ class Round:
         (self.folder / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
         rig = self.microscope.write_rig()
         try:
-            while self.attempt(rig) != 0:
+            # A daemon that is killed at its very end leaves a file that is complete.
+            while self.attempt(rig) != 0 and not self.complete():
                 must(self.attempts < 12, "it does not complete")
             self.compare()
         finally:
             self.microscope.close()
+
+    def complete(self) -> bool:
+        """Whether nothing is left to do."""
+        if not self.file.exists():
+            return False
+        found = pyrotome(self.folder, "inspect", self.file.name, "--json")
+        return found.returncode == 0 and json.loads(found.stdout)["status"] == "complete"
 
     def attempt(self, rig: Path) -> int:
         """Run or resume, with a kill if there is one left."""
@@ -404,13 +412,16 @@ class Round:
                 abs(achieved_s - requested_s) <= HOLD_TOLERANCE_S,
                 f"hold {hold['index']}: {achieved_s} s instead of {requested_s} s",
             )
-        # Never less than what the specimen truly got, and not much more.
-        true = sum(log.exposed_e_per_nm2 for log in self.microscope.logs_of_all())
+        # Never less than the exposures, and not much more than what the blanker let through; when
+        # exactly it switched is not known, the less the busier the computer is.
+        logs = self.microscope.logs_of_all()
+        exposed = sum(log.exposed_e_per_nm2 for log in logs)
+        parked = max(0.0, sum(log.fluence_e_per_nm2 for log in logs) - exposed)
         beam = Recipe.model_validate(RECIPE).beam
         burst = 8 * beam.dose_per_frame_e_per_nm2
-        dose = found["dose_e_per_nm2"]
-        must(dose >= 0.98 * true - 1e-9, f"dose {dose} in the file, {true} truly")
-        must(dose <= 1.02 * true + self.attempts * burst, f"dose {dose} in the file, {true} truly")
+        dose, truly = found["dose_e_per_nm2"], f"{exposed} and {parked} while parked truly"
+        most = 1.02 * exposed + 1.5 * parked + self.attempts * burst
+        must(0.98 * exposed - 1e-9 <= dose <= most, f"dose {dose} in the file, {truly}")
 
 
 def pyrotome(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
