@@ -24,7 +24,6 @@ import math
 import numpy as np
 
 from .assumptions import (
-    BULGE,
     CONSTANT,
     DRIFT,
     DRIFT_MEAN,
@@ -35,8 +34,6 @@ from .assumptions import (
     HEIGHT,
     HYSTERESIS,
     JUMP,
-    OFFSET,
-    SIDEWAYS,
     VISIT,
     Assumptions,
     Floats64,
@@ -226,7 +223,9 @@ class Motion:
         float
             Probability that the stage has slipped at its last arrival.
         """
-        row = offset_rows(self, np.array([self.tilt_deg or 0.0]), np.zeros(1), self.temperature_c)[0]
+        row = offset_rows(self, np.array([self.tilt_deg or 0.0]), np.zeros(1), self.temperature_c)[
+            0
+        ]
         row[VISIT] = 1.0
         row[ERROR_Y], row[ERROR_X] = applied_nm
         target = np.array(offset_nm) - np.array(applied_nm)

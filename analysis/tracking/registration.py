@@ -161,9 +161,7 @@ def register(
     return Registration((float(shift[0]), float(shift[1])), sd, score, expected, least, reason)
 
 
-def _unusable(
-    shown: Picture, picture: Picture, exposed: float, before: Picture | None
-) -> Reason:
+def _unusable(shown: Picture, picture: Picture, exposed: float, before: Picture | None) -> Reason:
     if (
         before is not None
         and picture.counts.any()
@@ -299,9 +297,7 @@ def _doubt(
         return "decoy"
     row, column = int(at[0]), int(at[1])
     rest = judged.copy()
-    rest[
-        max(0, row - _LOBE) : row + _LOBE + 1, max(0, column - _LOBE) : column + _LOBE + 1
-    ] = -2.0
+    rest[max(0, row - _LOBE) : row + _LOBE + 1, max(0, column - _LOBE) : column + _LOBE + 1] = -2.0
     second = float(rest.max())
     if second > float(judged[at]) - _SECOND_SD * (1.0 - score**2) * white:
         return "ambiguous"

@@ -242,9 +242,7 @@ class Tracker:
         side = self._side
         if header.scan == "wide":
             side = max(pixels.shape, default=1)
-        picture = picture_of(
-            pixels, header.field_nm, header.tilt_deg, header.dose_e_per_nm2, side
-        )
+        picture = picture_of(pixels, header.field_nm, header.tilt_deg, header.dose_e_per_nm2, side)
         if header.shift_nm is not None:
             self._shift_nm = header.shift_nm
         if header.defocus_nm is not None:

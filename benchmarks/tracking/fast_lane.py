@@ -27,7 +27,7 @@ PIXEL_NM, PIXELS = 1.04, 1024
 DOSE = 5.77  # e/nm^2 a frame
 POINTS, SCOUT_POINTS = 128, 64
 SERIES = len(HOLDS_S) + 1
-COLUMNS = "series frame y x sd_y sd_x focus scouts".split()
+COLUMNS = ["series", "frame", "y", "x", "sd_y", "sd_x", "focus", "scouts"]
 
 
 class Scope:

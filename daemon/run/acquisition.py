@@ -25,6 +25,7 @@ from ...protocols.messages.manifest import StackPlan
 from ..resume.run_journal import Journal
 from ..schedule.dose import DoseLedger
 from ..schedule.switching import SwitchingTime
+from ..tracking.follower import Follower
 from .heater_watch import HeaterWatch
 from .outgoing import Outgoing
 from .plan_progress import PlanProgress
@@ -94,6 +95,8 @@ class AcquisitionContext:
         Takes frames, readings and events.
     switching : SwitchingTime
         How long the beam is on beside exposures.
+    follower : Follower or None
+        Knows what shift is applied, where the specimen is tracked.
     """
 
     beam: Beam
@@ -107,6 +110,7 @@ class AcquisitionContext:
     progress: PlanProgress
     out: Outgoing
     switching: SwitchingTime = field(default_factory=SwitchingTime)
+    follower: Follower | None = None
 
 
 @dataclass(frozen=True)
@@ -358,6 +362,8 @@ class StackAcquisition:
             "frame_number": -1 if frame is None else frame.number,
             "start_ns": start_ns,
         }
+        if context.follower is not None:
+            header |= context.follower.header()
         context.out.frame(header, None if frame is None else frame.data, centre_ns)
         context.progress.frames_done += frame is not None
         context.progress.frames_lost += frame is None

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
-from ...drivers.base import StagePosition
+from ...drivers.base import Beam, StagePosition
 from ...protocols.core.clock import ExperimentClock
 from ...protocols.messages.journal import Begun, Chosen, Decision, Ended, Pause
 from ..resume.remaining import NOTHING_DONE, RemainingWork
@@ -20,6 +20,7 @@ from ..schedule.plan import AcquireStack, ChooseHold, Decide, HeatTo, HoldAt, Pl
 from ..schedule.states import State, StateMachine
 from ..schedule.steering_history import SteeringHistory
 from ..steering.steering import Steering
+from ..tracking.follower import Follower
 from .acquisition import AcquisitionContext, StackAcquisition, frames_per_trigger
 from .heater_watch import HeaterWatch
 from .heating import Heating
@@ -70,6 +71,8 @@ class Engine:
         The stage and its position.
     steering : Steering
         Decides about cycles.
+    follower : Follower or None
+        Keeps the specimen in the frame.
     """
 
     def __init__(
@@ -90,12 +93,23 @@ class Engine:
         self.steering = Steering(plan, out.event, out.steering)
         self.stage = StageCheck(devices.stage, out, observer.stage_seen)
         self._heating = Heating(devices.heater, watch, clock, journal, out)
+        self.follower = self._followed(devices.beam) if plan.recipe.tracked else None
+        self._watch = watch
         self._acquisition = AcquisitionContext(
             devices.beam, devices.detector, plan.recipe.beam, ledger, journal, clock, watch,
-            self.stage, self.progress, out,
+            self.stage, self.progress, out, follower=self.follower,
         )  # fmt: skip
         self._pause = False
         self._resumed = asyncio.Event()
+
+    def _followed(self, beam: Beam) -> Follower:
+        """What keeps the specimen in the frame."""
+        recipe, out = self._plan.recipe, self._out
+        assert recipe.track is not None
+        return Follower(
+            recipe.track, recipe.focus, beam, self._clock, recipe.beam.field_nm, out.tracking,
+            out.telemetry, out.event, self.pause,
+        )  # fmt: skip
 
     # --- control -----------------------------------------------------------------------------
 
@@ -202,7 +216,11 @@ class Engine:
             case HeatTo() as heat:
                 await self._heating.heat(heat, rest.done_s)
             case HoldAt() as hold:
-                self.steering.held(hold.hold, await self._heating.hold(hold, rest))
+                timing = await self._heating.hold(hold, rest)
+                self.steering.held(hold.hold, timing)
+                if self.follower is not None:
+                    rise_k = hold.hold.target_c - hold.hold.standby_c
+                    self.follower.held(rise_k, timing.achieved_s)
             case AcquireStack() as stack:
                 await self._acquire(stack, rest.frame_indices)
             case RampTo() as ramp:
@@ -233,13 +251,31 @@ class Engine:
         await self._heating.settled(operation.at_c)
         exposure_s, most = self._plan.recipe.beam.exposure_s, self._out.most_at_a_time
         at_a_time = frames_per_trigger(stack.tilt_deg, exposure_s, most, indices)
+        following = self.follower if stack.kind == "series" else None
         async with StackAcquisition(self._acquisition, stack, at_a_time, indices) as acquisition:
+            if following is not None:
+                self._series_begins(following, operation, acquisition)
             for first, tilt_deg in acquisition.triggers():
                 await self._observer.between_exposures()
                 await self._checkpoint()
                 await self.stage.tilt(tilt_deg)
+                if following is not None:
+                    await following.follow(tilt_deg)
+                    # What cannot be followed is not exposed before a person has looked.
+                    await self._checkpoint()
                 await acquisition.expose(first)
             await self.stage.check()
+
+    def _series_begins(
+        self, following: Follower, operation: AcquireStack, acquisition: StackAcquisition
+    ) -> None:
+        stack, latest = operation.stack, self._watch.latest
+        duration_s = self._plan.durations_s[self._plan.operations.index(operation)]
+        tilts = [stack.tilt_deg[index] for index in acquisition.indices]
+        following.series_begins(
+            stack.name, tilts, duration_s / stack.frames,
+            None if latest is None else latest.temperature_c,
+        )  # fmt: skip
 
     async def _ramp(self, ramp: RampTo, rest: RemainingWork) -> None:
         duration_s = ramp.duration_s - rest.done_s

@@ -18,12 +18,12 @@ from ..safety.topics import RunPrepared
 from ..schedule.dose import DoseExceeded, DoseLedger
 from ..schedule.plan import Plan
 from ..schedule.states import State
-from ..streaming.run_processes import Floats, RunProcesses
+from ..streaming.run_processes import Floats, RunProcesses, TrackerFiles
 from ..streaming.run_streams import RunStreams
 from .context import RunContext
 from .engine import Engine
 from .resumption import find_resume_point, restore
-from .run_file_plan import new_manifest
+from .run_file_plan import new_manifest, tracking_path
 from .run_notes import JournalFailed, RunNotes
 from .run_safing import RunSafing
 
@@ -107,6 +107,9 @@ class Experiment:
         self._unsubscribe = bus.subscribe(HeaterSample, self._on_heater_sample)
 
     def _on_result(self, name: str, body: dict[str, Any], table: Floats | None) -> None:
+        if name == "tracking" and self.engine.follower is not None:
+            self.engine.follower.note(body)
+            return
         for measured in self.engine.steering.note_result(name, str(body.get("series")), table):
             self._journal.note(measured)
 
@@ -186,6 +189,8 @@ class Experiment:
             self.closing = True
             outcome = await self.close_file(outcome)
             await self._journal.close(remove=outcome.status == "complete")
+            if outcome.status == "complete":
+                tracking_path(self.output).unlink(missing_ok=True)
             self.outcome = outcome
             if machine.state in (State.FINISHING, State.SAFING):
                 machine.to(State.IDLE if self.safe_confirmed else State.PANICKED)
@@ -209,6 +214,7 @@ class Experiment:
         if outcome is not None:
             await self._make_safe(outcome)
             return outcome
+        await self._processes.tracker_ends()
         await self._processes.analysis_catches_up(self._give_up_analysis)
         if not self._stop.done():
             return Outcome("complete")
@@ -265,11 +271,17 @@ class Experiment:
             await self.streams.send_recorded(resume.headers(point))
         self._context.bus.publish(RunPrepared(self.output))
         await devices.beam.prepare(self.plan.recipe.beam)
+        if self.engine.follower is not None:
+            await self.engine.follower.prepare()
 
     async def open(self) -> None:
         """Start recorder and analysis; see `RunProcesses.open`."""
         point = self._point
-        await self._processes.open(self.manifest, None if point is None else point.interruption)
+        tracker = None
+        if self.engine.follower is not None:
+            tracker = TrackerFiles(tracking_path(self.output), self._context.rig.goniometer_file)
+        interruption = None if point is None else point.interruption
+        await self._processes.open(self.manifest, interruption, tracker)
 
     # --- end ------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from ...drivers.readings import FrameData
+from ...protocols.messages.tracking import Told
 from ..schedule.hold_timing import HoldTiming
 
 
@@ -33,6 +34,9 @@ class Outgoing(Protocol):
 
     def steering(self, row: dict[str, Any]) -> None:
         """Send a row of the table of adaptive holds."""
+
+    def tracking(self, told: Told) -> None:
+        """Tell the tracker what happened between frames."""
 
     def event(self, level: str, source: str, message: str, **details: Any) -> None:
         """Make an event."""

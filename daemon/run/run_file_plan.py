@@ -12,6 +12,7 @@ from ...protocols.core.errors import BadInput
 from ...protocols.messages.manifest import RunManifest
 from ..resume.run_journal import journal_path
 from ..schedule.plan import Plan
+from ..tracking.follower import BEAM_CHANNELS, CHANNELS
 from .context import RunContext
 
 DAEMON_CHANNELS = {
@@ -20,6 +21,19 @@ DAEMON_CHANNELS = {
     "staleness_s": "s",
     "dose_e_per_nm2": "e/nm^2",
 }
+
+
+def tracking_path(path: Path) -> Path:
+    """Where the tracker keeps what it knows of the run of a file."""
+    return path.with_name(path.name + ".tracking")
+
+
+def _channels(plan: Plan, context: RunContext) -> dict[str, dict[str, str]]:
+    channels = {**context.devices.channels(), "daemon": DAEMON_CHANNELS}
+    if plan.recipe.tracked:
+        channels["beam"] = {**channels.get("beam", {}), **BEAM_CHANNELS}
+        channels["tracker"] = dict(CHANNELS)
+    return channels
 
 
 def new_manifest(plan: Plan, recipe_text: str, context: RunContext) -> RunManifest:
@@ -56,7 +70,7 @@ def new_manifest(plan: Plan, recipe_text: str, context: RunContext) -> RunManife
         stacks=plan.stacks,
         holds=plan.holds,
         holds_before=plan.holds_before,
-        telemetry={**devices.channels(), "daemon": DAEMON_CHANNELS},
+        telemetry=_channels(plan, context),
         analysis=tuple(step.model_dump() for step in plan.recipe.analysis),
         run_results=plan.run_results,
         adaptive_holds=plan.adaptive_holds,

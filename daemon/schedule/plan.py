@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from ...protocols.config.pipeline import ResultPlan, planned_run_results
-from ...protocols.config.recipe import Recipe
+from ...protocols.config.recipe import Recipe, TiltSeries
 from ...protocols.config.rig import Rig
+from ...protocols.config.tracking import BLIND_WAY_DEG
 from ...protocols.core.errors import BadInput
 from ...protocols.messages.manifest import HoldPlan, StackPlan
 from .expansion import Expansion
 from .operations import AcquireStack, ChooseHold, Decide, HeatTo, HoldAt, Operation, RampTo
 from .switching import SWITCHING_S
+from .tilt_angles import tilt_angles
 
 __all__ = [
     "AcquireStack",
@@ -204,6 +207,7 @@ def make_plan(recipe: Recipe, rig: Rig, name: str = "recipe") -> Plan:
             f"{name}: beam.frame",
             f"{list(beam.frame)} is larger than the detector's {list(rig.detector.limits.frame)}",
         )
+    _check_tracking(recipe, rig, name)
     expanded = list(Expansion(recipe, rig, name).operations())
     plan = Plan(
         recipe,
@@ -219,3 +223,36 @@ def make_plan(recipe: Recipe, rig: Rig, name: str = "recipe") -> Plan:
             f"{parked:.2g} while the blanker works, beyond the budget of {budget:g} e/nm^2",
         )
     return plan
+
+
+def _check_tracking(recipe: Recipe, rig: Rig, name: str) -> None:
+    """Refuse tracking that cannot work: no beam shift, or a first series that begins far away."""
+    if not recipe.tracked:
+        return
+    shift = rig.beam.shift
+    if shift is None or shift.calibration_file is None:
+        raise BadInput(
+            f"{name}: track",
+            f"the rig '{rig.name}' names no calibrated beam shift; give its beam a "
+            "shift: {calibration_file: shift.json}, or write track: none",
+        )
+    if rig.goniometer_file is not None:
+        return
+    for path, series in _series_of(recipe):
+        begin_deg = tilt_angles(series)[0]
+        if abs(begin_deg) > BLIND_WAY_DEG:
+            raise BadInput(
+                f"{name}: {path}",
+                f"the first series begins at {begin_deg:g} deg, and nothing has followed the "
+                "specimen on the way there; use order: bidirectional or dose-symmetric",
+            )
+        return
+
+
+def _series_of(recipe: Recipe) -> Iterator[tuple[str, TiltSeries]]:
+    for number, step in enumerate(recipe.steps):
+        if step.tilt_series is not None:
+            yield f"steps[{number}].tilt_series", step.tilt_series
+        for place, inner in enumerate(step.cycle.then if step.cycle is not None else ()):
+            if inner.tilt_series is not None:
+                yield f"steps[{number}].cycle.then[{place}].tilt_series", inner.tilt_series

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,9 @@ import zmq.asyncio
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
-from ...protocols.messages.credit_link import ANALYSIS, RECORDER
+from ...protocols.messages.credit_link import ANALYSIS, RECORDER, TRACKER
 from ...protocols.messages.manifest import Interruption, RunManifest
-from ...protocols.messages.process import AnalysisConfig, RecorderConfig
+from ...protocols.messages.process import AnalysisConfig, RecorderConfig, TrackerConfig
 from ...protocols.messages.stream import BadMessage, Message, array_of
 from ..runtime.event_bus import Event
 from ..runtime.processes import Child, ChildFailed
@@ -34,13 +35,32 @@ FULL_DISK_TIMEOUT_S = 10.0
 # An analysis that works says so twice a second; one silent for this long is given up at the end.
 SILENT_ANALYSIS_S = 10.0
 
+# Wall seconds that the tracker has at the end.
+TRACKER_TIMEOUT_S = 5.0
+
 _LEVELS = ("info", "warning", "error")
 
 
-class RunProcesses:
-    """Recorder and analysis of one run, and the link to them.
+@dataclass(frozen=True)
+class TrackerFiles:
+    """Where the tracker keeps what it knows.
 
-    The recorder holds the schedule and ends the run if it dies; the analysis does neither.
+    Attributes
+    ----------
+    state : Path
+        Of this run; it is there while the run is not complete.
+    goniometer : str or None
+        Of the column, from run to run.
+    """
+
+    state: Path
+    goniometer: str | None = None
+
+
+class RunProcesses:
+    """Recorder, analysis and tracker of one run, and the link to them.
+
+    The recorder holds the schedule and ends the run if it dies; the others do neither.
 
     Parameters
     ----------
@@ -72,8 +92,13 @@ class RunProcesses:
 
     # --- start ----------------------------------------------------------------------------------
 
-    async def open(self, manifest: RunManifest, resumed: Interruption | None = None) -> None:
-        """Start recorder and analysis and wait until both can take frames.
+    async def open(
+        self,
+        manifest: RunManifest,
+        resumed: Interruption | None = None,
+        tracker: TrackerFiles | None = None,
+    ) -> None:
+        """Start recorder, analysis and tracker and wait until all can take frames.
 
         The run continues without an analysis that dies while it starts.
 
@@ -83,11 +108,13 @@ class RunProcesses:
             What the run will record.
         resumed : Interruption, optional
             The time without record, if the run of the file is resumed.
+        tracker : TrackerFiles, optional
+            Where the tracker keeps what it knows; None for a run that does not track.
 
         Raises
         ------
         ChildFailed
-            If the recorder cannot start, or the analysis refuses its configuration.
+            If the recorder cannot start, or another refuses its configuration.
         """
         endpoint, file = self.link.open(), str(self._output)
         self._hub.attach(self.link)
@@ -98,6 +125,12 @@ class RunProcesses:
         if manifest.analysis:
             analysis = AnalysisConfig(link=endpoint, file=file, manifest=manifest)
             starts[ANALYSIS] = ("pyrotome.analysis.online.worker", analysis)
+        if tracker is not None:
+            config = TrackerConfig(
+                link=endpoint, manifest=manifest, state=str(tracker.state),
+                goniometer=tracker.goniometer, resumed=resumed is not None,
+            )  # fmt: skip
+            starts[TRACKER] = ("pyrotome.analysis.tracking.process", config)
         for name in starts:
             self.link.expect(name, essential=name == RECORDER)
         await asyncio.gather(*(self._start(name, *what) for name, what in starts.items()))
@@ -111,9 +144,8 @@ class RunProcesses:
             if name == RECORDER or error.refused:
                 raise
             self.link.lose(name)
-            text = (
-                f"{error}; the run continues without it. `pyrotome process` can do its work later"
-            )
+            later = "" if name == TRACKER else ". `pyrotome process` can do its work later"
+            text = f"{error}; the run continues without it{later}"
             self._bus.event("error", name, text)
             return
         child.on_death(self._died)
@@ -164,11 +196,13 @@ class RunProcesses:
         return self.link.consumers.get(name)
 
     def status(self) -> dict[str, Any]:
-        """State of recorder and analysis, and what the schedule waits for."""
+        """State of the processes, and what the schedule waits for."""
+        tracker = self._consumer(TRACKER)
         return {
             "waiting_for": self.link.waiting_for() or None,
             "analysis": _state_of(self._consumer(ANALYSIS)),
             "recorder": _state_of(self._consumer(RECORDER)),
+            **({} if tracker is None else {"tracker": _state_of(tracker)}),
         }
 
     # --- end ------------------------------------------------------------------------------------
@@ -202,6 +236,16 @@ class RunProcesses:
                 f"stopped with {consumer.backlog} frames not yet processed; `pyrotome process` can "
                 "process the file again",
             )
+
+    async def tracker_ends(self) -> None:
+        """Let the tracker write what it has learned of the column."""
+        consumer = self._consumer(TRACKER)
+        if consumer is None or not consumer.alive:
+            return
+        self.link.end(TRACKER, {})
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(TRACKER_TIMEOUT_S):
+                await consumer.done.wait()
 
     async def close_file(
         self,

@@ -10,8 +10,9 @@ from typing import Any
 
 from ...drivers.readings import FrameData
 from ...protocols.core.chunk import ENCODING, Chunk
-from ...protocols.messages.credit_link import ANALYSIS
+from ...protocols.messages.credit_link import ANALYSIS, TRACKER, TRACKING_TOPIC
 from ...protocols.messages.stream import STEERING_TOPIC, Message
+from ...protocols.messages.tracking import Told, encode_tracking
 from ..runtime.event_bus import Event
 from ..schedule.hold_timing import HoldTiming
 from .credit_link import CreditLink
@@ -140,6 +141,10 @@ class RunStreams:
         self._hub.record(self._hub.publish("clock", "clock", pair))
         event = Event("info", "clock", "clock reading", {"clock": pair}, recorded=False)
         self._hub.bus.publish(event)
+
+    def tracking(self, told: Told) -> None:
+        """Tell the tracker what happened between frames."""
+        self._link.send_only(TRACKER, Message(TRACKING_TOPIC, {}, (encode_tracking(told),)))
 
     async def send_recorded(self, headers: Iterable[Message]) -> None:
         """Send the analysis the headers of frames that were recorded before it was started."""

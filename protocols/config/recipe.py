@@ -35,6 +35,7 @@ from .steering import (
     holds_of,
     quantities,
 )
+from .tracking import Focus, Track
 
 TiltOrder = Literal["ascending", "descending", "bidirectional", "dose-symmetric"]
 Count = Annotated[int, Field(ge=1, le=100_000, strict=True)]
@@ -57,6 +58,11 @@ class BeamSettings(Strict):
     dwell_s: DurationS = Field(alias="dwell", gt=0)
     frame: tuple[Pixels, Pixels]
     pixel_nm: LengthNm = Field(alias="pixel_size", gt=0)
+
+    @property
+    def field_nm(self) -> float:
+        """Width of the field of a frame."""
+        return self.pixel_nm * self.frame[1]
 
     @property
     def exposure_s(self) -> float:
@@ -235,12 +241,22 @@ class RecipeStep(Strict):
 
 
 class Recipe(Strict):
-    """A whole experiment."""
+    """A whole experiment.
+
+    Attributes
+    ----------
+    track : Track or None
+        How the specimen is kept in the frame; None: it is not.
+    focus : Focus
+        How it is kept in focus, where it is tracked.
+    """
 
     title: str = Field(min_length=1, max_length=500)
     sample: Sample
     beam: BeamSettings
     limits: Limits = Limits()
+    track: Track | None = None
+    focus: Focus = Focus()
     steps: list[RecipeStep] = Field(min_length=1, max_length=1000)
     analysis: Annotated[list[AnalysisStep], AfterValidator(complete_pipeline)] = Field(
         default_factory=list, max_length=50
@@ -259,6 +275,11 @@ class Recipe(Strict):
                 "need none"
             )
         return self
+
+    @property
+    def tracked(self) -> bool:
+        """Whether the specimen is kept in the frame."""
+        return self.track is not None and self.track.by != "none"
 
     def _check_quantities(self) -> None:
         """Refuse cycles that are steered by what no step of the analysis gives."""

@@ -252,6 +252,7 @@ class Rig(Strict):
     streams: Streams = Streams()
     security: Security | None = None
     mqtt: Mqtt | None = None
+    goniometer_file: str | None = Field(default=None, min_length=1, max_length=1000)
     simulator: SimulatorRig | None = None
     supervisor: SupervisorRig = SupervisorRig()
     guardian: GuardianRig = GuardianRig()
@@ -364,6 +365,8 @@ def rig_of_text(text: str, name: str, folder: Path | None) -> Rig:
             }
         )
         changes["simulator"] = simulator.model_copy(update={"specimen": specimen})
+    if rig.goniometer_file is not None:
+        changes["goniometer_file"] = found(rig.goniometer_file, "goniometer_file")
     if rig.security is not None:
         keys = found(rig.security.keys, "security.keys")
         changes["security"] = rig.security.model_copy(update={"keys": keys})

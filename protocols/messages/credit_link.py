@@ -22,6 +22,9 @@ KINDS: tuple[Kind, ...] = ("hello", "credit", "status", "result", "event", "done
 
 RECORDER = "recorder"
 ANALYSIS = "analysis"
+TRACKER = "tracker"
+# What the tracker is told between frames; the payload is a message of `tracking.py`.
+TRACKING_TOPIC = "tracking"
 END_TOPIC = "end"
 FLUSH_TOPIC = "flush"
 

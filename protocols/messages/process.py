@@ -66,3 +66,17 @@ class AnalysisConfig(Strict):
     link: str
     file: str
     manifest: RunManifest
+
+
+class TrackerConfig(Strict):
+    """What ``python -m pyrotome.analysis.tracking.process`` reads. Ready line: ``{}``.
+
+    `state` is the file in which the tracker keeps what it knows of this run; it goes on from it if
+    the run is `resumed`. `goniometer` is the file of what is known of the column from run to run.
+    """
+
+    link: str
+    manifest: RunManifest
+    state: str
+    goniometer: str | None = None
+    resumed: bool = False

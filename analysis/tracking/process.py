@@ -1,0 +1,169 @@
+"""The tracker as a process: ``python -m pyrotome.analysis.tracking.process``.
+
+It is a consumer on the link of the run: frames come with their pixels within the credit that it
+grants, what happens between them comes as messages of `protocols/messages/tracking.py`, and each
+is answered at once. After every frame the state goes into a file beside the run file, so that a
+resumed run goes on with what was known.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zmq
+from pydantic import ValidationError
+
+from ...protocols.messages.credit_link import END_TOPIC, TRACKER, TRACKING_TOPIC, upstream
+from ...protocols.messages.parent_pipe import announce, fail, read_config, watch_parent
+from ...protocols.messages.process import TrackerConfig
+from ...protocols.messages.stream import BadMessage, Message, array_of, parse
+from ...protocols.messages.tracking import (
+    FrameTaken,
+    Measured,
+    Table,
+    parse_tracking,
+)
+from .tracker import Tracker, TrackerState, warm_up_tracking
+
+# Frames that may wait here; more come without their pixels and teach nothing.
+CREDIT = 32
+
+
+class Worker:
+    """Receives frames and messages, answers with measurements and tables.
+
+    Parameters
+    ----------
+    config : TrackerConfig
+        Link, run, and where the state is kept.
+
+    Raises
+    ------
+    ValueError
+        If a state cannot be used.
+    """
+
+    def __init__(self, config: TrackerConfig) -> None:
+        self._beam, self._offset = config.manifest.beam, config.manifest.value_offset
+        self._state, self._goniometer = Path(config.state), config.goniometer
+        self._tracker = Tracker(_known(self._state, config.resumed, config.goniometer))
+        self._context = zmq.Context()
+        self._link = self._context.socket(zmq.DEALER)
+        self._link.set(zmq.IDENTITY, TRACKER.encode())
+        self._link.set(zmq.LINGER, 1000)
+        self._link.set(zmq.RCVHWM, 0)
+        self._link.set(zmq.SNDHWM, 0)
+        self._link.connect(config.link)
+
+    def run(self) -> None:
+        """Serve the link until the process ends."""
+        warm_up_tracking()
+        announce()
+        self._send("hello", {"credit": CREDIT})
+        frames = 0
+        while True:
+            parts = [part.buffer for part in self._link.recv_multipart(copy=False)]
+            try:
+                message = parse(parts)
+                is_frame = message.header.get("type") == "frame"
+                if message.topic == END_TOPIC:
+                    self._finish()
+                elif message.topic == TRACKING_TOPIC:
+                    self._take(message)
+                elif is_frame:
+                    self._measure(message)
+            except (BadMessage, ValueError) as error:
+                text = f"a message that cannot be used: {error}"
+                self._send("event", {"level": "error", "message": text})
+                is_frame = True
+            if is_frame:
+                frames += 1
+                self._send("credit", {"frames": 1})
+                self._send("status", {"frames": frames})
+
+    def _take(self, message: Message) -> None:
+        """Take in what happened between frames."""
+        told = parse_tracking(message.payload[0]) if message.payload else None
+        if told is None or isinstance(told, FrameTaken | Measured | Table):
+            raise BadMessage("a tracking message that tells nothing")
+        self._answer(None, self._tracker.tell(told))
+
+    def _measure(self, message: Message) -> None:
+        """Take in a frame of a tilt series."""
+        header = message.header
+        series = str(header.get("series", ""))
+        if header.get("lost") or header.get("in_file") or not series.startswith("series_"):
+            return
+        pixels = array_of(message)
+        if self._offset:
+            pixels = np.maximum(pixels.astype(np.int64) - self._offset, 0).astype(np.uint32)
+        taken = FrameTaken(
+            t_ns=int(header["t_ns"]),
+            series=series,
+            index=int(header["index"]),
+            tilt_deg=float(header["nominal_tilt_deg"]),
+            field_nm=self._beam.field_nm,
+            dose_e_per_nm2=float(header["dose_e_per_nm2"]),
+            shift_nm=tuple(header["shift_nm"]) if "shift_nm" in header else None,
+            defocus_nm=header.get("defocus_nm"),
+            temperature_c=header.get("temperature_c"),
+        )
+        self._answer(*self._tracker.feed(taken, pixels))
+        self._keep()
+
+    def _answer(self, measured: Measured | None, table: Table | None) -> None:
+        body: dict[str, Any] = {"name": "tracking", "record": False}
+        for name, answer in (("measured", measured), ("table", table)):
+            if answer is not None:
+                body |= {"series": answer.series, name: answer.model_dump(mode="json")}
+        if len(body) > 2:
+            self._send("result", body)
+
+    def _keep(self) -> None:
+        """Write the state in place of the former one, whole or not at all."""
+        _write(self._state, self._tracker.state().model_dump_json())
+
+    def _finish(self) -> None:
+        if self._goniometer is not None:
+            _write(Path(self._goniometer), self._tracker.state_for_next_run().model_dump_json())
+        self._send("done", {})
+
+    def _send(self, kind: Any, body: dict[str, Any]) -> None:
+        self._link.send_multipart(upstream(kind, body))
+
+
+def _known(state: Path, resumed: bool, goniometer: str | None) -> TrackerState | None:
+    """What is known at the start: of this run, else of the column."""
+    for path in (state if resumed else None, None if goniometer is None else Path(goniometer)):
+        if path is None or not path.exists():
+            continue
+        try:
+            return TrackerState.model_validate_json(path.read_bytes())
+        except ValidationError as error:
+            raise ValueError(f"{path}: {error.errors()[0]['msg']}; move it away") from None
+    return None
+
+
+def _write(path: Path, text: str) -> None:
+    aside = path.with_name(path.name + ".new")
+    aside.write_text(text)
+    aside.replace(path)
+
+
+def main() -> None:
+    """Read the configuration and work until standard input ends."""
+    try:
+        worker = Worker(read_config(TrackerConfig))
+    except (ValidationError, ValueError, OSError) as error:
+        fail(f"the tracker cannot start: {error}")
+        sys.exit(1)
+    watch_parent(lambda: os._exit(0))
+    worker.run()
+
+
+if __name__ == "__main__":
+    main()

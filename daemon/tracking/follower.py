@@ -1,0 +1,259 @@
+"""Keep the specimen in the frame: shift beam and focus by the newest table of the tracker.
+
+The tracker is a process of its own. It gets every frame and is told what happens between them; it
+answers with a table for all angles still to come. The engine reads the newest table and never
+waits for one (decision 23).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from pydantic import ValidationError
+
+from ...drivers.base import Beam, DeviceRefused, OutOfRange
+from ...protocols.config.tracking import Focus, Track
+from ...protocols.core.clock import ExperimentClock
+from ...protocols.messages.tracking import (
+    HoldDone,
+    Measured,
+    SeriesBegun,
+    ShiftSet,
+    Table,
+    TemperatureRead,
+    Told,
+    Visit,
+)
+from ...protocols.messages.tracking_rules import TrackingLimits, beyond_shift_limit, is_lost
+
+# So many frames in a row that do not show the specimen are a loss.
+_LOST_AFTER = 2
+# What a table expects of a shift smaller than this is not worth a command.
+_NEAR_NM = 0.05
+CHANNELS: Mapping[str, str] = {
+    "offset_y_nm": "nm",
+    "offset_x_nm": "nm",
+    "offset_sd_y_nm": "nm",
+    "offset_sd_x_nm": "nm",
+    "score": "",
+}
+BEAM_CHANNELS: Mapping[str, str] = {
+    "shift_y_nm": "nm",
+    "shift_x_nm": "nm",
+    "defocus_nm": "nm",
+}
+
+
+class Follower:
+    """Follows the specimen of one run.
+
+    Parameters
+    ----------
+    track, focus
+        From the recipe.
+    beam : Beam
+        Connected.
+    clock : ExperimentClock
+        Time of the messages.
+    field_nm : float
+        Width of the field of a frame.
+    tell : callable
+        Sends a message to the tracker.
+    telemetry : callable
+        Takes device, readings and their time.
+    event : callable
+        Takes level, source and message.
+    pause : callable
+        Requests a pause at the next standby.
+    """
+
+    def __init__(
+        self,
+        track: Track,
+        focus: Focus,
+        beam: Beam,
+        clock: ExperimentClock,
+        field_nm: float,
+        tell: Callable[[Told], None],
+        telemetry: Callable[[str, dict[str, float], int], None],
+        event: Callable[[str, str, str], None],
+        pause: Callable[[], None],
+    ) -> None:
+        self._track, self._focus = track, focus
+        self._beam, self._clock, self._field_nm = beam, clock, field_nm
+        self._tell, self._telemetry, self._event, self._pause = tell, telemetry, event, pause
+        self._limits = TrackingLimits(lost_beyond=track.lost_beyond)
+        self._table: Table | None = None
+        self._series = ""
+        self._shift_nm, self._defocus_nm = (0.0, 0.0), 0.0
+        self._sd_nm: tuple[float, float] | None = None
+        self._can_focus = False
+        self._unseen = 0
+        self._distrusted = False
+        self._said: set[str] = set()
+
+    async def prepare(self) -> None:
+        """See what the beam can do; it stands at zero shift and in focus now.
+
+        Raises
+        ------
+        DeviceRefused
+            If the beam cannot be shifted, or its shift is not calibrated.
+        """
+        reach = await self._beam.reach()
+        if reach.shift_nm is None:
+            why = reach.needs_calibration or "the rig names no beam shift (beam.shift)"
+            raise DeviceRefused(
+                self._beam.name,
+                "keep the specimen in the frame",
+                why,
+                "Calibrate the shift, or leave track out of the recipe",
+            )
+        self._limits = TrackingLimits(
+            lost_beyond=self._track.lost_beyond, shift_limit_nm=reach.shift_nm
+        )
+        self._can_focus = self._focus.by == "model" and reach.defocus_nm is not None
+        await self._apply((0.0, 0.0), 0.0)
+
+    # --- what happens -----------------------------------------------------------------------------
+
+    def series_begins(
+        self, series: str, tilt_deg: Sequence[float], frame_s: float, temperature_c: float | None
+    ) -> None:
+        """Tell the tracker which angles come, and when as far as that is known.
+
+        Parameters
+        ----------
+        series : str
+            Its name.
+        tilt_deg : sequence of float
+            Angles in the order of exposure.
+        frame_s : float
+            Expected time from one to the next.
+        temperature_c : float or None
+            Of the specimen now.
+        """
+        now_ns = self._clock.now_ns()
+        if temperature_c is not None:
+            self._tell(TemperatureRead(t_ns=now_ns, temperature_c=temperature_c))
+        visits = tuple(
+            Visit(tilt_deg=tilt, t_ns=now_ns + int((k + 1) * frame_s * 1e9))
+            for k, tilt in enumerate(tilt_deg)
+        )
+        self._series, self._table, self._unseen = series, None, 0
+        self._said = set()
+        self._tell(SeriesBegun(series=series, visits=visits))
+
+    def held(self, rise_k: float, hold_s: float) -> None:
+        """Tell the tracker that a hold is over."""
+        self._tell(HoldDone(t_ns=self._clock.now_ns(), rise_k=rise_k, hold_s=max(0.0, hold_s)))
+
+    async def follow(self, tilt_deg: float) -> None:
+        """Shift beam and focus to where the specimen is expected at an angle.
+
+        Without a table for the angle, or with one that is not trusted, they stay. A shift that the
+        column does not take is told, and pauses the run if the recipe says so.
+        """
+        row = None if self._table is None else self._table.row_at(tilt_deg)
+        if row is None or self._table is None or not self._table.trusted:
+            return
+        self._sd_nm = row.shift_sd_nm
+        defocus_nm = row.defocus_nm if self._can_focus else self._defocus_nm
+        try:
+            await self._apply(row.shift_nm, defocus_nm)
+        except (OutOfRange, DeviceRefused) as error:
+            self._lost(f"{self._series} at {tilt_deg:g} deg: {error}")
+
+    async def _apply(self, shift_nm: tuple[float, float], defocus_nm: float) -> None:
+        """Set and read back; the tracker learns what was set."""
+        t_ns = self._clock.now_ns()
+        away = (a - b for a, b in zip(shift_nm, self._shift_nm, strict=True))
+        if self._table is None or math.hypot(*away) > _NEAR_NM:
+            t_ns = await self._beam.deflect(shift_nm)
+            self._shift_nm = shift_nm
+        if self._can_focus and abs(defocus_nm - self._defocus_nm) > _NEAR_NM:
+            t_ns = await self._beam.focus(defocus_nm)
+            self._defocus_nm = defocus_nm
+        self._tell(ShiftSet(t_ns=t_ns, shift_nm=self._shift_nm, defocus_nm=self._defocus_nm))
+        self._telemetry(
+            "beam",
+            {
+                "shift_y_nm": self._shift_nm[0],
+                "shift_x_nm": self._shift_nm[1],
+                "defocus_nm": self._defocus_nm,
+            },
+            t_ns,
+        )
+
+    def header(self) -> dict[str, Any]:
+        """What the header of a frame says of its shift."""
+        known = {} if self._sd_nm is None else {"shift_sd_nm": list(self._sd_nm)}
+        return {"shift_nm": list(self._shift_nm), "defocus_nm": self._defocus_nm, **known}
+
+    # --- what the tracker answers -----------------------------------------------------------------
+
+    def note(self, body: Mapping[str, Any]) -> None:
+        """Take in an answer of the tracker: what a frame showed, and a new table."""
+        try:
+            if (told := body.get("table")) is not None:
+                self._note_table(Table.model_validate(told))
+            if (told := body.get("measured")) is not None:
+                self._note_measured(Measured.model_validate(told))
+        except ValidationError as error:
+            self._event("error", "tracker", f"an answer that cannot be read: {error.errors()[0]}")
+
+    def _note_table(self, table: Table) -> None:
+        if table.series != self._series:
+            return
+        self._table = table
+        for note in table.notes:
+            self._say("warning", note)
+        if not table.trusted and not self._distrusted:
+            self._distrusted = True
+            if self._track.when_lost == "pause":
+                self._pause()
+        if far := beyond_shift_limit(table.rows, self._limits):
+            angles = ", ".join(f"{angle:g}" for angle in far[:5])
+            self._say(
+                "warning",
+                f"{table.series}: the beam shift will probably pass its limit of "
+                f"{self._limits.shift_limit_nm:.0f} nm at {angles} deg; bring the specimen closer "
+                "to the tilt axis",
+            )
+
+    def _note_measured(self, found: Measured) -> None:
+        if found.offset_nm is not None and found.sd_nm is not None:
+            values = {
+                "offset_y_nm": found.offset_nm[0],
+                "offset_x_nm": found.offset_nm[1],
+                "offset_sd_y_nm": found.sd_nm[0],
+                "offset_sd_x_nm": found.sd_nm[1],
+                "score": found.score,
+            }
+            self._telemetry("tracker", values, found.t_ns)
+        why = is_lost(found, self._field_nm, self._limits)
+        if not why:
+            self._unseen = 0
+            return
+        where = f"{found.series} frame {found.index} at {found.tilt_deg:g} deg"
+        self._event("warning", "tracker", f"{where}: {why}")
+        self._unseen = self._unseen + 1 if found.doubt else 0
+        if self._unseen >= _LOST_AFTER:
+            self._unseen = 0
+            self._lost(f"{where}: {_LOST_AFTER} frames in a row do not show the specimen")
+
+    def _say(self, level: str, text: str) -> None:
+        """Make an event, once in a series."""
+        if text not in self._said:
+            self._said.add(text)
+            self._event(level, "tracker", text)
+
+    def _lost(self, why: str) -> None:
+        if self._track.when_lost == "pause":
+            self._event("error", "tracker", f"{why}; the run pauses: look at the last frame, centre "
+                        "the specimen, then resume or abort")  # fmt: skip
+            self._pause()
+        else:
+            self._event("warning", "tracker", f"{why}; the run goes on, as the recipe says")
