@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -257,12 +257,17 @@ async def running(config: SimulatorConfig, fill_frames: int = 0) -> AsyncIterato
 
 def _inject_faults(
     world: World, clock: ExperimentClock, wire: Wire
-) -> Callable[[frozenset[FaultName]], None] | None:
+) -> Callable[[Mapping[FaultName, Fault]], None] | None:
     """What passes the faults behind a wire on to the world."""
     behind = frozenset(wire.faults & PHYSICAL.keys())
     if not behind:
         return None
-    return lambda on: world.inject_faults(clock.now_ns(), behind, on & behind)
+
+    def pass_on(on: Mapping[FaultName, Fault]) -> None:
+        sizes = {name: fault.size for name, fault in on.items() if name in behind}
+        world.inject_faults(clock.now_ns(), behind, sizes)
+
+    return pass_on
 
 
 def _check_fault(rig: Rig, fault: Fault) -> None:

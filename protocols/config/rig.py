@@ -166,9 +166,7 @@ class BeamRig(DeviceRig):
     limits: BeamLimits = BeamLimits()
     shift: ShiftRig | None = None
     focus: FocusRig | None = None
-    scan_rotation_deg: AngleDeg | None = Field(
-        default=None, alias="scan_rotation", ge=-180, le=180
-    )
+    scan_rotation_deg: AngleDeg | None = Field(default=None, alias="scan_rotation", ge=-180, le=180)
 
 
 class DetectorRig(DeviceRig):

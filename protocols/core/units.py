@@ -199,9 +199,7 @@ VoltageKv = Annotated[
     float, BeforeValidator(_voltage.validate), PlainSerializer(_voltage.serialise)
 ]
 LengthNm = Annotated[float, BeforeValidator(_length.validate), PlainSerializer(_length.serialise)]
-SpeedNmPerS = Annotated[
-    float, BeforeValidator(_creep.validate), PlainSerializer(_creep.serialise)
-]
+SpeedNmPerS = Annotated[float, BeforeValidator(_creep.validate), PlainSerializer(_creep.serialise)]
 ExpansionNmPerK = Annotated[
     float, BeforeValidator(_expansion.validate), PlainSerializer(_expansion.serialise)
 ]

@@ -38,6 +38,10 @@ GET_MAGNIFICATION = "getMagnification"
 SET_MAGNIFICATION = "setMagnification"
 GET_MAGNIFICATION_RANGES = "getMagnificationRanges"
 GET_FUNCTION_MODE = "getFunctionMode"
+# Raw values of the deflectors, (x, y): whole steps of 0 to 65535 with JEOL, -1 to 1 with FEI.
+GET_BEAM_SHIFT = "getBeamShift"
+SET_BEAM_SHIFT = "setBeamShift"
+SHIFT_MIDDLE, SHIFT_STEPS = 32_768, 65_536
 NAME = "name"
 
 # Where a message may begin; anything else is noise.
@@ -139,6 +143,14 @@ def _encode(value: Any) -> bytes:
         return json.dumps(value, allow_nan=False).encode()
     except (TypeError, ValueError, RecursionError):
         raise BadMessage(f"{str(value)[:60]} is not JSON") from None
+
+
+def parse_pair(value: object, name: str) -> tuple[float, float]:
+    """Values of two deflectors; raises BadMessage if it is not a pair of numbers."""
+    if not isinstance(value, list) or len(cast("list[object]", value)) != 2:
+        raise BadMessage(f"{name} {str(value)[:60]!r} is not a pair")
+    first, second = (parse_number(v, name) for v in cast("list[object]", value))
+    return first, second
 
 
 class JsonDecoder:

@@ -33,6 +33,14 @@ BEAM_BLANKED = "beam_blanked"
 SPOT_SIZE_INDEX = "spot_size_index"
 INTENSITY = "intensity"
 STEM_MAGNIFICATION = "stem_magnification"
+STEM_ROTATION = "stem_rotation"  # rad
+BEAM_SHIFT = "beam_shift"  # m, as the microscope counts them
+IMAGE_SHIFT = "image_shift"  # m; below the specimen, so that it does not move the field of a scan
+# Both in metres here. `defocus` has arbitrary units before Titan 1.1; over is positive.
+# `probe_defocus` exists on a Titan in probe mode.
+PROBE_DEFOCUS = "probe_defocus"
+DEFOCUS = "defocus"
+CONVERGENCE_ANGLE = "convergence_angle"  # rad
 COLUMN_VALVES_OPEN = "column_valves_open"
 VACUUM = "vacuum"
 
@@ -113,6 +121,24 @@ def parse_vacuum(value: object, name: str) -> bool | None:
     if status not in VACUUM_STATUSES:
         raise BadMessage(f"{name} {status!r} is not a status of a vacuum")
     return None if status == VACUUM_STATUSES[0] else status == VACUUM_READY
+
+
+def parse_pair_nm(value: object, name: str) -> tuple[float, float]:
+    """A shift along two axes from metres; raises BadMessage if it is not a pair of numbers."""
+    if not isinstance(value, list) or len(cast("list[object]", value)) != 2:
+        raise BadMessage(f"{name} {str(value)[:60]!r} is not a pair")
+    first, second = (parse_number(v, name) * 1e9 for v in cast("list[object]", value))
+    return first, second
+
+
+def pair_to_wire(pair_nm: tuple[float, float]) -> list[float]:
+    """Metres of a shift along two axes."""
+    return [value * 1e-9 for value in pair_nm]
+
+
+def parse_nm(value: object, name: str) -> float:
+    """A length from metres; raises BadMessage if it is not a finite number."""
+    return parse_number(value, name) * 1e9
 
 
 def parse_version(value: object) -> tuple[int, ...]:

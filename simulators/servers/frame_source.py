@@ -23,6 +23,7 @@ from ..world.microscope import World
 from ..world.imaging import ImagingState
 from ..world.scan import Exposure
 from .sockets import end
+from .wire_faults import WireFaults
 
 Encoded = TypeVar("Encoded")
 Counts = NDArray[np.unsignedinteger[Any]]
@@ -80,6 +81,8 @@ class Scanner(Generic[Encoded]):
         When not 0, a benchmark: so many Poisson frames are made when an acquisition begins and
         delivered again and again, as fast as they are taken; beam, exposure time and stage play
         no part.
+    faults : WireFaults, optional
+        Switches of the wire's faults; ``blank-frame`` and ``same-frame`` are this class's.
     """
 
     def __init__(
@@ -88,7 +91,10 @@ class Scanner(Generic[Encoded]):
         clock: ExperimentClock,
         deliver: Callable[[Shot[Encoded]], Awaitable[None]],
         fill_frames: int = 0,
+        faults: WireFaults | None = None,
     ) -> None:
+        self._faults = WireFaults(()) if faults is None else faults
+        self._before: asyncio.Future[Encoded] | None = None
         self._world, self._clock, self._deliver = world, clock, deliver
         self._fill_frames = fill_frames
         self._threads = ThreadPoolExecutor(2, "render")
@@ -106,7 +112,9 @@ class Scanner(Generic[Encoded]):
         """Prepare an acquisition; one before it must have been taken or stopped."""
         if self._exposing is not None:
             await asyncio.wait([self._exposing])  # its last frame is out, and it is about to end
-        self._scan, self.left = scan, scan.frames
+        before, self._scan, self.left = self._scan, scan, scan.frames
+        if before is None or (before.shape, before.dtype) != (scan.shape, scan.dtype):
+            self._before = None
         if self._fill_frames:
             loop = asyncio.get_running_loop()
             made = await loop.run_in_executor(self._threads, self._fill, scan)
@@ -171,6 +179,11 @@ class Scanner(Generic[Encoded]):
             truly_on = world.scan.end(exposure, truly)
             if truly is not state or not np.array_equal(truly_on, on):
                 drawn = self._draw(scan, exposure, truly, truly_on)
+            if self._faults.strikes("blank-frame"):
+                drawn = self._draw(scan, exposure, truly, np.zeros_like(truly_on))
+            if self._before is not None and self._faults.strikes("same-frame"):
+                drawn = self._before
+            self._before = drawn
             await self._hand_over(scan, exposure.start_ns, exposure.end_ns, drawn)
 
     def _as_it_was(self, exposure: Exposure, state: ImagingState) -> ImagingState:

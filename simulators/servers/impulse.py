@@ -33,7 +33,7 @@ MAX_MESSAGES_PER_S = 500.0
 FAULTS: frozenset[FaultName] = frozenset(
     {
         "hang", "disconnect", "garbage", "short-frame", "slow", "error",
-        "runaway", "stuck", "sensor-off", "implausible", "freeze", "silent",
+        "runaway", "stuck", "sensor-off", "implausible", "freeze", "silent", "bulge-jumps",
     }
 )  # fmt: skip
 _REBIND_S = 5.0  # wall seconds that ZeroMQ may take to let go of a port

@@ -2,7 +2,8 @@
 
 Moving the stage returns at once when the call says not to wait. Otherwise no call is answered until
 it has arrived, as by the original, which has one microscope and one queue. Positions beyond the
-limits are refused; the original's simulated microscope accepts them. Pickle is not spoken.
+limits are refused; the original's simulated microscope accepts them. Pickle is not spoken. The beam
+deflectors stop at their limits without a word, and what is read back tells.
 
 Faults strike after the call was carried out, but for ``error``, which refuses it.
 """
@@ -13,7 +14,8 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 from ...protocols.config.faults import FaultName
 from ...protocols.core.clock import ExperimentClock
@@ -25,8 +27,12 @@ from .tcp import send_answer, serve_tcp
 from .wire_faults import WireFaults
 
 FAULTS: frozenset[FaultName] = frozenset(
-    {"hang", "disconnect", "garbage", "short-frame", "slow", "error", "drift", "unblank"}
-)
+    {
+        "hang", "disconnect", "garbage", "short-frame", "slow", "error",
+        "drift", "slip", "z-sticks", "xy-ignored", "drift-fast", "decoy",
+        "unblank", "shift-clips", "shift-inverted", "shift-forgets", "focus-jumps",
+    }
+)  # fmt: skip
 FUNCTION_MODE = "mag1"
 MAGNIFICATIONS = tuple(
     int(step * 10**decade)
@@ -93,6 +99,11 @@ class _InstamaticServer:
             wire.SET_MAGNIFICATION: self._magnify,
             wire.GET_MAGNIFICATION_RANGES: lambda: {FUNCTION_MODE: list(MAGNIFICATIONS)},
             wire.GET_FUNCTION_MODE: lambda: FUNCTION_MODE,
+            wire.GET_BEAM_SHIFT: lambda: [
+                round(units) + wire.SHIFT_MIDDLE for units in world.column.deflection(now())
+            ],
+            wire.SET_BEAM_SHIFT: self._deflect,
+            **self._lenses(),
             "is_goniotool_available": lambda: False,
             "getScreenPosition": lambda: "up",
             "release_connection": lambda: None,
@@ -102,6 +113,32 @@ class _InstamaticServer:
             wire.SET_STAGE_POSITION: tuple(_AXES),
             "setStageXY": ("x", "y"),
             **{f"setStage{axis.upper()}": (axis,) for axis in _AXES},
+        }
+
+    def _lenses(self) -> dict[str, Callable[..., Any]]:
+        """Image shifts, which move nothing in a scan, and the objective lens in steps."""
+        column, now = self._world.column, self._clock.now_ns
+        shifts = {1: [wire.SHIFT_MIDDLE] * 2, 2: [wire.SHIFT_MIDDLE] * 2}
+
+        def get_shift(which: int) -> list[int]:
+            return shifts[which]
+
+        def set_shift(which: int, x: object, y: object) -> None:
+            shifts[which] = [_steps(x), _steps(y)]
+
+        def set_lens(lens: Literal["coarse", "fine"], value: object) -> None:
+            column.set_objective(now(), lens, _steps(value))
+
+        def get_lens(lens: str) -> int:
+            return column.state(now()).optics.objective[lens]
+
+        return {
+            **{f"getImageShift{k}": partial(get_shift, k) for k in shifts},
+            **{f"setImageShift{k}": partial(set_shift, k) for k in shifts},
+            "getObjectiveLenseCoarse": partial(get_lens, "coarse"),
+            "setObjectiveLenseCoarse": partial(set_lens, "coarse"),
+            "getObjectiveLenseFine": partial(get_lens, "fine"),
+            "setObjectiveLenseFine": partial(set_lens, "fine"),
         }
 
     async def converse(self, connection: socket.socket) -> None:
@@ -180,6 +217,12 @@ class _InstamaticServer:
     def _blank(self, mode: object) -> None:
         self._world.column.set_blanked(self._clock.now_ns(), wire.parse_flag(mode, "mode"))
 
+    def _deflect(self, x: object, y: object) -> None:
+        """Set the deflectors; beyond their steps they stay at the last one and say nothing."""
+        last = wire.SHIFT_STEPS - 1
+        first, second = (min(max(_steps(value), 0), last) - wire.SHIFT_MIDDLE for value in (x, y))
+        self._world.column.deflect(self._clock.now_ns(), (float(first), float(second)))
+
     def _set_spot_size(self, value: object) -> None:
         size = wire.parse_number(value, "spot size")
         if size != int(size):
@@ -192,6 +235,11 @@ class _InstamaticServer:
         self._world.column.set_probe(
             self._clock.now_ns(), magnification=wire.parse_number(value, "magnification")
         )
+
+
+def _steps(value: object) -> int:
+    """Whole steps, as the original makes them of any number."""
+    return int(wire.parse_number(value, "steps"))
 
 
 def _failed(name: str, text: str) -> Reply:

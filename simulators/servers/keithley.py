@@ -32,7 +32,7 @@ DEFAULT_BAUD = 9600
 BAUDS = (300, 600, 1200, 2400, 4800, 9600, 19200, 38400, 57600)
 
 FAULTS_TCP: frozenset[FaultName] = frozenset(
-    {"hang", "disconnect", "garbage", "short-frame", "slow", "error"}
+    {"hang", "disconnect", "garbage", "short-frame", "slow", "error", "bulge-jumps"}
 )
 # A cable that is pulled would take the pseudo-terminal's name with it.
 FAULTS_SERIAL: frozenset[FaultName] = FAULTS_TCP - {"disconnect"}

@@ -30,16 +30,10 @@ from .wire_faults import WireFaults
 
 FAULTS: frozenset[FaultName] = frozenset(
     {
-        "hang",
-        "disconnect",
-        "garbage",
-        "short-frame",
-        "wrong-length",
-        "slow",
-        "error",
-        "extra-frames",
+        "hang", "disconnect", "garbage", "short-frame", "wrong-length", "slow", "error",
+        "extra-frames", "blank-frame", "same-frame",
     }
-)
+)  # fmt: skip
 MAX_PIXELS = 4096
 _BACKLOG = 3
 _LIE_BYTES = 2_000_000_000
@@ -208,7 +202,7 @@ class _MerlinServer:
     ) -> None:
         self._world, self._chips, self._faults = world, chips, faults
         self._settings = _Settings(None if world.recording is None else world.recording.shape)
-        self._scanner: Scanner[bytes] = Scanner(world, clock, self._deliver, fill_frames)
+        self._scanner: Scanner[bytes] = Scanner(world, clock, self._deliver, fill_frames, faults)
         self._consumers: set[socket.socket] = set()
         self._queue: asyncio.Queue[_Outgoing] = asyncio.Queue(_BACKLOG)
         self._acquisition = 0

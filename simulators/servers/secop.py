@@ -31,7 +31,7 @@ from .wire_faults import WireFaults
 FAULTS: frozenset[FaultName] = frozenset(
     {
         "hang", "disconnect", "garbage", "short-frame", "slow", "error",
-        "runaway", "stuck", "sensor-off",
+        "runaway", "stuck", "sensor-off", "bulge-jumps",
     }
 )  # fmt: skip
 DEFAULT_MODULE = "heater"

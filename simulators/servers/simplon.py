@@ -33,8 +33,11 @@ from .sockets import background, bind, serve_http
 from .wire_faults import WireFaults
 
 FAULTS: frozenset[FaultName] = frozenset(
-    {"hang", "disconnect", "garbage", "short-frame", "wrong-length", "slow", "error"}
-)
+    {
+        "hang", "disconnect", "garbage", "short-frame", "wrong-length", "slow", "error",
+        "blank-frame", "same-frame",
+    }
+)  # fmt: skip
 _SEND_QUEUE = 16  # messages in the socket; what is in there still comes after an abort
 _DTYPES: dict[int, type[np.unsignedinteger[Any]]] = {8: np.uint8, 16: np.uint16, 32: np.uint32}
 
@@ -185,7 +188,7 @@ class _SimplonServer:
         self._frames, self._faults = frames, faults
         self._configuration = configuration
         self._state: wire.State = state
-        self._scanner: Scanner[Drawn] = Scanner(world, clock, frames.deliver, fill_frames)
+        self._scanner: Scanner[Drawn] = Scanner(world, clock, frames.deliver, fill_frames, faults)
         self._compressor = Bitshuffle()
 
     def close(self) -> None:

@@ -1,7 +1,8 @@
 """Server of the temscript wire (HTTP and JSON) in front of the simulated stage and column.
 
 Setting the stage's position returns at once: the move takes its time, and the status says GOING.
-Positions beyond the limits are refused. Pickle is neither sent nor taken.
+Positions beyond the limits are refused; a beam shift beyond its limit is cut without a word, and
+what is read back tells. Pickle is neither sent nor taken.
 
 Faults strike after the request was carried out, but for ``error``, which refuses it. ``garbage``
 is noise before the JSON, or before the status line of an answer that has none; ``short-frame``
@@ -11,6 +12,7 @@ is a body that ends early and yet has the length that it announces.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -29,7 +31,9 @@ SIMULATED_VERSION = "2.1.0"
 FAULTS: frozenset[FaultName] = frozenset(
     {
         "hang", "disconnect", "garbage", "short-frame", "wrong-length", "slow", "error",
-        "drift", "unblank", "valves", "vacuum",
+        "drift", "slip", "z-sticks", "xy-ignored", "drift-fast", "decoy",
+        "unblank", "valves", "vacuum",
+        "shift-clips", "shift-inverted", "shift-forgets", "focus-jumps",
     }
 )  # fmt: skip
 _MISSING_BYTES = 64  # that wrong-length announces and does not send
@@ -95,6 +99,12 @@ class _TemscriptServer:
             wire.SPOT_SIZE_INDEX: lambda: column(now()).spot_size_index,
             wire.INTENSITY: lambda: column(now()).intensity,
             wire.STEM_MAGNIFICATION: lambda: column(now()).magnification,
+            wire.STEM_ROTATION: lambda: math.radians(column(now()).optics.rotation_deg),
+            wire.BEAM_SHIFT: lambda: wire.pair_to_wire(world.column.deflection(now())),
+            wire.IMAGE_SHIFT: lambda: wire.pair_to_wire(column(now()).optics.image_shift),
+            wire.PROBE_DEFOCUS: lambda: column(now()).optics.probe_defocus_nm * 1e-9,
+            wire.DEFOCUS: lambda: column(now()).optics.defocus_nm * 1e-9,
+            wire.CONVERGENCE_ANGLE: lambda: column(now()).config.convergence_mrad * 1e-3,
             "screen_current": self._screen_current_a,
             wire.COLUMN_VALVES_OPEN: lambda: column(now()).valves_open,
             wire.VACUUM: self._vacuum,
@@ -111,6 +121,21 @@ class _TemscriptServer:
             ),
             wire.STEM_MAGNIFICATION: lambda value: world.column.set_probe(
                 now(), magnification=wire.parse_number(value, wire.STEM_MAGNIFICATION)
+            ),
+            wire.STEM_ROTATION: lambda value: world.column.set_optics(
+                now(), rotation_deg=math.degrees(wire.parse_number(value, wire.STEM_ROTATION))
+            ),
+            wire.BEAM_SHIFT: lambda value: world.column.deflect(
+                now(), wire.parse_pair_nm(value, wire.BEAM_SHIFT)
+            ),
+            wire.IMAGE_SHIFT: lambda value: world.column.set_optics(
+                now(), image_shift=wire.parse_pair_nm(value, wire.IMAGE_SHIFT)
+            ),
+            wire.PROBE_DEFOCUS: lambda value: world.column.set_optics(
+                now(), probe_defocus_nm=wire.parse_nm(value, wire.PROBE_DEFOCUS)
+            ),
+            wire.DEFOCUS: lambda value: world.column.set_optics(
+                now(), defocus_nm=wire.parse_nm(value, wire.DEFOCUS)
             ),
         }
 

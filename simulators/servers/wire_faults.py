@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 
 from ...protocols.config.faults import FAULTS, PHYSICAL, Fault, FaultName
 from ...protocols.core.errors import BadInput
@@ -32,7 +32,7 @@ class WireFaults:
         self,
         possible: Collection[FaultName],
         seed: int = 1,
-        changed: Callable[[frozenset[FaultName]], None] | None = None,
+        changed: Callable[[Mapping[FaultName, Fault]], None] | None = None,
     ) -> None:
         self.possible = frozenset(possible)
         self._on_change = changed
@@ -87,7 +87,7 @@ class WireFaults:
         self._changed.set()
         self._changed = asyncio.Event()
         if self._on_change is not None:
-            self._on_change(frozenset(self._on))
+            self._on_change(dict(self._on))
 
     def is_on(self, name: FaultName) -> bool:
         """Whether a fault is on, without using it up."""

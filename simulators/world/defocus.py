@@ -59,7 +59,7 @@ def out_of_focus(
 def _spread(image, radius, out):
     """Means over discs, as sums along rows of chords whose ends count by their share of a pixel."""
     rows, columns = image.shape
-    reach = int(math.ceil(radius - 0.5))
+    reach = math.ceil(radius - 0.5)
     sums = np.zeros((rows, columns + 1))
     for r in range(rows):
         for c in range(columns):

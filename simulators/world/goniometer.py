@@ -197,9 +197,7 @@ class Goniometer:
             tilt += WOBBLE_DEG * math.exp(-4.6 * progress) * math.sin(6.0 * math.pi * progress)
         return tilt
 
-    def shift_nm(
-        self, t_ns: int, holder_c: float, rise_nm: float = 0.0
-    ) -> tuple[float, float]:
+    def shift_nm(self, t_ns: int, holder_c: float, rise_nm: float = 0.0) -> tuple[float, float]:
         """Displacement of the image, (y, x), positive towards higher rows and columns.
 
         Parameters

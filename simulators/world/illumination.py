@@ -1,8 +1,9 @@
-"""The illumination of the world: probe and blanker of the column, and the dose delivered."""
+"""The illumination of the world: probe, blanker, beam shift and focus, and the dose delivered."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 from ...protocols.config.faults import FaultName
 from .column import Dose, ElectronColumn
@@ -54,14 +55,57 @@ class Illumination:
         with self._present.at(t_ns):
             return replace(self._column.dose)
 
-    def inject_fault(self, now_ns: int, name: FaultName, on: bool) -> None:
-        """Switch a fault of the column on or off; the caller holds the lock."""
+    def deflect(self, t_ns: int, units: tuple[float, float]) -> None:
+        """Set the beam deflectors, see `Deflectors.shift`."""
+        with self._present.at(t_ns) as now_ns:
+            self._column.optics.shift(now_ns, units)
+            self._log_optics(now_ns)
+
+    def deflection(self, t_ns: int) -> tuple[float, float]:
+        """What the beam deflectors are set to."""
+        with self._present.at(t_ns) as now_ns:
+            return self._column.optics.read_back(now_ns)
+
+    def set_optics(self, t_ns: int, **values: float | tuple[float, float]) -> None:
+        """Set values of `Deflectors` by name: focus, image shift, rotation of the scan."""
+        with self._present.at(t_ns) as now_ns:
+            for name, value in values.items():
+                setattr(self._column.optics, name, value)
+            self._log_optics(now_ns)
+
+    def set_objective(self, t_ns: int, lens: Literal["coarse", "fine"], steps: int) -> None:
+        """Set the objective lens, in steps."""
+        with self._present.at(t_ns) as now_ns:
+            self._column.optics.objective[lens] = steps
+            self._log_optics(now_ns)
+
+    def inject_fault(self, now_ns: int, name: FaultName, size: float | None) -> None:
+        """Switch a fault on, with its size, or off (None); the caller holds the lock."""
+        on, optics = size is not None, self._column.optics
         if name == "unblank" and on:
             self.set_blanked(now_ns, False)
         elif name == "valves":
             self._column.valves_open = not on
         elif name == "vacuum":
             self._column.vacuum_ok = not on
+        elif name == "shift-clips":
+            optics.clip_units = size
+        elif name == "shift-inverted":
+            optics.inverted = on
+        elif name == "shift-forgets":
+            optics.forgets = on
+        elif name == "focus-jumps":
+            optics.focus_jump_nm = size or 0.0
+
+    def _log_optics(self, t_ns: int) -> None:
+        optics = self._column.optics
+        self._present.truth_log.write(
+            t_ns,
+            "optics",
+            units=list(optics.read_back(t_ns)),
+            focus_nm=optics.focus_nm,
+            rotation_deg=optics.rotation_deg,
+        )
 
     def _log(self, t_ns: int) -> None:
         self._present.truth_log.write(

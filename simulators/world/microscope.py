@@ -6,6 +6,7 @@ Each wire works on the part that it needs: `World.heater`, `World.stage`, `World
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,14 +15,22 @@ from ...protocols.config.simulated import CuSintering, SimulatorRig
 from .copper import Sintering, Truth
 from .heater import Heater
 from .illumination import Illumination
+from .imaging import ImageTruth
 from .present import Present
 from .replay import Recording
 from .scan import Scan
 from .stage import Stage
 from .truth_log import TruthLog
 
-_STAGE_FAULTS: frozenset[FaultName] = frozenset({"drift"})
-_COLUMN_FAULTS: frozenset[FaultName] = frozenset({"unblank", "valves", "vacuum"})
+_STAGE_FAULTS: frozenset[FaultName] = frozenset(
+    {"drift", "slip", "z-sticks", "xy-ignored", "drift-fast"}
+)
+_COLUMN_FAULTS: frozenset[FaultName] = frozenset(
+    {
+        "unblank", "valves", "vacuum",
+        "shift-clips", "shift-inverted", "shift-forgets", "focus-jumps",
+    }
+)  # fmt: skip
 
 
 class World:
@@ -77,30 +86,43 @@ class World:
         """Let time pass up to a moment; returns the present, which may be later."""
         return self._present.advance_to(t_ns)
 
-    def inject_faults(self, t_ns: int, of: frozenset[FaultName], on: frozenset[FaultName]) -> None:
+    def inject_faults(
+        self, t_ns: int, of: frozenset[FaultName], on: Mapping[FaultName, float]
+    ) -> None:
         """Switch the faults that one wire decides upon.
 
         Parameters
         ----------
         t_ns : int
             Now.
-        of, on : frozenset of str
-            Faults that the wire decides upon, and those of them that are to be on; see `FAULTS`.
+        of : frozenset of str
+            Faults that the wire decides upon.
+        on : mapping
+            Those of them that are to be on, to their size; see `FAULTS` and `Fault.size`.
         """
         with self._present.at(t_ns) as now_ns:
             for name in sorted(of):
                 if (name in on) != (name in self._faults):
                     self._faults ^= frozenset[FaultName]({name})
-                    self._inject(now_ns, name, name in on)
+                    self._inject(now_ns, name, on.get(name))
                     self.truth_log.write(now_ns, "fault", name=name, on=name in on)
 
-    def _inject(self, now_ns: int, name: FaultName, on: bool) -> None:
+    def _inject(self, now_ns: int, name: FaultName, size: float | None) -> None:
+        """Switch a fault on, with its size, or off."""
         if name in _STAGE_FAULTS:
-            self.stage.inject_drift(now_ns, on)
+            self.stage.inject_fault(now_ns, name, size)
         elif name in _COLUMN_FAULTS:
-            self.column.inject_fault(now_ns, name, on)
+            self.column.inject_fault(now_ns, name, size)
+        elif name == "decoy":
+            self.scan.repeat(size)
+        elif name == "bulge-jumps":
+            self._present.membrane.jumped_nm = size or 0.0
         else:
-            self.heater.inject_fault(now_ns, name, on)
+            self.heater.inject_fault(now_ns, name, size is not None)
+
+    def image_truth(self, t_ns: int) -> ImageTruth:
+        """Where the image truly is, now or a short while ago, and how far out of focus."""
+        return self.scan.truth(t_ns)
 
     def equivalent_s(self, t_ns: int) -> float:
         """Equivalent time at 350 degC up to a moment, as the specimen's growth counts it."""

@@ -1,9 +1,10 @@
-"""The stage of the world: commands to the goniometer, its read-back, and its drift."""
+"""The stage of the world: commands to the goniometer, its read-back, and its faults."""
 
 from __future__ import annotations
 
 from typing import Literal
 
+from ...protocols.config.faults import FaultName
 from .present import Present
 
 
@@ -52,6 +53,16 @@ class Stage:
         with self._present.at(t_ns):
             return self._goniometer.true_tilt_deg(t_ns)
 
-    def inject_drift(self, now_ns: int, on: bool) -> None:
-        """Let the stage creep, or stand where it is; the caller holds the lock."""
-        self._goniometer.creep(now_ns, on)
+    def inject_fault(self, now_ns: int, name: FaultName, size: float | None) -> None:
+        """Switch a fault on, with its size, or off (None); the caller holds the lock."""
+        goniometer, on = self._goniometer, size is not None
+        if name == "drift":
+            goniometer.creep(now_ns, on)
+        elif name == "slip":
+            goniometer.errors.slip_next(size)
+        elif name == "drift-fast":
+            goniometer.errors.drift(now_ns, size)
+        elif name == "z-sticks":
+            goniometer.stick_z(now_ns, on)
+        elif name == "xy-ignored":
+            goniometer.xy_ignored = on

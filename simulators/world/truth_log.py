@@ -9,10 +9,14 @@ which is not strictly that of time. Events and their further fields:
 ``drive``        ``on``: whether a source-measure unit drives a current, at each change
 ``fault``        ``name``, ``on``: a fault behind the wires begins or ends
 ``beam``         ``blanked``, ``current_pa``, ``field_nm``
+``optics``       ``units`` of the beam deflectors, ``focus_nm`` of the lenses, ``rotation_deg`` of
+                 the scan; at each change
 ``stage``        ``action`` ("start" or "arrived"), ``tilt_deg`` (true), ``target_deg``
 ``exposure``     ``index``, ``start_ns``, ``end_ns``, ``shape``, ``tilt_deg`` and
-                 ``temperature_c`` (true, at mid-exposure), ``dose_e_per_nm2`` (this frame),
-                 ``beam_on`` (fraction of the exposure)
+                 ``temperature_c`` (true, at mid-exposure), ``offset_nm`` ((y, x), where the image
+                 truly was) and ``defocus_nm`` (height of the specimen over the plane in focus),
+                 both at mid-exposure, ``dose_e_per_nm2`` (this frame), ``beam_on`` (fraction of
+                 the exposure)
 ``dose``         at the end: the fields of `column.Dose`
 """
 

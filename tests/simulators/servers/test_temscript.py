@@ -71,8 +71,16 @@ async def test_temscripts_client_moves_the_stage_and_the_blanker(simulate):
             assert scope.get_stem_magnification() == pytest.approx(1e5)
             with pytest.raises(RuntimeError, match="beyond the limits"):
                 scope.set_stage_position({"a": 3.0})
+            scope.set_beam_shift((2e-8, -3e-8))
+            assert scope.get_beam_shift() == pytest.approx((2e-8, -3e-8))
+            scope.set_probe_defocus(1e-6)
+            scope.set_defocus(-4e-7)
+            assert scope.get_probe_defocus() == pytest.approx(1e-6)
+            assert scope.get_defocus() == pytest.approx(-4e-7)
+            scope.set_stem_rotation(TILT_10)
+            assert scope.get_stem_rotation() == pytest.approx(TILT_10)
             with pytest.raises(KeyError):
-                scope.get_defocus()
+                scope.get_illuminated_area()
             with pytest.raises(RuntimeError, match="406"):
                 temscript.RemoteMicroscope(("127.0.0.1", port), transport="PICKLE", timeout=60)
         finally:
@@ -86,6 +94,10 @@ async def test_temscripts_client_moves_the_stage_and_the_blanker(simulate):
         column = world.column.state(clock.now_ns())
         assert column.current_pa == pytest.approx(8.0)
         assert column.field_nm == pytest.approx(1000.0)
+        assert column.optics.rotation_deg == pytest.approx(10.0)
+        assert column.optics.focus_nm == pytest.approx(600.0)
+        truth = world.image_truth(clock.now_ns())
+        assert math.hypot(*truth.deflected_nm) == pytest.approx(math.hypot(20, 30))
 
 
 async def test_stage_and_beam_share_one_server(http):
