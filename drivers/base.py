@@ -10,18 +10,24 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from ..protocols.config.recipe import BeamSettings
 from ..protocols.config.rig import BeamRig, DetectorRig, HeaterRig, Role, StageRig
-from ..protocols.core.chunk import Chunk
 from ..protocols.core.clock import ExperimentClock
 from ..protocols.messages.manifest import FrameDtype
+from .readings import (
+    BeamReach,
+    BeamState,
+    Deflection,
+    DetectorFrame,
+    HeaterSample,
+    Identity,
+    Reach,
+    StagePosition,
+)
 
 # The name ``endpoint``, or that of an option, to examples of the addresses that it may be.
 Endpoints = Mapping[str, Sequence[str]]
@@ -65,76 +71,10 @@ class OutOfRange(DeviceError):
     """The request is beyond the limits of the rig or the instrument; nothing was sent."""
 
 
-@dataclass(frozen=True)
-class Identity:
-    """What an instrument says it is."""
-
-    vendor: str
-    model: str
-    serial: str = ""
-    firmware: str = ""
-
-    def __str__(self) -> str:
-        return " ".join(p for p in (self.vendor, self.model, self.serial, self.firmware) if p)
-
-
 class NoOptions(BaseModel):
     """Options of a driver that has none."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-@dataclass(frozen=True)
-class HeaterSample:
-    """One reading of the heater; `values` hold the channels that came with it, NaN-free."""
-
-    t_ns: int
-    temperature_c: float
-    setpoint_c: float
-    values: Mapping[str, float] = field(default_factory=dict[str, float])
-
-
-@dataclass(frozen=True)
-class StagePosition:
-    """Where the stage says it is."""
-
-    t_ns: int
-    tilt_deg: float
-    x_nm: float = 0.0
-    y_nm: float = 0.0
-    z_nm: float = 0.0
-
-
-@dataclass(frozen=True)
-class BeamState:
-    """What the column says of itself; None where it does not say.
-
-    `valves_open` tells whether electrons can pass the column valves, `vacuum_ok` whether the vacuum
-    system is ready.
-    """
-
-    blanked: bool
-    valves_open: bool | None = None
-    vacuum_ok: bool | None = None
-
-
-FrameData = NDArray[np.unsignedinteger[Any]] | Chunk
-
-
-@dataclass(frozen=True)
-class DetectorFrame:
-    """One frame.
-
-    `data` is (rows, columns), C-ordered, little-endian unsigned integers of the detector's `dtype`,
-    or a chunk as the detector compressed it, which goes into the file as it is.
-    `number` is the detector's own count within the acquisition, from 1. `extra` is how many frames
-    that nobody has triggered came before this one; they are dropped, and `number` leaves them out.
-    """
-
-    number: int
-    data: FrameData
-    received_ns: int
-    extra: int = 0
 
 
 class Device(ABC):
@@ -262,16 +202,40 @@ class Stage(Device):
         self.rig = rig
 
     @abstractmethod
-    async def move_to(self, tilt_deg: float) -> StagePosition:
-        """Tilt, wait until the stage has arrived and settled, and read back.
+    async def move_to(
+        self,
+        tilt_deg: float,
+        *,
+        x_nm: float | None = None,
+        y_nm: float | None = None,
+        z_nm: float | None = None,
+    ) -> StagePosition:
+        """Move, wait until the stage has arrived and settled, and read back.
+
+        z moves before the tilt, x and y after it; an axis with a backlash arrives from below. A
+        stage that only tilts may leave the others out: nobody names an axis that `reach` lacks.
+
+        Parameters
+        ----------
+        tilt_deg : float
+            Where to tilt.
+        x_nm, y_nm, z_nm : float, optional
+            Where to bring the other axes; those that are left out stay.
 
         Raises
         ------
         OutOfRange
-            If the angle is beyond the limits of rig or instrument; nothing moves.
+            If a target is beyond the limits of rig or instrument; nothing moves.
+        DeviceRefused
+            If the stage has no such axis (nothing moves), or stands elsewhere.
         DeviceLost
             If it has not arrived by the deadline (distance over speed, settling, grace).
         """
+
+    async def reach(self) -> Mapping[str, Reach | None]:
+        """How far ``tilt`` (deg), ``x``, ``y`` and ``z`` (nm) may be sent; None: not at all."""
+        low, high = await self.tilt_limits_deg()
+        return {"tilt": Reach(low, high), "x": None, "y": None, "z": None}
 
     @abstractmethod
     async def position(self) -> StagePosition:
@@ -314,6 +278,68 @@ class Beam(Device):
     async def state(self) -> BeamState:
         """Read back the blanker, and valves and vacuum where the microscope tells of them."""
         return BeamState(await self.is_blanked())
+
+    async def reach(self) -> BeamReach:
+        """How far shift, focus and scan rotation may be set; None for what this column lacks."""
+        return BeamReach()
+
+    async def deflect(self, shift_nm: tuple[float, float]) -> int:
+        """Shift the image by the beam deflectors, wait until it has settled, and read back.
+
+        Parameters
+        ----------
+        shift_nm : tuple of float
+            (y, x) of the image, from where the calibration has its zero.
+
+        Returns
+        -------
+        int
+            Moment of the confirmation.
+
+        Raises
+        ------
+        OutOfRange
+            If the shift is beyond the rig's limit; nothing is sent.
+        DeviceRefused
+            If the column has no shift or no calibration that holds (nothing is sent), or reads back
+            something else than it was sent.
+        """
+        raise self._lacks("shift the beam")
+
+    async def deflect_units(self, units: tuple[float, float]) -> int:
+        """Set the deflectors in their own unit, for a calibration; otherwise as `deflect`."""
+        raise self._lacks("set the beam deflectors")
+
+    async def deflection(self) -> Deflection:
+        """Read back the deflectors; DeviceRefused if the column has none."""
+        raise self._lacks("read the beam deflectors")
+
+    async def focus(self, defocus_nm: float) -> int:
+        """Focus on another height, and read back.
+
+        Parameters
+        ----------
+        defocus_nm : float
+            Height along the beam, over the one that was in focus when the beam was first prepared.
+
+        Returns
+        -------
+        int
+            Moment of the confirmation.
+
+        Raises
+        ------
+        OutOfRange
+            If it is beyond the rig's limit; nothing is sent.
+        DeviceRefused
+            If the column's focus cannot be set, or reads back something else than it was sent.
+        """
+        raise self._lacks("change the focus")
+
+    def _lacks(self, request: str) -> DeviceRefused:
+        return DeviceRefused(
+            self.name, request, "this driver cannot; nothing was sent", "Leave it out of the recipe"
+        )
 
 
 class Detector(Device):

@@ -264,7 +264,7 @@ def _inject_faults(
         return None
 
     def pass_on(on: Mapping[FaultName, Fault]) -> None:
-        sizes = {name: fault.size for name, fault in on.items() if name in behind}
+        sizes: dict[FaultName, float] = {n: f.size for n, f in on.items() if n in behind}
         world.inject_faults(clock.now_ns(), behind, sizes)
 
     return pass_on

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from ...drivers.base import FrameData
+from ...drivers.readings import FrameData
 from ..schedule.hold_timing import HoldTiming
 
 

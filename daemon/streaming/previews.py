@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...drivers.base import FrameData
+from ...drivers.readings import FrameData
 from ...protocols.core.chunk import BadChunk, Chunk
 from ...protocols.messages.stream import Message
 from .message_stamper import MessageStamper

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
-from ...drivers.base import FrameData
+from ...drivers.readings import FrameData
 from ...protocols.core.chunk import ENCODING, Chunk
 from ...protocols.messages.credit_link import ANALYSIS
 from ...protocols.messages.stream import STEERING_TOPIC, Message

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import time
 from abc import abstractmethod
 from collections.abc import Mapping
 from typing import ClassVar
 
+from pydantic import BaseModel, ConfigDict, Field
+
 from ...protocols.config.rig import StageRig
 from ...protocols.core.clock import ExperimentClock
-from ..base import GRACE_S, DeviceLost, DeviceRefused, OutOfRange, Stage, StagePosition
+from ..base import GRACE_S, DeviceLost, DeviceRefused, Reach, Stage, StagePosition
+from .stage_axes import LINEAR, TILT, StageAxes, Targets, at, in_words, seen
 
 POLL_S = 0.02  # experiment seconds between looks at a moving stage
 MIN_POLL_S = 0.002  # wall seconds
@@ -21,8 +23,22 @@ UNMOVED_S = 0.5
 MIN_UNMOVED_S = 0.05  # wall seconds
 
 
+class StageOptions(BaseModel):
+    """How the stage is driven.
+
+    `speed` is a fraction of its full speed, with which the axes then move one at a time:
+    microscopes refuse several at once with a speed.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    speed: float | None = Field(default=None, gt=0, le=1)
+
+
 class MovingStage(Stage):
-    """Moves, arrives from one side, settles and stops; a driver implements its wire."""
+    """Moves, arrives from one side, settles and stops; a driver implements its wire.
+
+    Axes are named ``tilt`` (deg), ``x``, ``y`` and ``z`` (nm).
+    """
 
     channels: ClassVar[Mapping[str, str]] = {
         "tilt_deg": "deg",
@@ -33,8 +49,17 @@ class MovingStage(Stage):
 
     def __init__(self, name: str, rig: StageRig, clock: ExperimentClock) -> None:
         super().__init__(name, rig, clock)
-        self._limits_deg: tuple[float, float] | None = None
-        self._arrived_at_deg: float | None = None
+        self._axes = StageAxes(name, rig.limits)
+        self._arrived: Targets = {}
+
+    @property
+    def _limits_deg(self) -> tuple[float, float] | None:
+        """The stage's own limits of the tilt, once it has told them."""
+        return self._axes.own.get(TILT)
+
+    @_limits_deg.setter
+    def _limits_deg(self, limits: tuple[float, float]) -> None:
+        self._axes.own[TILT] = limits
 
     # What a driver implements.
 
@@ -43,22 +68,24 @@ class MovingStage(Stage):
     def _is_connected(self) -> bool: ...
 
     @abstractmethod
-    async def _command(self, tilt_deg: float, timeout_s: float) -> None:
+    async def _command(self, targets: Mapping[str, float], timeout_s: float) -> None:
         """Send the stage somewhere; whether it returns before the arrival is the wire's choice."""
 
     @abstractmethod
     async def _motion(self) -> str | None:
         """The motion that the stage reports; None where it stands and accepts a command."""
 
-    def _refuse_motion(self, motion: str, tilt_deg: float) -> None:
-        """Raise DeviceRefused where this motion can never reach the tilt."""
+    def _refuse_motion(self, motion: str, request: str) -> None:
+        """Raise DeviceRefused where this motion can never carry out the request."""
 
     async def _halt(self, timeout_s: float) -> None:
         """Make the stage stand: without a command for it, by sending it to where it is."""
         here = await self.position()
+        targets = {TILT: here.tilt_deg}
+        targets |= {a: at(here, a) for a in LINEAR if self._axes.by_rig(a) is not None}
         # A server may take no new target while the stage moves: then it will arrive.
         with contextlib.suppress(DeviceRefused):
-            await self._command(here.tilt_deg, timeout_s)
+            await self._command(targets, timeout_s)
 
     # What follows from it.
 
@@ -73,34 +100,53 @@ class MovingStage(Stage):
         await self.connect()
         return await self.stop()
 
-    async def move_to(self, tilt_deg: float) -> StagePosition:
-        """Tilt, always arriving from below where the rig names a backlash.
+    async def reach(self) -> Mapping[str, Reach | None]:
+        """How far each axis may be sent: by the rig's limits and the stage's own."""
+        await self.tilt_limits_deg()  # where the stage has limits of its own, they are read again
+        return {axis: self._axes.reach(axis) for axis in (TILT, *LINEAR)}
 
-        The command may be answered when the stage has arrived, or at once: both are waited for
+    async def move_to(
+        self,
+        tilt_deg: float,
+        *,
+        x_nm: float | None = None,
+        y_nm: float | None = None,
+        z_nm: float | None = None,
+    ) -> StagePosition:
+        """Move, always arriving from below where the rig names a backlash.
+
+        A command may be answered when the stage has arrived, or at once: both are waited for
         until the same deadline.
         """
-        self._refuse_beyond_limits(tilt_deg)
-        limits = self.rig.limits
+        axes, wanted = self._axes, {"z": z_nm, TILT: tilt_deg, "x": x_nm, "y": y_nm}
+        targets = {axis: value for axis, value in wanted.items() if value is not None}
+        axes.refuse_beyond_limits(targets)
         start = await self.position()
-        if self._arrived_at_deg == tilt_deg and self._is_at(start, tilt_deg):
+        # Where it stands, and has arrived from the right side, an axis need not move.
+        kept = {a for a, v in targets.items() if self._arrived.get(a) == v}
+        targets = {a: v for a, v in targets.items() if a not in kept or not axes.is_at(start, a, v)}
+        if not targets:
             return start
-        self._arrived_at_deg = None
-        lowest = max(limits.tilt_deg[0], (self._limits_deg or limits.tilt_deg)[0])
-        below_deg = max(tilt_deg - limits.backlash_deg, lowest)
-        distance_deg = abs(start.tilt_deg - below_deg) + abs(tilt_deg - below_deg)
-        needed_s = distance_deg / limits.speed_deg_per_s + limits.settle_s + UNMOVED_S
+        axes.refuse_long_moves(start, targets)
+        for axis in targets:
+            self._arrived.pop(axis, None)
+        steps = axes.steps(start, targets)
+        needed_s = axes.needed_s(start, steps) + self.rig.limits.settle_s + UNMOVED_S
         deadline = time.monotonic() + self.clock.wall_s(needed_s) + GRACE_S
-        if limits.backlash_deg > 0 and start.tilt_deg > below_deg:
-            await self._go(below_deg, deadline)
+        for step in steps[:-1]:
+            await self._go(step, deadline)
+        left = steps[-1]
         while True:
-            await self._go(tilt_deg, deadline)
-            await self.clock.sleep(limits.settle_s)
-            at = await self.position()
-            if self._is_at(at, tilt_deg) and await self._motion() is None:
-                self._arrived_at_deg = tilt_deg
-                return at
+            await self._go(left, deadline)
+            await self.clock.sleep(self.rig.limits.settle_s)
+            here = await self.position()
+            left = axes.away(here, targets)
+            if not left and await self._motion() is None:
+                self._arrived |= targets
+                return here
+            left = left or steps[-1]
             if time.monotonic() > deadline:
-                raise self._not_arrived(tilt_deg, f"stands at {at.tilt_deg:.3f} deg")
+                raise self._not_arrived(left, f"stands at {seen(here, left)}")
 
     async def stop(self) -> None:
         """Stop moving; returns when the stage stands.
@@ -110,7 +156,7 @@ class MovingStage(Stage):
         DeviceLost
             If it has not come to a stand by the time in which it would have crossed its range.
         """
-        self._arrived_at_deg = None
+        self._arrived.clear()
         span_deg = self.rig.limits.tilt_deg[1] - self.rig.limits.tilt_deg[0]
         full_s = self.clock.wall_s(span_deg / self.rig.limits.speed_deg_per_s)
         deadline = time.monotonic() + full_s + GRACE_S
@@ -127,56 +173,43 @@ class MovingStage(Stage):
                 )
             await self._pause()
 
-    async def _go(self, target_deg: float, deadline: float) -> None:
+    async def _go(self, targets: Targets, deadline: float) -> None:
         """Command one move and wait until the stage is ready there."""
-        await self._command(target_deg, max(MIN_POLL_S, deadline - time.monotonic()))
+        await self._command(targets, max(MIN_POLL_S, deadline - time.monotonic()))
         unmoved_s = max(MIN_UNMOVED_S, self.clock.wall_s(UNMOVED_S))
-        stands_at, stands_since = math.inf, time.monotonic()
+        stood: StagePosition | None = None
+        stands_since = time.monotonic()
         while True:
             motion = await self._motion()
-            at = (await self.position()).tilt_deg
+            here = await self.position()
             now = time.monotonic()
-            if motion is None and abs(at - target_deg) <= self.rig.limits.tolerance_deg:
+            away = self._axes.away(here, targets)
+            if motion is None and not away:
                 return
             if motion is not None:
-                self._refuse_motion(motion, target_deg)
-            if motion is not None or abs(at - stands_at) > self.rig.limits.tolerance_deg:
-                stands_at, stands_since = at, now
+                self._refuse_motion(motion, in_words(targets))
+            moved = stood is None or self._axes.away(here, {a: at(stood, a) for a in targets})
+            if motion is not None or moved:
+                stood, stands_since = here, now
             elif now - stands_since > unmoved_s:
                 raise DeviceRefused(
                     self.name,
-                    f"tilt to {target_deg:g} deg",
-                    f"the stage is ready at {at:.3f} deg",
+                    in_words(away),
+                    f"the stage is ready at {seen(here, away)}",
                     "Compare the stage's limits with the rig's",
                 )
             if now > deadline:
-                raise self._not_arrived(target_deg, f"{motion or 'ready'} at {at:.3f} deg")
+                late = away or targets
+                raise self._not_arrived(late, f"{motion or 'ready'} at {seen(here, late)}")
             await self._pause()
 
     async def _pause(self) -> None:
         await asyncio.sleep(max(MIN_POLL_S, self.clock.wall_s(POLL_S)))
 
-    def _is_at(self, position: StagePosition, tilt_deg: float) -> bool:
-        return abs(position.tilt_deg - tilt_deg) <= self.rig.limits.tolerance_deg
-
-    def _refuse_beyond_limits(self, tilt_deg: float) -> None:
-        for whose, pair in (
-            ("the rig's", self.rig.limits.tilt_deg),
-            ("the stage's own", self._limits_deg),
-        ):
-            # A hair wider: a limit that came over in radians must not refuse its own value.
-            if pair is not None and not pair[0] - 1e-9 <= tilt_deg <= pair[1] + 1e-9:
-                raise OutOfRange(
-                    self.name,
-                    f"tilt to {tilt_deg:g} deg",
-                    f"{whose} limits are {pair[0]:g} to {pair[1]:g} deg; nothing was sent",
-                    "Change the tilt range",
-                )
-
-    def _not_arrived(self, tilt_deg: float, answered: str) -> DeviceLost:
+    def _not_arrived(self, targets: Targets, answered: str) -> DeviceLost:
         return DeviceLost(
             self.name,
-            f"tilt to {tilt_deg:g} deg",
+            in_words(targets),
             f"by the deadline the stage was {answered}",
             "Check that the stage is not blocked and not slower than the rig's speed",
         )

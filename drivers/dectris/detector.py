@@ -16,10 +16,11 @@ from ...protocols.core.errors import BadMessage
 from ...protocols.messages.manifest import FrameDtype
 from ...protocols.wires import simplon_stream
 from ...protocols.wires.simplon_stream import Image, Pixels, SeriesEnd, SeriesStart
-from ..base import GRACE_S, DetectorFrame, DeviceError, DeviceLost, Endpoints, FrameData, Identity
+from ..base import GRACE_S, DetectorFrame, DeviceError, DeviceLost, Endpoints, Identity
 from ..common.armed_detector import Acquisition, ArmedDetector, refused
 from ..links.errors import not_connected
 from ..links.tcp import address_of
+from ..readings import FrameData
 from .control import INITIALIZE_S, ControlUnit
 from .data import StreamLink
 from .settings import SimplonOptions, left_s

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 from pydantic import BaseModel, Field
@@ -11,26 +12,32 @@ from ...protocols.config.rig import BeamRig, StageRig
 from ...protocols.core.clock import ExperimentClock
 from ...protocols.wires import instamatic, temscript
 from ..base import GRACE_S, DeviceRefused, Endpoints, Identity, OutOfRange, StagePosition
-from ..common.column_beam import ColumnBeam, ColumnOptions
-from ..common.polled_stage import MovingStage
+from ..common.column_beam import ColumnOptions
+from ..common.deflected_beam import DeflectedBeam
+from ..common.polled_stage import MovingStage, StageOptions
+from ..common.stage_axes import TILT
 from .control import InstamaticServer
+from .optics import InstamaticOptics
 
 
 class InstamaticStage(MovingStage):
     """The goniometer: tilt is its axis a. The wire has no limits, so only those of the rig hold."""
 
     summary: ClassVar[str] = "JEOL or Thermo Fisher stage through instamatic's TEM server"
+    Options: ClassVar[type[BaseModel]] = StageOptions
     endpoints: ClassVar[Endpoints] = {"endpoint": ("tcp://HOST:8088",)}
 
     def __init__(self, name: str, rig: StageRig, clock: ExperimentClock) -> None:
         super().__init__(name, rig, clock)
-        self.Options.model_validate(rig.options)
+        self._speed = StageOptions.model_validate(rig.options).speed
+        # JEOL takes a call for both x and y for a shift from where the stage is.
+        self._axes.one_at_a_time = True
         self._microscope = InstamaticServer(name, rig.endpoint, "stage.endpoint")
 
     async def connect(self, timeout_s: float = GRACE_S) -> Identity:
         """Connect and read the name of the microscope."""
         identity = await self._microscope.connect(timeout_s)
-        self._arrived_at_deg = None
+        self._arrived.clear()
         return identity
 
     async def disconnect(self) -> None:
@@ -54,10 +61,13 @@ class InstamaticStage(MovingStage):
     def _is_connected(self) -> bool:
         return self._microscope.is_open
 
-    async def _command(self, tilt_deg: float, timeout_s: float) -> None:
+    async def _command(self, targets: Mapping[str, float], timeout_s: float) -> None:
+        words = {"a" if a == TILT else a: v if a == TILT else round(v) for a, v in targets.items()}
+        # Only Thermo Fisher's interface and the simulated one know a speed.
+        speed = {} if self._speed is None else {"speed": self._speed}
         # With wait=True the server answers no call until the arrival, not even a stop.
         await self._microscope.call(
-            instamatic.SET_STAGE_POSITION, a=tilt_deg, wait=False, timeout_s=timeout_s
+            instamatic.SET_STAGE_POSITION, **words, **speed, wait=False, timeout_s=timeout_s
         )
 
     async def _motion(self) -> str | None:
@@ -80,13 +90,18 @@ class InstamaticBeamOptions(ColumnOptions):
 
     The wire has no probe current and no field of view: only spot sizes and the magnifications that
     the microscope has. A recipe gets the nearest of each, within `tolerance` as a fraction.
+    `shift_step` is the smallest step of the beam deflectors: 1 with JEOL, whose values are whole;
+    Thermo Fisher's go from -1 to 1.
     """
 
     tolerance: float = Field(default=0.02, gt=0, lt=1)
+    shift_step: float = Field(default=1.0, gt=0, le=1)
 
 
-class InstamaticBeam(ColumnBeam):
-    """Blanker, spot size and magnification."""
+class InstamaticBeam(DeflectedBeam):
+    """Blanker, spot size, magnification, beam shift; the focus is changed by the stage's z."""
+
+    optics_class = InstamaticOptics
 
     summary: ClassVar[str] = "JEOL or Thermo Fisher column through instamatic's TEM server"
     Options: ClassVar[type[BaseModel]] = InstamaticBeamOptions
@@ -97,6 +112,7 @@ class InstamaticBeam(ColumnBeam):
         options = InstamaticBeamOptions.model_validate(rig.options)
         self.options, self._tolerance = options, options.tolerance
         self._microscope = InstamaticServer(name, rig.endpoint, "beam.endpoint")
+        self._use_optics(InstamaticOptics(self._microscope, options.shift_step))
 
     async def connect(self, timeout_s: float = GRACE_S) -> Identity:
         """Connect and read the name of the microscope."""
@@ -123,6 +139,7 @@ class InstamaticBeam(ColumnBeam):
         magnification = await self._magnification_for(settings)
         await self._set(instamatic.SET_SPOT_SIZE, instamatic.GET_SPOT_SIZE, spot)
         await self._set(instamatic.SET_MAGNIFICATION, instamatic.GET_MAGNIFICATION, magnification)
+        await self._prepare_optics(settings)
 
     async def current_pa(self) -> float:
         """Probe current that the column's spot size stands for."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 from pydantic import BaseModel
@@ -23,23 +23,29 @@ from ..base import (
     OutOfRange,
     StagePosition,
 )
-from ..common.column_beam import ColumnBeam, ColumnOptions
-from ..common.polled_stage import MovingStage
+from ..common.column_beam import ColumnOptions
+from ..common.deflected_beam import DeflectedBeam
+from ..common.polled_stage import MovingStage, StageOptions
+from ..common.stage_axes import LINEAR, TILT
 from .control import TemscriptServer
+from .optics import TemscriptOptics
 
 SETTING_TOLERANCE = 0.01
+_AXES = {TILT: "a_deg", "x": "x_nm", "y": "y_nm", "z": "z_nm"}
 ENDPOINTS: Endpoints = {"endpoint": ("http://HOST:8080",)}
 
 
 class TemscriptStage(MovingStage):
     """A compustage: tilt is its axis alpha."""
 
+    Options: ClassVar[type[BaseModel]] = StageOptions
     summary: ClassVar[str] = "Thermo Fisher stage through temscript's server"
     endpoints: ClassVar[Endpoints] = ENDPOINTS
 
     def __init__(self, name: str, rig: StageRig, clock: ExperimentClock) -> None:
         super().__init__(name, rig, clock)
-        self.Options.model_validate(rig.options)
+        self._speed = StageOptions.model_validate(rig.options).speed
+        self._axes.one_at_a_time = self._speed is not None
         self._server = TemscriptServer(name, rig.endpoint, "stage.endpoint")
         self._link = self._server.link
 
@@ -53,7 +59,7 @@ class TemscriptStage(MovingStage):
         except BaseException:
             await self._link.close()
             raise
-        self._arrived_at_deg = None
+        self._arrived.clear()
         return identity
 
     async def disconnect(self) -> None:
@@ -69,8 +75,8 @@ class TemscriptStage(MovingStage):
 
     async def tilt_limits_deg(self) -> tuple[float, float]:
         """Lowest and highest tilt that the instrument itself allows."""
-        self._limits_deg = await self._read_limits(GRACE_S)
-        return self._limits_deg
+        self._limits_deg = limits_deg = await self._read_limits(GRACE_S)
+        return limits_deg
 
     async def position(self) -> StagePosition:
         """Read back; stamped halfway between question and answer."""
@@ -86,10 +92,11 @@ class TemscriptStage(MovingStage):
     def _is_connected(self) -> bool:
         return self._link.is_open
 
-    async def _command(self, tilt_deg: float, timeout_s: float) -> None:
+    async def _command(self, targets: Mapping[str, float], timeout_s: float) -> None:
         # The original server answers only when the stage has arrived, others at once.
-        wire = temscript.target_to_wire(a_deg=tilt_deg)
-        await self._link.put(temscript.STAGE_POSITION, wire, timeout_s, "?method=GO")
+        wire = temscript.target_to_wire(**{_AXES[axis]: value for axis, value in targets.items()})
+        query = "?method=GO" + ("" if self._speed is None else f"&speed={self._speed:g}")
+        await self._link.put(temscript.STAGE_POSITION, wire, timeout_s, query)
 
     async def _motion(self) -> str | None:
         value = await self._link.get(temscript.STAGE_STATUS)
@@ -102,11 +109,11 @@ class TemscriptStage(MovingStage):
             )
         return None if value == temscript.READY else str(value)
 
-    def _refuse_motion(self, motion: str, tilt_deg: float) -> None:
+    def _refuse_motion(self, motion: str, request: str) -> None:
         if motion == temscript.DISABLED:
             raise DeviceRefused(
                 self.name,
-                f"tilt to {tilt_deg:g} deg",
+                request,
                 "the stage is disabled",
                 "Enable it at the microscope",
             )
@@ -123,11 +130,16 @@ class TemscriptStage(MovingStage):
                 "the microscope names no limits for the axis a",
                 "Check that this microscope has a motorised stage",
             )
+        for axis in LINEAR:
+            if _AXES[axis] in limits:
+                self._axes.own[axis] = limits[_AXES[axis]]
         return limits["a_deg"]
 
 
-class TemscriptBeam(ColumnBeam):
-    """Blanker, probe current and field of view."""
+class TemscriptBeam(DeflectedBeam):
+    """Blanker, probe current, field of view, beam shift, focus and scan rotation."""
+
+    optics_class = TemscriptOptics
 
     summary: ClassVar[str] = "Thermo Fisher column through temscript's server"
     Options: ClassVar[type[BaseModel]] = ColumnOptions
@@ -139,6 +151,7 @@ class TemscriptBeam(ColumnBeam):
         self._server = TemscriptServer(name, rig.endpoint, "beam.endpoint")
         self._link = self._server.link
         self._unsupported: set[str] = set()
+        self._use_optics(TemscriptOptics(self._server))
 
     async def connect(self, timeout_s: float = GRACE_S) -> Identity:
         """Identify the microscope."""
@@ -150,7 +163,7 @@ class TemscriptBeam(ColumnBeam):
         await self._link.close()
 
     async def prepare(self, settings: BeamSettings) -> None:
-        """Blank, check the high tension, set spot size, intensity and STEM magnification.
+        """Blank, check the high tension, set spot size, intensity, magnification and rotation.
 
         Raises
         ------
@@ -167,6 +180,7 @@ class TemscriptBeam(ColumnBeam):
         await self._set(temscript.SPOT_SIZE_INDEX, spot, 0.0)
         await self._set(temscript.INTENSITY, intensity, SETTING_TOLERANCE)
         await self._set(temscript.STEM_MAGNIFICATION, magnification, SETTING_TOLERANCE)
+        await self._prepare_optics(settings)
 
     async def current_pa(self) -> float:
         """Probe current that the column's settings stand for."""

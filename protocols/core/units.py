@@ -2,8 +2,8 @@
 
 Inside pyrotome every quantity has one unit, named in the variable: ``_c`` degrees Celsius,
 ``_s`` seconds, ``_deg`` degrees, ``_mrad`` milliradians, ``_pa`` picoampere, ``_kv`` kilovolt,
-``_nm`` nanometre, ``_e_per_nm2`` electrons per square nanometre. Pint converts here and nowhere else. It is loaded
-with the first text in another unit: its import takes half a second.
+``_nm`` nanometre, ``_e_per_nm2`` electrons per square nanometre. Pint converts here and nowhere
+else. It is loaded with the first text in another unit: its import takes half a second.
 """
 
 from __future__ import annotations

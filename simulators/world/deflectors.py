@@ -60,7 +60,8 @@ class Deflectors:
         """Set the beam deflectors; beyond their limit they stay at it and say nothing."""
         limit = self._config.shift_limit_nm if self.clip_units is None else self.clip_units
         if limit is not None:
-            units = tuple(min(max(value, -limit), limit) for value in units)
+            first, second = (min(max(value, -limit), limit) for value in units)
+            units = first, second
         self._before, self._set, self._since_ns = self._acting(t_ns), units, t_ns
 
     def read_back(self, t_ns: int) -> Pair:
@@ -94,9 +95,11 @@ class Deflectors:
             return 0.0, 0.0
         settle_s = self._config.shift_settle_s
         since_s = (t_ns - self._since_ns) * 1e-9
-        if settle_s == 0.0 or since_s >= 3.0 * settle_s:
+        if since_s < 0.0:
+            return self._before
+        if since_s >= 3.0 * settle_s:
             return self._set
-        left = math.exp(math.log(_LEFT) * max(0.0, since_s) / settle_s)
+        left = math.exp(math.log(_LEFT) * since_s / settle_s)
         before, after = np.array(self._before), np.array(self._set)
         first, second = after + left * (before - after)
         return float(first), float(second)

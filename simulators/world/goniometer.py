@@ -62,9 +62,10 @@ class Goniometer:
     def __init__(self, config: SimulatedGoniometer, t_ns: int, rng: np.random.Generator) -> None:
         self.config = config
         self._paths = {axis: _Path(((t_ns, 0.0),)) for axis in AXES}
-        self._slipped = dict.fromkeys(AXES, 0.0)
-        self._half_play = {TILT: 0.5 * config.backlash_deg}
-        self._half_play |= dict.fromkeys(("x_nm", "y_nm"), 0.5 * config.xy_backlash_nm)
+        self._slipped: dict[str, float] = dict.fromkeys(AXES, 0.0)
+        play_nm = config.xy_backlash_nm
+        self._half_play: dict[str, float] = {TILT: 0.5 * config.backlash_deg}
+        self._half_play |= dict.fromkeys(("x_nm", "y_nm"), 0.5 * play_nm)
         self._creeps_from_ns: int | None = None
         phase, direction, height = rng.uniform(0.0, 2.0 * math.pi, 3)
         self._y_phase = float(phase)
