@@ -86,7 +86,9 @@ class Reach:
     high: float
 
     def __contains__(self, value: float) -> bool:
-        return self.low <= value <= self.high
+        # A hair wider: a limit that came over in other units must not refuse its own value.
+        slack = 1e-9 * max(1.0, abs(self.low), abs(self.high))
+        return self.low - slack <= value <= self.high + slack
 
 
 @dataclass(frozen=True)

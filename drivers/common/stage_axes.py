@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 from ...protocols.config.rig import StageLimits
@@ -122,7 +121,7 @@ class StageAxes:
                 )
             unit = "deg" if axis == TILT else "nm"
             for whose, pair in (("the rig's", by_rig), ("the stage's own", self.own.get(axis))):
-                if pair is not None and not _within(pair, value):
+                if pair is not None and value not in Reach(*pair):
                     limits = f"{whose} limits are {pair[0]:g} to {pair[1]:g} {unit}"
                     remedy = "Change the tilt range" if axis == TILT else "Ask for less"
                     raise OutOfRange(
@@ -147,9 +146,3 @@ class StageAxes:
         limits, reach = self._limits, self.reach(axis)
         play = limits.backlash_deg if axis == TILT else limits.xy_backlash_nm
         return max(goal - play, reach.low) if play > 0 and reach is not None else None
-
-
-def _within(pair: Limits, value: float) -> bool:
-    # A hair wider: a limit that came over in other units must not refuse its own value.
-    slack = 1e-9 * max(1.0, *map(abs, pair))
-    return math.isfinite(value) and pair[0] - slack <= value <= pair[1] + slack

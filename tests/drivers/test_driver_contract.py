@@ -19,9 +19,20 @@ import psutil
 import pytest
 
 from pyrotome.drivers import base
-from pyrotome.drivers.base import DeviceError, DeviceLost, DeviceRefused
+from pyrotome.drivers.base import (
+    Beam,
+    BeamReach,
+    DeviceError,
+    DeviceLost,
+    DeviceRefused,
+    Identity,
+    OutOfRange,
+    Stage,
+    StagePosition,
+)
 from pyrotome.drivers.registry import driver_class, installed
 from pyrotome.protocols.config.faults import parse_fault
+from pyrotome.protocols.config.recipe import BeamSettings
 from pyrotome.protocols.config.rig import (
     ROLES,
     BeamRig,
@@ -31,6 +42,8 @@ from pyrotome.protocols.config.rig import (
     StageRig,
     simulated_rig,
 )
+from pyrotome.protocols.config.shift_calibration import ShiftCalibration, save_shift_calibration
+from pyrotome.protocols.config.simulated import SimulatedColumn
 from pyrotome.protocols.core.clock import ExperimentClock
 from pyrotome.protocols.core.errors import BadInput
 from pyrotome.protocols.messages.process import ClockConfig, SimulatorConfig
@@ -340,7 +353,7 @@ ROLE = {
 
 
 @pytest.fixture
-async def site(driver: str, subject: Subject, quick: None) -> AsyncIterator[Site]:
+async def site(driver: str, subject: Subject, quick: None, tmp_path: Path) -> AsyncIterator[Site]:
     """A device that is not connected, and the simulator of its wire alone."""
     if driver not in WIRES:
         pytest.skip(f"no simulator of the wire of {driver} yet")
@@ -349,7 +362,9 @@ async def site(driver: str, subject: Subject, quick: None) -> AsyncIterator[Site
         rig[role] = {"driver": "none", "endpoint": "none"}
     rig[subject.role] = {"driver": driver, **subject.entry}
     if subject.role == "stage":
-        rig["stage"]["limits"] = {"speed": "20 deg/s", "settle": "0.1 s"}
+        rig["stage"]["limits"] = {"speed": "20 deg/s", "settle": "0.1 s", **LINEAR_AXES}
+    if subject.role == "beam":
+        rig["beam"] |= optics_of(driver, tmp_path / "shift.json")
     rig["simulator"] = {"specimen": {"kind": "cu-sintering", "particles": 4}}
     model = Rig.model_validate(rig)
     clock = ExperimentClock(10.0)
@@ -574,6 +589,239 @@ async def test_nothing_stays_open(site):
     await files_settle(before + 1)  # a server may be about to take the end of one connection
     left = {task for task in asyncio.all_tasks() - tasks if not task.done()}
     assert not {task for task in left if site.device.name in task.get_name()}
+
+
+# Axes and deflectors, where a driver has them.
+
+LINEAR_AXES = {
+    "x": ["-900 um", "900 um"],
+    "y": ["-900 um", "900 um"],
+    "z": ["-150 um", "150 um"],
+    "xy_backlash": "300 nm",
+}
+FIELD_NM = 1000.0
+SETTINGS = BeamSettings.model_validate(
+    {
+        "voltage": "300 kV",
+        "current": "2 pA",
+        "dwell": "500 ns",
+        "frame": [256, 256],
+        "pixel_size": f"{FIELD_NM / 256} nm",
+    }
+)
+
+
+def optics_of(driver: str, path: Path) -> dict[str, Any]:
+    """Shift, calibrated for the simulated column, and focus, as this wire has them."""
+    steps = driver == "instamatic-beam"
+    calibration = {
+        "unit": "step" if steps else "nm",
+        "matrix_nm": SimulatedColumn().shift_matrix,
+        "covariance_nm2": [[1e-4 * (row == column) for column in range(4)] for row in range(4)],
+        "zero": [32_768.0, 32_768.0] if steps else [0.0, 0.0],
+        "largest_nm": 300.0,
+        "field_nm": FIELD_NM,
+        "voltage_kv": 300.0,
+        "date": "2026-11-27T10:00:00Z",
+    }
+    save_shift_calibration(path, ShiftCalibration.model_validate(calibration))
+    by = "stage" if steps else "probe_defocus"
+    return {"shift": {"calibration_file": str(path)}, "focus": {"by": by}}
+
+
+STAGES = pytest.mark.parametrize("driver", ["temscript-stage", "instamatic-stage"], indirect=True)
+BEAMS = pytest.mark.parametrize("driver", ["temscript-beam", "instamatic-beam"], indirect=True)
+
+
+@STAGES
+async def test_a_stage_moves_the_axes_that_are_named(connected):
+    site, stage = connected, connected.device
+    reach = await stage.reach()
+    assert all(-900_000 in reach[axis] and 900_001 not in reach[axis] for axis in "xy")
+    assert (reach["z"].low, reach["z"].high) == pytest.approx((-150_000, 150_000))
+    at = await stage.move_to(6.0, x_nm=600.0, y_nm=-300.0, z_nm=800.0)
+    assert (at.x_nm, at.y_nm, at.z_nm) == pytest.approx((600.0, -300.0, 800.0), abs=1.0)
+    y, x = site.simulation.world.image_truth(site.now_ns).offset_nm
+    # The specimen is 15 nm off the axis, and the drives have no play here.
+    assert (y, x) == pytest.approx((-300.0, 600.0 * 0.9945 + 800.0 * 0.1045), abs=20.0)
+    at = await stage.move_to(3.0)
+    assert (at.x_nm, at.y_nm, at.z_nm) == pytest.approx((600.0, -300.0, 800.0), abs=1.0)
+    at = await stage.move_to(3.0, z_nm=0.0)
+    assert (at.tilt_deg, at.z_nm) == pytest.approx((3.0, 0.0), abs=0.1)
+
+
+@STAGES
+async def test_what_a_stage_is_not_to_do_moves_nothing(connected):
+    site, stage = connected, connected.device
+    before = site.simulation.world.stage.readback(site.now_ns)
+    for axes, problem in (
+        ({"x_nm": 1e6}, "move x to 1e\\+06 nm: the rig's limits are .*nothing was sent"),
+        ({"z_nm": -150_100.0}, "move z to .*nothing was sent"),
+        ({"y_nm": 25_000.0}, "move y to .* at most 20000 nm by the rig; nothing was sent"),
+        ({"y_nm": float("nan")}, "move y to nan"),
+        ({"x_nm": 10.0, "z_nm": 1e6}, "move z to"),
+    ):
+        with pytest.raises(OutOfRange, match=problem):
+            await stage.move_to(5.0, **axes)
+    assert site.simulation.world.stage.readback(site.now_ns) == pytest.approx(before, abs=0.02)
+    site.switch("xy-ignored")
+    with pytest.raises(DeviceRefused, match="move x to 2000 nm: the stage is ready at 0 nm in x"):
+        await stage.move_to(0.0, x_nm=2000.0)
+    site.switch("none")
+    assert (await stage.move_to(0.0, x_nm=2000.0)).x_nm == pytest.approx(2000.0, abs=1.0)
+
+
+@STAGES
+async def test_an_axis_without_limits_is_not_moved(connected):
+    stage = connected.device
+    limits = stage.rig.limits.model_copy(update={"z_nm": None})
+    rig = stage.rig.model_copy(update={"limits": limits})
+    other = type(stage)(stage.name, rig, stage.clock)
+    await other.connect(SLACK_S)
+    reach = await other.reach()
+    assert reach["z"] is None
+    with pytest.raises(
+        DeviceRefused, match=r"move z to 5 nm: .*nothing was sent.*stage\.limits\.z"
+    ):
+        await other.move_to(1.0, z_nm=5.0)
+    await other.disconnect()
+
+
+@BEAMS
+async def test_a_beam_is_shifted_and_focused_and_read_back(connected):
+    site, beam = connected, connected.device
+    assert (await beam.reach()).shift_nm is None, "nothing is known before it is prepared"
+    await beam.prepare(SETTINGS)
+    reach = await beam.reach()
+    assert (reach.shift_nm, reach.needs_calibration) == (1500.0, None)
+    assert -20_000 in reach.defocus_nm
+    sent_ns = site.now_ns
+    confirmed_ns = await beam.deflect((120.0, -80.0))
+    assert sent_ns + 30_000_000 <= confirmed_ns <= site.now_ns
+    truth = site.simulation.world.image_truth(site.now_ns)
+    assert truth.deflected_nm == pytest.approx((120.0, -80.0), abs=0.8)
+    assert (await beam.deflection()).shift_nm == pytest.approx((120.0, -80.0), abs=0.8)
+    for height_nm in (700.0, -300.0, 0.0):
+        await beam.focus(height_nm)
+        truth = site.simulation.world.image_truth(site.now_ns)
+        assert truth.defocus_nm == pytest.approx(-height_nm, abs=1.0)
+    await beam.prepare(SETTINGS)
+    await beam.make_safe()
+    truth = site.simulation.world.image_truth(site.now_ns)
+    assert truth.deflected_nm == pytest.approx((120.0, -80.0), abs=0.8), "it stays where it was"
+
+
+@BEAMS
+async def test_deflectors_are_set_in_their_own_unit_for_a_calibration(connected):
+    site, beam = connected, connected.device
+    with pytest.raises(DeviceRefused, match="not been prepared; nothing was sent"):
+        await beam.deflect_units((0.0, 0.0))
+    beam.calibration = None
+    await beam.prepare(SETTINGS)
+    first = (await beam.deflection()).units
+    await beam.deflect_units((first[0] + 200.0, first[1]))
+    truth = site.simulation.world.image_truth(site.now_ns)
+    assert truth.deflected_nm == pytest.approx((0.0, -200.0))
+    with pytest.raises(OutOfRange, match="nothing was sent"):
+        await beam.deflect_units((first[0], first[1] + 1501.0))
+
+
+@BEAMS
+async def test_what_a_beam_is_not_to_do_sends_nothing(connected):
+    site, beam = connected, connected.device
+    await beam.prepare(SETTINGS)
+    for work, problem in (
+        (beam.deflect((1200.0, -1200.0)), "rig's limit is 1500 nm; nothing was sent"),
+        (beam.deflect((float("nan"), 0.0)), "nothing was sent"),
+        (beam.focus(20_001.0), "rig's limit is 20000 nm; nothing was sent"),
+    ):
+        with pytest.raises(OutOfRange, match=problem):
+            await work
+    wider = SETTINGS.model_copy(update={"pixel_nm": 2 * SETTINGS.pixel_nm})
+    await beam.prepare(wider)
+    assert "field of 1000 nm" in (await beam.reach()).needs_calibration
+    with pytest.raises(DeviceRefused, match="field of 1000 nm, and the field is 2000 nm; nothing"):
+        await beam.deflect((10.0, 0.0))
+    assert site.simulation.world.image_truth(site.now_ns).deflected_nm == (0.0, 0.0)
+
+
+@BEAMS
+async def test_deflectors_that_stop_and_that_forget(connected):
+    site, beam = connected, connected.device
+    await beam.prepare(SETTINGS)
+    site.switch("shift-clips=60nm")
+    await beam.deflect((50.0, 0.0))
+    with pytest.raises(DeviceRefused, match=r"shift the beam by .*were set to .* and read \("):
+        await beam.deflect((0.0, 90.0))
+    site.switch("none")
+    site.switch("shift-forgets")
+    with contextlib.suppress(DeviceRefused):  # a busy computer reads back after they forgot
+        await beam.deflect((0.0, 90.0))
+    await site.simulation.clock.sleep(0.5)
+    assert (await beam.deflection()).shift_nm == pytest.approx((0.0, 0.0), abs=0.8)
+
+
+class OldStage(Stage):
+    """A driver of somebody else's, from before a stage had other axes."""
+
+    async def connect(self, timeout_s=1.0):
+        return Identity("other", "stage")
+
+    async def disconnect(self):
+        pass
+
+    async def make_safe(self):
+        pass
+
+    async def move_to(self, tilt_deg):
+        return StagePosition(0, tilt_deg)
+
+    async def position(self):
+        return StagePosition(0, 0.0)
+
+    async def tilt_limits_deg(self):
+        return -60.0, 60.0
+
+    async def stop(self):
+        pass
+
+
+class OldBeam(Beam):
+    """A driver of somebody else's, from before a beam could be shifted."""
+
+    async def connect(self, timeout_s=1.0):
+        return Identity("other", "beam")
+
+    async def disconnect(self):
+        pass
+
+    async def make_safe(self):
+        pass
+
+    async def prepare(self, settings):
+        pass
+
+    async def blank(self):
+        return 0
+
+    async def unblank(self):
+        return 0
+
+    async def is_blanked(self):
+        return True
+
+
+async def test_a_driver_without_such_axes_says_so():
+    stage = OldStage("stage (old)", StageRig(driver="old", endpoint=""), ExperimentClock())
+    reach = await stage.reach()
+    assert 60.0 in reach["tilt"]
+    assert reach["x"] is reach["y"] is reach["z"] is None
+    assert (await stage.move_to(5.0)).tilt_deg == 5.0
+    beam = OldBeam("beam (old)", BeamRig(driver="old", endpoint=""), ExperimentClock())
+    assert await beam.reach() == BeamReach()
+    for work in (beam.deflect((1.0, 1.0)), beam.focus(1.0), beam.deflection()):
+        with pytest.raises(DeviceRefused, match=r"beam \(old\): cannot .*nothing was sent"):
+            await work
 
 
 # Nobody, or somebody else, at the other end.

@@ -34,6 +34,18 @@ durations = st.floats(1e-3, 8e5).map(lambda s: f"{s!r} s")
                 role="beam", name="slow", late_s="2 s", times=3, start_s="1 h", duration_s="1 ms"
             ),
         ),
+        ("stage:slip=400nm", Fault(role="stage", name="slip", size_nm="400 nm")),
+        ("chip:bulge-jumps", Fault(role="heater", name="bulge-jumps")),
+        (
+            "specimen:decoy=0.9 um@2s",
+            Fault(role="stage", name="decoy", size_nm="0.9 um", start_s="2 s"),
+        ),
+        (
+            "stage:drift-fast=20nm/s+5s",
+            Fault(role="stage", name="drift-fast", speed_nm_per_s="20 nm/s", duration_s="5 s"),
+        ),
+        ("stage:xy-ignored", Fault(role="stage", name="xy-ignored")),
+        ("detector:blank-framex2", Fault(role="detector", name="blank-frame", times=2)),
     ],
 )
 def test_faults_are_read(text, expected):
@@ -58,6 +70,9 @@ def test_faults_are_read(text, expected):
         ("stage:slow=-1 s", "greater than or equal to 0"),
         ("stage:hang@soon", "expected a number with a unit"),
         ("stage:hang@5 s+0 s", "greater than 0"),
+        ("stage:slip=3 s", "wrong dimension"),
+        ("stage:slip=0 nm", "greater than 0"),
+        ("stage:drift-fast=50nm", "wrong dimension"),
         ("stage:hang=1 s", "'hang' takes no time after '='"),
     ],
 )
@@ -92,3 +107,10 @@ def test_any_fault_that_is_written_is_read(role, name, times, start, duration):
 def test_any_text_is_a_fault_or_bad_input(text):
     with contextlib.suppress(BadInput):
         assert parse_fault(text).role in ROLES
+
+
+def test_faults_of_a_size_have_a_usual_one():
+    assert parse_fault("stage:slip").size == 400.0
+    assert parse_fault("stage:slip=250 nm").size == 250.0
+    assert parse_fault("stage:drift-fast").size == 50.0
+    assert parse_fault("stage:drift").size == 0.0
