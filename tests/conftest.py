@@ -102,6 +102,12 @@ def foreign() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def pictures() -> ModuleType:
+    """The module ``foreign_pictures.py``: what programs of others see of our moves."""
+    return importlib.import_module("foreign_pictures")
+
+
+@pytest.fixture(scope="session")
 def commands() -> ModuleType:
     """The module ``command_line.py``: the command line, small recipes, a simulated rig."""
     return importlib.import_module("command_line")

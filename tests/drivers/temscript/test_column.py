@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import pickle
 import re
 import time
@@ -108,6 +109,67 @@ async def test_null_beam(temscript_server):
     await beam.disconnect()
     await beam.make_safe()
     await beam.disconnect()
+
+
+async def test_null_takes_and_gives_back_what_is_moved(temscript_server):
+    """It shows nothing and clamps the stage alone: of the beam it takes any value."""
+    limits = {"x": ["-2 mm", "2 mm"], "y": ["-1 mm", "1 mm"], "z": ["-1 mm", "1 mm"]}
+    stage = stage_of(temscript_server, 10.0, **limits, xy_backlash="300 nm")
+    await stage.connect()
+    reach = await stage.reach()
+    assert (reach["x"].high, reach["z"].low) == pytest.approx((1e6, -3e5))
+    at = await stage.move_to(3.0, x_nm=5000.0, y_nm=-700.0, z_nm=1200.0)
+    assert (at.x_nm, at.y_nm, at.z_nm) == pytest.approx((5000.0, -700.0, 1200.0))
+    with pytest.raises(OutOfRange, match=r"stage's own limits are -300000 to 300000 nm; nothing"):
+        await stage.move_to(0.0, z_nm=3.1e5)
+    await stage.move_to(0.0, x_nm=0.0, y_nm=0.0, z_nm=0.0)
+    await stage.disconnect()
+    rig = BeamRig.model_validate(
+        {
+            "driver": "temscript-beam",
+            "endpoint": temscript_server,
+            "shift": {"limit": "2 um"},
+            "focus": {"by": "defocus"},
+            "scan_rotation": "-3.2 deg",
+        }
+    )
+    beam = TemscriptBeam("beam", rig, ExperimentClock())
+    await beam.connect()
+    await beam.prepare(settings())
+    assert await beam._link.get(temscript.STEM_ROTATION) == pytest.approx(math.radians(-3.2))
+    await beam.deflect_units((500.0, -900.0))
+    assert (await beam.deflection()).units == pytest.approx((500.0, -900.0))
+    assert await beam._link.get(temscript.BEAM_SHIFT) == pytest.approx([5e-7, -9e-7])
+    with pytest.raises(
+        DeviceRefused, match=r"has not been calibrated; nothing was sent.*Calibrate"
+    ):
+        await beam.deflect((5.0, 5.0))
+    await beam.focus(1500.0)
+    assert await beam._link.get(temscript.DEFOCUS) == pytest.approx(1.5e-6)
+    await beam.focus(0.0)
+    await beam.deflect_units((0.0, 0.0))
+    await beam.disconnect()
+
+
+async def test_with_a_speed_the_axes_move_one_at_a_time(simulate):
+    """Several at once with a speed are refused by the microscope (scripting manual, Titan 1.1)."""
+    limits = {"x": ["-9 um", "9 um"], "y": ["-9 um", "9 um"], "z": ["-9 um", "9 um"]}
+    async with simulate(speed=10.0, stage__limits=limits) as (simulation, rig):
+        entry = rig.stage.model_copy(update={"options": {"speed": 0.5}})
+        stage = TemscriptStage("stage", entry, simulation.clock)
+        await stage.connect()
+        sent = []
+        put = stage._link.put
+
+        async def listen(name, value, *args):
+            sent.append((sorted(value), args[-1]))
+            await put(name, value, *args)
+
+        stage._link.put = listen
+        await stage.move_to(4.0, x_nm=500.0, y_nm=600.0, z_nm=700.0)
+        assert [axes for axes, _ in sent] == [["z"], ["a"], ["x"], ["y"]]
+        assert {query for _, query in sent} == {"?method=GO&speed=0.5"}
+        await stage.disconnect()
 
 
 async def test_high_tension_that_differs_names_both(temscript_server):
