@@ -19,9 +19,8 @@ from numpy.typing import NDArray
 
 from ...protocols.core.clock import ExperimentClock
 from ..world.dark_signal import dark_signal, with_dark_signal
-from ..world.imaging import ImagingState
 from ..world.microscope import World
-from ..world.scan import Exposure
+from ..world.scan import Exposure, ImagingState
 from .sockets import end
 from .wire_faults import WireFaults
 

@@ -20,7 +20,7 @@ from ...protocols.wires.temscript import (
     magnification_for,
     probe_current_pa,
 )
-from .deflectors import Deflectors
+from .image.deflectors import Deflectors
 
 START_FIELD_NM = 1064.96
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from ...protocols.config.simulated import SimulatedGoniometer
 from .chip import AMBIENT_C
-from .stage_errors import StageErrors
+from .image.stage_errors import StageErrors
 
 TILT, SECOND_TILT = "a_deg", "b_deg"
 LINEAR_AXES = ("x_nm", "y_nm", "z_nm")

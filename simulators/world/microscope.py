@@ -15,10 +15,9 @@ from ...protocols.config.simulated import CuSintering, SimulatorRig
 from .copper import Sintering, Truth
 from .heater import Heater
 from .illumination import Illumination
-from .imaging import ImageTruth
 from .present import Present
 from .replay import Recording
-from .scan import Scan
+from .scan import ImageTruth, Scan
 from .stage import Stage
 from .truth_log import TruthLog
 

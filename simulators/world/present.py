@@ -17,7 +17,7 @@ from ...protocols.config.simulated import SimulatorRig
 from .chip import Chip
 from .column import ElectronColumn
 from .goniometer import Goniometer
-from .membrane import Membrane
+from .image.membrane import Membrane
 from .truth_log import TruthLog
 
 _STAGE_STREAM, _NOISE_STREAM, _MEMBRANE_SEED = 2, 3, 4

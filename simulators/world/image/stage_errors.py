@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ...protocols.config.simulated import SimulatedGoniometer
+from ....protocols.config.simulated import SimulatedGoniometer
 
 Vector = NDArray[np.float64]
 

@@ -5,7 +5,7 @@ import pytest
 
 from pyrotome.protocols.config.simulated import SimulatedGoniometer
 from pyrotome.simulators.world.goniometer import Goniometer
-from pyrotome.simulators.world.stage_errors import StageErrors
+from pyrotome.simulators.world.image.stage_errors import StageErrors
 
 S = 1_000_000_000
 STILL = {"jitter": "0 nm", "slips": "0 %", "way_back": "0 nm", "xy_backlash": "0 nm"}

@@ -7,9 +7,9 @@ import pytest
 
 from pyrotome.protocols.config.simulated import SimulatedColumn, SimulatorRig
 from pyrotome.simulators.world.copper import Sintering
-from pyrotome.simulators.world.deflectors import Deflectors
-from pyrotome.simulators.world.defocus import out_of_focus
 from pyrotome.simulators.world.haadf import thickness_nm
+from pyrotome.simulators.world.image.deflectors import Deflectors
+from pyrotome.simulators.world.image.defocus import out_of_focus
 from pyrotome.simulators.world.microscope import World
 from pyrotome.simulators.world.truth_log import TruthLog
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...protocols.config.simulated import SimulatedChip
-from .chip import AMBIENT_C
+from ....protocols.config.simulated import SimulatedChip
 
+FLAT_AT_C = 25.0
 OVER_BELOW_C = 20.0
 # Scatter of what one hold leaves, from hold to hold: of the drift's speed, of its decay, and of
 # the direction of jump and drift.
@@ -57,7 +57,7 @@ class Membrane:
         self._chance = np.random.default_rng(list(seed))
         self._direction = float(self._chance.uniform(0.0, 2.0 * math.pi))
         # Highest setpoint since the last fall, or the lowest in the present one.
-        self._turned_c = AMBIENT_C
+        self._turned_c = FLAT_AT_C
         self._falling = False
         self._latest_ns: int | None = None
         self._share = 0.0
@@ -87,7 +87,7 @@ class Membrane:
 
     def rise_nm(self, temperature_c: float) -> float:
         """Height over the flat membrane at a temperature, with what earlier holds have left."""
-        rise = self._config.bulge_nm_per_k * (temperature_c - AMBIENT_C)
+        rise = self._config.bulge_nm_per_k * (temperature_c - FLAT_AT_C)
         return rise + self._stays_nm + self.jumped_nm
 
     def offset_nm(self, t_ns: int) -> tuple[float, float]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pyrotome.protocols.config.simulated import SimulatedChip
-from pyrotome.simulators.world.membrane import Membrane
+from pyrotome.simulators.world.image.membrane import Membrane
 
 S = 1_000_000_000
 

@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from ...protocols.config.simulated import SimulatedColumn
+from ....protocols.config.simulated import SimulatedColumn
 
 # What the shift has left of its way after the settling time.
 _LEFT = 0.01
