@@ -30,7 +30,8 @@ for line in sys.stdin:
     np.save(line.strip(), camera.get_image(binsize=1))
     print("saved", flush=True)
 """
-# A column with the errors of a real one, which tells them; its picture is what is seen of it.
+# A column with the errors of a real one, which tells them; its picture is what is seen of it,
+# without the noise of a detector.
 _DETWIN = """
 import json, sys
 import numpy as np
@@ -39,12 +40,12 @@ from de_twin.optics import OpticsConfig
 from de_twin.twin import DigitalTwin
 twin = DigitalTwin(camera="Celeritas", optics_config=OpticsConfig.realistic(seed=1), seed=1)
 server = TemChannelServer(twin.column, host="127.0.0.1", port=0).start()
-truth = {**twin.optics_config.realism.truth(2, twin.column.get("Magnification")),
-         **{k: v for k, v in twin.calibration_truth().items() if isinstance(v, (int, float))}}
-print("up", server.port, json.dumps(truth, default=float), flush=True)
+truth = twin.calibration_truth()
+names = ("true_pixel_nm", "backlash_um", "is_matrix_um_per_unit")
+print("up", json.dumps({"port": server.port, **{name: truth[name] for name in names}}), flush=True)
 for line in sys.stdin:
     twin.column.wait_idle(60)
-    np.save(line.strip(), twin.snap(0.1, seed=1))
+    np.save(line.strip(), twin.flux(twin.request(frame_time_s=0.025, total_frames=1)))
     print("saved", flush=True)
 """
 

@@ -51,6 +51,17 @@ mode = tem.getFunctionMode()
 assert 120000 in tem.getMagnificationRanges()[mode]
 tem.setMagnification(120000)
 assert tem.getMagnification() == 120000
+assert tuple(tem.getBeamShift()) == (32768, 32768), tem.getBeamShift()
+tem.setBeamShift(32868, 32568)
+assert tuple(tem.getBeamShift()) == (32868, 32568)
+tem.setImageShift1(100, 200)
+assert tuple(tem.getImageShift1()) == (100, 200)
+tem.setObjectiveLenseFine(32800)
+assert (tem.getObjectiveLenseFine(), tem.getObjectiveLenseCoarse()) == (32800, 32768)
+tem.setStageXY(400, -300)
+tem.setStageZ(2000)
+assert tuple(tem.getStagePosition()[:3]) == (400, -300, 2000)
+tem.setStagePosition(x=500, y=0, z=0)
 for wrong in (lambda: tem.setMagnification(1234), lambda: tem.setStageA(500.0), tem.bogus):
     try:
         wrong()
@@ -118,6 +129,9 @@ async def test_instamatics_client(tem, foreign, tmp_path):
     assert not column.blanked
     assert column.current_pa == pytest.approx(16.0)
     assert column.field_nm == pytest.approx(1e8 / 120_000)
+    assert column.optics.focus_nm == 32.0
+    truth = tem.world.image_truth(tem.clock.now_ns())
+    assert truth.deflected_nm == (200.0, -100.0)
 
 
 async def test_moves_take_their_time_and_only_what_is_named_moves(tem):
@@ -238,3 +252,13 @@ async def test_faults(tem):
     tem.faults.switch(parse_fault("stage:disconnectx1"))
     tem.writer.write(b'{"func_name": "isStageMoving"}')
     assert await tem.reader.read() == b"[200, "
+
+
+async def test_deflectors_stop_at_their_limits_without_a_word(tem):
+    assert await tem.call("setBeamShift", 70_000, -3) == [200, None]
+    assert await tem.call("getBeamShift") == [200, [65_535, 0]]
+    tem.world.inject_faults(tem.clock.now_ns(), frozenset({"shift-clips"}), {"shift-clips": 100.0})
+    await tem.call("setBeamShift", 32_000, 32_700)
+    assert await tem.call("getBeamShift") == [200, [32_668, 32_700]]
+    status, (name, _) = await tem.call("setBeamShift", "far", 0)
+    assert (status, name) == (500, "TEMValueError")

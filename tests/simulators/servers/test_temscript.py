@@ -100,6 +100,19 @@ async def test_temscripts_client_moves_the_stage_and_the_blanker(simulate):
         assert math.hypot(*truth.deflected_nm) == pytest.approx(math.hypot(20, 30))
 
 
+async def test_a_beam_shift_beyond_the_limit_is_cut_without_a_word(http):
+    words = {"column": {"shift_limit": "2000 nm"}, "specimen": SLOW_STAGE.specimen.model_dump()}
+    async with http(simulator=SimulatorRig.model_validate(words)) as (_, session):
+        async with session.put("/v1/beam_shift", json=[5e-6, -1e-6]) as response:
+            assert response.status == 204
+        async with session.get("/v1/beam_shift") as response:
+            assert await response.json() == pytest.approx([2e-6, -1e-6])
+        for wrong in ([1e-6], "far", [1e-6, None], {"x": 0}):
+            async with session.put("/v1/beam_shift", json=wrong) as response:
+                assert response.status == 500
+                assert "beam_shift" in response.reason
+
+
 async def test_stage_and_beam_share_one_server(http):
     async with http() as (simulation, _):
         assert simulation.devices["stage"]["endpoint"] == simulation.devices["beam"]["endpoint"]
