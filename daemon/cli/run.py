@@ -232,7 +232,7 @@ def simulate(
     fault: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="ROLE:FAULT[=LATE][xTIMES][@START][+DURATION]",
+            metavar="ROLE:FAULT[=SIZE][xTIMES][@START][+DURATION]",
             help=f"Let a wire misbehave: {', '.join(FAULTS)}. May be given several times.",
         ),
     ] = None,

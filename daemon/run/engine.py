@@ -260,11 +260,18 @@ class Engine:
                 await self._checkpoint()
                 await self.stage.tilt(tilt_deg)
                 if following is not None:
+                    await self._keep_on_axis(following, tilt_deg)
                     await following.follow(tilt_deg)
                     # What cannot be followed is not exposed before a person has looked.
                     await self._checkpoint()
                 await acquisition.expose(first)
             await self.stage.check()
+
+    async def _keep_on_axis(self, following: Follower, tilt_deg: float) -> None:
+        """Let the stage take out a height that beam shift alone would have to follow."""
+        by_nm = following.lift_nm(tilt_deg)
+        if by_nm is not None and (at := await self.stage.lift(by_nm)) is not None:
+            following.lifted(by_nm, at.t_ns)
 
     def _series_begins(
         self, following: Follower, operation: AcquireStack, acquisition: StackAcquisition

@@ -62,6 +62,22 @@ class StageCheck:
             self._before = self.position
         self._out.telemetry("stage", {"tilt_deg": self.position.tilt_deg}, self.position.t_ns)
 
+    async def lift(self, by_nm: float) -> StagePosition | None:
+        """Move along z; None if the stage cannot, or not so far.
+
+        Raises
+        ------
+        DeviceError
+            From the stage.
+        """
+        here, reach = self.position, (await self._stage.reach())["z"]
+        if here is None or reach is None or here.z_nm + by_nm not in reach:
+            return None
+        await self.check()
+        z_nm = here.z_nm + by_nm
+        self.position = self._before = await self._stage.move_to(here.tilt_deg, z_nm=z_nm)
+        return self.position
+
     def exposed(self, stack: str, first: int, last: int) -> None:
         """Note frames after whose exposure the stage has not been read back yet."""
         earlier = self._exposed

@@ -21,13 +21,22 @@ from ...protocols.messages.tracking import (
     Measured,
     SeriesBegun,
     ShiftSet,
+    StageMoved,
     Table,
     TemperatureRead,
     Told,
     Visit,
 )
-from ...protocols.messages.tracking_rules import TrackingLimits, beyond_shift_limit, is_lost
+from ...protocols.messages.tracking_rules import (
+    TrackingLimits,
+    beyond_shift_limit,
+    height_of,
+    is_lost,
+)
 
+# Height is corrected by the stage from so many frames of a series on, at tilts no larger than this,
+# where it is larger than its own doubt and this many nm. A move of the stage errs by so much.
+_FRAMES_BEFORE_LIFT, _LIFT_WITHIN_DEG, _LIFT_LEAST_NM, _MOVE_ERROR_NM = 4, 25.0, 300.0, 200.0
 # So many frames in a row that do not show the specimen are a loss.
 _LOST_AFTER = 2
 # What a table expects of a shift smaller than this is not worth a command.
@@ -91,6 +100,8 @@ class Follower:
         self._sd_nm: tuple[float, float] | None = None
         self._can_focus = False
         self._unseen = 0
+        self._frames = 0
+        self._since_ns = 0
         self._distrusted = False
         self._said: set[str] = set()
 
@@ -142,7 +153,7 @@ class Follower:
             Visit(tilt_deg=tilt, t_ns=now_ns + int((k + 1) * frame_s * 1e9))
             for k, tilt in enumerate(tilt_deg)
         )
-        self._series, self._table, self._unseen = series, None, 0
+        self._series, self._table, self._unseen, self._frames = series, None, 0, 0
         self._said = set()
         self._tell(SeriesBegun(series=series, visits=visits))
 
@@ -165,6 +176,36 @@ class Follower:
             await self._apply(row.shift_nm, defocus_nm)
         except (OutOfRange, DeviceRefused) as error:
             self._lost(f"{self._series} at {tilt_deg:g} deg: {error}")
+
+    def lift_nm(self, tilt_deg: float) -> float | None:
+        """How far the stage should lift the specimen before the next frame; None: not at all.
+
+        A specimen that is off the tilt axis needs a beam shift that grows with the tilt. Where the
+        table expects one beyond `hand_over_nm`, the stage takes the height out, once known.
+
+        Parameters
+        ----------
+        tilt_deg : float
+            Angle of the next frame; at a large one a move that errs moves the image.
+        """
+        table = self._table
+        if table is None or not table.trusted or abs(tilt_deg) > _LIFT_WITHIN_DEG:
+            return None
+        largest = max((math.hypot(*row.shift_nm) for row in table.rows), default=0.0)
+        if self._frames < _FRAMES_BEFORE_LIFT or largest < self._limits.hand_over_nm:
+            return None
+        found = height_of(table.rows)
+        if found is None or abs(found[0]) < max(_LIFT_LEAST_NM, 2.0 * found[1]):
+            return None
+        return -found[0]
+
+    def lifted(self, moved_nm: float, t_ns: int) -> None:
+        """Tell the tracker that the stage has moved along z; the table is old from now on."""
+        self._event("info", "tracker", f"{self._series}: the stage lifts the specimen by "
+                    f"{moved_nm:.0f} nm, to the tilt axis")  # fmt: skip
+        self._frames, self._table, self._since_ns = 0, None, t_ns
+        errors = (0.0, 0.0, _MOVE_ERROR_NM)
+        self._tell(StageMoved(t_ns=t_ns, moved_nm=(0.0, 0.0, moved_nm), error_nm=errors))
 
     async def _apply(self, shift_nm: tuple[float, float], defocus_nm: float) -> None:
         """Set and read back; the tracker learns what was set."""
@@ -205,7 +246,7 @@ class Follower:
             self._event("error", "tracker", f"an answer that cannot be read: {error.errors()[0]}")
 
     def _note_table(self, table: Table) -> None:
-        if table.series != self._series:
+        if table.series != self._series or table.t_ns < self._since_ns:
             return
         self._table = table
         for note in table.notes:
@@ -233,6 +274,7 @@ class Follower:
                 "score": found.score,
             }
             self._telemetry("tracker", values, found.t_ns)
+        self._frames += found.scan == "frame" and not found.doubt
         why = is_lost(found, self._field_nm, self._limits)
         if not why:
             self._unseen = 0
@@ -252,8 +294,11 @@ class Follower:
 
     def _lost(self, why: str) -> None:
         if self._track.when_lost == "pause":
-            self._event("error", "tracker", f"{why}; the run pauses: look at the last frame, centre "
-                        "the specimen, then resume or abort")  # fmt: skip
+            text = (
+                f"{why}; the run pauses: look at the last frame, centre the specimen, then resume "
+                "or abort"
+            )
+            self._event("error", "tracker", text)
             self._pause()
         else:
             self._event("warning", "tracker", f"{why}; the run goes on, as the recipe says")
