@@ -36,7 +36,9 @@ from ...protocols.messages.tracking_rules import (
 
 # Height is corrected by the stage from so many frames of a series on, at tilts no larger than this,
 # where it is larger than its own doubt and this many nm. A move of the stage errs by so much.
-_FRAMES_BEFORE_LIFT, _LIFT_WITHIN_DEG, _LIFT_LEAST_NM, _MOVE_ERROR_NM = 4, 25.0, 300.0, 200.0
+_FRAMES_BEFORE_LIFT, _LIFT_WITHIN_DEG, _LIFT_LEAST_NM, _MOVE_ERROR_NM = 3, 25.0, 300.0, 200.0
+# At any tilt where the next shift is this part of the largest.
+_NEARLY = 0.9
 # So many frames in a row that do not show the specimen are a loss.
 _LOST_AFTER = 2
 # What a table expects of a shift smaller than this is not worth a command.
@@ -189,7 +191,11 @@ class Follower:
             Angle of the next frame; at a large one a move that errs moves the image.
         """
         table = self._table
-        if table is None or not table.trusted or abs(tilt_deg) > _LIFT_WITHIN_DEG:
+        row = None if table is None else table.row_at(tilt_deg)
+        if table is None or row is None or not table.trusted:
+            return None
+        due = math.hypot(*row.shift_nm) > _NEARLY * self._limits.shift_limit_nm
+        if abs(tilt_deg) > _LIFT_WITHIN_DEG and not due:
             return None
         largest = max((math.hypot(*row.shift_nm) for row in table.rows), default=0.0)
         if self._frames < _FRAMES_BEFORE_LIFT or largest < self._limits.hand_over_nm:
@@ -250,15 +256,15 @@ class Follower:
             return
         self._table = table
         for note in table.notes:
-            self._say("warning", note)
+            self._say_once(note, note)
         if not table.trusted and not self._distrusted:
             self._distrusted = True
             if self._track.when_lost == "pause":
                 self._pause()
         if far := beyond_shift_limit(table.rows, self._limits):
             angles = ", ".join(f"{angle:g}" for angle in far[:5])
-            self._say(
-                "warning",
+            self._say_once(
+                "limit",
                 f"{table.series}: the beam shift will probably pass its limit of "
                 f"{self._limits.shift_limit_nm:.0f} nm at {angles} deg; bring the specimen closer "
                 "to the tilt axis",
@@ -286,11 +292,11 @@ class Follower:
             self._unseen = 0
             self._lost(f"{where}: {_LOST_AFTER} frames in a row do not show the specimen")
 
-    def _say(self, level: str, text: str) -> None:
-        """Make an event, once in a series."""
-        if text not in self._said:
-            self._said.add(text)
-            self._event(level, "tracker", text)
+    def _say_once(self, key: str, text: str) -> None:
+        """Warn, once in a series of each kind."""
+        if key not in self._said:
+            self._said.add(key)
+            self._event("warning", "tracker", text)
 
     def _lost(self, why: str) -> None:
         if self._track.when_lost == "pause":
