@@ -24,7 +24,6 @@ import math
 import numpy as np
 
 from .assumptions import (
-    BULGE,
     CONSTANT,
     DRIFT,
     DRIFT_MEAN,
@@ -35,8 +34,6 @@ from .assumptions import (
     HEIGHT,
     HYSTERESIS,
     JUMP,
-    OFFSET,
-    SIDEWAYS,
     VISIT,
     Assumptions,
     Floats64,
@@ -54,12 +51,20 @@ MOST_ANGLES = 300
 
 
 class Motion:
-    """The model with what it has learned; see :func:`.prediction.predict`.
+    """The model with what it has learned; `predict` asks it.
 
     Parameters
     ----------
-    assumptions : Assumptions
+    assumptions : Assumptions, optional
         What is assumed before the first frame.
+
+    Examples
+    --------
+    >>> motion = Motion()
+    >>> motion.tilt_to(0.0)
+    >>> _ = motion.measure((10.0, -4.0), (0.5, 0.5), (0.0, 0.0))
+    >>> float(round(motion.weights.sum(), 6)), motion.measurements
+    (1.0, 1)
     """
 
     def __init__(self, assumptions: Assumptions | None = None) -> None:
@@ -226,7 +231,9 @@ class Motion:
         float
             Probability that the stage has slipped at its last arrival.
         """
-        row = offset_rows(self, np.array([self.tilt_deg or 0.0]), np.zeros(1), self.temperature_c)[0]
+        row = offset_rows(self, np.array([self.tilt_deg or 0.0]), np.zeros(1), self.temperature_c)[
+            0
+        ]
         row[VISIT] = 1.0
         row[ERROR_Y], row[ERROR_X] = applied_nm
         target = np.array(offset_nm) - np.array(applied_nm)

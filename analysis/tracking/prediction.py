@@ -94,7 +94,7 @@ def predict(
     errors = np.tensordot(weights, motion.mean[..., [ERROR_Y, ERROR_X]], 1)
     still = np.tensordot(weights, motion.mean @ rows.T, 1).T
     if assumed_shift_nm is None:
-        shift = -np.linalg.solve(np.eye(2) + errors, still.T).T
+        shift = -np.linalg.solve(np.eye(2) + errors, still.T).T + 0.0
     else:
         shift = np.broadcast_to(np.array(assumed_shift_nm, np.float64), still.shape)
     rows[:, ERROR_Y], rows[:, ERROR_X] = shift.T
@@ -105,7 +105,13 @@ def predict(
     defocus, defocus_sd = _defocus(motion, tilts, at_c, weights)
     speed, speed_sd = _drift(motion, later_s, weights)
     return Prediction(
-        np.array(shift), np.sqrt(variance).T, defocus, defocus_sd, speed, speed_sd, offset.T
+        np.array(shift, np.float64),
+        np.sqrt(variance).T,
+        defocus,
+        defocus_sd,
+        speed,
+        speed_sd,
+        offset.T,
     )
 
 

@@ -89,4 +89,3 @@ def _warmer(motion: Stated, temperature_c: float | None) -> float:
     if temperature_c is None or motion.reference_c is None:
         return 0.0
     return temperature_c - motion.reference_c
-

@@ -82,8 +82,8 @@ def what_was_learned(motion: Motion) -> Learned:
     Examples
     --------
     >>> learned = what_was_learned(Motion())
-    >>> learned.height_nm, learned.height_sd_nm
-    (0.0, 2500.0)
+    >>> learned.height_nm, round(learned.height_sd_nm)
+    (0.0, 2500)
     """
     variances = np.diagonal(motion.covariance, axis1=2, axis2=3)
     mean, variance = mixed(motion.weights, motion.mean, variances)

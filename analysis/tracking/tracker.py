@@ -74,6 +74,12 @@ class TrackerState(Strict):
         False after the corrections made things worse.
     tables : int
         How many tables were sent.
+
+    Examples
+    --------
+    >>> text = Tracker().state().model_dump_json()
+    >>> TrackerState.model_validate_json(text).tables
+    0
     """
 
     version: Literal[1] = 1
@@ -242,9 +248,7 @@ class Tracker:
         side = self._side
         if header.scan == "wide":
             side = max(pixels.shape, default=1)
-        picture = picture_of(
-            pixels, header.field_nm, header.tilt_deg, header.dose_e_per_nm2, side
-        )
+        picture = picture_of(pixels, header.field_nm, header.tilt_deg, header.dose_e_per_nm2, side)
         if header.shift_nm is not None:
             self._shift_nm = header.shift_nm
         if header.defocus_nm is not None:

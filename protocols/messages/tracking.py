@@ -32,7 +32,9 @@ SdPair = tuple[NotNegative, NotNegative]
 
 # A frame of the series; a sparse scan of the same field; one of a larger field, to search.
 ScanKind = Literal["frame", "scout", "wide"]
-Doubt = Literal["", "blank", "same", "few-counts", "featureless", "decoy", "ambiguous", "unexpected"]
+Doubt = Literal[
+    "", "blank", "same", "few-counts", "featureless", "decoy", "ambiguous", "unexpected"
+]
 
 
 class Visit(Strict):
@@ -170,7 +172,7 @@ class Table(Strict):
     t_ns: Nanoseconds
     number: Index
     series: Name
-    index: Index | None
+    index: Index | None = None
     rows: Annotated[tuple[Row, ...], Field(max_length=MOST_ROWS)]
     trusted: bool = True
     notes: tuple[str, ...] = ()
@@ -181,9 +183,7 @@ class Table(Strict):
         return near if near is not None and abs(near.tilt_deg - tilt_deg) <= 0.1 else None
 
 
-Told = (
-    SeriesBegun | FrameTaken | StageMoved | HoldDone | TemperatureRead | ShiftSet | Focused
-)
+Told = SeriesBegun | FrameTaken | StageMoved | HoldDone | TemperatureRead | ShiftSet | Focused
 Answer = Measured | Table
 TrackingMessage = Told | Answer
 _MESSAGE: TypeAdapter[TrackingMessage] = TypeAdapter(
