@@ -2,19 +2,20 @@ from .assumptions import Assumptions
 from .motion import Motion
 from .motion_state import MotionState, for_next_specimen, motion_from, state_of
 from .pictures import Picture, picture_of, resampled
-from .prediction import Prediction, predict
+from .prediction import MotionPrediction, predict
 from .registration import Registration, register
-from .summary import Learned, what_was_learned
+from .summary import LearnedMotion, what_was_learned
 from .table import table_rows
-from .tracker import Tracker, TrackerState, warm_up_tracking
+from .tracker import Tracker, warm_up_tracking
+from .tracker_state import TrackerState
 
 __all__ = [
     "Assumptions",
-    "Learned",
+    "LearnedMotion",
     "Motion",
+    "MotionPrediction",
     "MotionState",
     "Picture",
-    "Prediction",
     "Registration",
     "Tracker",
     "TrackerState",

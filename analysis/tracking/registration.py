@@ -28,6 +28,7 @@ Reason = Literal["", "blank", "same", "few-counts", "featureless", "decoy", "amb
 
 # Part of the reference that must lie in the picture: a slip of a stage can leave no more.
 _LEAST_OVERLAP = 0.1
+_LARGE_OVERLAP = 0.5
 # What a small overlap costs, in sd of chance: little agrees with anything.
 _SMALL_OVERLAP_SD = 1.5
 # The largest part of the expected score that the prediction can outweigh.
@@ -149,9 +150,11 @@ def register(
     penalty = _penalty(
         correlation.shape, shown, origin, picture.pitch_nm, expected_nm, expected_sd_nm
     )
-    rarer = np.sqrt(1.0 / np.maximum(_overlaps(shown.counts.shape, target.shape), 1e-3))
+    overlaps = _overlaps(shown.counts.shape, target.shape)
+    rarer = np.sqrt(1.0 / np.maximum(overlaps, 1e-3))
     chance = _chance_sd(spectra, template.size)
-    judged = correlation - expected * penalty - _SMALL_OVERLAP_SD * chance * (rarer - 1.0)
+    placed = correlation - expected * penalty
+    judged = placed - _SMALL_OVERLAP_SD * chance * (rarer - 1.0)
     at = np.unravel_index(int(np.argmax(judged)), correlation.shape)
     score = float(correlation[at])
     lag = _vertex(correlation, at) + 1.0 - np.array(shown.counts.shape)
@@ -162,7 +165,8 @@ def register(
     sd = (sd[0], math.hypot(sd[1], _PARALLAX_NM * turned))
     own = stabilised(shown.counts)
     structure = float(own.var()) - 1.0  # that the reference itself shows, over its noise
-    reason = _doubt(judged, correlation, at, least, expected, structure, template.size)
+    rivals = np.where(overlaps >= _LARGE_OVERLAP, placed, judged)
+    reason = _doubt(rivals, score, at, least, expected, structure, template.size)
     return Registration((float(shift[0]), float(shift[1])), sd, score, expected, least, reason)
 
 
@@ -300,8 +304,8 @@ def _sd_nm(
 
 
 def _doubt(
-    judged: Floats64,
-    correlation: Floats64,
+    rivals: Floats64,
+    score: float,
     at: tuple[np.intp, ...],
     least: float,
     expected: float,
@@ -312,12 +316,11 @@ def _doubt(
     if expected < 2.0 * _WHITE_CHANCE_SD * white:
         # More counts would show the structure, or there is none.
         return "few-counts" if structure > 1.0 else "featureless"
-    score = float(correlation[at])
     if score < least:
         return "decoy"
     row, column = int(at[0]), int(at[1])
-    rest = judged.copy()
-    rest[max(0, row - _LOBE) : row + _LOBE + 1, max(0, column - _LOBE) : column + _LOBE + 1] = -2.0
-    if float(rest.max()) > float(judged[at]) - _SECOND_SD * (1.0 - score**2) * white - _ALIKE:
-        return "ambiguous"
-    return ""
+    rest = rivals.copy()
+    rows = slice(max(0, row - _LOBE), row + _LOBE + 1)
+    rest[rows, max(0, column - _LOBE) : column + _LOBE + 1] = -2.0
+    margin = _SECOND_SD * (1.0 - score**2) * white + _ALIKE
+    return "ambiguous" if float(rest.max()) > float(rivals[at]) - margin else ""

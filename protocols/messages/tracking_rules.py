@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
-from .tracking import Measured, Pair, Row, SdPair
+from .tracking import OffsetMeasured, Pair, Row, SdPair
 
 # Frames whose offset grows although it is corrected, after which correcting stops.
 GROWING_FRAMES = 3
@@ -68,7 +68,7 @@ def before_exposure(
     limits: TrackingLimits,
     spent_e_per_nm2: float,
     scout_e_per_nm2: float,
-    last: Measured | None = None,
+    last: OffsetMeasured | None = None,
 ) -> Next:
     """Whether the next exposure needs a scout.
 
@@ -80,7 +80,7 @@ def before_exposure(
         What is allowed.
     spent_e_per_nm2, scout_e_per_nm2 : float
         Dose of this series' scouts so far, and of one more.
-    last : Measured, optional
+    last : OffsetMeasured, optional
         What the last frame of this series showed.
 
     Returns
@@ -107,12 +107,14 @@ def before_exposure(
     return Next("scout", why)
 
 
-def after_scout(found: Measured, field_nm: float, limits: TrackingLimits, taken: int = 1) -> Next:
+def after_scout(
+    found: OffsetMeasured, field_nm: float, limits: TrackingLimits, taken: int = 1
+) -> Next:
     """What follows a scout: exposure, a search in a wider field, or a pause.
 
     Parameters
     ----------
-    found : Measured
+    found : OffsetMeasured
         What the scout, or the wide scout, showed.
     field_nm : float
         Width of the field of a frame.
@@ -148,7 +150,7 @@ def after_scout(found: Measured, field_nm: float, limits: TrackingLimits, taken:
     return Next("wide", f"the scout did not show the specimen ({found.doubt})")
 
 
-def is_lost(found: Measured, field_nm: float, limits: TrackingLimits) -> str:
+def is_lost(found: OffsetMeasured, field_nm: float, limits: TrackingLimits) -> str:
     """Why a frame counts as lost; empty if it does not."""
     if found.doubt:
         return f"the frame cannot be used for tracking ({found.doubt})"
@@ -160,12 +162,12 @@ def is_lost(found: Measured, field_nm: float, limits: TrackingLimits) -> str:
     return f"the specimen is {far:.0f} nm off, {100 * far / field_nm:.0f} % of the field"
 
 
-def correction_fails(recent: Sequence[Measured]) -> bool:
+def correction_fails(recent: Sequence[OffsetMeasured]) -> bool:
     """Whether the beam shift does not do what it should: wrong sign, wrong matrix, or forgotten.
 
     Parameters
     ----------
-    recent : sequence of Measured
+    recent : sequence of OffsetMeasured
         The last frames of a series, in order; scouts are left out.
 
     Returns
@@ -197,7 +199,7 @@ def correction_fails(recent: Sequence[Measured]) -> bool:
     return False
 
 
-def not_found_running(recent: Sequence[Measured]) -> bool:
+def not_found_running(recent: Sequence[OffsetMeasured]) -> bool:
     """Whether the last three frames of a series have shown no specimen that could be believed.
 
     The engine then pauses: without scouts there is nothing else that could find it.
@@ -206,7 +208,7 @@ def not_found_running(recent: Sequence[Measured]) -> bool:
     return len(frames) == GROWING_FRAMES and all(m.doubt for m in frames)
 
 
-def _surprise(found: Measured) -> float:
+def _surprise(found: OffsetMeasured) -> float:
     if found.offset_nm is None or found.predicted_sd_nm is None:
         return 0.0
     pairs = zip(found.offset_nm, found.predicted_sd_nm, strict=True)

@@ -9,7 +9,7 @@ from pyrotome.protocols.messages.tracking import (
     Focused,
     FrameTaken,
     HoldDone,
-    Measured,
+    OffsetMeasured,
     Row,
     SeriesBegun,
     ShiftSet,
@@ -67,7 +67,7 @@ messages = st.one_of(
     st.builds(ShiftSet, t_ns=times, shift_nm=pairs, defocus_nm=finite),
     st.builds(Focused, t_ns=times, defocus_nm=finite, sd_nm=positive, reset=st.booleans()),
     st.builds(
-        Measured,
+        OffsetMeasured,
         t_ns=times,
         series=names,
         index=st.integers(0, 99),

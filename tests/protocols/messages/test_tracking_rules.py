@@ -2,7 +2,7 @@
 
 import pytest
 
-from pyrotome.protocols.messages.tracking import Measured, Row
+from pyrotome.protocols.messages.tracking import OffsetMeasured, Row
 from pyrotome.protocols.messages.tracking_rules import (
     TrackingLimits,
     after_scout,
@@ -21,7 +21,7 @@ FIELD_NM, SCOUT = 1000.0, 0.0225
 
 
 def measured(offset=(0.0, 0.0), scan="frame", doubt="", slip=0.0, sd=(50.0, 50.0)):
-    return Measured(
+    return OffsetMeasured(
         t_ns=0,
         series="s",
         index=0,
