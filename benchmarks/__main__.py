@@ -25,6 +25,8 @@ BENCHMARKS = (
     ("analysis/tomography",),
     ("analysis/alignment",),
     ("analysis/necks",),
+    ("tracking/fast_lane", "--seeds", "2"),
+    ("tracking/frame_cost",),
     ("acquisition/latency",),
 )
 

@@ -65,6 +65,12 @@ class Assumptions(Strict):
         Of a displacement at an arrival that stays.
     rise_k : float
         Rise of a hold for which drift, jump and hysteresis are stated; they scale with it.
+
+    Examples
+    --------
+    >>> jitter, course = Assumptions(jitter_nm=(10.0, 20.0), course_nm=(30.0,)).hypotheses()
+    >>> jitter.tolist(), course.tolist()
+    ([10.0, 20.0], [30.0, 30.0])
     """
 
     jitter_nm: tuple[Positive, ...] = (5.0, 8.0, 12.0, 17.0, 24.0, 34.0, 48.0, 68.0, 96.0)

@@ -51,12 +51,20 @@ MOST_ANGLES = 300
 
 
 class Motion:
-    """The model with what it has learned; see :func:`.prediction.predict`.
+    """The model with what it has learned; `predict` asks it.
 
     Parameters
     ----------
-    assumptions : Assumptions
+    assumptions : Assumptions, optional
         What is assumed before the first frame.
+
+    Examples
+    --------
+    >>> motion = Motion()
+    >>> motion.tilt_to(0.0)
+    >>> _ = motion.measure((10.0, -4.0), (0.5, 0.5), (0.0, 0.0))
+    >>> float(round(motion.weights.sum(), 6)), motion.measurements
+    (1.0, 1)
     """
 
     def __init__(self, assumptions: Assumptions | None = None) -> None:
@@ -165,14 +173,20 @@ class Motion:
         moved_nm: tuple[float, float, float],
         error_nm: tuple[float, float, float],
     ) -> None:
-        """Tell that the stage was moved along (x, y, z), with the sd of each move."""
+        """Tell that the stage was moved on purpose.
+
+        Parameters
+        ----------
+        moved_nm, error_nm : tuple of float
+            Along (x, y, z): the moves, and the standard deviation of each.
+        """
         (x, y, z), (error_x, error_y, error_z) = moved_nm, error_nm
         self.mean[:, Y, CONSTANT] += y
         self.mean[:, X, CONSTANT] += x
         self.covariance[:, Y, CONSTANT, CONSTANT] += error_y**2
         self.covariance[:, X, CONSTANT, CONSTANT] += error_x**2
         if z != 0.0 or error_z != 0.0:
-            turn, turn_sd = self._axis_turn()
+            turn, turn_sd = _axis_turn(self)
             self.mean[:, X, HEIGHT] += z
             self.mean[:, Y, HEIGHT] += turn * z
             self.covariance[:, X, HEIGHT, HEIGHT] += error_z**2
@@ -181,7 +195,7 @@ class Motion:
 
     def focus_here(self, sd_nm: float = 0.0, defocus_nm: float = 0.0) -> None:
         """Tell that the specimen is in focus now with this defocus applied, known to `sd_nm`."""
-        row = self._defocus_row()
+        row = _defocus_row(self)
         row[FOCUSED] = 0.0
         part = self.covariance[:, X]
         towards = part @ row
@@ -193,7 +207,7 @@ class Motion:
 
     def measure_focus(self, defocus_nm: float, sd_nm: float) -> None:
         """Take in a measured height over the height at which the specimen was in focus."""
-        row = self._defocus_row()
+        row = _defocus_row(self)
         part = self.covariance[:, X]
         towards = part @ row
         variance = towards @ row + sd_nm**2
@@ -260,22 +274,6 @@ class Motion:
         rows[..., :, to] += scale * rows[..., :, learned]
         rows[..., to, to] += variance
 
-    def _axis_turn(self) -> tuple[float, float]:
-        """Turn of the scan against the tilt axis in rad, and its sd, from both heights."""
-        weights = self.weights
-        heights = self.mean[..., HEIGHT]
-        variances = self.covariance[..., HEIGHT, HEIGHT]
-        mean, variance = mixed(weights, heights, variances)
-        assumed = self.assumptions.axis_turn_rad
-        # A height of nothing says nothing about the turn.
-        strength = mean[X] ** 2 / (variance[Y] + 1e-9)
-        turn_variance = 1.0 / (1.0 / assumed**2 + strength) if assumed > 0.0 else 0.0
-        turn = turn_variance * mean[X] * mean[Y] / (variance[Y] + 1e-9)
-        return float(turn), math.sqrt(turn_variance)
-
-    def _defocus_row(self) -> Floats64:
-        return defocus_rows(self, np.array([self.tilt_deg or 0.0]), self.temperature_c)[0]
-
     def _after_arrival(
         self, towards: Floats64, variance: Floats64, innovation: Floats64
     ) -> Floats64:
@@ -329,3 +327,21 @@ def _condition(
     gain = towards / variance[..., None]
     mean += gain * innovation[..., None]
     covariance -= gain[..., :, None] * towards[..., None, :]
+
+
+def _axis_turn(motion: Motion) -> tuple[float, float]:
+    """Turn of the scan against the tilt axis in rad, and its sd, from both heights."""
+    weights = motion.weights
+    heights = motion.mean[..., HEIGHT]
+    variances = motion.covariance[..., HEIGHT, HEIGHT]
+    mean, variance = mixed(weights, heights, variances)
+    assumed = motion.assumptions.axis_turn_rad
+    # A height of nothing says nothing about the turn.
+    strength = mean[X] ** 2 / (variance[Y] + 1e-9)
+    turn_variance = 1.0 / (1.0 / assumed**2 + strength) if assumed > 0.0 else 0.0
+    turn = turn_variance * mean[X] * mean[Y] / (variance[Y] + 1e-9)
+    return float(turn), math.sqrt(turn_variance)
+
+
+def _defocus_row(motion: Motion) -> Floats64:
+    return defocus_rows(motion, np.array([motion.tilt_deg or 0.0]), motion.temperature_c)[0]

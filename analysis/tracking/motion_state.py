@@ -58,6 +58,12 @@ class MotionState(Strict):
         Whether nothing was measured since the last arrival.
     slip_probability : float
         Of the last arrival.
+
+    Examples
+    --------
+    >>> text = state_of(Motion()).model_dump_json()
+    >>> MotionState.model_validate_json(text).version
+    1
     """
 
     version: Literal[1] = VERSION

@@ -13,7 +13,7 @@ from .rows import defocus_rows, mixed, offset_rows
 
 
 @dataclass(frozen=True)
-class Prediction:
+class MotionPrediction:
     """What the model expects at some tilts and times; n of them, lengths in nm.
 
     Attributes
@@ -46,7 +46,7 @@ def predict(
     temperature_c: float | None = None,
     assumed_shift_nm: tuple[float, float] | None = None,
     in_order: bool = False,
-) -> Prediction:
+) -> MotionPrediction:
     """Predict shift, defocus and drift for tilts at coming times; the model stays as it is.
 
     Parameters
@@ -64,7 +64,7 @@ def predict(
 
     Returns
     -------
-    Prediction
+    MotionPrediction
         Of the mixture of all hypotheses: means, and standard deviations about them.
 
     Examples
@@ -94,7 +94,7 @@ def predict(
     errors = np.tensordot(weights, motion.mean[..., [ERROR_Y, ERROR_X]], 1)
     still = np.tensordot(weights, motion.mean @ rows.T, 1).T
     if assumed_shift_nm is None:
-        shift = -np.linalg.solve(np.eye(2) + errors, still.T).T
+        shift = -np.linalg.solve(np.eye(2) + errors, still.T).T + 0.0
     else:
         shift = np.broadcast_to(np.array(assumed_shift_nm, np.float64), still.shape)
     rows[:, ERROR_Y], rows[:, ERROR_X] = shift.T
@@ -104,8 +104,14 @@ def predict(
     offset, variance = mixed(weights, means, spread)
     defocus, defocus_sd = _defocus(motion, tilts, at_c, weights)
     speed, speed_sd = _drift(motion, later_s, weights)
-    return Prediction(
-        np.array(shift), np.sqrt(variance).T, defocus, defocus_sd, speed, speed_sd, offset.T
+    return MotionPrediction(
+        np.array(shift, np.float64),
+        np.sqrt(variance).T,
+        defocus,
+        defocus_sd,
+        speed,
+        speed_sd,
+        offset.T,
     )
 
 

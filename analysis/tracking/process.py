@@ -23,11 +23,12 @@ from ...protocols.messages.process import TrackerConfig
 from ...protocols.messages.stream import BadMessage, Message, array_of, parse
 from ...protocols.messages.tracking import (
     FrameTaken,
-    Measured,
+    OffsetMeasured,
     Table,
     parse_tracking,
 )
-from .tracker import Tracker, TrackerState, warm_up_tracking
+from .tracker import Tracker, warm_up_tracking
+from .tracker_state import TrackerState
 
 # Frames that may wait here; more come without their pixels and teach nothing.
 CREDIT = 32
@@ -88,7 +89,7 @@ class Worker:
     def _take(self, message: Message) -> None:
         """Take in what happened between frames."""
         told = parse_tracking(message.payload[0]) if message.payload else None
-        if told is None or isinstance(told, FrameTaken | Measured | Table):
+        if told is None or isinstance(told, FrameTaken | OffsetMeasured | Table):
             raise BadMessage("a tracking message that tells nothing")
         self._answer(None, self._tracker.tell(told))
 
@@ -115,7 +116,7 @@ class Worker:
         self._answer(*self._tracker.feed(taken, pixels))
         self._keep()
 
-    def _answer(self, measured: Measured | None, table: Table | None) -> None:
+    def _answer(self, measured: OffsetMeasured | None, table: Table | None) -> None:
         body: dict[str, Any] = {"name": "tracking", "record": False}
         for name, answer in (("measured", measured), ("table", table)):
             if answer is not None:

@@ -24,7 +24,7 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 @dataclass(frozen=True)
-class Reference:
+class ReferencePicture:
     """A picture in which the specimen was at a known place.
 
     Attributes
@@ -56,16 +56,16 @@ class StoredReference(Strict):
     series: str
 
 
-class References:
+class ReferencePictures:
     """The newest reference of each angle, in the order in which they were taken."""
 
     def __init__(self) -> None:
-        self._kept: dict[float, Reference] = {}
+        self._kept: dict[float, ReferencePicture] = {}
 
     def __len__(self) -> int:
         return len(self._kept)
 
-    def add(self, reference: Reference) -> None:
+    def add(self, reference: ReferencePicture) -> None:
         """Keep a reference instead of the one at its angle."""
         angle = round(reference.picture.tilt_deg / SAME_ANGLE_DEG) * SAME_ANGLE_DEG
         # The newest one comes last.
@@ -74,7 +74,7 @@ class References:
         while len(self._kept) > _MOST_KEPT:
             self._kept.pop(next(iter(self._kept)))
 
-    def for_tilt(self, tilt_deg: float, series: str) -> Reference | None:
+    def for_tilt(self, tilt_deg: float, series: str) -> ReferencePicture | None:
         """The picture to compare a frame with.
 
         That of the same angle, which is one series old; else that of the nearest angle of this
@@ -83,7 +83,7 @@ class References:
         if not self._kept:
             return None
 
-        def apart(reference: Reference) -> float:
+        def apart(reference: ReferencePicture) -> float:
             return abs(reference.picture.tilt_deg - tilt_deg)
 
         nearest = min(self._kept.values(), key=apart)
@@ -97,7 +97,7 @@ class References:
         return tuple(_stored(reference) for reference in self._kept.values())
 
     @classmethod
-    def restore(cls, stored: tuple[StoredReference, ...]) -> References:
+    def restore(cls, stored: tuple[StoredReference, ...]) -> ReferencePictures:
         """Read them back; ValueError if one is damaged."""
         made = cls()
         for one in stored:
@@ -105,7 +105,7 @@ class References:
         return made
 
 
-def _stored(reference: Reference) -> StoredReference:
+def _stored(reference: ReferencePicture) -> StoredReference:
     picture = reference.picture
     rows, columns = picture.counts.shape
     raw = np.round(picture.counts).astype("<u4").tobytes()
@@ -121,7 +121,7 @@ def _stored(reference: Reference) -> StoredReference:
     )
 
 
-def _restored(stored: StoredReference) -> Reference:
+def _restored(stored: StoredReference) -> ReferencePicture:
     wanted = 4 * stored.shape[0] * stored.shape[1]
     try:
         deflated = base64.b64decode(stored.counts, validate=True)
@@ -134,4 +134,4 @@ def _restored(stored: StoredReference) -> Reference:
         )
     counts = np.frombuffer(raw, "<u4").reshape(stored.shape).astype(np.float64)
     picture = Picture(counts, stored.pitch_nm, stored.tilt_deg, stored.electrons)
-    return Reference(picture, stored.offset_nm, stored.sd_nm, stored.series)
+    return ReferencePicture(picture, stored.offset_nm, stored.sd_nm, stored.series)

@@ -26,20 +26,25 @@ from .pictures import Picture, noise_variance, resampled, stabilised
 Floats64 = NDArray[np.float64]
 Reason = Literal["", "blank", "same", "few-counts", "featureless", "decoy", "ambiguous"]
 
-# Part of the reference that must lie in the picture.
-_LEAST_OVERLAP = 0.3
+# Part of the reference that must lie in the picture: a slip of a stage can leave no more.
+_LEAST_OVERLAP = 0.1
+_LARGE_OVERLAP = 0.5
+# What a small overlap costs, in sd of chance: little agrees with anything.
+_SMALL_OVERLAP_SD = 1.5
 # The largest part of the expected score that the prediction can outweigh.
 _MOST_PENALTY = 0.12
 # Score of a believed match: this part of the expected one (more where more is expected), and this
 # many sd of chance.
 _SHARE_OF_EXPECTED, _SHARE_MORE = 0.6, 0.2
-_CHANCE_SD = 3.5
+_CHANCE_SD, _MOST_OF_EXPECTED = 3.5, 0.88
 _WHITE_CHANCE_SD = 5.0
 # Mean of a blank frame, as part of the background of the reference.
 _BLANK = 0.4
 # Squares about the peak that belong to it; noise of a second peak, in sd.
 _LOBE = 7
 _SECOND_SD = 2.0
+# Peaks whose scores differ by less are alike whatever the noise.
+_ALIKE = 0.02
 # Systematic error of the interpolation, in nm, and of parallax, in nm a radian of tilt.
 _LEAST_SD_NM = 0.25
 _PARALLAX_NM = 30.0
@@ -145,19 +150,23 @@ def register(
     penalty = _penalty(
         correlation.shape, shown, origin, picture.pitch_nm, expected_nm, expected_sd_nm
     )
-    judged = correlation - expected * penalty
+    overlaps = _overlaps(shown.counts.shape, target.shape)
+    rarer = np.sqrt(1.0 / np.maximum(overlaps, 1e-3))
+    chance = _chance_sd(spectra, template.size)
+    placed = correlation - expected * penalty
+    judged = placed - _SMALL_OVERLAP_SD * chance * (rarer - 1.0)
     at = np.unravel_index(int(np.argmax(judged)), correlation.shape)
     score = float(correlation[at])
     lag = _vertex(correlation, at) + 1.0 - np.array(shown.counts.shape)
     shift = (lag + origin) * picture.pitch_nm
-    chance = _chance_sd(spectra, template.size)
-    white = 1.0 / math.sqrt(template.size)
-    floor = max(min(_CHANCE_SD * chance, 0.8 * expected), _WHITE_CHANCE_SD * white)
-    least = max((_SHARE_OF_EXPECTED + _SHARE_MORE * expected) * expected, floor)
+    least = _least_score(expected, float(chance * rarer[at]), template.size)
     sd = _sd_nm(*_overlap(template, target, lag), score, blur, picture.pitch_nm)
     turned = abs(math.radians(picture.tilt_deg - reference.tilt_deg))
     sd = (sd[0], math.hypot(sd[1], _PARALLAX_NM * turned))
-    reason = _doubt(judged, correlation, at, least, expected, signal, noise, template.size)
+    own = stabilised(shown.counts)
+    structure = float(own.var()) - 1.0  # that the reference itself shows, over its noise
+    rivals = np.where(overlaps >= _LARGE_OVERLAP, placed, judged)
+    reason = _doubt(rivals, score, at, least, expected, structure, template.size)
     return Registration((float(shift[0]), float(shift[1])), sd, score, expected, least, reason)
 
 
@@ -207,6 +216,22 @@ def _chance_sd(spectra: tuple[Floats64, Floats64], size: int) -> float:
     # The spectra hold half of all frequencies; their means are those of all.
     shared = float((one * other).mean() / (one.mean() * other.mean()))
     return math.sqrt(shared / size)
+
+
+def _overlaps(shape: tuple[int, ...], whole: tuple[int, ...]) -> Floats64:
+    """Part of the reference that lies in the picture, at each lag."""
+    parts: list[Floats64] = []
+    for size, side in zip(shape, whole, strict=True):
+        lag = np.arange(size + side - 1) + 1.0 - size
+        parts.append((np.minimum(size, side - lag) - np.maximum(0.0, -lag)) / size)
+    return parts[0][:, None] * parts[1][None, :]
+
+
+def _least_score(expected: float, chance_sd: float, size: int) -> float:
+    """Score below which a match is not believed."""
+    by_chance = min(_CHANCE_SD * chance_sd, _MOST_OF_EXPECTED * expected)
+    share = _SHARE_OF_EXPECTED + _SHARE_MORE * expected
+    return max(share * expected, by_chance, _WHITE_CHANCE_SD / math.sqrt(size))
 
 
 def _penalty(
@@ -279,26 +304,23 @@ def _sd_nm(
 
 
 def _doubt(
-    judged: Floats64,
-    correlation: Floats64,
+    rivals: Floats64,
+    score: float,
     at: tuple[np.intp, ...],
     least: float,
     expected: float,
-    signal: float,
-    noise: float,
+    structure: float,
     size: int,
 ) -> Reason:
     white = 1.0 / math.sqrt(size)
     if expected < 2.0 * _WHITE_CHANCE_SD * white:
-        # Structure that more counts would show, or none at all.
-        return "few-counts" if signal > 0.02 * noise else "featureless"
-    score = float(correlation[at])
+        # More counts would show the structure, or there is none.
+        return "few-counts" if structure > 1.0 else "featureless"
     if score < least:
         return "decoy"
     row, column = int(at[0]), int(at[1])
-    rest = judged.copy()
-    rest[max(0, row - _LOBE) : row + _LOBE + 1, max(0, column - _LOBE) : column + _LOBE + 1] = -2.0
-    second = float(rest.max())
-    if second > float(judged[at]) - _SECOND_SD * (1.0 - score**2) * white:
-        return "ambiguous"
-    return ""
+    rest = rivals.copy()
+    rows = slice(max(0, row - _LOBE), row + _LOBE + 1)
+    rest[rows, max(0, column - _LOBE) : column + _LOBE + 1] = -2.0
+    margin = _SECOND_SD * (1.0 - score**2) * white + _ALIKE
+    return "ambiguous" if float(rest.max()) > float(rivals[at]) - margin else ""

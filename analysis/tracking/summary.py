@@ -23,7 +23,7 @@ from .rows import mixed
 
 
 @dataclass(frozen=True)
-class Learned:
+class LearnedMotion:
     """Figures of a column and a specimen, each with its standard deviation.
 
     Attributes
@@ -66,7 +66,7 @@ class Learned:
     shift_error_sd: Floats64
 
 
-def what_was_learned(motion: Motion) -> Learned:
+def what_was_learned(motion: Motion) -> LearnedMotion:
     """Summarise a model; the hypotheses are merged by their probabilities.
 
     Parameters
@@ -76,14 +76,14 @@ def what_was_learned(motion: Motion) -> Learned:
 
     Returns
     -------
-    Learned
+    LearnedMotion
         Its figures.
 
     Examples
     --------
     >>> learned = what_was_learned(Motion())
-    >>> learned.height_nm, learned.height_sd_nm
-    (0.0, 2500.0)
+    >>> learned.height_nm, round(learned.height_sd_nm)
+    (0.0, 2500)
     """
     variances = np.diagonal(motion.covariance, axis1=2, axis2=3)
     mean, variance = mixed(motion.weights, motion.mean, variances)
@@ -93,7 +93,7 @@ def what_was_learned(motion: Motion) -> Learned:
     drift_variance = motion.covariance[..., DRIFT_MEAN, DRIFT_MEAN].sum(axis=(2, 3))
     drift, drift_variance = mixed(motion.weights, drift, drift_variance)
     errors = [ERROR_Y, ERROR_X]
-    return Learned(
+    return LearnedMotion(
         height_nm=float(mean[X, HEIGHT]),
         height_sd_nm=float(sd[X, HEIGHT]),
         axis_offset_nm=float(mean[X, OFFSET]),

@@ -3,36 +3,34 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ...protocols.core.documents import Strict
 from ...protocols.messages.tracking import (
     Doubt,
     Focused,
     FrameTaken,
     HoldDone,
-    Measured,
-    Pair,
+    OffsetMeasured,
     SeriesBegun,
     ShiftSet,
     StageMoved,
     Table,
     TemperatureRead,
     Told,
-    Visit,
 )
 from ...protocols.messages.tracking_rules import correction_fails
 from .assumptions import Assumptions
 from .motion import Motion
-from .motion_state import MotionState, for_next_specimen, motion_from, state_of
+from .motion_state import for_next_specimen, motion_from, state_of
 from .pictures import SIDE, Picture, picture_of
-from .prediction import Prediction, predict
-from .references import Reference, References, StoredReference
+from .prediction import MotionPrediction, predict
+from .references import ReferencePicture, ReferencePictures
 from .registration import WORDS, Registration, register
 from .table import table_rows
+from .tracker_state import TrackerState
 
 _RECENT = 5
 # An innovation of more than so many sd is unexpected; with a score this far below the expected one
@@ -45,49 +43,6 @@ _WORSE = (
     "the correction makes it worse: the offset has grown in three frames although it was "
     "corrected. Nothing more is corrected; calibrate the shifts (step `calibrate: shifts`)"
 )
-
-
-class TrackerState(Strict):
-    """A tracker as JSON.
-
-    Attributes
-    ----------
-    version : int
-        Of this layout.
-    motion : MotionState
-        What is known of the motion.
-    references : tuple of StoredReference
-        Pictures to compare with; they may be left out.
-    epoch_ns : int or None
-        Time that is 0 on the clock of the motion.
-    series : str
-        Series in progress.
-    visits : tuple of Visit
-        Its angles, from the next frame on.
-    late_ns : int
-        By how much it is behind its times.
-    shift_nm, defocus_nm : Pair, float
-        What is applied.
-    recent : tuple of Measured
-        The last frames of the series.
-    trusted : bool
-        False after the corrections made things worse.
-    tables : int
-        How many tables were sent.
-    """
-
-    version: Literal[1] = 1
-    motion: MotionState
-    references: tuple[StoredReference, ...] = ()
-    epoch_ns: int | None = None
-    series: str = ""
-    visits: tuple[Visit, ...] = ()
-    late_ns: int = 0
-    shift_nm: Pair = (0.0, 0.0)
-    defocus_nm: float = 0.0
-    recent: tuple[Measured, ...] = ()
-    trusted: bool = True
-    tables: int = 0
 
 
 class Tracker:
@@ -135,7 +90,7 @@ class Tracker:
         if state is None:
             state = TrackerState(motion=state_of(Motion(assumptions)))
         self.motion = motion_from(state.motion)
-        self._references = References.restore(state.references)
+        self._references = ReferencePictures.restore(state.references)
         self._epoch_ns = state.epoch_ns
         self._series, self._visits, self._late_ns = state.series, state.visits, state.late_ns
         self._shift_nm, self._defocus_nm = state.shift_nm, state.defocus_nm
@@ -217,7 +172,7 @@ class Tracker:
                     self.motion.measure_focus(message.defocus_nm, message.sd_nm)
         return self._table(message.t_ns, None) if self._series else None
 
-    def feed(self, header: FrameTaken, pixels: NDArray[Any]) -> tuple[Measured, Table]:
+    def feed(self, header: FrameTaken, pixels: NDArray[Any]) -> tuple[OffsetMeasured, Table]:
         """Take in a frame or a scout.
 
         Parameters
@@ -229,7 +184,7 @@ class Tracker:
 
         Returns
         -------
-        measured : Measured
+        measured : OffsetMeasured
             Where the specimen was, or why that is not known.
         table : Table
             For the rest of the series.
@@ -269,7 +224,7 @@ class Tracker:
             self._epoch_ns = t_ns
         self.motion.advance((t_ns - self._epoch_ns) * 1e-9)
 
-    def _measure(self, header: FrameTaken, picture: Picture) -> Measured:
+    def _measure(self, header: FrameTaken, picture: Picture) -> OffsetMeasured:
         """Compare a picture with its reference, and teach the model."""
         reference = self._references.for_tilt(header.tilt_deg, header.series)
         if reference is None:
@@ -291,7 +246,7 @@ class Tracker:
         if not doubt:
             slip = self.motion.measure(offset, sd, self._shift_nm)
             if header.scan == "frame":
-                self._references.add(Reference(picture, offset, sd, header.series))
+                self._references.add(ReferencePicture(picture, offset, sd, header.series))
         known = math.isfinite(sum(offset)) and math.isfinite(sum(sd))
         predicted_sd = expected.sd_nm[0].tolist()
         return _answer(header).model_copy(
@@ -306,14 +261,14 @@ class Tracker:
             }
         )
 
-    def _define_place(self, header: FrameTaken, picture: Picture) -> Measured:
+    def _define_place(self, header: FrameTaken, picture: Picture) -> OffsetMeasured:
         """The first picture: the specimen is where it belongs, and in focus."""
         if not picture.counts.any():
             return _answer(header).model_copy(update={"doubt": "blank"})
         sd = (_ORIGIN_SD_NM, _ORIGIN_SD_NM)
         self.motion.measure((0.0, 0.0), sd, self._shift_nm)
         self.motion.focus_here(0.0, self._defocus_nm)
-        self._references.add(Reference(picture, (0.0, 0.0), sd, header.series))
+        self._references.add(ReferencePicture(picture, (0.0, 0.0), sd, header.series))
         return _answer(header).model_copy(
             update={"offset_nm": (0.0, 0.0), "sd_nm": sd, "score": 1.0}
         )
@@ -360,8 +315,8 @@ def warm_up_tracking() -> None:
             tracker.feed(header, frame + dtype(index))
 
 
-def _answer(header: FrameTaken) -> Measured:
-    return Measured(
+def _answer(header: FrameTaken) -> OffsetMeasured:
+    return OffsetMeasured(
         t_ns=header.t_ns,
         series=header.series,
         index=header.index,
@@ -371,9 +326,9 @@ def _answer(header: FrameTaken) -> Measured:
 
 
 def _registered(
-    reference: Reference,
+    reference: ReferencePicture,
     picture: Picture,
-    expected: Prediction,
+    expected: MotionPrediction,
     header: FrameTaken,
     before: Picture | None,
 ) -> Registration:
@@ -385,7 +340,7 @@ def _registered(
     return register(reference.picture, picture, shift, (sd[0], sd[1]), before)
 
 
-def _doubt(found: Registration, offset: tuple[float, float], expected: Prediction) -> Doubt:
+def _doubt(found: Registration, offset: tuple[float, float], expected: MotionPrediction) -> Doubt:
     if found.reason:
         return found.reason
     away = max(abs((offset[a] - expected.offset_nm[0, a]) / expected.sd_nm[0, a]) for a in (0, 1))

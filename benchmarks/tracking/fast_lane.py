@@ -101,7 +101,7 @@ def follow(seed, strategy, errors):
             way.after(tilt, scope.frame(shift))
         way.end(series)
         kept.append(float(scope.weight[seen].sum()))
-    return np.array(rows), kept, getattr(way, "lost", 0)
+    return np.array(rows), kept, getattr(way, "lost", 0) + getattr(way, "refused", 0)
 
 
 def rms(values):
@@ -201,7 +201,11 @@ def main():
         found[name] = summary([r for r, _, _ in runs], kept, scope.scout_dose, scope.field_nm)
         lost = sum(n for _, _, n in runs)
         taken = time.perf_counter() - begin
-        print(line(name, found[name]), f"  {taken:.0f} s", f"{lost} paused" if lost else "")
+        print(
+            line(name, found[name]),
+            f"  {taken:.0f} s",
+            f"{lost} frames paused or not trusted" if lost else "",
+        )
     for name, s in found.items():
         if name.startswith("model"):
             print(

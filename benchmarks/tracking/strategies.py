@@ -115,7 +115,8 @@ class Model:
     def __init__(self, scope):
         self.scope, self.tracker, self.table = scope, Tracker(), None
         self.series, self.index, self.dose, self.scouts = "", 0, 0.0, 0
-        self.sd, self.shift, self.last, self.lost = (0.0, 0.0), np.zeros(2), None, 0
+        self.sd, self.shift, self.last = (0.0, 0.0), np.zeros(2), None
+        self.lost = self.refused = 0
 
     @property
     def now_ns(self):
@@ -136,11 +137,11 @@ class Model:
         wanted = before_exposure(self.sd, self.limits, self.dose, self.scope.scout_dose, self.last)
         if self.series == "series_001" and self.index == 0:
             return self.shift, focus  # the user has centred it
-        tries = 0
-        while wanted.do in ("scout", "wide") and tries < 4:
+        taken = 0
+        while wanted.do in ("scout", "wide"):
+            taken += 1
             found = self.scout(tilt, wanted.do, focus)
-            wanted = after_scout(found, self.scope.field_nm, self.limits)
-            tries += 1
+            wanted = after_scout(found, self.scope.field_nm, self.limits, taken)
         self.lost += wanted.do == "pause"
         return self.shift, focus
 
@@ -163,6 +164,7 @@ class Model:
     def after(self, tilt, frame):
         header = self.header(tilt, "frame", self.scope.field_nm, self.scope.dose, 0.0)
         self.last, self.table = self.tracker.feed(header, frame)
+        self.refused += not self.table.trusted
         self.index += 1
 
     def hold(self):

@@ -2,7 +2,7 @@
 
 The tracker is a process of its own. It gets every frame and is told what happens between them; it
 answers with a table for all angles still to come. The engine reads the newest table and never
-waits for one (decision 23).
+waits for one (decision 24).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ...protocols.config.tracking import Focus, Track
 from ...protocols.core.clock import ExperimentClock
 from ...protocols.messages.tracking import (
     HoldDone,
-    Measured,
+    OffsetMeasured,
     SeriesBegun,
     ShiftSet,
     StageMoved,
@@ -28,10 +28,12 @@ from ...protocols.messages.tracking import (
     Visit,
 )
 from ...protocols.messages.tracking_rules import (
+    GROWING_FRAMES,
     TrackingLimits,
     beyond_shift_limit,
     height_of,
     is_lost,
+    not_found_running,
 )
 
 # Height is corrected by the stage from so many frames of a series on, at tilts no larger than this,
@@ -39,8 +41,6 @@ from ...protocols.messages.tracking_rules import (
 _FRAMES_BEFORE_LIFT, _LIFT_WITHIN_DEG, _LIFT_LEAST_NM, _MOVE_ERROR_NM = 3, 25.0, 300.0, 200.0
 # At any tilt where the next shift is this part of the largest.
 _NEARLY = 0.9
-# So many frames in a row that do not show the specimen are a loss.
-_LOST_AFTER = 2
 # What a table expects of a shift smaller than this is not worth a command.
 _NEAR_NM = 0.05
 CHANNELS: Mapping[str, str] = {
@@ -101,7 +101,7 @@ class Follower:
         self._shift_nm, self._defocus_nm = (0.0, 0.0), 0.0
         self._sd_nm: tuple[float, float] | None = None
         self._can_focus = False
-        self._unseen = 0
+        self._recent: list[OffsetMeasured] = []
         self._frames = 0
         self._since_ns = 0
         self._distrusted = False
@@ -155,7 +155,7 @@ class Follower:
             Visit(tilt_deg=tilt, t_ns=now_ns + int((k + 1) * frame_s * 1e9))
             for k, tilt in enumerate(tilt_deg)
         )
-        self._series, self._table, self._unseen, self._frames = series, None, 0, 0
+        self._series, self._table, self._frames, self._recent = series, None, 0, []
         self._said = set()
         self._tell(SeriesBegun(series=series, visits=visits))
 
@@ -247,7 +247,7 @@ class Follower:
             if (told := body.get("table")) is not None:
                 self._note_table(Table.model_validate(told))
             if (told := body.get("measured")) is not None:
-                self._note_measured(Measured.model_validate(told))
+                self._note_measured(OffsetMeasured.model_validate(told))
         except ValidationError as error:
             self._event("error", "tracker", f"an answer that cannot be read: {error.errors()[0]}")
 
@@ -270,7 +270,7 @@ class Follower:
                 "to the tilt axis",
             )
 
-    def _note_measured(self, found: Measured) -> None:
+    def _note_measured(self, found: OffsetMeasured) -> None:
         if found.offset_nm is not None and found.sd_nm is not None:
             values = {
                 "offset_y_nm": found.offset_nm[0],
@@ -282,15 +282,14 @@ class Follower:
             self._telemetry("tracker", values, found.t_ns)
         self._frames += found.scan == "frame" and not found.doubt
         why = is_lost(found, self._field_nm, self._limits)
+        self._recent = [*self._recent, found][-GROWING_FRAMES:]
         if not why:
-            self._unseen = 0
             return
         where = f"{found.series} frame {found.index} at {found.tilt_deg:g} deg"
         self._event("warning", "tracker", f"{where}: {why}")
-        self._unseen = self._unseen + 1 if found.doubt else 0
-        if self._unseen >= _LOST_AFTER:
-            self._unseen = 0
-            self._lost(f"{where}: {_LOST_AFTER} frames in a row do not show the specimen")
+        if not_found_running(self._recent):
+            self._recent = []
+            self._lost(f"{where}: {GROWING_FRAMES} frames in a row do not show the specimen")
 
     def _say_once(self, key: str, text: str) -> None:
         """Warn, once in a series of each kind."""

@@ -24,8 +24,8 @@ class Track(Strict):
     lost_beyond : float
         Offset beyond which a frame is told as off, as a part of the field.
     when_lost : str
-        What happens after two frames in a row that do not show the specimen: ``pause`` at standby,
-        or ``go on``.
+        What happens after three frames in a row that do not show the specimen, or where the
+        corrections fail: ``pause`` at standby, or ``go on``.
     """
 
     by: Literal["none", "model"] = "model"

@@ -1,8 +1,8 @@
 """What the tracker is told, and the table that it answers with.
 
 The daemon tells the tracker every frame (with its pixels as payload), move, hold, temperature and
-beam shift by the messages below; the tracker answers each frame with a :class:`Measured` and a
-:class:`Table` for all angles still to come. The engine reads its newest table and never asks.
+beam shift by the messages below; the tracker answers each frame with an :class:`OffsetMeasured` and
+a :class:`Table` for all angles still to come. The engine reads its newest table and never asks.
 Every message is one JSON object with a `kind`. Pairs are (y, x) of the image, positive towards
 higher rows and columns; lengths are nm, times UTC nanoseconds on the experiment clock.
 """
@@ -121,7 +121,7 @@ class Focused(Strict):
     reset: bool = False
 
 
-class Measured(Strict):
+class OffsetMeasured(Strict):
     """Where the specimen was in a frame; `offset_nm` is absent where that could not be measured.
 
     `doubt` says why it is not believed; it is empty if it is. `unexpected` is a clear match at a
@@ -172,7 +172,7 @@ class Table(Strict):
     t_ns: Nanoseconds
     number: Index
     series: Name
-    index: Index | None
+    index: Index | None = None
     rows: Annotated[tuple[Row, ...], Field(max_length=MOST_ROWS)]
     trusted: bool = True
     notes: tuple[str, ...] = ()
@@ -184,7 +184,7 @@ class Table(Strict):
 
 
 Told = SeriesBegun | FrameTaken | StageMoved | HoldDone | TemperatureRead | ShiftSet | Focused
-Answer = Measured | Table
+Answer = OffsetMeasured | Table
 TrackingMessage = Told | Answer
 _MESSAGE: TypeAdapter[TrackingMessage] = TypeAdapter(
     Annotated[TrackingMessage, Field(discriminator="kind")]

@@ -9,16 +9,21 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
 
-from .tracking import Measured, Pair, Row, SdPair
+from .tracking import OffsetMeasured, Pair, Row, SdPair
 
 # Frames whose offset grows although it is corrected, after which correcting stops.
 GROWING_FRAMES = 3
-# Offsets below this many predicted sd are what jitter does.
-_SIGNIFICANT = 3.0
+# In predicted sd: the last offset that has grown, the one before it, and the mean of three on one
+# side; and the cosine of the angle between offsets that grow in one direction.
+_SIGNIFICANT, _NOTABLE, _ONE_SIDED = 4.0, 2.25, 5.2
+_GROWTH, _ALIGNED = 1.4, 0.5
+# Scouts that find the specimen far off, after which the correction does not do what it should.
+_CHECKS = 3
 # Rows and span from which a height is read; the specimen is no further from the axis.
 _FEWEST_ROWS, _LEAST_SPAN_DEG, _LARGEST_NM = 4, 20.0, 5000.0
 # A slip is checked by a scout where it is as likely as not.
@@ -67,7 +72,7 @@ def before_exposure(
     limits: TrackingLimits,
     spent_e_per_nm2: float,
     scout_e_per_nm2: float,
-    last: Measured | None = None,
+    last: OffsetMeasured | None = None,
 ) -> Next:
     """Whether the next exposure needs a scout.
 
@@ -79,7 +84,7 @@ def before_exposure(
         What is allowed.
     spent_e_per_nm2, scout_e_per_nm2 : float
         Dose of this series' scouts so far, and of one more.
-    last : Measured, optional
+    last : OffsetMeasured, optional
         What the last frame of this series showed.
 
     Returns
@@ -106,28 +111,42 @@ def before_exposure(
     return Next("scout", why)
 
 
-def after_scout(found: Measured, field_nm: float, limits: TrackingLimits) -> Next:
+def after_scout(
+    found: OffsetMeasured, field_nm: float, limits: TrackingLimits, taken: int = 1
+) -> Next:
     """What follows a scout: exposure, a search in a wider field, or a pause.
 
     Parameters
     ----------
-    found : Measured
+    found : OffsetMeasured
         What the scout, or the wide scout, showed.
     field_nm : float
         Width of the field of a frame.
     limits : TrackingLimits
         What is allowed.
+    taken : int
+        Scouts before this exposure so far, this one included.
 
     Returns
     -------
     Next
-        ``pause`` if a wide scout did not find the specimen.
+        ``expose`` where the specimen is near its place and the rest can be corrected; ``scout`` to
+        check a large correction; ``pause`` if a wide scout did not find the specimen, or if
+        corrections do not bring it nearer.
     """
     if found.doubt == "" and found.offset_nm is not None:
-        far = math.hypot(*found.offset_nm)
-        if found.scan == "scout" and far > limits.lost_beyond * field_nm:
-            return Next("scout", f"the specimen is {far:.0f} nm off; the correction is checked")
-        return Next("expose")
+        far = max(abs(part) for part in found.offset_nm)
+        if far <= limits.lost_beyond * field_nm:
+            return Next("expose")
+        if taken >= _CHECKS:
+            return Next(
+                "pause",
+                f"the specimen is still {far:.0f} nm off after {taken} scouts: the beam shift does "
+                "not do what it should; calibrate the shifts",
+            )
+        return Next("scout", f"the specimen is {far:.0f} nm off; the correction is checked")
+    if taken > _CHECKS:
+        return Next("pause", f"{taken} scouts did not find the specimen ({found.doubt})")
     if found.doubt == "same":
         return Next("scout", "the detector sent the same frame twice")
     if found.scan == "wide":
@@ -135,7 +154,7 @@ def after_scout(found: Measured, field_nm: float, limits: TrackingLimits) -> Nex
     return Next("wide", f"the scout did not show the specimen ({found.doubt})")
 
 
-def is_lost(found: Measured, field_nm: float, limits: TrackingLimits) -> str:
+def is_lost(found: OffsetMeasured, field_nm: float, limits: TrackingLimits) -> str:
     """Why a frame counts as lost; empty if it does not."""
     if found.doubt:
         return f"the frame cannot be used for tracking ({found.doubt})"
@@ -147,30 +166,53 @@ def is_lost(found: Measured, field_nm: float, limits: TrackingLimits) -> str:
     return f"the specimen is {far:.0f} nm off, {100 * far / field_nm:.0f} % of the field"
 
 
-def correction_fails(recent: Sequence[Measured]) -> bool:
-    """Whether the offset has grown in three frames running although it was corrected.
+def correction_fails(recent: Sequence[OffsetMeasured]) -> bool:
+    """Whether the beam shift does not do what it should: wrong sign, wrong matrix, or forgotten.
 
     Parameters
     ----------
-    recent : sequence of Measured
+    recent : sequence of OffsetMeasured
         The last frames of a series, in order; scouts are left out.
 
     Returns
     -------
     bool
-        True where each of the last three offsets is larger than the one before it and more than
-        the model allows: then sign or matrix of the beam shift is wrong.
+        True where the offset has grown in one direction in three frames running although it was
+        corrected, or where three offsets running lie on one side, by more than the model allows.
+        A slip does neither: the frame after it is corrected.
     """
-    frames = [m for m in recent if m.scan == "frame" and m.offset_nm is not None]
-    last = frames[-GROWING_FRAMES:]
-    if len(last) < GROWING_FRAMES:
+    frames = [m for m in recent if m.scan == "frame"][-GROWING_FRAMES:]
+    offsets = [m.offset_nm for m in frames if m.offset_nm is not None and m.doubt == ""]
+    if len(offsets) < GROWING_FRAMES:
         return False
-    sizes = [math.hypot(*m.offset_nm) for m in last if m.offset_nm is not None]
-    unexplained = all(_surprise(m) > _SIGNIFICANT for m in last)
-    return unexplained and all(b > 1.2 * a for a, b in zip(sizes, sizes[1:], strict=False))
+    surprises = [_surprise(m) for m in frames]
+    sizes = [math.hypot(*offset) for offset in offsets]
+    grows = all(b > _GROWTH * a for a, b in pairwise(sizes)) and all(
+        one[0] * other[0] + one[1] * other[1] > _ALIGNED * a * b
+        for (one, other), (a, b) in zip(pairwise(offsets), pairwise(sizes), strict=True)
+    )
+    if grows and surprises[-1] > _SIGNIFICANT and surprises[-2] > _NOTABLE:
+        return True
+    for axis in (0, 1):
+        sds = [max(m.predicted_sd_nm[axis], 1.0) for m in frames if m.predicted_sd_nm is not None]
+        if len(sds) == GROWING_FRAMES:
+            ratios = [offset[axis] / sd for offset, sd in zip(offsets, sds, strict=True)]
+            enough = abs(sum(ratios)) > _ONE_SIDED * math.sqrt(GROWING_FRAMES)
+            if enough and (min(ratios) > 1.5 or max(ratios) < -1.5):
+                return True
+    return False
 
 
-def _surprise(found: Measured) -> float:
+def not_found_running(recent: Sequence[OffsetMeasured]) -> bool:
+    """Whether the last three frames of a series have shown no specimen that could be believed.
+
+    The engine then pauses: without scouts there is nothing else that could find it.
+    """
+    frames = [m for m in recent if m.scan == "frame"][-GROWING_FRAMES:]
+    return len(frames) == GROWING_FRAMES and all(m.doubt for m in frames)
+
+
+def _surprise(found: OffsetMeasured) -> float:
     if found.offset_nm is None or found.predicted_sd_nm is None:
         return 0.0
     pairs = zip(found.offset_nm, found.predicted_sd_nm, strict=True)

@@ -21,7 +21,7 @@ from pyrotome.protocols.core.bitshuffle import Bitshuffle
 from pyrotome.protocols.core.chunk import BadChunk, Chunk
 from pyrotome.protocols.core.errors import BadMessage
 from pyrotome.protocols.core.lines import LineDecoder, StrictLineDecoder
-from pyrotome.protocols.messages import control
+from pyrotome.protocols.messages import control, tracking
 from pyrotome.protocols.messages import credit_link as link
 from pyrotome.protocols.messages import stream as messages
 from pyrotome.protocols.messages.control import BadRequest
@@ -473,6 +473,18 @@ UPSTREAM = [
     [bytes(p) for p in link.upstream("result", {"name": "x", "shape": [2]}, [bytes(8)])],
 ]
 
+TRACKING = [
+    [
+        b'{"kind":"series","series":"series_001","visits":[{"tilt_deg":-40.0,"t_ns":1}]}',
+        b'{"kind":"frame","t_ns":5,"series":"s","index":3,"scan":"scout","tilt_deg":-38.0,'
+        b'"field_nm":1065.0,"dose_e_per_nm2":0.02,"shift_nm":[1.5,-2.0]}',
+        b'{"kind":"move","t_ns":7,"moved_nm":[0.0,0.0,-900.0],"error_nm":[0.0,0.0,150.0]}',
+        b'{"kind":"measured","t_ns":5,"series":"s","index":3,"scan":"frame","tilt_deg":2.0,'
+        b'"offset_nm":[3.0,4.0],"sd_nm":[0.5,0.5],"doubt":"","slip":0.1}',
+    ]
+]
+
+
 CONTROL = [
     [b'{"verb": "status"}'],
     [json.dumps({"verb": "submit", "recipe": "a: 1", "name": "r.yaml", "output": None}).encode()],
@@ -510,4 +522,5 @@ DECODERS: dict[str, Decoder] = {
     "stream messages": Decoder(MESSAGES, take_message, (messages.BadMessage, BadChunk)),
     "link": Decoder(UPSTREAM, take_upstream, (messages.BadMessage,)),
     "control": Decoder(CONTROL, each(control.parse_request), (BadRequest,)),
+    "tracking": Decoder(TRACKING, each(tracking.parse_tracking), (BadMessage,)),
 }

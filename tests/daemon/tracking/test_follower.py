@@ -14,7 +14,7 @@ from pyrotome.protocols.config.rig import BeamRig
 from pyrotome.protocols.config.tracking import Focus, Track
 from pyrotome.protocols.core.clock import ExperimentClock
 from pyrotome.protocols.messages.tracking import (
-    Measured,
+    OffsetMeasured,
     Row,
     SeriesBegun,
     ShiftSet,
@@ -108,7 +108,7 @@ class Bench:
 
     def measured(self, index: int = 0, **more: Any) -> None:
         given = {"offset_nm": (3.0, -4.0), "sd_nm": (1.0, 1.0), "score": 0.9, **more}
-        found = Measured(
+        found = OffsetMeasured(
             t_ns=5, series="series_001", index=index, scan="frame", tilt_deg=8.0, **given
         )
         self.follower.note({"measured": found.model_dump(mode="json")})
@@ -154,7 +154,7 @@ async def test_a_shift_that_is_not_taken_is_told(when_lost: str, pauses: int) ->
     assert "it reads back something else" in bench.events[-1][1]
 
 
-async def test_two_frames_in_a_row_that_show_nothing_are_a_loss() -> None:
+async def test_three_frames_in_a_row_that_show_nothing_are_a_loss() -> None:
     bench = Bench()
     await bench.begin()
     bench.measured(0)
@@ -171,8 +171,10 @@ async def test_two_frames_in_a_row_that_show_nothing_are_a_loss() -> None:
     bench.measured(3, doubt="decoy", offset_nm=None, sd_nm=None)
     assert bench.pauses == 0, "the one before was good"
     bench.measured(4, doubt="decoy", offset_nm=None, sd_nm=None)
+    assert bench.pauses == 0
+    bench.measured(5, doubt="blank", offset_nm=None, sd_nm=None)
     assert bench.pauses == 1
-    assert "2 frames in a row do not show the specimen" in bench.events[-1][1]
+    assert "3 frames in a row do not show the specimen" in bench.events[-1][1]
 
 
 async def test_far_off_is_told_and_corrected_by_the_next_table() -> None:

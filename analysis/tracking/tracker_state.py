@@ -1,0 +1,60 @@
+"""The tracker as JSON: it survives a killed run, and what it knows of the column the end of one."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from ...protocols.core.documents import Strict
+from ...protocols.messages.tracking import OffsetMeasured, Pair, Visit
+from .motion_state import MotionState
+from .references import StoredReference
+
+
+class TrackerState(Strict):
+    """A tracker as JSON.
+
+    Attributes
+    ----------
+    version : int
+        Of this layout.
+    motion : MotionState
+        What is known of the motion.
+    references : tuple of StoredReference
+        Pictures to compare with; they may be left out.
+    epoch_ns : int or None
+        Time that is 0 on the clock of the motion.
+    series : str
+        Series in progress.
+    visits : tuple of Visit
+        Its angles, from the next frame on.
+    late_ns : int
+        By how much it is behind its times.
+    shift_nm, defocus_nm : Pair, float
+        What is applied.
+    recent : tuple of OffsetMeasured
+        The last frames of the series.
+    trusted : bool
+        False after the corrections made things worse.
+    tables : int
+        How many tables were sent.
+
+    Examples
+    --------
+    >>> from pyrotome.analysis.tracking import Motion, state_of
+    >>> text = TrackerState(motion=state_of(Motion())).model_dump_json()
+    >>> TrackerState.model_validate_json(text).tables
+    0
+    """
+
+    version: Literal[1] = 1
+    motion: MotionState
+    references: tuple[StoredReference, ...] = ()
+    epoch_ns: int | None = None
+    series: str = ""
+    visits: tuple[Visit, ...] = ()
+    late_ns: int = 0
+    shift_nm: Pair = (0.0, 0.0)
+    defocus_nm: float = 0.0
+    recent: tuple[OffsetMeasured, ...] = ()
+    trusted: bool = True
+    tables: int = 0

@@ -1,0 +1,177 @@
+"""The model learns a stage from frames alone, and says how well it knows it."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tracked_specimen import Stage, follow
+
+from pyrotome.analysis.tracking import (
+    Assumptions,
+    Motion,
+    for_next_specimen,
+    motion_from,
+    predict,
+    state_of,
+    what_was_learned,
+)
+from pyrotome.analysis.tracking.assumptions import DRIFT
+
+OUTWARDS = [*range(0, 41, 4), *range(-4, -41, -4)]
+ASCENDING = list(range(-40, 41, 4))
+
+
+def tracked(seed=1, series=1, **stage_is):
+    motion, stage = Motion(), Stage(seed, **stage_is)
+    motion.expect(ASCENDING)
+    motion.tilt_to(0.0)
+    motion.measure((0.0, 0.0), (0.5, 0.5), (0.0, 0.0))
+    motion.focus_here()
+    rows = follow(motion, stage, OUTWARDS[1:])
+    for _ in range(series - 1):
+        rows = follow(motion, stage, ASCENDING)
+    return motion, stage, rows
+
+
+def test_height_and_focus_follow_from_the_frames():
+    motion, stage, _ = tracked()
+    learned = what_was_learned(motion)
+    assert abs(learned.height_nm - stage.height_nm) < 3 * learned.height_sd_nm < 300
+    found = predict(motion, [40.0], [motion.time_s])
+    angle = np.radians(40.0)
+    rise = stage.height_nm * (np.cos(angle) - 1) - stage.axis_nm * np.sin(angle)
+    assert abs(found.defocus_nm[0] - rise) < 3 * found.defocus_sd_nm[0] < 800
+
+
+@pytest.mark.parametrize("jitter_nm", [10.0, 60.0])
+def test_nobody_types_the_jitter(jitter_nm):
+    motion, _, rows = tracked(series=3, jitter_nm=jitter_nm)
+    assert jitter_nm / 1.6 < what_was_learned(motion).jitter_nm < 1.6 * jitter_nm
+    assert np.sqrt(np.mean(rows[:, :2] ** 2)) < 1.6 * jitter_nm
+
+
+def test_the_uncertainty_is_honest():
+    ratios = []
+    for seed in range(4):
+        _, _, rows = tracked(seed, series=3, jitter_nm=40.0)
+        ratios.append(np.abs(rows[:, :2] / rows[:, 2:]).ravel())
+    share = float(np.mean(np.concatenate(ratios) < 2))
+    assert share > 0.9
+
+
+def test_a_slip_is_told_and_the_next_frame_is_near_again():
+    motion, stage, _ = tracked(series=3, jitter_nm=10.0)
+    stage.place = np.array([0.0, 400.0])
+    slipped, after = follow(motion, stage, [38.0, 36.0])
+    assert abs(slipped[1]) > 300
+    assert abs(after[1]) < 60
+    motion.tilt_to(34.0)
+    assert motion.measure((0.0, 500.0), (0.5, 0.5), (0.0, 0.0)) > 0.5
+
+
+def test_drift_after_a_hold_is_learned_over_the_holds():
+    motion, stage, _ = tracked(jitter_nm=10.0)
+    for _ in range(5):
+        motion.hold(150.0)
+        follow(motion, stage, [-40.0])
+        start = stage.place.copy()
+        for number, tilt in enumerate(ASCENDING):
+            way = 200.0 * (1 - np.exp(-2.0 * (number + 1) / 60.0))
+            stage.place = start + np.array([0.0, way])
+            follow(motion, stage, [tilt])
+    motion.hold(150.0)
+    soon = predict(motion, [-40.0], [motion.time_s])
+    assert soon.drift_nm_per_s[0, 1] == pytest.approx(200.0 / 60.0, rel=0.5)
+    late = predict(motion, [-40.0], [motion.time_s + 600.0])
+    assert abs(late.drift_nm_per_s[0, 1]) < 0.1
+
+
+def test_errors_of_the_shift_matrix_are_learned_from_frames():
+    motion, _, _ = tracked(series=4, jitter_nm=5.0, matrix=[[1.0, 0.05], [0.0, 1.0]])
+    learned = what_was_learned(motion)
+    assert learned.shift_error[0, 1] == pytest.approx(0.05, abs=0.03)
+
+
+def test_a_move_of_the_stage_enters_as_known():
+    motion, stage, _ = tracked(series=2, jitter_nm=10.0)
+    moved = -stage.height_nm
+    motion.move_stage((0.0, 0.0, moved), (0.0, 0.0, 100.0))
+    stage.height_nm += moved + 80.0
+    rows = follow(motion, stage, ASCENDING)
+    assert np.abs(rows[:, 1]).max() < 200
+    assert abs(what_was_learned(motion).height_nm - 80.0) < 100
+
+
+def test_what_belongs_to_the_column_goes_to_the_next_specimen():
+    motion, _, _ = tracked(series=2)
+    given_on = motion_from(for_next_specimen(state_of(motion)))
+    before, after = what_was_learned(motion), what_was_learned(given_on)
+    assert after.height_nm == 0
+    assert after.height_sd_nm == pytest.approx(2500)
+    assert after.jitter_nm == pytest.approx(before.jitter_nm)
+    assert np.allclose(after.course_nm, before.course_nm)
+
+
+def test_a_damaged_state_is_refused():
+    state = state_of(Motion())
+    for change in ({"mean": "!"}, {"mean": state.mean[:-8]}, {"log_weight": (0.0,)}):
+        with pytest.raises(ValueError, match="state"):
+            motion_from(state.model_copy(update=change))
+
+
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("tilt"), st.floats(-60, 60)),
+        st.tuples(st.just("measure"), st.floats(-500, 500)),
+        st.tuples(st.just("hold"), st.floats(0, 600)),
+        st.tuples(st.just("wait"), st.floats(0, 1000)),
+        st.tuples(st.just("move"), st.floats(-2000, 2000)),
+        st.tuples(st.just("focus"), st.floats(-2000, 2000)),
+    ),
+    max_size=12,
+)
+
+
+def walked(course):
+    motion = Motion(Assumptions(jitter_nm=(10.0, 40.0), course_nm=(30.0,)))
+    for what, value in course:
+        match what:
+            case "tilt":
+                motion.tilt_to(value)
+            case "measure":
+                motion.measure((value, -value), (1.0, 1.0), (0.5 * value, 10.0))
+            case "hold":
+                motion.hold(value)
+            case "wait":
+                motion.advance(motion.time_s + value)
+            case "move":
+                motion.move_stage((0.0, value, value), (10.0, 10.0, 100.0))
+            case _:
+                motion.measure_focus(value, 100.0)
+    return motion
+
+
+@settings(max_examples=30)
+@given(steps)
+def test_covariances_stay_covariances_and_the_state_survives(course):
+    motion = walked(course)
+    values = np.linalg.eigvalsh(motion.covariance)
+    assert values.min() > -1e-6 * values.max()
+    text = state_of(motion).model_dump_json()
+    again = motion_from(type(state_of(motion)).model_validate_json(text))
+    ahead = motion.time_s + 10
+    one, other = (predict(m, [-7.0, 7.0], [ahead, ahead]) for m in (motion, again))
+    assert np.allclose(one.shift_nm, other.shift_nm)
+    assert np.allclose(one.sd_nm, other.sd_nm)
+
+
+@settings(max_examples=30)
+@given(steps, st.floats(-60, 60), st.floats(0, 500), st.floats(1, 500))
+def test_what_lies_further_ahead_is_known_no_better(course, tilt, ahead_s, more_s):
+    motion = walked([*course, ("tilt", 0.0)])
+    times = [motion.time_s + ahead_s, motion.time_s + ahead_s + more_s]
+    # A drift that is under way and unknown can cancel against the constant; without it nothing can.
+    motion.covariance[..., DRIFT, :] = motion.covariance[..., :, DRIFT] = 0.0
+    motion.mean[..., DRIFT] = 0.0
+    sd = predict(motion, [tilt, tilt], times, assumed_shift_nm=(0.0, 0.0)).sd_nm
+    assert (sd[1] >= sd[0] - 1e-6).all()

@@ -1,0 +1,168 @@
+"""Messages and frames in, measurements and tables out."""
+
+import numpy as np
+import pytest
+from tracked_specimen import DOSE, FIELD_NM, SCOUT_DOSE, Stage, frame
+
+from pyrotome.analysis.tracking import Tracker, TrackerState
+from pyrotome.protocols.messages.tracking import (
+    Focused,
+    FrameTaken,
+    HoldDone,
+    SeriesBegun,
+    ShiftSet,
+    StageMoved,
+    TemperatureRead,
+    Visit,
+)
+
+TILTS = [0.0, 4.0, 8.0, 12.0, 16.0, 20.0]
+STEP_NS = 2 * 10**9
+
+
+def begin(tracker, name="series_001", start_ns=0, tilts=TILTS):
+    visits = tuple(
+        Visit(tilt_deg=tilt, t_ns=start_ns + k * STEP_NS) for k, tilt in enumerate(tilts)
+    )
+    return tracker.tell(SeriesBegun(series=name, visits=visits))
+
+
+def header(index, tilt_deg, shift=(0.0, 0.0), name="series_001", start_ns=0, **changes):
+    given = {
+        "t_ns": start_ns + index * STEP_NS, "series": name, "index": index, "tilt_deg": tilt_deg,
+        "field_nm": FIELD_NM, "dose_e_per_nm2": DOSE, "shift_nm": tuple(shift),
+    }  # fmt: skip
+    return FrameTaken(**(given | changes))
+
+
+def run(tracker, stage, tilts=TILTS, name="series_001", start_ns=0, first=0):
+    """Expose a series as the engine does, by the newest table; all measurements."""
+    table, found = begin(tracker, name, start_ns, tilts), []
+    for index, tilt in enumerate(tilts):
+        shift = table.row_at(tilt).shift_nm
+        offset = stage.offset(tilt, shift) if first or index else np.zeros(2)
+        pixels = frame(tilt, tuple(offset), seed=start_ns // 10**9 + index)
+        measured, table = tracker.feed(
+            header(index, tilt, shift, name, start_ns, defocus_nm=0.0), pixels
+        )
+        found.append((measured, offset))
+    return found, table
+
+
+def test_a_series_is_followed_and_the_table_covers_what_is_to_come():
+    tracker, stage = Tracker(), Stage(1, jitter_nm=10.0)
+    found, table = run(tracker, stage)
+    for measured, offset in found:
+        assert measured.doubt == ""
+        assert np.allclose(measured.offset_nm, offset, atol=12)  # parallax adds up
+    assert table.rows == ()
+    table = begin(tracker, "series_002", 100 * 10**9)
+    assert [row.tilt_deg for row in table.rows] == TILTS
+    assert [row.t_ns for row in table.rows][:2] == [100 * 10**9, 102 * 10**9]
+
+
+def test_a_resumed_tracker_goes_on_as_if_nothing_had_happened():
+    tracker, stage = Tracker(), Stage(2)
+    run(tracker, stage)
+    begin(tracker, "series_002", 10**11)
+    text = tracker.state().model_dump_json()
+    again = Tracker(TrackerState.model_validate_json(text))
+    seen = header(0, 0.0, name="series_002", start_ns=10**11)
+    (one, one_table), (other, other_table) = (
+        t.feed(seen, frame(0.0, (25.0, -30.0), seed=9)) for t in (tracker, again)
+    )
+    assert one == other
+    assert one_table.number == other_table.number
+    for row, resumed in zip(one_table.rows, other_table.rows, strict=True):
+        assert row.shift_nm == pytest.approx(resumed.shift_nm)
+        assert row.defocus_sd_nm == pytest.approx(resumed.defocus_sd_nm)
+
+
+def test_the_next_run_knows_the_column_but_not_the_specimen():
+    tracker = Tracker()
+    run(tracker, Stage(3))
+    state = tracker.state_for_next_run()
+    assert state.references == ()
+    assert state.epoch_ns is None
+    assert state.motion.angles_deg == tracker.state().motion.angles_deg
+
+
+def test_events_between_frames_widen_or_move_what_is_expected():
+    tracker = Tracker()
+    run(tracker, Stage(4))
+    now = 20 * 10**9
+    table = begin(tracker, "series_002", now)
+    before = table.row_at(20.0)
+    held = tracker.tell(HoldDone(t_ns=now, rise_k=150)).row_at(20.0)
+    assert min(np.subtract(held.shift_sd_nm, before.shift_sd_nm)) > 0
+    assert held.drift_nm_per_s >= 0
+    moved = tracker.tell(StageMoved(t_ns=now, moved_nm=(0, 500, 0), error_nm=(10, 10, 0))).row_at(
+        20.0
+    )
+    assert moved.shift_nm[0] == pytest.approx(held.shift_nm[0] - 500, abs=20)
+    focused = tracker.tell(Focused(t_ns=now, defocus_nm=40.0, sd_nm=5.0)).row_at(20.0)
+    assert focused.defocus_sd_nm < moved.defocus_sd_nm
+    assert tracker.tell(ShiftSet(t_ns=now, shift_nm=(1, 2))) is None
+    assert tracker.tell(TemperatureRead(t_ns=now, temperature_c=200)) is None
+    with pytest.raises(TypeError, match="pixels"):
+        tracker.tell(header(0, 0.0))
+
+
+def test_doubtful_frames_teach_nothing_and_say_why():
+    tracker = Tracker()
+    run(tracker, Stage(5, jitter_nm=10.0), TILTS[:3])
+    known = tracker.motion.measurements
+    shown = frame(12.0, (0.0, 0.0), seed=77)
+    measured, _ = tracker.feed(header(3, 12.0), np.zeros_like(shown))
+    assert measured.doubt == "blank"
+    measured, table = tracker.feed(header(3, 12.0), frame(12.0, seed=8, specimen=2))
+    assert measured.doubt == "decoy"
+    assert "something else" in table.notes[0]
+    assert tracker.motion.measurements == known
+    with pytest.raises(ValueError, match="integers"):
+        tracker.feed(header(3, 12.0), shown.astype(float))
+
+
+def test_a_frame_that_comes_twice_is_recognised():
+    tracker = Tracker()
+    shown = frame(seed=3)
+    tracker.feed(header(0, 0.0), shown)
+    measured, _ = tracker.feed(header(1, 4.0), shown)
+    assert measured.doubt == "same"
+
+
+def test_scouts_make_the_next_exposure_good():
+    tracker = Tracker()
+    run(tracker, Stage(6, jitter_nm=10.0), TILTS[:3])
+    place = (120.0, -160.0)
+    shown = frame(12.0, place, seed=5, points=64, dose=SCOUT_DOSE)
+    sent = header(3, 12.0, scan="scout", dose_e_per_nm2=SCOUT_DOSE)
+    begin(tracker, tilts=[12.0], start_ns=8 * 10**9)
+    measured, table = tracker.feed(sent, shown)
+    assert np.allclose(measured.offset_nm, place, atol=15)
+    row = table.row_at(12.0)
+    assert np.allclose(row.shift_nm, np.negative(place), atol=15)
+    assert max(row.shift_sd_nm) < 10
+
+
+def test_a_wide_scout_finds_what_has_left_the_field():
+    tracker = Tracker()
+    run(tracker, Stage(7, jitter_nm=10.0), TILTS[:3])
+    place = (900.0, -1100.0)
+    shown = frame(12.0, place, seed=5, points=192, times=3, dose=SCOUT_DOSE)
+    sent = header(3, 12.0, scan="wide", field_nm=3 * FIELD_NM, dose_e_per_nm2=SCOUT_DOSE)
+    measured, _ = tracker.feed(sent, shown)
+    assert np.allclose(measured.offset_nm, place, atol=15)
+    assert measured.slip > 0.5
+
+
+def test_an_inverted_shift_is_no_longer_trusted():
+    tracker, stage = Tracker(), Stage(8, height_nm=1200.0, jitter_nm=5.0)
+    run(tracker, stage)
+    stage.matrix = -np.eye(2)
+    tilts = [0.0, 1.0, 2.0, 4.0, 6.0, 8.0, 10.0]
+    found, table = run(tracker, stage, tilts, "series_002", 10**11, first=1)
+    assert not table.trusted
+    assert "makes it worse" in table.notes[0]
+    off = [np.abs(offset).max() > 100 for _, offset in found]
+    assert sum(off[: next(k for k, bad in enumerate(off) if bad) + 3]) <= 3
