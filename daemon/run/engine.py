@@ -254,7 +254,7 @@ class Engine:
         following = self.follower if stack.kind == "series" else None
         async with StackAcquisition(self._acquisition, stack, at_a_time, indices) as acquisition:
             if following is not None:
-                self._series_begins(following, operation, acquisition)
+                await self._series_begins(following, operation, acquisition)
             for first, tilt_deg in acquisition.triggers():
                 await self._observer.between_exposures()
                 await self._checkpoint()
@@ -270,10 +270,11 @@ class Engine:
     async def _keep_on_axis(self, following: Follower, tilt_deg: float) -> None:
         """Let the stage take out a height that beam shift alone would have to follow."""
         by_nm = following.lift_nm(tilt_deg)
-        if by_nm is not None and (at := await self.stage.lift(by_nm)) is not None:
-            following.lifted(by_nm, at.t_ns)
+        if by_nm is not None and (at := await self.stage.shift(z_nm=by_nm)) is not None:
+            following.moved(0.0, 0.0, by_nm, at.t_ns)
+            await following.table_comes()
 
-    def _series_begins(
+    async def _series_begins(
         self, following: Follower, operation: AcquireStack, acquisition: StackAcquisition
     ) -> None:
         stack, latest = operation.stack, self._watch.latest
@@ -283,6 +284,14 @@ class Engine:
             stack.name, tilts, duration_s / stack.frames,
             None if latest is None else latest.temperature_c,
         )  # fmt: skip
+        await following.table_comes()
+        by_nm = following.hand_over_nm()
+        if by_nm is None:
+            return
+        y_nm, x_nm = by_nm
+        if (at := await self.stage.shift(x_nm=x_nm, y_nm=y_nm)) is not None:
+            following.moved(x_nm, y_nm, 0.0, at.t_ns)
+            await following.table_comes()
 
     async def _ramp(self, ramp: RampTo, rest: RemainingWork) -> None:
         duration_s = ramp.duration_s - rest.done_s

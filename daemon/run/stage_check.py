@@ -62,20 +62,26 @@ class StageCheck:
             self._before = self.position
         self._out.telemetry("stage", {"tilt_deg": self.position.tilt_deg}, self.position.t_ns)
 
-    async def lift(self, by_nm: float) -> StagePosition | None:
-        """Move along z; None if the stage cannot, or not so far.
+    async def shift(
+        self, *, x_nm: float = 0.0, y_nm: float = 0.0, z_nm: float = 0.0
+    ) -> StagePosition | None:
+        """Move so far along the axes that are named; None if the stage cannot.
 
         Raises
         ------
         DeviceError
             From the stage.
         """
-        here, reach = self.position, (await self._stage.reach())["z"]
-        if here is None or reach is None or here.z_nm + by_nm not in reach:
-            return None
         await self.check()
-        z_nm = here.z_nm + by_nm
-        self.position = self._before = await self._stage.move_to(here.tilt_deg, z_nm=z_nm)
+        here, reach = await self._stage.position(), await self._stage.reach()
+        wanted = {"x": (here.x_nm, x_nm), "y": (here.y_nm, y_nm), "z": (here.z_nm, z_nm)}
+        targets = {axis: at + by for axis, (at, by) in wanted.items() if by}
+        for axis, target in targets.items():
+            found = reach[axis]
+            if found is None or target not in found:
+                return None
+        axes = {f"{axis}_nm": target for axis, target in targets.items()}
+        self.position = self._before = await self._stage.move_to(here.tilt_deg, **axes)
         return self.position
 
     def exposed(self, stack: str, first: int, last: int) -> None:

@@ -7,7 +7,9 @@ waits for one (decision 24).
 
 from __future__ import annotations
 
+import asyncio
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -34,11 +36,14 @@ from ...protocols.messages.tracking_rules import (
     height_of,
     is_lost,
     not_found_running,
+    stage_takes_over,
 )
 
 # Height is corrected by the stage from so many frames of a series on, at tilts no larger than this,
 # where it is larger than its own doubt and this many nm. A move of the stage errs by so much.
 _FRAMES_BEFORE_LIFT, _LIFT_WITHIN_DEG, _LIFT_LEAST_NM, _MOVE_ERROR_NM = 3, 25.0, 300.0, 200.0
+# Wall seconds that the engine waits for a table at the beginning of a series and after a move.
+_ANSWER_S, _POLL_S = 1.0, 0.005
 # At any tilt where the next shift is this part of the largest.
 _NEARLY = 0.9
 # What a table expects of a shift smaller than this is not worth a command.
@@ -124,8 +129,11 @@ class Follower:
                 why,
                 "Calibrate the shift, or leave track out of the recipe",
             )
+        shift = self._beam.rig.shift
         self._limits = TrackingLimits(
-            lost_beyond=self._track.lost_beyond, shift_limit_nm=reach.shift_nm
+            lost_beyond=self._track.lost_beyond,
+            shift_limit_nm=reach.shift_nm,
+            hand_over_nm=0.6 * reach.shift_nm if shift is None else shift.hand_over_nm,
         )
         self._can_focus = self._focus.by == "model" and reach.defocus_nm is not None
         await self._apply((0.0, 0.0), 0.0)
@@ -205,13 +213,40 @@ class Follower:
             return None
         return -found[0]
 
-    def lifted(self, moved_nm: float, t_ns: int) -> None:
-        """Tell the tracker that the stage has moved along z; the table is old from now on."""
-        self._event("info", "tracker", f"{self._series}: the stage lifts the specimen by "
-                    f"{moved_nm:.0f} nm, to the tilt axis")  # fmt: skip
+    async def table_comes(self) -> None:
+        """Wait until the tracker has answered, for as long as it may take."""
+        end_s = time.monotonic() + _ANSWER_S
+        while self._table is None and time.monotonic() < end_s:
+            await asyncio.sleep(_POLL_S)
+
+    def hand_over_nm(self) -> tuple[float, float] | None:
+        """How far (y, x) the stage should bring the specimen back before a series; None: it stays.
+
+        See `stage_takes_over`: the beam shift is small again afterwards.
+        """
+        table = self._table
+        if table is None or not table.trusted:
+            return None
+        return stage_takes_over(table.rows, self._limits)
+
+    def moved(self, x_nm: float, y_nm: float, z_nm: float, t_ns: int) -> None:
+        """Tell the tracker that the stage was moved; the table is old from now on."""
+        if z_nm:
+            text = f"lifts the specimen by {z_nm:.0f} nm, to the tilt axis"
+        else:
+            text = f"takes over ({y_nm:.0f}, {x_nm:.0f}) nm (y, x) of the beam shift"
+        self._event("info", "tracker", f"{self._series}: the stage {text}")
         self._frames, self._table, self._since_ns = 0, None, t_ns
-        errors = (0.0, 0.0, _MOVE_ERROR_NM)
-        self._tell(StageMoved(t_ns=t_ns, moved_nm=(0.0, 0.0, moved_nm), error_nm=errors))
+        x_error_nm, y_error_nm, z_error_nm = (
+            _MOVE_ERROR_NM * (by != 0) for by in (x_nm, y_nm, z_nm)
+        )
+        self._tell(
+            StageMoved(
+                t_ns=t_ns,
+                moved_nm=(x_nm, y_nm, z_nm),
+                error_nm=(x_error_nm, y_error_nm, z_error_nm),
+            )
+        )
 
     async def _apply(self, shift_nm: tuple[float, float], defocus_nm: float) -> None:
         """Set and read back; the tracker learns what was set."""

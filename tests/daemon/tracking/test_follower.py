@@ -91,10 +91,17 @@ class Bench:
         await self.follower.prepare()
         self.follower.series_begins("series_001", TILTS, 2.0, 200.0)
 
-    def table(self, height_nm: float, sd_nm: float = 30.0, **more: Any) -> None:
+    def table(
+        self,
+        height_nm: float,
+        sd_nm: float = 30.0,
+        place_nm: tuple[float, float] = (5.0, 0.0),
+        **more: Any,
+    ) -> None:
         rows = [
             Row(
-                tilt_deg=tilt, t_ns=1, shift_nm=(5.0, -height_nm * math.sin(math.radians(tilt))),
+                tilt_deg=tilt, t_ns=1,
+                shift_nm=(place_nm[0], place_nm[1] - height_nm * math.sin(math.radians(tilt))),
                 shift_sd_nm=(sd_nm, sd_nm), defocus_nm=100.0, defocus_sd_nm=50.0,
                 drift_nm_per_s=0.1, drift_sd_nm_per_s=0.1,
             )
@@ -201,12 +208,25 @@ async def test_the_stage_takes_out_a_height_once_it_is_known() -> None:
     assert bench.follower.lift_nm(40.0) is not None, "the beam shift is at its end"
     lift_nm = bench.follower.lift_nm(8.0)
     assert lift_nm == pytest.approx(-2500, abs=50)
-    bench.follower.lifted(lift_nm, bench.clock.now_ns())
+    bench.follower.moved(0.0, 0.0, lift_nm, bench.clock.now_ns())
     assert isinstance(bench.told[-1], StageMoved)
     assert bench.told[-1].moved_nm[2] == pytest.approx(lift_nm)
     bench.table(300.0)
     assert bench.follower.lift_nm(8.0) is None
     assert any("probably pass its limit" in text for _, text in bench.events)
+
+
+async def test_the_stage_takes_over_what_the_beam_has_gathered() -> None:
+    bench = Bench()
+    await bench.begin()
+    bench.table(0.0, place_nm=(-300.0, 1100.0))
+    assert bench.follower.hand_over_nm() == pytest.approx((-300.0, 1100.0))
+    bench.follower.moved(1100.0, -300.0, 0.0, bench.clock.now_ns())
+    told = bench.told[-1]
+    assert isinstance(told, StageMoved)
+    assert told.moved_nm == (1100.0, -300.0, 0.0)
+    assert told.error_nm[2] == 0
+    assert bench.follower.hand_over_nm() is None, "until there is a new table"
 
 
 async def test_nonsense_of_the_tracker_is_an_event() -> None:
