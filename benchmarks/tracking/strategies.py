@@ -21,9 +21,11 @@ from pyrotome.protocols.messages.tracking import (
     Visit,
 )
 from pyrotome.protocols.messages.tracking_rules import (
+    Next,
     TrackingLimits,
     after_scout,
     before_exposure,
+    not_found_running,
 )
 
 STILL = (np.zeros(2), 0.0)
@@ -116,7 +118,8 @@ class Model:
         self.scope, self.tracker, self.table = scope, Tracker(), None
         self.series, self.index, self.dose, self.scouts = "", 0, 0.0, 0
         self.sd, self.shift, self.last = (0.0, 0.0), np.zeros(2), None
-        self.lost = self.refused = 0
+        self.paused = self.refused = 0
+        self.recent = []
 
     @property
     def now_ns(self):
@@ -124,6 +127,7 @@ class Model:
 
     def begin(self, series, tilts):
         self.series, self.index, self.dose, self.last = f"series_{series + 1:03d}", 0, 0.0, None
+        self.recent = []
         t_s, at, visits = self.scope.column.time_s, self.scope.column.tilt, []
         for tilt in tilts:
             t_s += 0.0 if tilt == at else WAY_BACK_S if abs(tilt - at) > 10 else TILT_S
@@ -137,12 +141,16 @@ class Model:
         wanted = before_exposure(self.sd, self.limits, self.dose, self.scope.scout_dose, self.last)
         if self.series == "series_001" and self.index == 0:
             return self.shift, focus  # the user has centred it
+        if not_found_running(self.recent):
+            # The run pauses; the person who resumes it lets the specimen be searched.
+            self.paused, self.recent = self.paused + 1, []
+            wanted = Next("wide")
         taken = 0
         while wanted.do in ("scout", "wide"):
             taken += 1
             found = self.scout(tilt, wanted.do, focus)
             wanted = after_scout(found, self.scope.field_nm, self.limits, taken)
-        self.lost += wanted.do == "pause"
+        self.paused += wanted.do == "pause"
         return self.shift, focus
 
     def scout(self, tilt, scan, focus):
@@ -164,6 +172,7 @@ class Model:
     def after(self, tilt, frame):
         header = self.header(tilt, "frame", self.scope.field_nm, self.scope.dose, 0.0)
         self.last, self.table = self.tracker.feed(header, frame)
+        self.recent = [*self.recent, self.last][-3:]
         self.refused += not self.table.trusted
         self.index += 1
 
