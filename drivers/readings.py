@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -142,8 +142,11 @@ class Deflection:
         In the deflectors' own unit.
     shift_nm : tuple of float or None
         Shift (y, x) of the image by the calibration; None without one that holds.
+    unit : {"nm", "step"}
+        What `units` counts, see `ShiftCalibration`.
     """
 
     t_ns: int
     units: tuple[float, float]
     shift_nm: tuple[float, float] | None = None
+    unit: Literal["nm", "step"] = "nm"

@@ -41,7 +41,7 @@ _UNEXPECTED_SCORE = 0.9
 _ORIGIN_SD_NM = 0.3
 _WORSE = (
     "the correction makes it worse: the offset has grown in three frames although it was "
-    "corrected. Nothing more is corrected; calibrate the shifts (step `calibrate: shifts`)"
+    "corrected. Nothing more is corrected; calibrate the shift (`pyrotome calibrate`)"
 )
 
 

@@ -17,7 +17,7 @@ from ...protocols.messages.control import (
     EXIT_INTERRUPTED,
     BadRequest,
 )
-from . import files, installed, remote, run
+from . import calibrate, files, installed, remote, run
 from .keys import keys
 from .plugins import add_commands
 
@@ -37,7 +37,7 @@ def _warn(text: str) -> None:
         sys.stderr.write(text)
 
 
-for _group in (run, remote, files, installed):
+for _group in (run, calibrate, remote, files, installed):
     app.registered_commands += _group.commands.registered_commands
 add_commands(app, _warn)
 app.add_typer(keys)

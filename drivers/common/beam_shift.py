@@ -78,7 +78,7 @@ class BeamShift:
                 self._device,
                 request,
                 f"{problem}; nothing was sent",
-                "Calibrate the shift: the recipe step `calibrate: shifts`",
+                "Calibrate the shift: `pyrotome calibrate RECIPE --rig RIG`",
             )
         return await self._send(calibration.units_for(shift_nm), request, shift)
 
@@ -103,7 +103,9 @@ class BeamShift:
         units = await self._optics.units()
         t_ns = (sent_ns + self._clock.now_ns()) // 2
         calibration = None if self.problem() is not None else self.calibration
-        return Deflection(t_ns, units, calibration and calibration.shift_nm(units))
+        return Deflection(
+            t_ns, units, calibration and calibration.shift_nm(units), self._optics.unit
+        )
 
     async def _send(self, units: Pair, request: str, shift: ShiftRig) -> int:
         await self._optics.send_units(units)

@@ -152,7 +152,7 @@ def load_shift_calibration(path: Path) -> ShiftCalibration:
         place = ".".join(str(part) for part in item["loc"])
         message = item["msg"].removeprefix("Value error, ")
         where = f"{path}: {place}" if place else str(path)
-        raise BadInput(where, f"{message}; `calibrate: shifts` writes such a file") from None
+        raise BadInput(where, f"{message}; `pyrotome calibrate` writes such a file") from None
 
 
 def save_shift_calibration(path: Path, calibration: ShiftCalibration) -> None:
