@@ -24,8 +24,8 @@ finally:
     print(*{name.partition(".")[0] for name in sys.modules})
 """
 COMMANDS = [
-    "run", "check", "serve", "simulate", "drivers", "steps", "submit", "status", "pause", "resume",
-    "abort", "safe", "clear", "lease", "watch", "inspect", "recover", "import", "process", "export",
+    "run", "calibrate", "check", "serve", "simulate", "drivers", "steps", "submit", "status", "pause",
+    "resume", "abort", "safe", "clear", "lease", "watch", "inspect", "recover", "import", "process", "export",
 ]  # fmt: skip
 
 
