@@ -24,8 +24,9 @@ finally:
     print(*{name.partition(".")[0] for name in sys.modules})
 """
 COMMANDS = [
-    "run", "calibrate", "check", "serve", "simulate", "drivers", "steps", "submit", "status", "pause",
-    "resume", "abort", "safe", "clear", "lease", "watch", "inspect", "recover", "import", "process", "export",
+    "run", "calibrate", "check", "serve", "simulate", "drivers", "steps", "submit", "status",
+    "pause", "resume", "abort", "safe", "clear", "lease", "watch", "inspect", "recover", "import",
+    "process", "export",
 ]  # fmt: skip
 
 
