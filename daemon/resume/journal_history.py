@@ -110,9 +110,12 @@ class History:
                 self.begun, self.begun_ns, self.moments = True, noted.t_ns, {}
                 self.visited.add(index)
                 self.first_begun_ns.setdefault(index, noted.t_ns)
-            case Ended(index=index, next=following):
+            case Ended(index=index, next=following, held=held):
                 self.visited.add(index)
-                if index == self.index and (timing := self.timing()) is not None:
+                if held is not None:
+                    moments = held.model_dump(exclude={"achieved_s"})
+                    self.held[index] = HoldTiming(**moments), held.achieved_s
+                elif index == self.index and (timing := self.timing()) is not None:
                     self.held[index] = timing
                 self._go_to(following)
                 self.begun, self.moments = False, {}

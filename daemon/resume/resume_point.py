@@ -16,6 +16,7 @@ from ...protocols.messages.manifest import HoldPlan, Interruption
 from ..schedule.hold_timing import HoldTiming
 from ..schedule.plan import AcquireStack, HeatTo, HoldAt, Operation, Plan, RampTo
 from ..schedule.steering_history import SteeringHistory
+from ..schedule.switching import SWITCHING_S
 from .journal_history import History
 from .remaining import NOTHING_DONE, Conditions, Recorded, RemainingWork
 from .remaining_frames import RemainingFrames
@@ -188,11 +189,12 @@ def _steering(plan: Plan, history: History, recorded: Recorded) -> SteeringHisto
 def _unreported(
     operations: Sequence[Operation], history: History, recorded: Recorded
 ) -> tuple[FinishedHold, ...]:
-    """Holds that are over in the journal, but not in the file."""
+    """Holds that are over in the journal, but not in the file; the one under way reports itself."""
     return tuple(
         FinishedHold(operation.hold, timing, achieved_s)
         for i, (timing, achieved_s) in sorted(history.held.items())
         if isinstance(operation := operations[i], HoldAt)
+        and i != history.index
         and operation.hold.index not in recorded.holds
     )
 
@@ -235,8 +237,11 @@ def _charged(plan: Plan, history: History) -> tuple[dict[str, float], Exposed | 
         return charged, None
     beam, dose = plan.recipe.beam, trigger.dose_e_per_nm2
     exposed = {stack.name for stack in plan.stacks if not stack.is_dark}
-    if history.beam_blanked_ns is not None and trigger.stack in exposed:
-        on_s = (history.beam_blanked_ns - history.open_ns) * 1e-9
-        dose = max(dose, beam.dose_per_frame_e_per_nm2 / beam.exposure_s * on_s)
+    if trigger.stack in exposed:
+        # What the blanker let through besides was not noted any more.
+        dose += beam.parked_dose_e_per_nm2(SWITCHING_S)
+        if history.beam_blanked_ns is not None:
+            on_s = (history.beam_blanked_ns - history.open_ns) * 1e-9
+            dose = max(dose, beam.parked_dose_e_per_nm2(on_s))
     charged[trigger.stack] += dose - trigger.dose_e_per_nm2
     return charged, Exposed(stack=trigger.stack, dose_e_per_nm2=dose)

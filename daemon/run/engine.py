@@ -6,11 +6,12 @@ The way of a frame is in `acquisition.py`, that of a temperature in `heating.py`
 from __future__ import annotations
 
 import asyncio
+from dataclasses import asdict
 from typing import Protocol
 
 from ...drivers.base import Beam, StagePosition
 from ...protocols.core.clock import ExperimentClock
-from ...protocols.messages.journal import Begun, Chosen, Decision, Ended, Pause
+from ...protocols.messages.journal import Begun, Chosen, Decision, Ended, FinishedMoments, Pause
 from ..resume.remaining import NOTHING_DONE, RemainingWork
 from ..resume.resume_point import ResumePoint
 from ..resume.run_journal import Journal
@@ -170,7 +171,7 @@ class Engine:
             rest = remaining.pop(index, NOTHING_DONE)
             self._begin(index, rest)
             following = await self._carry_out(index, rest)
-            self._journal.note(Ended(index=index, next=following))
+            self._journal.note(Ended(index=index, next=following, held=_finished_before(rest)))
             self._journal.save()
             index = following
         self.progress.finish()
@@ -312,6 +313,13 @@ class Engine:
                     await self.stage.check_if_due()
                 await self.stage.check()
         await self._heating.settled(ramp.to_c, duration_s)
+
+
+def _finished_before(rest: RemainingWork) -> FinishedMoments | None:
+    """Moments of a hold of which nothing was left to do; None for anything else."""
+    if rest.finished is None:
+        return None
+    return FinishedMoments(**asdict(rest.finished), achieved_s=max(0.0, rest.done_s))
 
 
 def _end_if_cancelled() -> None:

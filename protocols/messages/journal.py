@@ -65,12 +65,28 @@ class Begun(Entry):
     index: Index
 
 
+class FinishedMoments(BaseModel):
+    """Moments of a hold that was over before the session began, and the time that it achieved."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    commanded_up_ns: Nanoseconds
+    crossed_up_ns: Nanoseconds
+    commanded_down_ns: Nanoseconds
+    crossed_down_ns: Nanoseconds
+    achieved_s: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
 class Ended(Entry):
-    """An operation of the plan is over; `next` is the one that follows."""
+    """An operation of the plan is over; `next` is the one that follows.
+
+    `held` stands there for a hold of which nothing was left to do in this session, so that a later
+    session can report it where this one could not.
+    """
 
     kind: Literal["ended"] = "ended"
     index: Index
     next: Index
+    held: FinishedMoments | None = None
 
 
 class Moment(Entry):

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from journal_lines import lines_of
 
@@ -551,7 +551,7 @@ class Story:
                 assert true_s >= hold.requested_s - 0.05
                 assert true_s <= hold.requested_s + 0.05 + blind_s + late_s
                 assert self.disk.holds[hold.index]["crossed_down_ns"] > 0
-        assert self.charged == sorted(self.charged)
+        assert (np.diff(self.charged) > -1e-9).all()
         true_dose = self.specimen.exposed * DOSE
         assert self.charged[-1] >= true_dose * (1 - 1e-9)
         on_s = sum((k.guarded_s or 0.0) + k.after_s for k in self.kills)
@@ -605,6 +605,10 @@ kills = st.builds(
 
 
 @settings(max_examples=60, deadline=None)
+# A hold that was over, and whose report two sessions in a row did not live to record.
+@example([Kill(9, 0.3), Kill(4, 0.3), Kill(2, 0.3)])
+@example([Kill(12, 0.0), Kill(2, 0.3), Kill(14, 0.0)])
+@example([Kill(15, 1.0), Kill(1, 0.0)])
 @given(st.lists(kills, min_size=1, max_size=4))
 def test_interrupted_again_and_again_it_still_does_what_was_asked_and_no_more(
     kills: list[Kill],
@@ -625,7 +629,7 @@ def test_a_trigger_that_was_cut_off_is_charged_until_the_guardian_blanked_the_be
     assert blanked.beam_blanked_ns is not None
     on_s = (blanked.beam_blanked_ns - began_ns) * 1e-9
     beam = PLAN.recipe.beam
-    cut_off = max(DOSE, DOSE / beam.exposure_s * on_s)
+    cut_off = max(PLANNED, DOSE / beam.exposure_s * on_s)
     triggers = lines_with(PLAN, lambda e: isinstance(e, Trigger))
     whole = PLAN.dose_e_per_nm2 + PARKED * len(triggers)
     assert story.charged[-1] == pytest.approx(whole + cut_off, rel=1e-6)
@@ -751,7 +755,8 @@ def test_charges_never_decrease_as_a_journal_grows_and_any_line_may_be_missing()
     before = 0.0
     for cut in range(1, len(journal) + 1):
         charged = sum(resume_point(PLAN, History.of(journal[:cut]), recorded, now).charged.values())
-        assert charged >= before - 1e-12
+        # What the blanker lets through is expected until it is noted: it may turn out to be less.
+        assert charged >= before - (PLANNED - DOSE)
         before = charged
     for gone in range(1, len(journal) - 1):
         point = resume_point(PLAN, History.of(journal[:gone] + journal[gone + 1 :]), recorded, now)
