@@ -47,7 +47,7 @@ def test_dark_frames_are_recorded_and_resumed(cli: Any) -> None:
     # Three frames were exposed, with the time that the blanker took; dark frames add nothing.
     assert found["dose_e_per_nm2"] >= 3 * per_frame * (1 - 1e-9)
     assert found["dose_e_per_nm2"] == pytest.approx(total[-1])
-    assert np.ptp(total) == 0
+    assert np.ptp(total) < 1e-6 * per_frame
     with pyrotome.open(cli.folder / "run.nxs") as run:
         kinds = {name: stack.kind for name, stack in run.stacks.items()}
         # What the online analysis has taken away from the series that followed.
