@@ -17,6 +17,7 @@ import numpy as np
 import zmq
 from pydantic import ValidationError
 
+from ...protocols.core.replaced_file import replace_text
 from ...protocols.messages.credit_link import END_TOPIC, TRACKER, TRACKING_TOPIC, upstream
 from ...protocols.messages.parent_pipe import announce, fail, read_config, watch_parent
 from ...protocols.messages.process import TrackerConfig
@@ -126,11 +127,12 @@ class Worker:
 
     def _keep(self) -> None:
         """Write the state in place of the former one, whole or not at all."""
-        _write(self._state, self._tracker.state().model_dump_json())
+        replace_text(self._state, self._tracker.state().model_dump_json(), durable=False)
 
     def _finish(self) -> None:
         if self._goniometer is not None:
-            _write(Path(self._goniometer), self._tracker.state_for_next_run().model_dump_json())
+            learned = self._tracker.state_for_next_run().model_dump_json()
+            replace_text(Path(self._goniometer), learned, durable=False)
         self._send("done", {})
 
     def _send(self, kind: Any, body: dict[str, Any]) -> None:
@@ -147,12 +149,6 @@ def _known(state: Path, resumed: bool, goniometer: str | None) -> TrackerState |
         except ValidationError as error:
             raise ValueError(f"{path}: {error.errors()[0]['msg']}; move it away") from None
     return None
-
-
-def _write(path: Path, text: str) -> None:
-    aside = path.with_name(path.name + ".new")
-    aside.write_text(text)
-    aside.replace(path)
 
 
 def main() -> None:

@@ -43,12 +43,10 @@ def calibrate(
     The specimen should show something over the whole field. Nothing is heated or moved.
     """
     from ...protocols.config.recipe import load_recipe
-    from ...protocols.config.rig import load_rig
     from ...protocols.config.shift_calibration import save_shift_calibration
 
     recipe_model, _ = load_recipe(recipe)
-    rig_model, text = load_rig(rig)
-    rig_of(rig, recipe_model)
+    rig_model, text = rig_of(rig, recipe_model)
     shift = rig_model.beam.shift
     if shift is None:
         raise BadInput(f"{rig}: beam", "names no shift; write shift: {limit: 1.5 um}")

@@ -92,16 +92,14 @@ def _new_experiment(
     recipe: Path, rig: Path | None, output: Path | None, speed: float | None
 ) -> ForegroundRun:
     """What to run for a recipe."""
-    from ...protocols.config.pipeline import check_steps
     from ...protocols.config.recipe import load_recipe
     from ..run.run_file_plan import new_output
-    from ..schedule.plan import make_plan
+    from ..schedule.plan import make_new_plan
     from .foreground import ForegroundRun
 
     recipe_model, recipe_text = load_recipe(recipe)
     rig_model, rig_text = rig_of(rig, recipe_model)
-    plan = make_plan(recipe_model, rig_model, str(recipe))
-    check_steps(recipe_model.analysis, recipe_model.beam.frame, str(recipe))
+    plan = make_new_plan(recipe_model, rig_model, str(recipe))
     return ForegroundRun(
         plan=plan,
         recipe_text=recipe_text,
@@ -188,15 +186,13 @@ def _rig_of_run(path: Path | None, interrupted: InterruptedRun) -> tuple[Rig, st
 @commands.command(epilog="Example: `pyrotome check examples/recipes/cu_sintering.yaml`")
 def check(recipe: RecipeArgument, rig: RigOption = None, as_json: JsonOption = False) -> None:
     """Validate a recipe and print its plan; touches no hardware."""
-    from ...protocols.config.pipeline import check_steps
     from ...protocols.config.recipe import load_recipe
-    from ..schedule.plan import make_plan
+    from ..schedule.plan import make_new_plan
     from .progress import plan_table
 
     recipe_model, _ = load_recipe(recipe)
     rig_model, _ = rig_of(rig, recipe_model)
-    plan = make_plan(recipe_model, rig_model, str(recipe))
-    check_steps(recipe_model.analysis, recipe_model.beam.frame, str(recipe))
+    plan = make_new_plan(recipe_model, rig_model, str(recipe))
     if as_json:
         print_json(plan.summary())
     else:

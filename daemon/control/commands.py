@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from ...drivers.base import DeviceError
-from ...protocols.config.pipeline import check_steps
 from ...protocols.config.recipe import Recipe
 from ...protocols.config.rig import Rig
 from ...protocols.core.documents import load_model
@@ -30,7 +29,7 @@ from ..access.people import Person
 from ..access.rate_limits import ReplayGuard
 from ..run.run_file_plan import new_output
 from ..safety.devices import SafingStep
-from ..schedule.plan import Plan, make_plan
+from ..schedule.plan import Plan, make_new_plan
 from ..service.daemon import Busy, Daemon
 
 READING = {"status", "latest"}
@@ -181,6 +180,4 @@ class Commands:
 
 def _planned(request: Submit, rig: Rig) -> Plan:
     recipe = load_model(Recipe, request.recipe, request.name)
-    plan = make_plan(recipe, rig, request.name)
-    check_steps(recipe.analysis, recipe.beam.frame, request.name)
-    return plan
+    return make_new_plan(recipe, rig, request.name)

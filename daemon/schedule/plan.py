@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ...protocols.config.pipeline import ResultPlan, planned_run_results
+from ...protocols.config.pipeline import ResultPlan, check_steps, planned_run_results
 from ...protocols.config.recipe import Recipe, TiltSeries
 from ...protocols.config.rig import Rig
 from ...protocols.config.tracking import BLIND_WAY_DEG
@@ -28,6 +28,7 @@ __all__ = [
     "Operation",
     "Plan",
     "RampTo",
+    "make_new_plan",
     "make_plan",
 ]
 
@@ -173,6 +174,17 @@ class Plan:
             "dose_while_parked_e_per_nm2": self.parked_dose_e_per_nm2,
             "bytes": self.bytes_uncompressed,
         }
+
+
+def make_new_plan(recipe: Recipe, rig: Rig, name: str = "recipe") -> Plan:
+    """Make the plan of a run that is to begin; the analysis checks its settings and files too.
+
+    A run that is resumed has begun with them: its plan is that of `make_plan`, which has the same
+    parameters and errors.
+    """
+    plan = make_plan(recipe, rig, name)
+    check_steps(recipe.analysis, recipe.beam.frame, name)
+    return plan
 
 
 def make_plan(recipe: Recipe, rig: Rig, name: str = "recipe") -> Plan:

@@ -60,7 +60,7 @@ class BeamShift:
         why = self.calibration.misfit(
             self._optics.unit,
             settings.voltage_kv,
-            settings.pixel_nm * settings.frame[1],
+            settings.field_nm,
             self._rig.scan_rotation_deg or 0.0,
         )
         return None if why is None else f"the calibration of the beam shift does not hold: {why}"

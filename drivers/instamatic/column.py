@@ -179,7 +179,7 @@ class InstamaticBeam(DeflectedBeam):
         )
 
     async def _magnification_for(self, settings: BeamSettings) -> int:
-        field_nm = settings.pixel_nm * settings.frame[1]
+        field_nm = settings.field_nm
         wanted = temscript.magnification_for(field_nm, self.options.display_width_m)
         try:
             mode = str(await self._microscope.call(instamatic.GET_FUNCTION_MODE))

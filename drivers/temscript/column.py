@@ -175,7 +175,7 @@ class TemscriptBeam(DeflectedBeam):
         spot, intensity = self._spot_for(settings.current_pa)
         await self.blank()
         await self._refuse_other_voltage(settings)
-        field_nm = settings.pixel_nm * settings.frame[1]
+        field_nm = settings.field_nm
         magnification = temscript.magnification_for(field_nm, self.options.display_width_m)
         await self._set(temscript.SPOT_SIZE_INDEX, spot, 0.0)
         await self._set(temscript.INTENSITY, intensity, SETTING_TOLERANCE)

@@ -15,6 +15,23 @@ from .calibration import ChipCalibration
 MAX_FILE_BYTES = 1_000_000
 
 
+def read_calibration(path: Path, most: int) -> bytes:
+    """Bytes of a calibration file of any kind, `most` of them.
+
+    Raises
+    ------
+    BadInput
+        If it cannot be read, or is larger.
+    """
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise BadInput(str(path), f"cannot be read: {error.strerror or error}") from None
+    if len(raw) > most:
+        raise BadInput(str(path), f"larger than {most} bytes: not a calibration")
+    return raw
+
+
 def load_calibration(path: Path) -> ChipCalibration:
     """Calibration from a ``.json`` file or a ``.csv`` table.
 
@@ -23,12 +40,7 @@ def load_calibration(path: Path) -> ChipCalibration:
     BadInput
         If the file cannot be read or is not a calibration: file, place inside, what is wrong.
     """
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise BadInput(str(path), f"cannot be read: {error.strerror or error}") from None
-    if len(raw) > MAX_FILE_BYTES:
-        raise BadInput(str(path), f"larger than {MAX_FILE_BYTES} bytes: not a calibration")
+    raw = read_calibration(path, MAX_FILE_BYTES)
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError:

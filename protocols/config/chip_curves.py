@@ -11,11 +11,10 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from ..core.documents import Strict
+from ..core.numbers import Finite, Positive
 from ..core.units import ZERO_CELSIUS_K
 
 _ABSOLUTE_ZERO_C = -ZERO_CELSIUS_K
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Celsius = Annotated[float, Field(ge=_ABSOLUTE_ZERO_C, le=3000.0)]
 
 

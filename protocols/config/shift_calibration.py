@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import ValidationError, field_validator, model_validator
 
 from ..core.documents import Strict
 from ..core.errors import BadInput
+from ..core.numbers import Finite, Positive
+from ..core.replaced_file import replace_text
+from .calibration_file import read_calibration
 
 MAX_FILE_BYTES = 100_000
 # How far from where it was measured a calibration holds.
@@ -25,8 +27,6 @@ FIELD_TOLERANCE = 0.1
 VOLTAGE_TOLERANCE = 0.01
 ROTATION_TOLERANCE_DEG = 0.5
 
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Pair = tuple[Finite, Finite]
 
 
@@ -135,12 +135,7 @@ def load_shift_calibration(path: Path) -> ShiftCalibration:
     BadInput
         If the file cannot be read or is not a calibration: file, place inside, what is wrong.
     """
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise BadInput(str(path), f"cannot be read: {error.strerror or error}") from None
-    if len(raw) > MAX_FILE_BYTES:
-        raise BadInput(str(path), f"larger than {MAX_FILE_BYTES} bytes: not a calibration")
+    raw = read_calibration(path, MAX_FILE_BYTES)
     try:
         body: Any = json.loads(raw.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
@@ -163,13 +158,7 @@ def save_shift_calibration(path: Path, calibration: ShiftCalibration) -> None:
     BadInput
         If it cannot be written.
     """
-    beside = path.with_name(path.name + ".new")
     try:
-        with beside.open("w", encoding="utf-8") as file:
-            file.write(calibration.model_dump_json(indent=1) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
+        replace_text(path, calibration.model_dump_json(indent=1) + "\n")
     except OSError as error:
-        beside.unlink(missing_ok=True)
         raise BadInput(str(path), f"cannot be written: {error.strerror or error}") from None

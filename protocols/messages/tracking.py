@@ -15,14 +15,12 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from ..core.documents import Strict
 from ..core.errors import BadMessage
+from ..core.numbers import Finite, NotNegative, Positive
 
 # Longer than any table that is written; what is longer is damage.
 MAX_TRACKING_BYTES = 1_000_000
 MOST_ROWS = 1000
 
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Degrees = Annotated[float, Field(ge=-90, le=90, allow_inf_nan=False)]
 Nanoseconds = Annotated[int, Field(ge=0, lt=1 << 63, strict=True)]
 Index = Annotated[int, Field(ge=0, le=10_000_000, strict=True)]
