@@ -388,6 +388,19 @@ class Detector(Device):
     async def trigger(self) -> int:
         """Start the exposures of one trigger; returns the moment at which the command went out."""
 
+    async def exposed(self) -> bool:
+        """Wait until the instrument says that the exposures of the latest trigger are over.
+
+        The beam stays on until then: a trigger that took long to arrive would be cut off otherwise.
+
+        Returns
+        -------
+        bool
+            False if the instrument should have said so for longer than it may take. True at once
+            for one that does not tell.
+        """
+        return True
+
     @abstractmethod
     async def read_frame(self) -> DetectorFrame:
         """The next frame of the acquisition.

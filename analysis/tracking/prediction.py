@@ -103,7 +103,7 @@ def predict(
     spread += _added_variance(motion, later_s, here, ways_back)
     offset, variance = mixed(weights, means, spread)
     defocus, defocus_sd = _defocus(motion, tilts, at_c, weights)
-    speed, speed_sd = _drift(motion, later_s, weights)
+    speed, speed_sd = drift_speed(motion, later_s)
     return MotionPrediction(
         np.array(shift, np.float64),
         np.sqrt(variance).T,
@@ -148,11 +148,24 @@ def _defocus(
     return mean, np.sqrt(np.maximum(variance, 0.0))
 
 
-def _drift(motion: Motion, later_s: Floats64, weights: Floats64) -> tuple[Floats64, Floats64]:
-    """Speed and its sd, shape (n, 2) both."""
+def drift_speed(motion: Motion, later_s: Floats64) -> tuple[Floats64, Floats64]:
+    """Speed of the drift after the last hold, and its sd.
+
+    Parameters
+    ----------
+    motion : Motion
+        What is known.
+    later_s : ndarray
+        Seconds from now, shape (n,).
+
+    Returns
+    -------
+    speed, sd : ndarray
+        Shape (n, 2), (y, x), in nm/s.
+    """
     decay_s = np.array(motion.assumptions.drift_decay_s)
     rows = np.exp(-later_s[:, None] / decay_s) / decay_s
     means = motion.mean[..., DRIFT] @ rows.T
     spread = ((rows @ motion.covariance[..., DRIFT, DRIFT]) * rows).sum(axis=3)
-    mean, variance = mixed(weights, means, spread)
+    mean, variance = mixed(motion.weights, means, spread)
     return mean.T, np.sqrt(np.maximum(variance, 0.0)).T

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import zmq
+from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from ...protocols.core.replaced_file import replace_text
@@ -33,6 +34,8 @@ from .tracker_state import TrackerState
 
 # Frames that may wait here; more come without their pixels and teach nothing.
 CREDIT = 32
+# Name of the picture of a search, which is shown and not recorded.
+SEARCH = "tracking_search"
 
 
 class Worker:
@@ -90,9 +93,35 @@ class Worker:
     def _take(self, message: Message) -> None:
         """Take in what happened between frames."""
         told = parse_tracking(message.payload[0]) if message.payload else None
-        if told is None or isinstance(told, FrameTaken | OffsetMeasured | Table):
+        if isinstance(told, FrameTaken) and told.scan != "frame":
+            self._look(told, Message(message.topic, message.header, message.payload[1:]))
+        elif told is None or isinstance(told, FrameTaken | OffsetMeasured | Table):
             raise BadMessage("a tracking message that tells nothing")
-        self._answer(None, self._tracker.tell(told))
+        else:
+            self._answer(None, self._tracker.tell(told))
+
+    def _look(self, taken: FrameTaken, message: Message) -> None:
+        """Take in a scout, which needs no credit; show what a search has seen."""
+        pixels = self._counts(message)
+        measured, table = self._tracker.feed(taken, pixels)
+        self._answer(measured, table)
+        if taken.scan == "wide":
+            body = {
+                "name": SEARCH, "series": taken.series, "index": taken.index, "record": False,
+                "shape": list(pixels.shape), "dtype": "float32", "parameters": {
+                    "field_nm": taken.field_nm, "tilt_deg": taken.tilt_deg,
+                    "found": measured.doubt or "yes",
+                },
+            }  # fmt: skip
+            picture = np.ascontiguousarray(pixels, "<f4")
+            self._link.send_multipart(upstream("result", body, (picture,)))
+
+    def _counts(self, message: Message) -> NDArray[Any]:
+        """The counts of a frame, without the offset that the detector adds."""
+        pixels = array_of(message)
+        if self._offset:
+            pixels = np.maximum(pixels.astype(np.int64) - self._offset, 0).astype(np.uint32)
+        return pixels
 
     def _measure(self, message: Message) -> None:
         """Take in a frame of a tilt series."""
@@ -100,9 +129,7 @@ class Worker:
         series = str(header.get("series", ""))
         if header.get("lost") or header.get("in_file") or not series.startswith("series_"):
             return
-        pixels = array_of(message)
-        if self._offset:
-            pixels = np.maximum(pixels.astype(np.int64) - self._offset, 0).astype(np.uint32)
+        pixels = self._counts(message)
         taken = FrameTaken(
             t_ns=int(header["t_ns"]),
             series=series,

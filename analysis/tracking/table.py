@@ -5,11 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from ...protocols.messages.tracking import Row, Visit
-from .motion import Motion
-from .prediction import predict
+import numpy as np
 
-__all__ = ["table_rows"]
+from ...protocols.messages.tracking import DriftAt, Row, Visit
+from .motion import Motion
+from .prediction import drift_speed, predict
+
+__all__ = ["drift_to_come", "table_rows"]
+
+# Seconds from now at which the drift is told.
+_LATER_S = (0.0, 10.0, 20.0, 40.0, 60.0, 90.0, 120.0, 180.0, 240.0, 360.0, 480.0, 600.0)
 
 
 def table_rows(
@@ -63,3 +68,30 @@ def table_rows(
             )
         )
     return tuple(rows)
+
+
+def drift_to_come(motion: Motion, t_ns: int) -> tuple[DriftAt, ...]:
+    """How the drift after the last hold dies down.
+
+    Parameters
+    ----------
+    motion : Motion
+        What is known.
+    t_ns : int
+        Now.
+
+    Returns
+    -------
+    tuple of DriftAt
+        For the next ten minutes.
+
+    Examples
+    --------
+    >>> drift_to_come(Motion(), 0)[-1]
+    DriftAt(t_ns=600000000000, nm_per_s=0.0)
+    """
+    speed, _ = drift_speed(motion, np.array(_LATER_S))
+    return tuple(
+        DriftAt(t_ns=t_ns + int(later_s * 1e9), nm_per_s=math.hypot(*one))
+        for later_s, one in zip(_LATER_S, speed.tolist(), strict=True)
+    )

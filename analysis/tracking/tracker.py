@@ -29,7 +29,7 @@ from .pictures import SIDE, Picture, picture_of
 from .prediction import MotionPrediction, predict
 from .references import ReferencePicture, ReferencePictures
 from .registration import WORDS, Registration, register
-from .table import table_rows
+from .table import drift_to_come, table_rows
 from .tracker_state import TrackerState
 
 _RECENT = 5
@@ -292,6 +292,8 @@ class Tracker:
             series=self._series,
             index=index,
             rows=table_rows(self.motion, self._visits, self._late_ns, self._epoch_ns or 0),
+            placed=len(self._references) > 0,
+            drift=drift_to_come(self.motion, t_ns),
             trusted=self._trusted,
             notes=tuple(notes),
         )

@@ -1,1 +1,1 @@
-"""One run: the engine and its operations, acquisition, heater, stage, resuming."""
+"""One run: the engine and its operations, heating, resuming, and making safe."""

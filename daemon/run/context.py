@@ -9,12 +9,12 @@ import zmq.asyncio
 
 from ...protocols.config.rig import Rig
 from ...protocols.core.clock import ExperimentClock
+from ..acquisition.heater_watch import HeaterWatch
 from ..runtime.event_bus import EventBus
 from ..safety.devices import Devices
 from ..safety.observer import Observer
 from ..schedule.states import StateMachine
 from ..streaming.telemetry_hub import TelemetryHub
-from .heater_watch import HeaterWatch
 
 
 @dataclass(frozen=True)

@@ -12,22 +12,33 @@ from typing import Protocol
 from ...drivers.base import Beam, StagePosition
 from ...protocols.core.clock import ExperimentClock
 from ...protocols.messages.journal import Begun, Chosen, Decision, Ended, FinishedMoments, Pause
+from ..acquisition.context import AcquisitionContext
+from ..acquisition.heater_watch import HeaterWatch
+from ..acquisition.outgoing import Outgoing
+from ..acquisition.plan_progress import PlanProgress
+from ..acquisition.stack_acquisition import StackAcquisition, frames_per_trigger
+from ..acquisition.stage_check import StageCheck
 from ..resume.remaining import NOTHING_DONE, RemainingWork
 from ..resume.resume_point import ResumePoint
 from ..resume.run_journal import Journal
 from ..safety.devices import Devices
 from ..schedule.dose import DoseLedger
-from ..schedule.plan import AcquireStack, ChooseHold, Decide, HeatTo, HoldAt, Plan, RampTo
+from ..schedule.plan import (
+    AcquireStack,
+    CalibrateHeight,
+    ChooseHold,
+    Decide,
+    HeatTo,
+    HoldAt,
+    Plan,
+    RampTo,
+)
 from ..schedule.states import State, StateMachine
 from ..schedule.steering_history import SteeringHistory
 from ..steering.steering import Steering
 from ..tracking.follower import Follower
-from .acquisition import AcquisitionContext, StackAcquisition, frames_per_trigger
-from .heater_watch import HeaterWatch
 from .heating import Heating
-from .outgoing import Outgoing
-from .plan_progress import PlanProgress
-from .stage_check import StageCheck
+from .specimen_tracking import SpecimenTracking
 
 
 class ExposureObserver(Protocol):
@@ -100,6 +111,13 @@ class Engine:
             devices.beam, devices.detector, plan.recipe.beam, ledger, journal, clock, watch,
             self.stage, self.progress, out, follower=self.follower,
         )  # fmt: skip
+        self._tracking = (
+            None
+            if self.follower is None
+            else SpecimenTracking(
+                self._acquisition, self.follower, plan.recipe.settle, self._checkpoint
+            )
+        )
         self._pause = False
         self._resumed = asyncio.Event()
 
@@ -129,11 +147,17 @@ class Engine:
         """Whether a pause has been requested."""
         return self._pause
 
-    async def _checkpoint(self) -> None:
-        """Where a pause takes effect: nothing is exposed, the chip is not being driven."""
+    async def _checkpoint(self) -> bool:
+        """Where a pause takes effect: nothing is exposed, the chip is not being driven.
+
+        Returns
+        -------
+        bool
+            Whether the run has paused here.
+        """
         await self._journal.caught_up()
         if not self._pause:
-            return
+            return False
         await self.stage.check()
         self._machine.to(State.PAUSED)
         self._out.event("info", "engine", "paused at standby")
@@ -143,6 +167,7 @@ class Engine:
         self._machine.to(State.RUNNING)
         self._out.event("info", "engine", "resumed")
         self._journal.note(Pause(paused=False))
+        return True
 
     # --- operations --------------------------------------------------------------------------
 
@@ -222,6 +247,10 @@ class Engine:
                 if self.follower is not None:
                     rise_k = hold.hold.target_c - hold.hold.standby_c
                     self.follower.held(rise_k, timing.achieved_s)
+            case CalibrateHeight() as calibration:
+                assert self._tracking is not None
+                await self._heating.settled(calibration.at_c)
+                await self._tracking.calibrate_height(calibration)
             case AcquireStack() as stack:
                 await self._acquire(stack, rest.frame_indices)
             case RampTo() as ramp:
@@ -252,47 +281,25 @@ class Engine:
         await self._heating.settled(operation.at_c)
         exposure_s, most = self._plan.recipe.beam.exposure_s, self._out.most_at_a_time
         at_a_time = frames_per_trigger(stack.tilt_deg, exposure_s, most, indices)
-        following = self.follower if stack.kind == "series" else None
-        async with StackAcquisition(self._acquisition, stack, at_a_time, indices) as acquisition:
-            if following is not None:
-                await self._series_begins(following, operation, acquisition)
+        tracking = self._tracking if stack.kind == "series" else None
+        if tracking is not None:
+            await tracking.settled(stack.name)
+        for_scouts = self._plan.recipe.scouts_e_per_nm2 if tracking is not None else 0.0
+        async with StackAcquisition(
+            self._acquisition, stack, at_a_time, indices, for_scouts
+        ) as acquisition:
+            if tracking is not None:
+                duration_s = self._plan.durations_s[self._plan.operations.index(operation)]
+                tilts = [stack.tilt_deg[index] for index in acquisition.indices]
+                await tracking.series_begins(stack.name, tilts, duration_s / stack.frames)
             for first, tilt_deg in acquisition.triggers():
                 await self._observer.between_exposures()
                 await self._checkpoint()
                 await self.stage.tilt(tilt_deg)
-                if following is not None:
-                    await self._keep_on_axis(following, tilt_deg)
-                    await following.follow(tilt_deg)
-                    # What cannot be followed is not exposed before a person has looked.
-                    await self._checkpoint()
+                if tracking is not None:
+                    await tracking.before_exposure(acquisition, first, tilt_deg)
                 await acquisition.expose(first)
             await self.stage.check()
-
-    async def _keep_on_axis(self, following: Follower, tilt_deg: float) -> None:
-        """Let the stage take out a height that beam shift alone would have to follow."""
-        by_nm = following.lift_nm(tilt_deg)
-        if by_nm is not None and (at := await self.stage.shift(z_nm=by_nm)) is not None:
-            following.moved(0.0, 0.0, by_nm, at.t_ns)
-            await following.table_comes()
-
-    async def _series_begins(
-        self, following: Follower, operation: AcquireStack, acquisition: StackAcquisition
-    ) -> None:
-        stack, latest = operation.stack, self._watch.latest
-        duration_s = self._plan.durations_s[self._plan.operations.index(operation)]
-        tilts = [stack.tilt_deg[index] for index in acquisition.indices]
-        following.series_begins(
-            stack.name, tilts, duration_s / stack.frames,
-            None if latest is None else latest.temperature_c,
-        )  # fmt: skip
-        await following.table_comes()
-        by_nm = following.hand_over_nm()
-        if by_nm is None:
-            return
-        y_nm, x_nm = by_nm
-        if (at := await self.stage.shift(x_nm=x_nm, y_nm=y_nm)) is not None:
-            following.moved(x_nm, y_nm, 0.0, at.t_ns)
-            await following.table_comes()
 
     async def _ramp(self, ramp: RampTo, rest: RemainingWork) -> None:
         duration_s = ramp.duration_s - rest.done_s

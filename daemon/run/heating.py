@@ -8,13 +8,13 @@ from ...drivers.base import Heater
 from ...protocols.core.clock import ExperimentClock
 from ...protocols.messages.journal import Moment, MomentName
 from ...protocols.messages.manifest import HoldPlan
+from ..acquisition.heater_watch import PROGRESS_TIMEOUT_S, HeaterWatch
+from ..acquisition.outgoing import Outgoing
 from ..resume.remaining import RemainingWork
 from ..resume.run_journal import Journal
 from ..schedule.hold_timing import HoldTiming
 from ..schedule.plan import HeatTo, HoldAt
-from .heater_watch import PROGRESS_TIMEOUT_S, HeaterWatch
 from .hold_timer import HoldTimer
-from .outgoing import Outgoing
 
 
 class Heating:

@@ -8,9 +8,9 @@ from statistics import median
 from typing import Literal
 
 from ...protocols.messages.manifest import HoldPlan
+from ..acquisition.heater_watch import HeaterWatch
 from ..runtime.gc_pause import gc_paused
 from ..schedule.hold_timing import HoldTiming
-from .heater_watch import HeaterWatch
 
 # Wall seconds before the end of a hold from which on the garbage collector is off.
 _QUIET_S = 0.5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ...protocols.core.errors import BadInput
+from ..acquisition.heater_watch import PROGRESS_TIMEOUT_S
 from ..resume.interrupted_run import InterruptedRun
 from ..resume.remaining import Conditions
 from ..resume.resume_point import ResumePoint
@@ -10,7 +11,6 @@ from ..schedule.dose import DoseLedger
 from ..schedule.plan import Plan
 from .context import RunContext
 from .engine import Engine
-from .heater_watch import PROGRESS_TIMEOUT_S
 
 
 async def find_resume_point(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TypeGuard
 
 from ...protocols.config.pipeline import planned_results
@@ -13,7 +13,17 @@ from ...protocols.config.steering import Adaptive
 from ...protocols.core.errors import BadInput
 from ...protocols.messages.manifest import HoldPlan, StackPlan
 from ...protocols.steps import StackKind
-from .operations import AcquireStack, ChooseHold, Decide, HeatTo, HoldAt, Operation, RampTo
+from .operations import (
+    AcquireStack,
+    CalibrateHeight,
+    ChooseHold,
+    Decide,
+    HeatTo,
+    HoldAt,
+    Operation,
+    RampTo,
+)
+from .scout_scans import HEIGHT_CHECK_DEG, HEIGHT_TILTS_DEG
 from .switching import SWITCHING_S
 from .tilt_angles import tilt_angles
 
@@ -44,6 +54,7 @@ class Expansion:
         self.tilt_deg = 0.0
         self.holds = 0
         self.counts: dict[str, int] = {"series": 0, "reference": 0, "ramp": 0, "dark": 0}
+        self.heights = 0
 
     def _bad(self, path: str, problem: str) -> BadInput:
         return BadInput(f"{self.name}: {path}", problem)
@@ -67,6 +78,8 @@ class Expansion:
                 yield from self._cycle(f"{path}.cycle", step.cycle)
             elif step.ramp is not None:
                 yield self._ramp(f"{path}.ramp", step.ramp)
+            elif step.calibrate is not None:
+                yield self._height(f"{path}.calibrate")
 
     def _check_temperature(self, path: str, temperature_c: float) -> None:
         limits = self.rig.heater.limits
@@ -138,8 +151,27 @@ class Expansion:
         return AcquireStack(stack, self.temperature_c), self._frames_s(tilts)
 
     def _series(self, path: str, series: TiltSeries) -> tuple[Operation, float]:
-        low, high = self.rig.stage.limits.tilt_deg
         angles = tilt_angles(series)
+        self._check_tilt(path, angles)
+        tilts = tuple(angle for angle in angles for _ in range(series.frames_per_tilt))
+        stack = self._stack("series", tilts)
+        beam = self.recipe.beam
+        dose = stack.frames * beam.dose_per_frame_e_per_nm2
+        parked = stack.frames * beam.parked_dose_e_per_nm2(SWITCHING_S)
+        scouts = self.recipe.scouts_e_per_nm2
+        limit = self.recipe.limits.dose_per_series_e_per_nm2
+        if limit is not None and dose + parked + scouts > limit * (1 + 1e-9):
+            by_scouts = f" and {scouts:g} by scouts (track.scouts)" if scouts else ""
+            raise self._bad(
+                path,
+                f"{stack.name} takes {dose:.1f} e/nm^2, and up to {parked:.2g} while the blanker "
+                f"works{by_scouts}, beyond limits.dose_per_series of {limit:g} e/nm^2; lower the "
+                "current, the dwell time or the number of angles",
+            )
+        return AcquireStack(stack, self.temperature_c), self._frames_s(tilts)
+
+    def _check_tilt(self, path: str, angles: Sequence[float]) -> None:
+        low, high = self.rig.stage.limits.tilt_deg
         for angle in (min(angles), max(angles)):
             if not low <= angle <= high:
                 raise self._bad(
@@ -147,20 +179,20 @@ class Expansion:
                     f"an angle of {angle:g} deg is beyond the stage's limits of {low:g} to "
                     f"{high:g} deg (rig '{self.rig.name}')",
                 )
-        tilts = tuple(angle for angle in angles for _ in range(series.frames_per_tilt))
-        stack = self._stack("series", tilts)
-        beam = self.recipe.beam
-        dose = stack.frames * beam.dose_per_frame_e_per_nm2
-        parked = stack.frames * beam.parked_dose_e_per_nm2(SWITCHING_S)
-        limit = self.recipe.limits.dose_per_series_e_per_nm2
-        if limit is not None and dose + parked > limit * (1 + 1e-9):
+
+    def _height(self, path: str) -> tuple[Operation, float]:
+        tilts = (*HEIGHT_TILTS_DEG, *HEIGHT_CHECK_DEG)
+        self._check_tilt(path, tilts)
+        if self.rig.stage.limits.z_nm is None:
             raise self._bad(
                 path,
-                f"{stack.name} takes {dose:.1f} e/nm^2, and up to {parked:.2g} while the blanker "
-                f"works, beyond limits.dose_per_series of {limit:g} e/nm^2; lower the current, the "
-                "dwell time or the number of angles",
+                f"the stage of the rig '{self.rig.name}' has no z (stage.limits.z); centre the "
+                "height by hand and leave this step out",
             )
-        return AcquireStack(stack, self.temperature_c), self._frames_s(tilts)
+        self.heights += 1
+        name = f"height_{self.heights:03d}"
+        calibration = CalibrateHeight(name, self.temperature_c, HEIGHT_TILTS_DEG, HEIGHT_CHECK_DEG)
+        return calibration, self._frames_s(tilts)
 
     def _cycle(self, path: str, cycle: Cycle) -> Iterator[tuple[Operation, float]]:
         self._check_temperature(f"{path}.standby", cycle.standby_c)

@@ -120,4 +120,28 @@ class ChooseHold:
         )
 
 
-Operation = HeatTo | HoldAt | AcquireStack | RampTo | Decide | ChooseHold
+@dataclass(frozen=True)
+class CalibrateHeight:
+    """Measure by scouts how high the specimen stands, and let the stage take that out.
+
+    `name` is the account of its dose, `tilt_deg` the angles that are looked at before the stage
+    moves, `check_deg` those after it.
+    """
+
+    name: str
+    at_c: float
+    tilt_deg: tuple[float, ...]
+    check_deg: tuple[float, ...]
+
+    @property
+    def scouts(self) -> int:
+        """Number of scouts, but for searches."""
+        return len(self.tilt_deg) + len(self.check_deg)
+
+    @property
+    def label(self) -> str:
+        """The operation in words."""
+        return f"{self.name}: height over the tilt axis by {self.scouts} scouts"
+
+
+Operation = CalibrateHeight | HeatTo | HoldAt | AcquireStack | RampTo | Decide | ChooseHold

@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from ...protocols.config.pipeline import ResultPlan, check_steps, planned_run_results
-from ...protocols.config.recipe import Recipe, TiltSeries
+from ...protocols.config.recipe import Recipe, RecipeStep, TiltSeries
 from ...protocols.config.rig import Rig
 from ...protocols.config.tracking import BLIND_WAY_DEG
 from ...protocols.core.errors import BadInput
 from ...protocols.messages.manifest import HoldPlan, StackPlan
 from .expansion import Expansion
-from .operations import AcquireStack, ChooseHold, Decide, HeatTo, HoldAt, Operation, RampTo
+from .operations import (
+    AcquireStack,
+    CalibrateHeight,
+    ChooseHold,
+    Decide,
+    HeatTo,
+    HoldAt,
+    Operation,
+    RampTo,
+)
+from .scout_scans import scout_settings
 from .switching import SWITCHING_S
 from .tilt_angles import tilt_angles
 
 __all__ = [
     "AcquireStack",
+    "CalibrateHeight",
     "ChooseHold",
     "Decide",
     "HeatTo",
@@ -131,6 +143,23 @@ class Plan:
         return self._exposed * self.recipe.beam.parked_dose_e_per_nm2(SWITCHING_S)
 
     @property
+    def scouts_dose_e_per_nm2(self) -> float:
+        """Most fluence that the scouts of the whole plan take, with that while the blanker works.
+
+        A search for a specimen that was lost may come on top.
+        """
+        series = sum(stack.kind == "series" for stack in self.stacks)
+        heights = sum(op.scouts for op in self.operations if isinstance(op, CalibrateHeight))
+        return series * self.recipe.scouts_e_per_nm2 + heights * self.scout_dose_e_per_nm2
+
+    @property
+    def scout_dose_e_per_nm2(self) -> float:
+        """Fluence of one scout, with that while the blanker works."""
+        beam = self.recipe.beam
+        scan = scout_settings(beam).dose_per_frame_e_per_nm2
+        return scan + beam.parked_dose_e_per_nm2(SWITCHING_S)
+
+    @property
     def _exposed(self) -> int:
         return sum(stack.frames for stack in self.stacks if not stack.is_dark)
 
@@ -172,6 +201,7 @@ class Plan:
             "dose_per_frame_e_per_nm2": per_frame,
             "dose_e_per_nm2": self.dose_e_per_nm2,
             "dose_while_parked_e_per_nm2": self.parked_dose_e_per_nm2,
+            "dose_of_scouts_e_per_nm2": self.scouts_dose_e_per_nm2,
             "bytes": self.bytes_uncompressed,
         }
 
@@ -227,12 +257,14 @@ def make_plan(recipe: Recipe, rig: Rig, name: str = "recipe") -> Plan:
         tuple(duration for _, duration in expanded),
     )
     dose, budget = plan.dose_e_per_nm2, recipe.limits.dose_e_per_nm2
-    parked = plan.parked_dose_e_per_nm2
-    if budget is not None and dose + parked > budget * (1 + 1e-9):
+    parked, scouts = plan.parked_dose_e_per_nm2, plan.scouts_dose_e_per_nm2
+    if budget is not None and dose + parked + scouts > budget * (1 + 1e-9):
+        by_scouts = f" and {scouts:.2g} by scouts" if scouts else ""
         raise BadInput(
             f"{name}: limits.dose",
             f"the {plan.frames} frames of this recipe take {dose:.1f} e/nm^2, and up to "
-            f"{parked:.2g} while the blanker works, beyond the budget of {budget:g} e/nm^2",
+            f"{parked:.2g} while the blanker works{by_scouts}, beyond the budget of {budget:g} "
+            "e/nm^2",
         )
     return plan
 
@@ -250,15 +282,23 @@ def _check_tracking(recipe: Recipe, rig: Rig, name: str) -> None:
         )
     if rig.goniometer_file is not None:
         return
+    if any(step.calibrate is not None for step in _before_series(recipe)):
+        return
     for path, series in _series_of(recipe):
         begin_deg = tilt_angles(series)[0]
         if abs(begin_deg) > BLIND_WAY_DEG:
             raise BadInput(
                 f"{name}: {path}",
                 f"the first series begins at {begin_deg:g} deg, and nothing has followed the "
-                "specimen on the way there; use order: bidirectional or dose-symmetric",
+                "specimen on the way there; use order: bidirectional or dose-symmetric, or begin "
+                "with the step calibrate: height",
             )
         return
+
+
+def _before_series(recipe: Recipe) -> Iterator[RecipeStep]:
+    """The steps before the first that may hold a tilt series."""
+    return itertools.takewhile(lambda step: step.tilt_series is step.cycle is None, recipe.steps)
 
 
 def _series_of(recipe: Recipe) -> Iterator[tuple[str, TiltSeries]]:

@@ -24,11 +24,11 @@ from ...protocols.messages.control import (
     EXIT_INTERRUPTED,
 )
 from ..access.access_control import AccessControl
+from ..acquisition.heater_watch import HeaterWatch
 from ..resume.interrupted_run import InterruptedRun
 from ..resume.run_journal import journal_path
 from ..run.context import RunContext
 from ..run.experiment import Experiment, Outcome
-from ..run.heater_watch import HeaterWatch
 from ..runtime.event_bus import Event, EventBus
 from ..safety.devices import Devices
 from ..safety.guardian_handle import GuardianHandle

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 
 from ...drivers.base import DeviceError
-from ..run.heater_watch import HeaterWatch
+from ..acquisition.heater_watch import HeaterWatch
 from ..runtime.event_bus import EventBus
 from ..safety.devices import Devices
 from ..safety.topics import HeaterLost, HeaterReconnected

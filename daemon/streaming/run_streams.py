@@ -92,15 +92,7 @@ class RunStreams:
         t_ns : int
             The middle of the exposure, on the experiment clock.
         """
-        more: dict[str, Any]
-        payload: tuple[Any, ...]
-        if data is None:
-            more, payload = {"lost": True}, ()
-        elif isinstance(data, Chunk):
-            more = {"shape": list(data.shape), "dtype": data.dtype, "encoding": ENCODING}
-            payload = (data.raw,)
-        else:
-            more, payload = {"shape": list(data.shape), "dtype": data.dtype.name}, (data,)
+        more, payload = ({"lost": True}, ()) if data is None else _pixels(data)
         message = self._hub.stamper.stamp(self._topic, "frame", header | more, payload, t_ns)
         self._link.send(message, frame=True)
         self._previews.show(message, data)
@@ -142,9 +134,14 @@ class RunStreams:
         event = Event("info", "clock", "clock reading", {"clock": pair}, recorded=False)
         self._hub.bus.publish(event)
 
-    def tracking(self, told: Told) -> None:
-        """Tell the tracker what happened between frames."""
-        self._link.send_only(TRACKER, Message(TRACKING_TOPIC, {}, (encode_tracking(told),)))
+    def tracking(self, told: Told, pixels: FrameData | None = None) -> None:
+        """Tell the tracker what happened between frames, or what a scout showed, with its pixels.
+
+        Frames of the plan go to it by `frame`.
+        """
+        more, payload = ({}, ()) if pixels is None else _pixels(pixels)
+        message = Message(TRACKING_TOPIC, more, (encode_tracking(told), *payload))
+        self._link.send_only(TRACKER, message)
 
     async def send_recorded(self, headers: Iterable[Message]) -> None:
         """Send the analysis the headers of frames that were recorded before it was started."""
@@ -168,3 +165,11 @@ class RunStreams:
     async def close(self) -> None:
         """Send the previews that still wait."""
         await self._previews.close()
+
+
+def _pixels(data: FrameData) -> tuple[dict[str, Any], tuple[Any, ...]]:
+    """What a header says of pixels, and the payload."""
+    if isinstance(data, Chunk):
+        header = {"shape": list(data.shape), "dtype": data.dtype, "encoding": ENCODING}
+        return header, (data.raw,)
+    return {"shape": list(data.shape), "dtype": data.dtype.name}, (data,)

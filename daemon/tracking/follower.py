@@ -11,6 +11,7 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -19,6 +20,7 @@ from ...drivers.base import Beam, DeviceRefused, OutOfRange
 from ...protocols.config.tracking import Focus, Track
 from ...protocols.core.clock import ExperimentClock
 from ...protocols.messages.tracking import (
+    DriftAt,
     HoldDone,
     OffsetMeasured,
     SeriesBegun,
@@ -31,13 +33,17 @@ from ...protocols.messages.tracking import (
 )
 from ...protocols.messages.tracking_rules import (
     GROWING_FRAMES,
+    Next,
     TrackingLimits,
+    after_scout,
+    before_exposure,
     beyond_shift_limit,
     height_of,
     is_lost,
     not_found_running,
     stage_takes_over,
 )
+from .scout_answers import ScoutAnswers
 
 # Height is corrected by the stage from so many frames of a series on, at tilts no larger than this,
 # where it is larger than its own doubt and this many nm. A move of the stage errs by so much.
@@ -100,7 +106,14 @@ class Follower:
         self._track, self._focus = track, focus
         self._beam, self._clock, self._field_nm = beam, clock, field_nm
         self._tell, self._telemetry, self._event, self._pause = tell, telemetry, event, pause
-        self._limits = TrackingLimits(lost_beyond=track.lost_beyond)
+        self._limits = TrackingLimits(
+            keep_within_nm=track.keep_within_nm,
+            scouts_e_per_nm2=track.scouts_e_per_nm2,
+            lost_beyond=track.lost_beyond,
+        )
+        self.answers = ScoutAnswers()
+        # Taken before the next frame.
+        self.scouts = 0
         self._table: Table | None = None
         self._series = ""
         self._shift_nm, self._defocus_nm = (0.0, 0.0), 0.0
@@ -130,8 +143,8 @@ class Follower:
                 "Calibrate the shift, or leave track out of the recipe",
             )
         shift = self._beam.rig.shift
-        self._limits = TrackingLimits(
-            lost_beyond=self._track.lost_beyond,
+        self._limits = replace(
+            self._limits,
             shift_limit_nm=reach.shift_nm,
             hand_over_nm=0.6 * reach.shift_nm if shift is None else shift.hand_over_nm,
         )
@@ -185,7 +198,24 @@ class Follower:
         try:
             await self._apply(row.shift_nm, defocus_nm)
         except (OutOfRange, DeviceRefused) as error:
-            self._lost(f"{self._series} at {tilt_deg:g} deg: {error}")
+            self.lost(f"{self._series} at {tilt_deg:g} deg: {error}")
+
+    def before_exposure(
+        self, tilt_deg: float, spent_e_per_nm2: float, scout_e_per_nm2: float
+    ) -> Next:
+        """Whether a scout comes before the frame of an angle; see the rule of the same name."""
+        table = self._table
+        row = None if table is None else table.row_at(tilt_deg)
+        if row is None or table is None or not (table.trusted and table.placed):
+            return Next("expose")
+        last = self._recent[-1] if self._recent else None
+        return before_exposure(
+            row.shift_sd_nm, self._limits, spent_e_per_nm2, scout_e_per_nm2, last
+        )
+
+    def after_scout(self, found: OffsetMeasured, taken: int) -> Next:
+        """What follows a scout; see the rule of the same name."""
+        return after_scout(found, self._field_nm, self._limits, taken)
 
     def lift_nm(self, tilt_deg: float) -> float | None:
         """How far the stage should lift the specimen before the next frame; None: not at all.
@@ -212,6 +242,15 @@ class Follower:
         if found is None or abs(found[0]) < max(_LIFT_LEAST_NM, 2.0 * found[1]):
             return None
         return -found[0]
+
+    @property
+    def drift(self) -> tuple[DriftAt, ...]:
+        """How the drift dies down, by the newest table."""
+        return () if self._table is None else self._table.drift
+
+    def height_nm(self) -> tuple[float, float] | None:
+        """Height of the specimen over the tilt axis by the newest table, and its sd."""
+        return None if self._table is None else height_of(self._table.rows)
 
     async def table_comes(self) -> None:
         """Wait until the tracker has answered, for as long as it may take."""
@@ -272,7 +311,8 @@ class Follower:
     def header(self) -> dict[str, Any]:
         """What the header of a frame says of its shift."""
         known = {} if self._sd_nm is None else {"shift_sd_nm": list(self._sd_nm)}
-        return {"shift_nm": list(self._shift_nm), "defocus_nm": self._defocus_nm, **known}
+        shift = {"shift_nm": list(self._shift_nm), "defocus_nm": self._defocus_nm}
+        return {**shift, **known, "scouts": self.scouts}
 
     # --- what the tracker answers -----------------------------------------------------------------
 
@@ -306,6 +346,9 @@ class Follower:
             )
 
     def _note_measured(self, found: OffsetMeasured) -> None:
+        if found.scan != "frame":
+            self.answers.note(found)
+            return
         if found.offset_nm is not None and found.sd_nm is not None:
             values = {
                 "offset_y_nm": found.offset_nm[0],
@@ -315,7 +358,7 @@ class Follower:
                 "score": found.score,
             }
             self._telemetry("tracker", values, found.t_ns)
-        self._frames += found.scan == "frame" and not found.doubt
+        self._frames += not found.doubt
         why = is_lost(found, self._field_nm, self._limits)
         self._recent = [*self._recent, found][-GROWING_FRAMES:]
         if not why:
@@ -324,7 +367,7 @@ class Follower:
         self._event("warning", "tracker", f"{where}: {why}")
         if not_found_running(self._recent):
             self._recent = []
-            self._lost(f"{where}: {GROWING_FRAMES} frames in a row do not show the specimen")
+            self.lost(f"{where}: {GROWING_FRAMES} frames in a row do not show the specimen")
 
     def _say_once(self, key: str, text: str) -> None:
         """Warn, once in a series of each kind."""
@@ -332,7 +375,14 @@ class Follower:
             self._said.add(key)
             self._event("warning", "tracker", text)
 
-    def _lost(self, why: str) -> None:
+    def lost(self, why: str) -> None:
+        """Tell that the specimen is not where a frame would show it; pause if the recipe says so.
+
+        Parameters
+        ----------
+        why : str
+            Which frame, and what was seen.
+        """
         if self._track.when_lost == "pause":
             text = (
                 f"{why}; the run pauses: look at the last frame, centre the specimen, then resume "

@@ -28,6 +28,7 @@ from .settings import SimplonOptions, left_s
 # Within which a trigger is refused, if it is at once: wall seconds, and part of an exposure, for
 # the beam stays on meanwhile.
 REFUSAL_S, REFUSAL_PART = 0.003, 0.02
+ANSWER_S = 0.1  # wall seconds for which the beam stays on until a trigger is answered
 DRAIN_QUIET_S = 0.05  # wall seconds of silence after which nothing more is on its way
 SMALLEST_LIMIT_BYTES = 1 << 22
 _DTYPES: dict[int, FrameDtype] = {8: "uint8", 16: "uint16", 32: "uint32"}
@@ -188,6 +189,14 @@ class SimplonDetector(ArmedDetector[_Series]):
         if not went_out.done():
             raise not_connected(self.name, "expose a frame")  # closed meanwhile
         return went_out.result()
+
+    async def exposed(self) -> bool:
+        """Wait for the answer to the trigger, which comes when its exposures are over."""
+        answer = self._acquisition("expose a frame").answer
+        if answer is None:
+            return True
+        done, _ = await asyncio.wait([answer], timeout=ANSWER_S)
+        return bool(done)
 
     async def read_frame(self) -> DetectorFrame:
         """Wait for the next frame; a number left out is a frame that was lost or damaged.

@@ -35,7 +35,7 @@ from .steering import (
     holds_of,
     quantities,
 )
-from .tracking import Focus, Track
+from .tracking import Focus, Settle, Track
 
 TiltOrder = Literal["ascending", "descending", "bidirectional", "dose-symmetric"]
 Count = Annotated[int, Field(ge=1, le=100_000, strict=True)]
@@ -225,7 +225,14 @@ class Ramp(Strict):
 
 
 class RecipeStep(Strict):
-    """One step of the recipe: a mapping with exactly one of these keys."""
+    """One step of the recipe: a mapping with exactly one of these keys.
+
+    Attributes
+    ----------
+    calibrate : str or None
+        ``height``: measure by scouts how high the specimen stands over the tilt axis, and let the
+        stage bring it there.
+    """
 
     heat: Heat | None = None
     reference: Reference | None = None
@@ -233,6 +240,7 @@ class RecipeStep(Strict):
     tilt_series: TiltSeries | None = None
     cycle: Cycle | None = None
     ramp: Ramp | None = None
+    calibrate: Literal["height"] | None = None
 
     @model_validator(mode="after")
     def _exactly_one(self) -> RecipeStep:
@@ -249,6 +257,8 @@ class Recipe(Strict):
         How the specimen is kept in the frame; None: it is not.
     focus : Focus
         How it is kept in focus, where it is tracked.
+    settle : Settle or None
+        Whether a tracked series waits for the drift after a hold to die down.
     """
 
     title: str = Field(min_length=1, max_length=500)
@@ -257,6 +267,7 @@ class Recipe(Strict):
     limits: Limits = Limits()
     track: Track | None = None
     focus: Focus = Focus()
+    settle: Settle | None = None
     steps: list[RecipeStep] = Field(min_length=1, max_length=1000)
     analysis: Annotated[list[AnalysisStep], AfterValidator(complete_pipeline)] = Field(
         default_factory=list, max_length=50
@@ -280,6 +291,24 @@ class Recipe(Strict):
     def tracked(self) -> bool:
         """Whether the specimen is kept in the frame."""
         return self.track is not None and self.track.by != "none"
+
+    @property
+    def scouts_e_per_nm2(self) -> float:
+        """Most fluence that the scouts of a series may take."""
+        return self.track.scouts_e_per_nm2 if self.track is not None and self.tracked else 0.0
+
+    @model_validator(mode="after")
+    def _only_where_tracked(self) -> Recipe:
+        """Refuse keys that mean nothing without tracking."""
+        if self.settle is not None and not self.tracked:
+            raise Misplaced("needs the drift that tracking finds: add 'track: model'", "settle")
+        for number, step in enumerate(self.steps):
+            if step.calibrate is not None and not self.scouts_e_per_nm2:
+                raise Misplaced(
+                    "needs tracking with scouts: add 'track: {by: model, scouts: 1 e/nm^2}'",
+                    "steps", number, "calibrate",
+                )  # fmt: skip
+        return self
 
     def _check_quantities(self) -> None:
         """Refuse cycles that are steered by what no step of the analysis gives."""

@@ -2,33 +2,55 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from ..core.documents import Strict
-from ..core.units import Fraction
+from ..core.units import DurationS, FluenceEPerNm2, Fraction, LengthNm, SpeedNmPerS
 
 # A first series may begin so far from 0 deg: the user has centred the specimen there.
 BLIND_WAY_DEG = 10.0
 
 
+def _or_zero(word: str, zero: str) -> BeforeValidator:
+    """Let a word, or a 0 without its unit, stand for zero."""
+    return BeforeValidator(
+        lambda value: zero if value == word or (value == 0 and type(value) is int) else value
+    )
+
+
 class Track(Strict):
     """How the specimen is kept in the frame.
+
+    A scout is a sparse scan of the whole field, some hundredths of an electron per nm^2, that tells
+    where the specimen is before a frame is exposed.
 
     Attributes
     ----------
     by : str
         ``model``: the beam is shifted by what a model of stage, drift and height expects, which the
         recorded frames teach; ``none``: the beam stays.
+    keep_within_nm : float
+        Uncertainty of the predicted offset (one sd) beyond which a scout comes first; 0, written
+        ``always``, before every frame.
+    scouts_e_per_nm2 : float
+        Most fluence that the scouts of a series may take; 0, written ``none``: recorded frames
+        alone teach the model.
     lost_beyond : float
         Offset beyond which a frame is told as off, as a part of the field.
     when_lost : str
-        What happens after three frames in a row that do not show the specimen, or where the
-        corrections fail: ``pause`` at standby, or ``go on``.
+        What happens where a search has not found the specimen, after three frames in a row that do
+        not show it, or where the corrections fail: ``pause`` at standby, or ``go on``.
     """
 
     by: Literal["none", "model"] = "model"
+    keep_within_nm: Annotated[LengthNm, _or_zero("always", "0 nm")] = Field(
+        default=50.0, alias="keep_within", ge=0
+    )
+    scouts_e_per_nm2: Annotated[FluenceEPerNm2, _or_zero("none", "0 e/nm^2")] = Field(
+        default=1.0, alias="scouts", ge=0
+    )
     lost_beyond: Fraction = Field(default=0.3, gt=0, le=1)
     when_lost: Literal["pause", "go on"] = "pause"
 
@@ -53,3 +75,20 @@ class Focus(Strict):
     @classmethod
     def _a_word_is_enough(cls, value: object) -> object:
         return {"by": value} if isinstance(value, str) else value
+
+
+class Settle(Strict):
+    """How long a tilt series waits for the drift after a hold to die down.
+
+    The model of the motion predicts the drift; no exposure is spent on measuring it.
+
+    Attributes
+    ----------
+    drift_below_nm_per_s : float
+        Speed at which the series begins.
+    at_most_s : float
+        After so long it begins all the same, with a warning.
+    """
+
+    drift_below_nm_per_s: SpeedNmPerS = Field(alias="drift_below", gt=0)
+    at_most_s: DurationS = Field(default=120.0, alias="at_most", gt=0)

@@ -159,11 +159,19 @@ class Row(Strict):
     drift_sd_nm_per_s: NotNegative
 
 
+class DriftAt(Strict):
+    """Speed of the drift after the last hold, at a moment to come, if nothing else happens."""
+
+    t_ns: Nanoseconds
+    nm_per_s: NotNegative
+
+
 class Table(Strict):
     """Predictions for all angles still to come, after frame `index` of a series.
 
-    `number` counts the tables of a tracker from 1. With `trusted` false the corrections have made
-    things worse: nothing should be corrected.
+    `placed` is whether a picture has defined where the specimen belongs. `drift` tells how the
+    drift dies down from now on. `number` counts the tables of a tracker from 1. With `trusted`
+    false the corrections have made things worse: nothing should be corrected.
     """
 
     kind: Literal["table"] = "table"
@@ -172,6 +180,8 @@ class Table(Strict):
     series: Name
     index: Index | None = None
     rows: Annotated[tuple[Row, ...], Field(max_length=MOST_ROWS)]
+    placed: bool = True
+    drift: Annotated[tuple[DriftAt, ...], Field(max_length=MOST_ROWS)] = ()
     trusted: bool = True
     notes: tuple[str, ...] = ()
 

@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from .tracking import OffsetMeasured, Pair, Row, SdPair
+from .tracking import DriftAt, OffsetMeasured, Pair, Row, SdPair
 
 # Frames whose offset grows although it is corrected, after which correcting stops.
 GROWING_FRAMES = 3
@@ -46,8 +46,6 @@ class TrackingLimits:
         Largest beam shift, and the one beyond which the stage takes it over between series.
     focus_within_nm : float
         Sd of the defocus beyond which a focus series is needed.
-    drift_below_nm_per_s : float
-        Drift that is slow enough to expose.
     """
 
     keep_within_nm: float = 50.0
@@ -56,7 +54,6 @@ class TrackingLimits:
     shift_limit_nm: float = 1500.0
     hand_over_nm: float = 1000.0
     focus_within_nm: float = 680.0
-    drift_below_nm_per_s: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -309,6 +306,33 @@ def beyond_shift_limit(rows: Sequence[Row], limits: TrackingLimits) -> tuple[flo
     )
 
 
-def has_settled(row: Row, limits: TrackingLimits) -> bool:
-    """Whether the drift at a row is slow enough to expose."""
-    return row.drift_nm_per_s <= limits.drift_below_nm_per_s
+def settled_ns(drift: Sequence[DriftAt], below_nm_per_s: float) -> int | None:
+    """When the drift is slow enough to expose.
+
+    Parameters
+    ----------
+    drift : sequence of DriftAt
+        Of a table, in order of time.
+    below_nm_per_s : float
+        Speed that is slow enough.
+
+    Returns
+    -------
+    int or None
+        UTC nanoseconds on the experiment clock, between two moments by an exponential decay; None
+        if it stays faster for as long as the table tells. 0 where nothing is known of a drift.
+
+    Examples
+    --------
+    >>> dies_down = [DriftAt(t_ns=0, nm_per_s=4.0), DriftAt(t_ns=60 * 10**9, nm_per_s=1.0)]
+    >>> settled_ns(dies_down, 2.0) / 1e9
+    30.0
+    """
+    if not drift or drift[0].nm_per_s <= below_nm_per_s:
+        return 0
+    for before, after in pairwise(drift):
+        if after.nm_per_s <= below_nm_per_s:
+            fall = math.log(before.nm_per_s / max(after.nm_per_s, 1e-12))
+            part = math.log(before.nm_per_s / below_nm_per_s) / fall
+            return before.t_ns + round(part * (after.t_ns - before.t_ns))
+    return None

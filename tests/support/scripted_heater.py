@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 
-from pyrotome.daemon.run.heater_watch import HeaterWatch
+from pyrotome.daemon.acquisition.heater_watch import HeaterWatch
 from pyrotome.drivers.base import DeviceLost, Heater, HeaterSample, Identity
 from pyrotome.protocols.config.rig import HeaterRig
 from pyrotome.protocols.core.clock import ExperimentClock

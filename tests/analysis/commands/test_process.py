@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -370,6 +371,15 @@ def test_ctrl_c_leaves_the_file_as_it_was(make_run: Any, tmp_path: Path, copy: b
     assert sorted(p.name for p in tmp_path.iterdir()) == ["p.yaml", "run.nxs"]
 
 
+@pytest.fixture
+def usual_ctrl_c() -> Iterator[None]:
+    """The signal as in a terminal: jobs in the background of a shell start with it ignored."""
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, inherited)
+
+
+@pytest.mark.usefixtures("usual_ctrl_c")
 def test_ctrl_c_waits_while_results_go_into_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(interrupts, "_received", [])
     reached = False
@@ -384,6 +394,7 @@ def test_ctrl_c_waits_while_results_go_into_the_file(monkeypatch: pytest.MonkeyP
         pytest.fail("results were written after Ctrl-C")
 
 
+@pytest.mark.usefixtures("usual_ctrl_c")
 def test_ctrl_c_that_a_library_turned_into_an_error_still_ends_with_130(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -87,7 +87,7 @@ class Daemon:
         self.send("frame/test", header | more, payload)
         self.frames_sent += 1
 
-    def receive_until(self, enough, timeout_s=60.0):
+    def receive_until(self, enough, timeout_s=240.0):
         deadline = time.monotonic() + timeout_s
         while not enough():
             left_s = deadline - time.monotonic()
@@ -191,7 +191,7 @@ def test_a_whole_run(start):
         assert data.dtype == np.float32
         assert denoised_alike(data, expected, frames[index])
         assert body["parameters"]["variance"] == 400
-        assert 0 < body["elapsed_s"] <= body["staleness_s"] < 60
+        assert 0 < body["elapsed_s"] <= body["staleness_s"] < 240
         denoised.append(binned(data, 2))
     assert results["reference", "denoised", 1][1].shape == (side, side)
     body, volume = results["series_001", "volume", None]

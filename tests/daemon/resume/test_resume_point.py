@@ -21,12 +21,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from journal_lines import lines_of
 
+from pyrotome.daemon.acquisition.heater_watch import HeaterWatch
 from pyrotome.daemon.resume.journal_history import History
 from pyrotome.daemon.resume.remaining import Conditions, Recorded
 from pyrotome.daemon.resume.remaining_heat import hot_s
 from pyrotome.daemon.resume.resume_point import ResumePoint, resume_point
 from pyrotome.daemon.run.engine import Engine
-from pyrotome.daemon.run.heater_watch import HeaterWatch
 from pyrotome.daemon.safety.devices import Devices
 from pyrotome.daemon.schedule.dose import DoseLedger
 from pyrotome.daemon.schedule.hold_timing import HoldTiming

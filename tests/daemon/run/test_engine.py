@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from command_line import TINY
 
+from pyrotome.daemon.acquisition.heater_watch import HeaterWatch
 from pyrotome.daemon.run.engine import Engine
-from pyrotome.daemon.run.heater_watch import HeaterWatch
 from pyrotome.daemon.safety.devices import Devices
 from pyrotome.daemon.schedule.dose import DoseExceeded, DoseLedger
 from pyrotome.daemon.schedule.hold_timing import HoldTiming

@@ -10,7 +10,7 @@ import pytest
 from scripted_heater import MS, ScriptedHeater, follow
 from virtual_time import run_in_virtual_time
 
-from pyrotome.daemon.run.heater_watch import HeaterWatch
+from pyrotome.daemon.acquisition.heater_watch import HeaterWatch
 from pyrotome.daemon.run.hold_timer import HoldTimer
 from pyrotome.protocols.core.clock import ExperimentClock
 from pyrotome.protocols.messages.manifest import HoldPlan

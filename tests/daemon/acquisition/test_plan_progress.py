@@ -6,7 +6,7 @@ from command_line import TINY
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyrotome.daemon.run.plan_progress import PlanProgress
+from pyrotome.daemon.acquisition.plan_progress import PlanProgress
 from pyrotome.daemon.schedule.plan import Plan, make_plan
 from pyrotome.protocols.config.recipe import Recipe
 from pyrotome.protocols.config.rig import simulated_rig

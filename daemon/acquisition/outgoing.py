@@ -35,8 +35,8 @@ class Outgoing(Protocol):
     def steering(self, row: dict[str, Any]) -> None:
         """Send a row of the table of adaptive holds."""
 
-    def tracking(self, told: Told) -> None:
-        """Tell the tracker what happened between frames."""
+    def tracking(self, told: Told, pixels: FrameData | None = None) -> None:
+        """Tell the tracker what happened between frames, or what a scout showed."""
 
     def event(self, level: str, source: str, message: str, **details: Any) -> None:
         """Make an event."""

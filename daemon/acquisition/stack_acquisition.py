@@ -10,26 +10,17 @@ that are exposed now. They differ where a resumed run exposes a part of a stack.
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Coroutine, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from ...drivers.base import Beam, BlankerSwitch, Detector, DetectorFrame, DeviceLost
-from ...protocols.config.recipe import BeamSettings
-from ...protocols.core.clock import ExperimentClock
-from ...protocols.messages.journal import Exposed, Trigger
+from ...drivers.base import DetectorFrame, DeviceLost
+from ...protocols.messages.journal import Trigger
 from ...protocols.messages.manifest import StackPlan
-from ..resume.run_journal import Journal
-from ..schedule.dose import DoseLedger
-from ..schedule.switching import SwitchingTime
-from ..tracking.follower import Follower
-from .heater_watch import HeaterWatch
-from .outgoing import Outgoing
-from .plan_progress import PlanProgress
-from .stage_check import StageCheck
+from .beam_exposure import BeamExposure, Begun
+from .context import AcquisitionContext
 
 # Consecutive triggers without a frame after which the detector counts as lost.
 _LOST_IN_A_ROW = 3
@@ -70,50 +61,6 @@ def frames_per_trigger(
 
 
 @dataclass(frozen=True)
-class AcquisitionContext:
-    """What acquiring a stack needs of the run.
-
-    Attributes
-    ----------
-    beam, detector
-        Connected; the beam is blanked.
-    settings : BeamSettings
-        Current, dwell time and frame size of the recipe.
-    ledger : DoseLedger
-        Fluence so far and its limits.
-    journal : Journal
-        Takes every trigger before its exposure.
-    clock : ExperimentClock
-        Time of the frames.
-    watch : HeaterWatch
-        Knows the temperature of each moment.
-    stage : StageCheck
-        Knows the position of the stage; gets every exposure.
-    progress : PlanProgress
-        Counts frames, and says whether the beam is on for an exposure.
-    out : Outgoing
-        Takes frames, readings and events.
-    switching : SwitchingTime
-        How long the beam is on beside exposures.
-    follower : Follower or None
-        Knows what shift is applied, where the specimen is tracked.
-    """
-
-    beam: Beam
-    detector: Detector
-    settings: BeamSettings
-    ledger: DoseLedger
-    journal: Journal
-    clock: ExperimentClock
-    watch: HeaterWatch
-    stage: StageCheck
-    progress: PlanProgress
-    out: Outgoing
-    switching: SwitchingTime = field(default_factory=SwitchingTime)
-    follower: Follower | None = None
-
-
-@dataclass(frozen=True)
 class _Trigger:
     """What its frames share: ordinal of the first, when that began, and the fluence before that."""
 
@@ -135,6 +82,8 @@ class StackAcquisition:
         Number of frames that each trigger starts.
     indices : sequence of int, optional
         Which frames of the stack to expose, in order; all if absent.
+    for_scouts_e_per_nm2 : float
+        Fluence that is reserved beside that of the frames.
     """
 
     def __init__(
@@ -143,8 +92,10 @@ class StackAcquisition:
         stack: StackPlan,
         at_a_time: int = 1,
         indices: Sequence[int] | None = None,
+        for_scouts_e_per_nm2: float = 0.0,
     ) -> None:
         self._context, self._stack, self.at_a_time = context, stack, at_a_time
+        self._for_scouts = for_scouts_e_per_nm2
         self.indices = range(stack.frames) if indices is None else indices
         # Ordinal of the frame that the detector numbers 1.
         self._base = 0
@@ -156,20 +107,20 @@ class StackAcquisition:
         # Armed first: only then are the pauses known, and with them the dose.
         await self._arm(0)
         name, is_series = self._stack.name, self._stack.kind == "series"
-        self._context.ledger.reserve(name, self._dose_left(0), is_series)
+        self._context.ledger.reserve(name, self._dose_left(0) + self._for_scouts, is_series)
         return self
 
     def _dose_left(self, first: int) -> float:
         """Fluence of the triggers from an ordinal on, with the time in which the blanker works."""
-        triggers = (len(self.indices) - first) // self.at_a_time
-        parked = self._dose_while_parked(self._context.switching.expected_s)
-        return triggers * (self._dose_of(self.at_a_time) + parked)
-
-    def _dose_while_parked(self, time_s: float) -> float:
-        """Fluence, averaged over the field, of so many wall seconds without a scan."""
         if self._stack.is_dark:
             return 0.0
-        return self._context.settings.parked_dose_e_per_nm2(time_s)
+        context, triggers = self._context, (len(self.indices) - first) // self.at_a_time
+        parked = context.settings.parked_dose_e_per_nm2(context.switching.expected_s)
+        return triggers * (self._dose_of(self.at_a_time) + parked)
+
+    async def arm_from(self, first: int) -> None:
+        """Prepare the detector again, which has taken something else, from an ordinal on."""
+        await self._arm(first)
 
     async def _arm(self, base: int) -> None:
         """Prepare the detector for the frames from an ordinal on."""
@@ -232,63 +183,15 @@ class StackAcquisition:
         context.stage.exposed(name, index, self.indices[first + count - 1])
 
     async def _trigger(self, first: int, dose: float) -> DeviceLost | None:
-        """Unblank, trigger, blank and read the frames; returns why some of them did not come."""
-        context, clock = self._context, self._context.clock
-        exposed_ns = (self.at_a_time - 1) * self._period_ns + int(context.settings.exposure_s * 1e9)
-        reading: asyncio.Task[DeviceLost | None] | None = None
-        on = BlankerSwitch(clock.now_ns(), clock.now_ns())
-        try:
-            try:
-                if not self._stack.is_dark:
-                    context.progress.exposing = True
-                    await context.beam.unblank()
-                    on = self._switch_since(on.sent_ns)
-                sent_ns = await context.detector.trigger()
-                # The exposure began between the command and its answer: blanking before the answer
-                # plus the exposure could cut its last rows off.
-                answered_ns = clock.now_ns()
-                start_ns = (sent_ns + answered_ns) // 2
-                before = self._dose_while_parked(clock.wall_s((start_ns - on.at_ns) * 1e-9))
-                begun = _Trigger(first, start_ns, context.ledger.charged + max(0.0, before))
-                reading = asyncio.create_task(self._receive(begun), name="frames of a trigger")
-                await clock.sleep_until_ns(answered_ns + exposed_ns)
-            finally:
-                await self._blank(on, exposed_ns, dose)
-            assert reading is not None
-            return await reading
-        finally:
-            if reading is not None:
-                reading.cancel()
-                await asyncio.gather(reading, return_exceptions=True)
+        """Expose and read the frames of one trigger; returns why some of them did not come."""
+        exposure_s = self._context.settings.exposure_s
+        exposed_ns = (self.at_a_time - 1) * self._period_ns + int(exposure_s * 1e9)
 
-    async def _blank(self, on: BlankerSwitch, exposed_ns: int, dose: float) -> None:
-        """Blank the beam and charge what the specimen has received since it was unblanked."""
-        context, settings = self._context, self._context.settings
-        asked_ns, off_ns = context.clock.now_ns(), None
-        received = dose
-        try:
-            # Even when cancelled: the specimen is not left under the beam.
-            blanked_ns = await asyncio.shield(context.beam.blank())
-            off_ns = self._switch_since(asked_ns).at_ns
-        finally:
-            context.progress.exposing = False
-            until_ns = context.clock.now_ns() if off_ns is None else off_ns
-            parked_s = context.clock.wall_s(max(0, until_ns - on.at_ns - exposed_ns) * 1e-9)
-            received += self._dose_while_parked(parked_s)
-            if off_ns is not None:
-                context.switching.add(parked_s)
-                context.journal.note(Exposed(stack=self._stack.name, dose_e_per_nm2=received))
-            # Also after an error: how far the exposure got is not known.
-            context.ledger.charge(self._stack.name, received)
-        blanked = {"blanked": 1.0, "current_pa": settings.current_pa}
-        context.out.telemetry("beam", blanked, blanked_ns)
+        def read(begun: Begun) -> Coroutine[Any, Any, DeviceLost | None]:
+            return self._receive(_Trigger(first, begun.start_ns, begun.charged))
 
-    def _switch_since(self, asked_ns: int) -> BlankerSwitch:
-        """The blanker's latest switch, as the driver tells it, or as the time around it does."""
-        told = self._context.beam.switched
-        if told is not None and told.sent_ns >= asked_ns:
-            return told
-        return BlankerSwitch(asked_ns, self._context.clock.now_ns())
+        exposure = BeamExposure(self._context, self._stack.name, dark=self._stack.is_dark)
+        return await exposure.expose(dose, exposed_ns, read)
 
     async def _receive(self, trigger: _Trigger) -> DeviceLost | None:
         """Read the frames of one trigger as they come and send them on.

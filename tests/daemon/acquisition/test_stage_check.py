@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pyrotome.daemon.run.stage_check import StageCheck
+from pyrotome.daemon.acquisition.stage_check import StageCheck
 from pyrotome.drivers.base import StagePosition
 
 

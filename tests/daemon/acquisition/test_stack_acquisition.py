@@ -13,13 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyrotome.daemon.run.acquisition import (
+from pyrotome.daemon.acquisition.context import AcquisitionContext
+from pyrotome.daemon.acquisition.plan_progress import PlanProgress
+from pyrotome.daemon.acquisition.stack_acquisition import (
     BURST_S,
-    AcquisitionContext,
     StackAcquisition,
     frames_per_trigger,
 )
-from pyrotome.daemon.run.plan_progress import PlanProgress
 from pyrotome.daemon.schedule.dose import DoseExceeded, DoseLedger
 from pyrotome.daemon.schedule.plan import Plan
 from pyrotome.drivers.base import (

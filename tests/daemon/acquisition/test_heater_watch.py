@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from scripted_heater import MS, ScriptedHeater, follow
 
-from pyrotome.daemon.run.heater_watch import HeaterWatch
+from pyrotome.daemon.acquisition.heater_watch import HeaterWatch
 from pyrotome.drivers.base import DeviceLost, HeaterSample
 from pyrotome.protocols.config.rig import HeaterLimits
 from pyrotome.protocols.core.clock import ExperimentClock

@@ -1,0 +1,131 @@
+"""The beam on the specimen for one trigger: unblank, trigger, blank, and charge all of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from ...drivers.base import BlankerSwitch
+from ...protocols.messages.journal import Exposed
+from .context import AcquisitionContext
+
+Read = TypeVar("Read")
+
+
+@dataclass(frozen=True)
+class Begun:
+    """An exposure begins: when, and the fluence of the run until then in e/nm^2."""
+
+    start_ns: int
+    charged: float
+
+
+class BeamExposure:
+    """Exposures of one account of the ledger.
+
+    Parameters
+    ----------
+    context : AcquisitionContext
+        Beam, detector, ledger and journal.
+    account : str
+        Stack that is charged.
+    dark : bool
+        Whether the beam stays blanked.
+    """
+
+    def __init__(self, context: AcquisitionContext, account: str, *, dark: bool = False) -> None:
+        self._context, self._account, self._dark = context, account, dark
+
+    async def expose(
+        self, dose: float, exposed_ns: int, read: Callable[[Begun], Coroutine[Any, Any, Read]]
+    ) -> Read:
+        """Expose what one trigger starts, and read it meanwhile.
+
+        Whatever happens, the beam is blanked afterwards, and what the specimen has received is
+        charged.
+
+        Parameters
+        ----------
+        dose : float
+            Fluence of the exposures themselves, in e/nm^2.
+        exposed_ns : int
+            Time from the start of the first to the end of the last of them.
+        read : callable
+            Makes the coroutine that reads the frames; its value is returned.
+
+        Raises
+        ------
+        DeviceError
+            From beam and detector.
+        """
+        context, clock = self._context, self._context.clock
+        reading: asyncio.Task[Read] | None = None
+        on = BlankerSwitch(clock.now_ns(), clock.now_ns())
+        try:
+            try:
+                if not self._dark:
+                    context.progress.exposing = True
+                    await context.beam.unblank()
+                    on = self._switch_since(on.sent_ns)
+                sent_ns = await context.detector.trigger()
+                # The exposure began between the command and its answer: blanking before the answer
+                # plus the exposure could cut its last rows off.
+                answered_ns = clock.now_ns()
+                start_ns = (sent_ns + answered_ns) // 2
+                before = self._dose_while_parked(clock.wall_s((start_ns - on.at_ns) * 1e-9))
+                begun = Begun(start_ns, context.ledger.charged + max(0.0, before))
+                reading = asyncio.create_task(read(begun), name="frames of a trigger")
+                await clock.sleep_until_ns(answered_ns + exposed_ns)
+                if not await context.detector.exposed():
+                    self._warn_of_late_detector()
+            finally:
+                await self._blank(on, exposed_ns, dose)
+            assert reading is not None
+            return await reading
+        finally:
+            if reading is not None:
+                reading.cancel()
+                await asyncio.gather(reading, return_exceptions=True)
+
+    async def _blank(self, on: BlankerSwitch, exposed_ns: int, dose: float) -> None:
+        """Blank the beam and charge what the specimen has received since it was unblanked."""
+        context, settings = self._context, self._context.settings
+        asked_ns, off_ns = context.clock.now_ns(), None
+        received = dose
+        try:
+            # Even when cancelled: the specimen is not left under the beam.
+            blanked_ns = await asyncio.shield(context.beam.blank())
+            off_ns = self._switch_since(asked_ns).at_ns
+        finally:
+            context.progress.exposing = False
+            until_ns = context.clock.now_ns() if off_ns is None else off_ns
+            parked_s = context.clock.wall_s(max(0, until_ns - on.at_ns - exposed_ns) * 1e-9)
+            received += self._dose_while_parked(parked_s)
+            if off_ns is not None:
+                context.switching.add(parked_s)
+                context.journal.note(Exposed(stack=self._account, dose_e_per_nm2=received))
+            # Also after an error: how far the exposure got is not known.
+            context.ledger.charge(self._account, received)
+        blanked = {"blanked": 1.0, "current_pa": settings.current_pa}
+        context.out.telemetry("beam", blanked, blanked_ns)
+
+    def _warn_of_late_detector(self) -> None:
+        self._context.out.event(
+            "warning",
+            "engine",
+            f"{self._account}: the detector has not said that its exposures are over; the beam is "
+            "blanked now, and their last rows may be dark",
+        )
+
+    def _dose_while_parked(self, time_s: float) -> float:
+        """Fluence, averaged over the field, of so many wall seconds without a scan."""
+        return 0.0 if self._dark else self._context.settings.parked_dose_e_per_nm2(time_s)
+
+    def _switch_since(self, asked_ns: int) -> BlankerSwitch:
+        """The blanker's latest switch, as the driver tells it, or as the time around it does."""
+        told = self._context.beam.switched
+        if told is not None and told.sent_ns >= asked_ns:
+            return told
+        return BlankerSwitch(asked_ns, self._context.clock.now_ns())

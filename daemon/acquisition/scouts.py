@@ -1,0 +1,170 @@
+"""Scouts before a frame: find the specimen, search for it where it is not, pause without it.
+
+A scout is a sparse scan of the field, taken with the probe and the dwell time of a frame. Its
+picture goes to the tracker, whose answer the engine waits for; it is not recorded. What it costs
+is charged to the series.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...drivers.base import DetectorFrame, DeviceLost
+from ...protocols.config.recipe import BeamSettings
+from ...protocols.messages.journal import Trigger
+from ...protocols.messages.tracking import FrameTaken, OffsetMeasured, ScanKind
+from ...protocols.messages.tracking_rules import Next
+from ..schedule.dose import DoseExceeded
+from ..schedule.scout_scans import scout_settings
+from ..tracking.follower import Follower
+from .beam_exposure import BeamExposure, Begun
+from .context import AcquisitionContext
+
+# Scouts in a row without an answer, after which a series takes no more.
+_MOST_UNANSWERED = 2
+
+
+class Scouts:
+    """The scouts of one run.
+
+    Parameters
+    ----------
+    context : AcquisitionContext
+        Beam, detector, ledger and journal.
+    follower : Follower
+        Decides, and shifts the beam by what was found.
+    """
+
+    def __init__(self, context: AcquisitionContext, follower: Follower) -> None:
+        self._context, self._follower = context, follower
+        self._account, self._spent, self._unanswered = "", 0.0, 0
+        most = context.detector.rig.limits.frame
+        self._scans: dict[ScanKind, BeamSettings] = {
+            "scout": scout_settings(context.settings, most=most),
+            "wide": scout_settings(context.settings, wide=True, most=most),
+        }
+
+    def begin(self, account: str) -> None:
+        """A series begins, whose dose the scouts are charged to."""
+        self._account, self._spent, self._unanswered = account, 0.0, 0
+
+    @property
+    def dose_e_per_nm2(self) -> float:
+        """Fluence of one scout, with that while the blanker works."""
+        context = self._context
+        parked = context.settings.parked_dose_e_per_nm2(context.switching.expected_s)
+        return self._scans["scout"].dose_per_frame_e_per_nm2 + parked
+
+    async def before(self, index: int, tilt_deg: float, *, always: bool = False) -> int:
+        """Find the specimen before a frame, as far as the tracking rules ask for it.
+
+        Parameters
+        ----------
+        index : int
+            Of the frame in its series.
+        tilt_deg : float
+            Nominal angle, at which the stage stands.
+        always : bool
+            Whether a scout is taken in any case.
+
+        Returns
+        -------
+        int
+            Number of scouts that were taken; the detector is armed for them where it is not 0.
+
+        Raises
+        ------
+        DeviceError
+            From beam and detector.
+        """
+        follower, taken = self._follower, 0
+        follower.scouts = 0
+        following = follower.before_exposure(tilt_deg, self._spent, self.dose_e_per_nm2)
+        if always and following.do == "expose":
+            following = Next("scout")
+        while following.do in ("scout", "wide") and self._unanswered < _MOST_UNANSWERED:
+            kind: ScanKind = "wide" if following.do == "wide" else "scout"
+            if following.do == "wide" or taken:
+                where = f"{self._account} frame {index} at {tilt_deg:g} deg"
+                what = "search" if kind == "wide" else "scout"
+                self._tell("warning", f"{where}: {following.why}; {what} {taken + 1}")
+            found = await self._look(kind, index, tilt_deg)
+            taken += 1
+            follower.scouts = taken
+            if found is None:
+                break
+            await follower.follow(tilt_deg)
+            following = follower.after_scout(found, taken)
+        if following.do == "pause":
+            follower.lost(f"{self._account} frame {index} at {tilt_deg:g} deg: {following.why}")
+        return taken
+
+    async def _look(self, kind: ScanKind, index: int, tilt_deg: float) -> OffsetMeasured | None:
+        """Take one scan and wait for what it shows; None if that is not known."""
+        context, scan = self._context, self._scans[kind]
+        before = context.ledger.of(self._account)
+        try:
+            context.ledger.top_up(self._account, self.dose_e_per_nm2)
+        except DoseExceeded as error:
+            self._tell("warning", f"no scout, because its dose would pass a limit: {error}")
+            return None
+        try:
+            if kind == "wide":
+                await context.beam.prepare(scan)
+            found = await self._scan(kind, scan, index, tilt_deg)
+        except DeviceLost as error:
+            self._tell("warning", f"a scout did not come: {error}")
+            await context.detector.connect()
+            found = None
+        finally:
+            self._spent += context.ledger.of(self._account) - before
+            if kind == "wide":
+                await context.beam.prepare(context.settings)
+        self._unanswered = 0 if found is not None else self._unanswered + 1
+        if self._unanswered == _MOST_UNANSWERED:
+            self._tell(
+                "warning",
+                f"{self._account}: {_MOST_UNANSWERED} scouts had no answer; the rest of the series "
+                "is exposed by the newest table, without scouts",
+            )
+        return found
+
+    async def _scan(
+        self, kind: ScanKind, scan: BeamSettings, index: int, tilt_deg: float
+    ) -> OffsetMeasured | None:
+        context, follower = self._context, self._follower
+        dose = scan.dose_per_frame_e_per_nm2
+        await context.detector.arm(1, scan.exposure_s, scan.frame)
+        context.journal.note(
+            Trigger(stack=self._account, first=index, count=0, dose_e_per_nm2=dose)
+        )
+        await context.journal.caught_up()
+        started_ns = 0
+
+        async def read(begun: Begun) -> DetectorFrame:
+            nonlocal started_ns
+            started_ns = begun.start_ns
+            return await context.detector.read_frame()
+
+        exposed_ns = int(scan.exposure_s * 1e9)
+        frame = await BeamExposure(context, self._account).expose(dose, exposed_ns, read)
+        t_ns = started_ns + exposed_ns // 2
+        header: dict[str, Any] = follower.header()
+        follower.answers.expect(t_ns)
+        taken = FrameTaken(
+            t_ns=t_ns,
+            series=self._account,
+            index=index,
+            scan=kind,
+            tilt_deg=tilt_deg,
+            field_nm=scan.field_nm,
+            dose_e_per_nm2=dose,
+            shift_nm=tuple(header["shift_nm"]),
+            defocus_nm=header["defocus_nm"],
+            temperature_c=round(context.watch.temperature_at(t_ns), 4),
+        )
+        context.out.tracking(taken, frame.data)
+        return await follower.answers.of(t_ns)
+
+    def _tell(self, level: str, text: str) -> None:
+        self._context.out.event(level, "tracker", text)

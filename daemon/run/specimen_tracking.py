@@ -1,0 +1,175 @@
+"""A tracked run between its exposures: settle, shift, look by scouts, and let the stage help."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+
+from ...protocols.config.tracking import Settle
+from ...protocols.messages.tracking_rules import settled_ns
+from ..acquisition.context import AcquisitionContext
+from ..acquisition.scouts import Scouts
+from ..acquisition.stack_acquisition import StackAcquisition
+from ..schedule.operations import CalibrateHeight
+from ..tracking.follower import Follower
+
+# Angles of the table that the height is read from.
+_HEIGHT_TABLE_DEG = tuple(float(tilt) for tilt in range(-40, 41, 10))
+# A height that is smaller than twice its own doubt, or than this, is left as it is.
+_LEAST_HEIGHT_NM = 50.0
+
+
+class SpecimenTracking:
+    """Keeps the specimen of one run in the frame.
+
+    Parameters
+    ----------
+    context : AcquisitionContext
+        Stage, beam and detector.
+    follower : Follower
+        Shifts the beam by the newest table.
+    settle : Settle or None
+        Whether a series waits for the drift to die down.
+    checkpoint : callable
+        Where a pause takes effect.
+    """
+
+    def __init__(
+        self,
+        context: AcquisitionContext,
+        follower: Follower,
+        settle: Settle | None,
+        checkpoint: Callable[[], Awaitable[bool]],
+    ) -> None:
+        self._context, self._follower, self._settle = context, follower, settle
+        self._checkpoint = checkpoint
+        self._scouts = Scouts(context, follower)
+
+    async def settled(self, series: str) -> None:
+        """Wait, with the beam blanked, until the drift is slow enough by the model."""
+        settle, clock, out = self._settle, self._context.clock, self._context.out
+        if settle is None:
+            return
+        drift = self._follower.drift
+        now_ns = clock.now_ns()
+        latest_ns = now_ns + int(settle.at_most_s * 1e9)
+        until_ns = settled_ns(drift, settle.drift_below_nm_per_s)
+        if until_ns is not None and until_ns <= now_ns:
+            return
+        end_ns = latest_ns if until_ns is None else min(until_ns, latest_ns)
+        out.event(
+            "info",
+            "tracker",
+            f"{series} waits {(end_ns - now_ns) * 1e-9:.0f} s with the beam blanked, until the "
+            f"drift is below {settle.drift_below_nm_per_s:g} nm/s",
+        )
+        await clock.sleep_until_ns(end_ns)
+        if until_ns is None or until_ns > latest_ns:
+            out.event(
+                "warning",
+                "tracker",
+                f"{series}: after {settle.at_most_s:g} s the drift is probably still faster than "
+                f"{settle.drift_below_nm_per_s:g} nm/s; the series begins all the same",
+            )
+
+    async def series_begins(self, series: str, tilt_deg: Sequence[float], frame_s: float) -> None:
+        """Get a table for the angles of a series, and let the stage take over a large shift."""
+        follower = self._follower
+        self._scouts.begin(series)
+        await self._expect(series, tilt_deg, frame_s)
+        by_nm = follower.hand_over_nm()
+        if by_nm is None:
+            return
+        y_nm, x_nm = by_nm
+        if (at := await self._context.stage.shift(x_nm=x_nm, y_nm=y_nm)) is not None:
+            follower.moved(x_nm, y_nm, 0.0, at.t_ns)
+            await follower.table_comes()
+
+    async def _expect(self, series: str, tilt_deg: Sequence[float], frame_s: float) -> None:
+        latest = self._context.watch.latest
+        temperature_c = None if latest is None else latest.temperature_c
+        self._follower.series_begins(series, tilt_deg, frame_s, temperature_c)
+        await self._follower.table_comes()
+
+    async def before_exposure(
+        self, acquisition: StackAcquisition, first: int, tilt_deg: float
+    ) -> None:
+        """Bring the specimen into the frame of an angle, at which the stage stands.
+
+        What cannot be followed, or was not found, is not exposed before a person has looked; then
+        it is looked for again.
+        """
+        follower = self._follower
+        by_nm = follower.lift_nm(tilt_deg)
+        if by_nm is not None and (at := await self._context.stage.shift(z_nm=by_nm)) is not None:
+            follower.moved(0.0, 0.0, by_nm, at.t_ns)
+            await follower.table_comes()
+        taken = 0
+        while True:
+            await follower.follow(tilt_deg)
+            taken += await self._scouts.before(
+                acquisition.indices[first], tilt_deg, always=taken > 0
+            )
+            if not await self._checkpoint() or not taken:
+                break
+        if taken:
+            await acquisition.arm_from(first)
+
+    async def calibrate_height(self, operation: CalibrateHeight) -> None:
+        """Look at the specimen at some angles, and let the stage bring it to the tilt axis.
+
+        Raises
+        ------
+        DoseExceeded
+            If the scouts would pass a limit; nothing is exposed.
+        """
+        context, follower, out = self._context, self._follower, self._context.out
+        ledger, name = context.ledger, operation.name
+        ledger.reserve(name, operation.scouts * self._scouts.dose_e_per_nm2, is_series=False)
+        try:
+            self._scouts.begin(name)
+            await self._look_at(name, operation.tilt_deg)
+            found = await self._height(name)
+            if found is None:
+                out.event("warning", "tracker", f"{name}: the scouts do not tell the height")
+                return
+            height_nm, sd_nm = found
+            out.event(
+                "info",
+                "tracker",
+                f"{name}: the specimen stands {height_nm:.0f} \u00b1 {sd_nm:.0f} nm over the axis",
+            )
+            if abs(height_nm) < max(_LEAST_HEIGHT_NM, 2.0 * sd_nm):
+                return
+            at = await context.stage.shift(z_nm=-height_nm)
+            if at is None:
+                out.event("warning", "tracker", f"{name}: the stage cannot move so far along z")
+                return
+            follower.moved(0.0, 0.0, -height_nm, at.t_ns)
+            await follower.table_comes()
+            await self._look_at(name, operation.check_deg)
+            left = await self._height(name)
+            if left is not None:
+                out.event(
+                    "info",
+                    "tracker",
+                    f"{name}: {left[0]:.0f} \u00b1 {left[1]:.0f} nm are left",
+                )
+        finally:
+            ledger.release(name)
+            await context.detector.disarm()
+
+    async def _look_at(self, name: str, tilt_deg: Sequence[float]) -> None:
+        await self._expect(name, tilt_deg, 1.0)
+        for index, tilt in enumerate(tilt_deg):
+            await self._checkpoint()
+            await self._context.stage.tilt(tilt)
+            await self._follower.follow(tilt)
+            while True:
+                await self._scouts.before(index, tilt, always=True)
+                if not await self._checkpoint():
+                    break
+
+    async def _height(self, name: str) -> tuple[float, float] | None:
+        """Height over the tilt axis and its sd, from a table over a range of angles."""
+        await self._expect(name, _HEIGHT_TABLE_DEG, 1.0)
+        return self._follower.height_nm()

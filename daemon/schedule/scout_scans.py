@@ -1,0 +1,54 @@
+"""Sparse scans that tell where the specimen is: of the field of a frame, or of a wider one."""
+
+from __future__ import annotations
+
+from ...protocols.config.recipe import BeamSettings
+
+# Positions along a row of a scout; more tell no more than the jitter that is left.
+SCOUT_COLUMNS = 64
+# Width of a search, in widths of the field.
+WIDE = 3
+# Angles at which the height of the specimen is measured, the largest one last.
+HEIGHT_TILTS_DEG = (0.0, 2.0, 5.0, 10.0, 16.0, 8.0, 0.0, -8.0)
+# Where it is looked at again once the stage has moved.
+HEIGHT_CHECK_DEG = (0.0, 10.0)
+
+
+def scout_settings(
+    beam: BeamSettings, *, wide: bool = False, most: tuple[int, int] | None = None
+) -> BeamSettings:
+    """Beam and scan of a scout: the probe and dwell time of a frame at far fewer positions.
+
+    Parameters
+    ----------
+    beam : BeamSettings
+        Of the frames.
+    wide : bool
+        Whether the scan is a search: of a field `WIDE` times as large, at the same density.
+    most : tuple of int, optional
+        Rows and columns that the detector can deliver.
+
+    Returns
+    -------
+    BeamSettings
+
+    Examples
+    --------
+    >>> beam = BeamSettings.model_validate(
+    ...     {"voltage": "300 kV", "current": "2 pA", "dwell": "500 ns", "frame": [512, 1024],
+    ...      "pixel_size": "1 nm"}
+    ... )
+    >>> scout = scout_settings(beam)
+    >>> scout.frame, scout.field_nm, scout.dose_per_frame_e_per_nm2 / beam.dose_per_frame_e_per_nm2
+    ((32, 64), 1024.0, 0.00390625)
+    >>> scout_settings(beam, wide=True).frame
+    (96, 192)
+    """
+    rows, columns = beam.frame
+    times = WIDE if wide else 1
+    along = times * min(SCOUT_COLUMNS, columns)
+    if most is not None:
+        along = min(along, most[1], max(1, most[0] * columns // rows))
+    down = max(1, round(along * rows / columns))
+    pixel_nm = times * beam.field_nm / along
+    return beam.model_copy(update={"frame": (down, along), "pixel_nm": pixel_nm})

@@ -1,0 +1,37 @@
+"""Answers to scouts: the one thing that the engine waits for, and not for long."""
+
+from __future__ import annotations
+
+import asyncio
+
+from ...protocols.messages.tracking import OffsetMeasured
+
+# Wall seconds. A tracker answers within some ms; on a busy computer it may have to wait for a core.
+ANSWER_S = 1.0
+
+
+class ScoutAnswers:
+    """What the tracker says of each scout, by the time at which it was taken."""
+
+    def __init__(self) -> None:
+        self._awaited: dict[int, asyncio.Future[OffsetMeasured]] = {}
+
+    def expect(self, t_ns: int) -> asyncio.Future[OffsetMeasured]:
+        """Before a scout goes to the tracker: what its answer will be put into."""
+        return self._awaited.setdefault(t_ns, asyncio.get_running_loop().create_future())
+
+    def note(self, found: OffsetMeasured) -> None:
+        """Take in an answer; one that nobody waits for any more is dropped."""
+        awaited = self._awaited.pop(found.t_ns, None)
+        if awaited is not None and not awaited.done():
+            awaited.set_result(found)
+
+    async def of(self, t_ns: int) -> OffsetMeasured | None:
+        """Wait for the answer to a scout; None if it does not come within `ANSWER_S`."""
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                return await self.expect(t_ns)
+        except TimeoutError:
+            return None
+        finally:
+            self._awaited.pop(t_ns, None)
