@@ -74,6 +74,11 @@ class ReferencePictures:
         while len(self._kept) > _MOST_KEPT:
             self._kept.pop(next(iter(self._kept)))
 
+    def apart_deg(self, tilt_deg: float) -> float | None:
+        """How far in angle the nearest picture is; None if there is none."""
+        angles = (abs(kept.picture.tilt_deg - tilt_deg) for kept in self._kept.values())
+        return min(angles, default=None)
+
     def for_tilt(self, tilt_deg: float, series: str) -> ReferencePicture | None:
         """The picture to compare a frame with.
 

@@ -27,7 +27,7 @@ from .motion import Motion
 from .motion_state import for_next_specimen, motion_from, state_of
 from .pictures import SIDE, Picture, picture_of
 from .prediction import MotionPrediction, predict
-from .references import ReferencePicture, ReferencePictures
+from .references import SAME_ANGLE_DEG, ReferencePicture, ReferencePictures
 from .registration import WORDS, Registration, register
 from .table import drift_to_come, table_rows
 from .tracker_state import TrackerState
@@ -245,7 +245,9 @@ class Tracker:
         slip = 0.0
         if not doubt:
             slip = self.motion.measure(offset, sd, self._shift_nm)
-            if header.scan == "frame":
+            # A scout is coarser than a frame; it serves where no picture of the angle is.
+            apart_deg = self._references.apart_deg(header.tilt_deg)
+            if header.scan == "frame" or (apart_deg or 0.0) > SAME_ANGLE_DEG:
                 self._references.add(ReferencePicture(picture, offset, sd, header.series))
         known = math.isfinite(sum(offset)) and math.isfinite(sum(sd))
         predicted_sd = expected.sd_nm[0].tolist()
@@ -291,7 +293,10 @@ class Tracker:
             number=self._tables,
             series=self._series,
             index=index,
-            rows=table_rows(self.motion, self._visits, self._late_ns, self._epoch_ns or 0),
+            rows=tuple(
+                row.model_copy(update={"apart_deg": self._references.apart_deg(row.tilt_deg)})
+                for row in table_rows(self.motion, self._visits, self._late_ns, self._epoch_ns or 0)
+            ),
             placed=len(self._references) > 0,
             drift=drift_to_come(self.motion, t_ns),
             trusted=self._trusted,

@@ -38,6 +38,8 @@ class Scouts:
     def __init__(self, context: AcquisitionContext, follower: Follower) -> None:
         self._context, self._follower = context, follower
         self._account, self._spent, self._unanswered = "", 0.0, 0
+        # Whether the detector is armed for scouts, and no longer for frames.
+        self.detector_taken = False
         most = context.detector.rig.limits.frame
         self._scans: dict[ScanKind, BeamSettings] = {
             "scout": scout_settings(context.settings, most=most),
@@ -70,7 +72,7 @@ class Scouts:
         Returns
         -------
         int
-            Number of scouts that were taken; the detector is armed for them where it is not 0.
+            Number of scouts that were taken; see `detector_taken`.
 
         Raises
         ------
@@ -133,6 +135,7 @@ class Scouts:
         self, kind: ScanKind, scan: BeamSettings, index: int, tilt_deg: float
     ) -> OffsetMeasured | None:
         context, follower = self._context, self._follower
+        self.detector_taken = True
         dose = scan.dose_per_frame_e_per_nm2
         await context.detector.arm(1, scan.exposure_s, scan.frame)
         context.journal.note(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Sequence
 
 from ...protocols.config.tracking import Settle
@@ -13,7 +14,9 @@ from ..schedule.operations import CalibrateHeight
 from ..tracking.follower import Follower
 
 # Angles of the table that the height is read from.
-_HEIGHT_TABLE_DEG = tuple(float(tilt) for tilt in range(-40, 41, 10))
+_HEIGHT_TABLE_DEG = tuple(float(tilt) for tilt in range(-16, 17, 4))
+# A picture further away in angle is not compared with.
+_FAR_DEG = 8.0
 # A height that is smaller than twice its own doubt, or than this, is left as it is.
 _LEAST_HEIGHT_NM = 50.0
 
@@ -76,6 +79,11 @@ class SpecimenTracking:
         follower = self._follower
         self._scouts.begin(series)
         await self._expect(series, tilt_deg, frame_s)
+        if follower.takes_scouts and len(tilt_deg):
+            way = self._way_to(tilt_deg[0])
+            if way:
+                await self._look_at(series, way)
+                await self._expect(series, tilt_deg, frame_s)
         by_nm = follower.hand_over_nm()
         if by_nm is None:
             return
@@ -83,6 +91,21 @@ class SpecimenTracking:
         if (at := await self._context.stage.shift(x_nm=x_nm, y_nm=y_nm)) is not None:
             follower.moved(x_nm, y_nm, 0.0, at.t_ns)
             await follower.table_comes()
+
+    def _way_to(self, tilt_deg: float) -> tuple[float, ...]:
+        """Angles to look at on the way to one that no picture is near to; none where one is.
+
+        A picture looks too different from one that was taken far away, and the specimen leaves the
+        field on the way: it is followed in steps.
+        """
+        apart_deg = self._follower.apart_deg(tilt_deg)
+        if apart_deg is not None and apart_deg <= _FAR_DEG:
+            return ()
+        position = self._context.stage.position
+        here_deg = 0.0 if position is None else position.tilt_deg
+        steps = max(1, math.ceil(abs(tilt_deg - here_deg) / _FAR_DEG))
+        way = [here_deg + (tilt_deg - here_deg) * k / steps for k in range(steps)]
+        return tuple(round(angle, 3) for angle in (way if apart_deg is None else way[1:]))
 
     async def _expect(self, series: str, tilt_deg: Sequence[float], frame_s: float) -> None:
         latest = self._context.watch.latest
@@ -111,8 +134,9 @@ class SpecimenTracking:
             )
             if not await self._checkpoint() or not taken:
                 break
-        if taken:
+        if self._scouts.detector_taken:
             await acquisition.arm_from(first)
+            self._scouts.detector_taken = False
 
     async def calibrate_height(self, operation: CalibrateHeight) -> None:
         """Look at the specimen at some angles, and let the stage bring it to the tilt axis.

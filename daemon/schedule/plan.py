@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from ...protocols.config.pipeline import ResultPlan, check_steps, planned_run_results
-from ...protocols.config.recipe import Recipe, RecipeStep, TiltSeries
+from ...protocols.config.recipe import Recipe, TiltSeries
 from ...protocols.config.rig import Rig
 from ...protocols.config.tracking import BLIND_WAY_DEG
 from ...protocols.core.errors import BadInput
@@ -282,7 +281,7 @@ def _check_tracking(recipe: Recipe, rig: Rig, name: str) -> None:
         )
     if rig.goniometer_file is not None:
         return
-    if any(step.calibrate is not None for step in _before_series(recipe)):
+    if recipe.scouts_e_per_nm2 > 0:
         return
     for path, series in _series_of(recipe):
         begin_deg = tilt_angles(series)[0]
@@ -290,15 +289,10 @@ def _check_tracking(recipe: Recipe, rig: Rig, name: str) -> None:
             raise BadInput(
                 f"{name}: {path}",
                 f"the first series begins at {begin_deg:g} deg, and nothing has followed the "
-                "specimen on the way there; use order: bidirectional or dose-symmetric, or begin "
-                "with the step calibrate: height",
+                "specimen on the way there; use order: bidirectional or dose-symmetric, or allow "
+                "scouts (track.scouts)",
             )
         return
-
-
-def _before_series(recipe: Recipe) -> Iterator[RecipeStep]:
-    """The steps before the first that may hold a tilt series."""
-    return itertools.takewhile(lambda step: step.tilt_series is step.cycle is None, recipe.steps)
 
 
 def _series_of(recipe: Recipe) -> Iterator[tuple[str, TiltSeries]]:

@@ -11,7 +11,7 @@ WIDE = 3
 # Angles at which the height of the specimen is measured, the largest one last.
 HEIGHT_TILTS_DEG = (0.0, 2.0, 5.0, 10.0, 16.0, 8.0, 0.0, -8.0)
 # Where it is looked at again once the stage has moved.
-HEIGHT_CHECK_DEG = (0.0, 10.0)
+HEIGHT_CHECK_DEG = (0.0, 16.0)
 
 
 def scout_settings(

@@ -243,6 +243,19 @@ class Follower:
             return None
         return -found[0]
 
+    def apart_deg(self, tilt_deg: float) -> float | None:
+        """How far in angle the nearest picture is that a frame can be compared with.
+
+        None where there is none, or no table that knows.
+        """
+        row = None if self._table is None else self._table.row_at(tilt_deg)
+        return None if row is None else row.apart_deg
+
+    @property
+    def takes_scouts(self) -> bool:
+        """Whether the recipe allows scouts."""
+        return self._limits.scouts_e_per_nm2 > 0
+
     @property
     def drift(self) -> tuple[DriftAt, ...]:
         """How the drift dies down, by the newest table."""
@@ -271,7 +284,8 @@ class Follower:
     def moved(self, x_nm: float, y_nm: float, z_nm: float, t_ns: int) -> None:
         """Tell the tracker that the stage was moved; the table is old from now on."""
         if z_nm:
-            text = f"lifts the specimen by {z_nm:.0f} nm, to the tilt axis"
+            moves = "lifts" if z_nm > 0 else "lowers"
+            text = f"{moves} the specimen by {abs(z_nm):.0f} nm, to the tilt axis"
         else:
             text = f"takes over ({y_nm:.0f}, {x_nm:.0f}) nm (y, x) of the beam shift"
         self._event("info", "tracker", f"{self._series}: the stage {text}")

@@ -146,7 +146,8 @@ class Row(Strict):
     """What to apply at an angle, if the frame is exposed at `t_ns`.
 
     `shift_nm` brings the specimen to its place, `shift_sd_nm` is the sd of what remains.
-    `defocus_nm` is the height of the specimen over where it was in focus.
+    `defocus_nm` is the height of the specimen over where it was in focus. `apart_deg` is how far in
+    angle the nearest picture is that the frame can be compared with; None: there is none yet.
     """
 
     tilt_deg: Degrees
@@ -157,6 +158,7 @@ class Row(Strict):
     defocus_sd_nm: NotNegative
     drift_nm_per_s: NotNegative
     drift_sd_nm_per_s: NotNegative
+    apart_deg: NotNegative | None = None
 
 
 class DriftAt(Strict):

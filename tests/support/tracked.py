@@ -30,7 +30,7 @@ TRACKED: dict[str, Any] = {
         "voltage": "300 kV", "current": "20 pA", "dwell": "2 us", "frame": [128, 128],
         "pixel_size": "8.32 nm",
     },
-    "track": "model",
+    "track": {"by": "model", "scouts": "none"},
     "steps": [{"heat": {"to": "100 degC", "rate": "300 degC/s"}}, SERIES],
 }  # fmt: skip
 STAGE: dict[str, Any] = {
