@@ -17,6 +17,7 @@ from ...protocols.messages.tracking_rules import Next
 from ..schedule.dose import DoseExceeded
 from ..schedule.scout_scans import scout_settings
 from ..tracking.follower import Follower
+from ..tracking.scout_answers import answer_to
 from .beam_exposure import BeamExposure, Begun
 from .context import AcquisitionContext
 
@@ -153,7 +154,7 @@ class Scouts:
         frame = await BeamExposure(context, self._account).expose(dose, exposed_ns, read)
         t_ns = started_ns + exposed_ns // 2
         header: dict[str, Any] = follower.header()
-        follower.answers.expect(t_ns)
+        answer = follower.answers.expect(t_ns)
         taken = FrameTaken(
             t_ns=t_ns,
             series=self._account,
@@ -167,7 +168,7 @@ class Scouts:
             temperature_c=round(context.watch.temperature_at(t_ns), 4),
         )
         context.out.tracking(taken, frame.data)
-        return await follower.answers.of(t_ns)
+        return await answer_to(answer)
 
     def _tell(self, level: str, text: str) -> None:
         self._context.out.event(level, "tracker", text)

@@ -43,6 +43,7 @@ from ...protocols.messages.tracking_rules import (
     not_found_running,
     stage_takes_over,
 )
+from .applied_shift import AppliedShift
 from .scout_answers import ScoutAnswers
 
 # Height is corrected by the stage from so many frames of a series on, at tilts no larger than this,
@@ -52,8 +53,8 @@ _FRAMES_BEFORE_LIFT, _LIFT_WITHIN_DEG, _LIFT_LEAST_NM, _MOVE_ERROR_NM = 3, 25.0,
 _ANSWER_S, _POLL_S = 1.0, 0.005
 # At any tilt where the next shift is this part of the largest.
 _NEARLY = 0.9
-# What a table expects of a shift smaller than this is not worth a command.
-_NEAR_NM = 0.05
+# Times running that the beam shift has moved by itself, after which the run pauses.
+_MOST_FORGOTTEN = 2
 CHANNELS: Mapping[str, str] = {
     "offset_y_nm": "nm",
     "offset_x_nm": "nm",
@@ -116,13 +117,14 @@ class Follower:
         self.scouts = 0
         self._table: Table | None = None
         self._series = ""
-        self._shift_nm, self._defocus_nm = (0.0, 0.0), 0.0
+        self._applied = AppliedShift(beam, clock)
         self._sd_nm: tuple[float, float] | None = None
         self._can_focus = False
         self._recent: list[OffsetMeasured] = []
         self._frames = 0
         self._since_ns = 0
         self._distrusted = False
+        self._lifted_from_nm: float | None = None
         self._said: set[str] = set()
 
     async def prepare(self) -> None:
@@ -188,15 +190,21 @@ class Follower:
         """Shift beam and focus to where the specimen is expected at an angle.
 
         Without a table for the angle, or with one that is not trusted, they stay. A shift that the
-        column does not take is told, and pauses the run if the recipe says so.
+        column does not take, or has not kept, is told, and pauses the run if the recipe says so.
         """
+        moved = await self._applied.moved_by_itself()
+        if moved is not None:
+            text = f"{self._series}: {moved.text}"
+            if moved.times < _MOST_FORGOTTEN:
+                self._event("warning", "tracker", f"{text}; it is set again")
+            else:
+                self.lost(text)
         row = None if self._table is None else self._table.row_at(tilt_deg)
         if row is None or self._table is None or not self._table.trusted:
             return
         self._sd_nm = row.shift_sd_nm
-        defocus_nm = row.defocus_nm if self._can_focus else self._defocus_nm
         try:
-            await self._apply(row.shift_nm, defocus_nm)
+            await self._apply(row.shift_nm, row.defocus_nm)
         except (OutOfRange, DeviceRefused) as error:
             self.lost(f"{self._series} at {tilt_deg:g} deg: {error}")
 
@@ -241,7 +249,23 @@ class Follower:
         found = height_of(table.rows)
         if found is None or abs(found[0]) < max(_LIFT_LEAST_NM, 2.0 * found[1]):
             return None
+        if self._z_stuck(found[0]):
+            return None
+        self._lifted_from_nm = found[0]
         return -found[0]
+
+    def _z_stuck(self, height_nm: float) -> bool:
+        """Whether the height is what it was before the stage took it out."""
+        before_nm = self._lifted_from_nm
+        if before_nm is None or abs(height_nm - before_nm) > 0.5 * abs(before_nm):
+            return False
+        self._say_once(
+            "z",
+            f"{self._series}: the specimen still stands {height_nm:.0f} nm off the tilt axis, as "
+            "before the stage was moved: its z does not move as it says. Bring the height to the "
+            "axis by hand",
+        )
+        return True
 
     def apart_deg(self, tilt_deg: float) -> float | None:
         """How far in angle the nearest picture is that a frame can be compared with.
@@ -303,29 +327,22 @@ class Follower:
 
     async def _apply(self, shift_nm: tuple[float, float], defocus_nm: float) -> None:
         """Set and read back; the tracker learns what was set."""
-        t_ns = self._clock.now_ns()
-        away = (a - b for a, b in zip(shift_nm, self._shift_nm, strict=True))
-        if self._table is None or math.hypot(*away) > _NEAR_NM:
-            t_ns = await self._beam.deflect(shift_nm)
-            self._shift_nm = shift_nm
-        if self._can_focus and abs(defocus_nm - self._defocus_nm) > _NEAR_NM:
-            t_ns = await self._beam.focus(defocus_nm)
-            self._defocus_nm = defocus_nm
-        self._tell(ShiftSet(t_ns=t_ns, shift_nm=self._shift_nm, defocus_nm=self._defocus_nm))
-        self._telemetry(
-            "beam",
-            {
-                "shift_y_nm": self._shift_nm[0],
-                "shift_x_nm": self._shift_nm[1],
-                "defocus_nm": self._defocus_nm,
-            },
-            t_ns,
-        )
+        applied = self._applied
+        wanted_nm = defocus_nm if self._can_focus else applied.defocus_nm
+        t_ns = await applied.set(shift_nm, wanted_nm, even_if_near=self._table is None)
+        self._tell(ShiftSet(t_ns=t_ns, shift_nm=applied.shift_nm, defocus_nm=applied.defocus_nm))
+        values = {
+            "shift_y_nm": applied.shift_nm[0],
+            "shift_x_nm": applied.shift_nm[1],
+            "defocus_nm": applied.defocus_nm,
+        }
+        self._telemetry("beam", values, t_ns)
 
     def header(self) -> dict[str, Any]:
         """What the header of a frame says of its shift."""
         known = {} if self._sd_nm is None else {"shift_sd_nm": list(self._sd_nm)}
-        shift = {"shift_nm": list(self._shift_nm), "defocus_nm": self._defocus_nm}
+        applied = self._applied
+        shift = {"shift_nm": list(applied.shift_nm), "defocus_nm": applied.defocus_nm}
         return {**shift, **known, "scouts": self.scouts}
 
     # --- what the tracker answers -----------------------------------------------------------------

@@ -18,7 +18,9 @@ class ScoutAnswers:
 
     def expect(self, t_ns: int) -> asyncio.Future[OffsetMeasured]:
         """Before a scout goes to the tracker: what its answer will be put into."""
-        return self._awaited.setdefault(t_ns, asyncio.get_running_loop().create_future())
+        self._awaited.clear()
+        self._awaited[t_ns] = asyncio.get_running_loop().create_future()
+        return self._awaited[t_ns]
 
     def note(self, found: OffsetMeasured) -> None:
         """Take in an answer; one that nobody waits for any more is dropped."""
@@ -26,12 +28,8 @@ class ScoutAnswers:
         if awaited is not None and not awaited.done():
             awaited.set_result(found)
 
-    async def of(self, t_ns: int) -> OffsetMeasured | None:
-        """Wait for the answer to a scout; None if it does not come within `ANSWER_S`."""
-        try:
-            async with asyncio.timeout(ANSWER_S):
-                return await self.expect(t_ns)
-        except TimeoutError:
-            return None
-        finally:
-            self._awaited.pop(t_ns, None)
+
+async def answer_to(scout: asyncio.Future[OffsetMeasured]) -> OffsetMeasured | None:
+    """Wait for the answer to a scout; None if it does not come within `ANSWER_S`."""
+    done, _ = await asyncio.wait([scout], timeout=ANSWER_S)
+    return scout.result() if done else None

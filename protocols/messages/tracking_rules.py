@@ -26,6 +26,8 @@ _GROWTH, _ALIGNED = 1.4, 0.5
 _CHECKS = 3
 # Rows and span from which a height is read; the specimen is no further from the axis.
 _FEWEST_ROWS, _LEAST_SPAN_DEG, _LARGEST_NM = 4, 20.0, 5000.0
+# A shift is known where its sd is below this part of the largest.
+_KNOWN = 0.2
 # A slip is checked by a scout where it is as likely as not.
 _SLIP = 0.5
 
@@ -298,11 +300,17 @@ def height_of(rows: Sequence[Row]) -> tuple[float, float] | None:
 
 
 def beyond_shift_limit(rows: Sequence[Row], limits: TrackingLimits) -> tuple[float, ...]:
-    """Angles at which the beam shift probably exceeds its limit: prediction and two sd."""
+    """Angles at which the beam shift probably exceeds its limit.
+
+    Prediction and two sd count where a shift is known at all: at the beginning of a first series
+    everything is possible, which is no reason to warn.
+    """
+    most = limits.shift_limit_nm
     return tuple(
         row.tilt_deg
         for row in rows
-        if math.hypot(*row.shift_nm) + 2.0 * max(row.shift_sd_nm) > limits.shift_limit_nm
+        if max(row.shift_sd_nm) < _KNOWN * most
+        and math.hypot(*row.shift_nm) + 2.0 * max(row.shift_sd_nm) > most
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import h5py
@@ -35,6 +36,61 @@ def test_the_specimen_stays_in_the_frame(cli: Any) -> None:
         assert file["entry/run/status"][()].rstrip(b"\0") == b"complete"
 
 
+def test_scouts_keep_it_within_nanometres(cli: Any) -> None:
+    track = {"by": "model", "keep_within": "always", "scouts": "30 e/nm^2"}
+    done = cli(
+        "run", cli.recipe(**TRACKED | {"track": track}, analysis=[]), "--rig",
+        cli.rig(**realistic(cli.folder)), "-o", "run.nxs", "--simulator-log", "world.log",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in (cli.folder / "world.log").read_text().splitlines()]
+    exposures = [line for line in lines if line["event"] == "exposure"]
+    frames = [e for e in exposures if e["shape"] == [128, 128]]
+    scouts = [e for e in exposures if e["shape"] == [64, 64]]
+    assert len(frames) == 11
+    assert len(scouts) >= 10, "one before every frame but the first"
+    # The first frame of a series with a large correction leaves what the calibration is wrong by.
+    off = np.hypot(*np.array([e["offset_nm"] for e in frames]).T)
+    assert np.median(off[1:]) < 5
+    assert off.max() < 50
+    (world,) = (line for line in lines if line["event"] == "dose")
+    charged = cli.inspect("run.nxs")["dose_e_per_nm2"]
+    assert charged == pytest.approx(world["total_e_per_nm2"], rel=0.05), "frames and scouts"
+
+
+def test_height_way_and_drift_are_looked_after_before_a_frame(cli: Any) -> None:
+    """An ascending first series: its begin is far from where the user has centred."""
+    series = {"tilt_series": {"from": "-40 deg", "to": "40 deg", "step": "8 deg"}}
+    cycle = {"standby": "100 degC", "processing": "300 degC", "holds": ["5 s", "5 s"]}
+    recipe = TRACKED | {
+        "track": {"by": "model", "scouts": "30 e/nm^2"},
+        "settle": {"drift_below": "1 nm/s", "at_most": "1 min"},
+        "steps": [TRACKED["steps"][0], {"calibrate": "height"}, series,
+                  {"cycle": cycle | {"then": [series]}}],
+        "limits": {"dose": "300 e/nm^2"},
+    }  # fmt: skip
+    done = cli(
+        "run", cli.recipe(**recipe, analysis=[]), "--rig", cli.rig(**realistic(cli.folder)),
+        "-o", "run.nxs", "--simulator-log", "world.log", "--speed", "30",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in (cli.folder / "world.log").read_text().splitlines()]
+    frames = [e for e in lines if e["event"] == "exposure" and e["shape"] == [128, 128]]
+    off = np.hypot(*np.array([e["offset_nm"] for e in frames]).T)
+    assert len(off) == 33
+    assert off.max() < KEPT_NM
+    assert np.median(off) < 150
+    with pyrotome.open(cli.folder / "run.nxs") as run:
+        said = [event.message for event in run.events]
+    (height,) = (text for text in said if "nm over the axis" in text)
+    (left,) = (text for text in said if "nm are left" in text)
+    assert abs(float(height.split("stands ")[1].split()[0])) > 1000
+    assert abs(float(left.split(": ")[1].split()[0])) < 500
+    # What a hold does is learned from the first one.
+    (waits,) = (text for text in said if "with the beam blanked, until the drift" in text)
+    assert waits.startswith("series_003 waits ")
+
+
 @pytest.mark.parametrize(
     ("changes", "rig", "words"),
     [
@@ -42,6 +98,9 @@ def test_the_specimen_stays_in_the_frame(cli: Any) -> None:
         ({"steps": [{"tilt_series": {"from": "-40 deg", "to": "40 deg", "step": "8 deg"}}]},
          None, "begins at -40 deg, and nothing has followed the specimen"),
         ({"track": "hope"}, None, "track"),
+        ({"steps": [{"calibrate": "height"}]}, None, "needs tracking with scouts"),
+        ({"track": "none", "settle": {"drift_below": "1 nm/s"}}, None, "needs the drift"),
+        ({"track": {"scouts": "300 e/nm^2"}}, None, "300 by scouts (track.scouts)"),
     ],
 )  # fmt: skip
 def test_what_cannot_work_is_refused_by_check(

@@ -2,17 +2,17 @@
 
 import pytest
 
-from pyrotome.protocols.messages.tracking import OffsetMeasured, Row
+from pyrotome.protocols.messages.tracking import DriftAt, OffsetMeasured, Row
 from pyrotome.protocols.messages.tracking_rules import (
     TrackingLimits,
     after_scout,
     before_exposure,
     beyond_shift_limit,
     correction_fails,
-    has_settled,
     is_lost,
     needs_focus_series,
     not_found_running,
+    settled_ns,
     stage_takes_over,
 )
 
@@ -35,12 +35,12 @@ def measured(offset=(0.0, 0.0), scan="frame", doubt="", slip=0.0, sd=(50.0, 50.0
     )
 
 
-def row(shift=(0.0, 0.0), focus_sd=0.0, drift=0.0, tilt=0.0):
+def row(shift=(0.0, 0.0), focus_sd=0.0, drift=0.0, tilt=0.0, sd=(20, 20)):
     return Row(
         tilt_deg=tilt,
         t_ns=0,
         shift_nm=shift,
-        shift_sd_nm=(20, 20),
+        shift_sd_nm=sd,
         defocus_nm=0,
         defocus_sd_nm=focus_sd,
         drift_nm_per_s=drift,
@@ -124,9 +124,27 @@ def test_the_stage_takes_over_what_the_beam_should_not():
     assert beyond_shift_limit([row((0, 1400)), row((0, 1470), tilt=2)], limits) == (2,)
 
 
-def test_focus_and_drift_are_compared_with_what_is_asked():
-    limits = TrackingLimits(focus_within_nm=100, drift_below_nm_per_s=1)
+def test_focus_is_compared_with_what_is_asked():
+    limits = TrackingLimits(focus_within_nm=100)
     assert needs_focus_series([row(focus_sd=99)], limits) == ""
     assert "150 nm" in needs_focus_series([row(focus_sd=150)], limits)
-    assert has_settled(row(drift=0.9), limits)
-    assert not has_settled(row(drift=1.1), limits)
+
+
+def test_a_shift_that_is_not_known_is_no_reason_to_warn_of_its_limit():
+    limits = TrackingLimits(shift_limit_nm=1500)
+    assert beyond_shift_limit([row((0, 1470), sd=(30, 30))], limits)
+    assert not beyond_shift_limit([row((0, 0), sd=(1500, 1500))], limits)
+
+
+def test_the_drift_dies_down_between_two_moments_of_the_table():
+    drift = [
+        DriftAt(t_ns=0, nm_per_s=8),
+        DriftAt(t_ns=10, nm_per_s=4),
+        DriftAt(t_ns=30, nm_per_s=1),
+    ]
+    assert settled_ns(drift, 9) == settled_ns([], 1) == 0
+    assert settled_ns(drift, 4) == 10
+    assert settled_ns(drift, 2) == 20
+    assert settled_ns(drift, 0.5) is None
+    ends = [DriftAt(t_ns=0, nm_per_s=8), DriftAt(t_ns=10, nm_per_s=0)]
+    assert 0 <= settled_ns(ends, 2) <= 10

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import zmq
 from microscope import Microscope
 from tracked import SIMULATOR, TRACKED, offsets_nm, realistic
 
 import pyrotome
+from pyrotome.protocols.messages.stream import parse
 
 # Near the axis: what follows is the fault's, not the height's.
 STILL = {
@@ -31,6 +34,10 @@ RECIPE = {
     "analysis": [],
 }  # fmt: skip
 WHERE = ["-o", "run.nxs"]
+SCOUTS: dict[str, Any] = {
+    "track": {"by": "model", "keep_within": "always", "scouts": "30 e/nm^2"},
+    "limits": {"dose": "300 e/nm^2"},
+}
 
 
 @pytest.fixture
@@ -136,3 +143,187 @@ def test_daemon_dies(cli: Any, microscope: Microscope, reaction: Any) -> None:
     assert len(off) >= 13
     assert (off[7:] < 250).all(), off.round()
     assert not (cli.folder / "run.nxs.tracking").exists()
+
+
+def until_paused(cli: Any, microscope: Microscope, running: Any) -> int:
+    """Wait until the run pauses, abort it, and return how many exposures there were."""
+    running.wait_for("state paused")
+    exposures = len(microscope.log().of("exposure"))
+    time.sleep(1.0)
+    assert len(microscope.log().of("exposure")) == exposures, "nothing is exposed in the pause"
+    assert cli("abort", "--endpoint", running.control).returncode == 0
+    assert running.wait() == 1, running.text()
+    return exposures
+
+
+@contextmanager
+def monitored(endpoint: str) -> Iterator[Callable[[], list[bytes] | None]]:
+    """Receive what the monitors are shown; gives a function for the next message."""
+    with zmq.Context() as context, context.socket(zmq.SUB) as socket:
+        socket.set(zmq.SUBSCRIBE, b"result")
+        socket.connect(endpoint)
+        time.sleep(0.2)  # until the subscription is in force
+        yield lambda: socket.recv_multipart() if socket.poll(500) else None
+
+
+def frames_of(microscope: Microscope) -> np.ndarray[Any, Any]:
+    """Which exposures of the world were frames, and not scouts."""
+    return np.array([e["shape"] == [128, 128] for e in microscope.log().of("exposure")])
+
+
+@pytest.mark.fault(
+    broken="the stage slips by 400 nm, and scouts look before each frame",
+    must="no frame is off", within_s=120,
+)  # fmt: skip
+def test_slip_with_scouts(cli: Any, microscope: Microscope, reaction: Any) -> None:
+    running = begun(cli, microscope, 6, **SCOUTS)
+    microscope.fault("stage:slip=400nm")
+    reaction.begins()
+    assert running.wait() == 0, running.text()
+    reaction.ends()
+    off, frames = truly_off(microscope), frames_of(microscope)
+    assert off[~frames].max() > 200, "a scout has seen it"
+    assert off[frames][1:].max() < 60, off.round()
+
+
+@pytest.mark.fault(
+    broken="the stage slips by 4 um: the specimen is out of any search",
+    must="search, then pause; the picture is shown; no frame is exposed", within_s=120,
+)  # fmt: skip
+def test_lost(cli: Any, microscope: Microscope, reaction: Any) -> None:
+    running = begun(cli, microscope, 6, **SCOUTS)
+    before = frames_of(microscope).sum()
+    microscope.fault("stage:slip=4000nm")
+    reaction.begins()
+    with monitored(running.monitor) as shown:
+        until_paused(cli, microscope, running)
+        headers = [parse(parts).header for parts in iter(shown, None)]
+    reaction.ends()
+    (search,) = (header for header in headers if header.get("name") == "tracking_search")
+    assert search["shape"] == [192, 192]
+    assert frames_of(microscope).sum() <= before + 1, "at most the one that was under way"
+    assert "the wide search did not find the specimen" in running.text()
+    assert "resume or abort" in running.text()
+
+
+@pytest.mark.parametrize("recipe", [{}, "scouts"], ids=["frames alone", "scouts"])
+@pytest.mark.fault(
+    broken="the beam shift moves the image to the other side",
+    must="nothing more is corrected; pause", within_s=120,
+)  # fmt: skip
+def test_shift_inverted(cli: Any, microscope: Microscope, reaction: Any, recipe: Any) -> None:
+    running = begun(cli, microscope, 4, **(SCOUTS if recipe else {}))
+    microscope.fault("beam:shift-inverted")
+    reaction.begins()
+    until_paused(cli, microscope, running)
+    reaction.ends()
+    off = truly_off(microscope)[frames_of(microscope)]
+    assert (off[4:] > 250).sum() <= 3, off.round()
+    assert "makes it worse" in running.text() or "calibrate the shifts" in running.text()
+
+
+@pytest.mark.fault(
+    broken="the beam shift returns to zero by itself after 0.2 s",
+    must="it is read back and said, and the run pauses", within_s=120,
+)  # fmt: skip
+def test_shift_forgets(cli: Any, microscope: Microscope, reaction: Any) -> None:
+    beam = TRACKED["beam"] | {"dwell": "30 us", "current": "1.3 pA"}
+    running = begun(cli, microscope, 4, beam=beam)
+    microscope.fault("beam:shift-forgets")
+    reaction.begins()
+    exposures = until_paused(cli, microscope, running)
+    reaction.ends()
+    assert exposures <= 4 + 4
+    assert "the beam shift was set to" in running.text()
+
+
+@pytest.mark.parametrize("fault", ["detector:blank-frame", "detector:same-frame"])
+@pytest.mark.fault(
+    broken="the detector sends empty frames, or the same frame again and again",
+    must="it is said of each; after three of them the run pauses", within_s=120,
+)  # fmt: skip
+def test_frames_that_show_nothing(
+    cli: Any, microscope: Microscope, reaction: Any, fault: str
+) -> None:
+    running = begun(cli, microscope, 4)
+    microscope.fault(fault)
+    reaction.begins()
+    exposures = until_paused(cli, microscope, running)
+    reaction.ends()
+    assert exposures <= 4 + 4
+    assert running.text().count("the frame cannot be used for tracking") == 3
+    assert "3 frames in a row do not show the specimen" in running.text()
+
+
+@pytest.mark.fault(
+    broken="another specimen of the same kind comes into the field",
+    must="it is not followed: the run pauses, or goes on without correcting", within_s=120,
+)  # fmt: skip
+def test_decoy(cli: Any, microscope: Microscope, reaction: Any) -> None:
+    running = begun(cli, microscope, 6, **SCOUTS)
+    microscope.fault("stage:decoy=300nm")
+    reaction.begins()
+    until_paused(cli, microscope, running)
+    reaction.ends()
+    assert "did not show the specimen" in running.text()
+
+
+@pytest.mark.parametrize("fault", ["heater:bulge-jumps=1um", "stage:drift-fast=50nm/s"])
+@pytest.mark.fault(
+    broken="the membrane jumps by 1 um, or the specimen drifts by 50 nm/s",
+    must="scouts keep the frames, but for one that is under way", within_s=240,
+)  # fmt: skip
+def test_specimen_moves(cli: Any, microscope: Microscope, reaction: Any, fault: str) -> None:
+    running = begun(cli, microscope, 6, **SCOUTS)
+    microscope.fault(fault)
+    reaction.begins()
+    assert running.wait() == 0, running.text()
+    reaction.ends()
+    off = truly_off(microscope)[frames_of(microscope)]
+    assert (off[1:] > 60).sum() <= 1, off.round()
+
+
+@pytest.mark.fault(
+    broken="the tracker is stopped: it answers neither frames nor scouts",
+    must="two scouts wait for it; the series goes on by the newest table", within_s=120,
+)  # fmt: skip
+def test_tracker_is_late(cli: Any, microscope: Microscope, reaction: Any) -> None:
+    running = begun(cli, microscope, 6, **SCOUTS)
+    tracker = running.children()["pyrotome.analysis.tracking.process"]
+    tracker.suspend()
+    reaction.begins()
+    try:
+        exposed(microscope, running, 14)
+        reaction.ends()
+    finally:
+        tracker.resume()
+    assert running.wait() == 0, running.text()
+    assert "2 scouts had no answer" in running.text()
+    assert cli.inspect("run.nxs")["lost_frames"] == 0
+
+
+@pytest.mark.parametrize("fault", ["stage:z-sticks", "stage:xy-ignored"])
+@pytest.mark.fault(
+    broken="the stage does not carry out a move of z, or of x and y, and reads back as if it had",
+    must="the frames show it; the run goes on in the frame, or it pauses", within_s=240,
+)  # fmt: skip
+def test_stage_does_not_move(cli: Any, reaction: Any, fault: str) -> None:
+    high = {**STILL, "goniometer": {**STILL["goniometer"], "height": "2.5 um"}}
+    microscope = Microscope(cli.folder, **{**realistic(cli.folder), "simulator": high})
+    try:
+        microscope.fault(fault)
+        wide = {"from": "-48 deg", "to": "48 deg", "step": "4 deg", "order": "bidirectional"}
+        running = begun(cli, microscope, 1, **SCOUTS, steps=[{"tilt_series": wide}])
+        reaction.begins()
+        while running.process.poll() is None:
+            if "state paused" in running.text():
+                assert cli("abort", "--endpoint", running.control).returncode == 0
+                running.wait()
+            time.sleep(0.02)
+        reaction.ends()
+        off = truly_off(microscope)[frames_of(microscope)]
+        assert (off[1:] > 250).sum() <= 3, off.round()
+        if fault == "stage:z-sticks":
+            assert "its z does not move as it says" in running.text()
+    finally:
+        microscope.close()

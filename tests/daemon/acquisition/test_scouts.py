@@ -1,0 +1,308 @@
+"""Scouts: when one is taken, what it costs, and what happens where it finds nothing."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from tracked_specimen import FIELD_NM, frame
+
+from pyrotome.analysis.tracking.tracker import Tracker
+from pyrotome.daemon.acquisition.context import AcquisitionContext
+from pyrotome.daemon.acquisition.plan_progress import PlanProgress
+from pyrotome.daemon.acquisition.scouts import Scouts
+from pyrotome.daemon.schedule.dose import DoseLedger
+from pyrotome.daemon.schedule.plan import Plan
+from pyrotome.daemon.tracking import scout_answers
+from pyrotome.daemon.tracking.follower import Follower
+from pyrotome.drivers.base import Beam, Detector, DetectorFrame, DeviceLost, Identity
+from pyrotome.drivers.readings import BeamReach
+from pyrotome.protocols.config.recipe import BeamSettings
+from pyrotome.protocols.config.rig import BeamRig, DetectorRig
+from pyrotome.protocols.config.tracking import Focus, Track
+from pyrotome.protocols.core.clock import ExperimentClock
+from pyrotome.protocols.messages.journal import Exposed, Trigger
+from pyrotome.protocols.messages.tracking import FrameTaken
+
+SETTINGS = BeamSettings.model_validate(
+    {"voltage": "300 kV", "current": "2 pA", "dwell": "500 ns", "frame": [1024, 1024],
+     "pixel_size": "1.04 nm"}
+)  # fmt: skip
+SERIES = "series_001"
+
+
+class Column(Beam):
+    """Shifts the image as it is told, unless its deflectors are turned."""
+
+    def __init__(self, clock: ExperimentClock) -> None:
+        super().__init__("beam (test)", BeamRig(driver="test", endpoint="n"), clock)
+        self.shift_nm = np.zeros(2)
+        self.field_nm, self.blanked, self.sign = FIELD_NM, True, 1.0
+
+    async def reach(self) -> BeamReach:
+        return BeamReach(shift_nm=1900.0)
+
+    async def deflect(self, shift_nm: tuple[float, float]) -> int:
+        self.shift_nm = self.sign * np.array(shift_nm)
+        return self.clock.now_ns()
+
+    async def prepare(self, settings: Any) -> None:
+        assert self.blanked
+        self.field_nm = settings.field_nm
+
+    async def blank(self) -> int:
+        self.blanked = True
+        return self.clock.now_ns()
+
+    async def unblank(self) -> int:
+        self.blanked = False
+        return self.clock.now_ns()
+
+    async def is_blanked(self) -> bool:
+        return self.blanked
+
+    async def connect(self, timeout_s: float = 1.0) -> Identity:
+        return Identity("test", "column")
+
+    async def disconnect(self) -> None: ...
+    async def make_safe(self) -> None: ...
+
+
+class Scanner(Detector):
+    """Shows the copper specimen where it stands, which is `off_nm` from its place."""
+
+    def __init__(self, clock: ExperimentClock, column: Column) -> None:
+        super().__init__("detector (test)", DetectorRig(driver="test", endpoint="n"), clock)
+        self.column, self.off_nm, self.tilt_deg = column, np.zeros(2), 0.0
+        self.shapes: list[tuple[int, int]] = []
+        self.lost = 0
+
+    async def arm(
+        self, frames: int, exposure_s: float, shape: tuple[int, int], frames_per_trigger: int = 1
+    ) -> None:
+        self.shapes.append(shape)
+
+    async def trigger(self) -> int:
+        assert not self.column.blanked
+        return self.clock.now_ns()
+
+    async def read_frame(self) -> DetectorFrame:
+        if self.lost:
+            self.lost -= 1
+            raise DeviceLost(self.name, "read a frame", "none came")
+        return DetectorFrame(1, self.picture(self.shapes[-1][1]), self.clock.now_ns())
+
+    def picture(self, points: int) -> Any:
+        offset = self.off_nm + self.column.shift_nm
+        times = round(self.column.field_nm / FIELD_NM)
+        dose = 0.0225 if points < 1024 else 5.77
+        return frame(
+            self.tilt_deg, (float(offset[0]), float(offset[1])), len(self.shapes),
+            min(points, 192), times, dose,
+        )  # fmt: skip
+
+    async def connect(self, timeout_s: float = 1.0) -> Identity:
+        return Identity("test", "scanner")
+
+    async def disconnect(self) -> None: ...
+    async def make_safe(self) -> None: ...
+    async def disarm(self) -> None: ...
+
+
+class Bench:
+    """The scouts of a run, whose tracker lives in this process and answers at once."""
+
+    def __init__(self, limit: float | None = None, **track: Any) -> None:
+        clock = ExperimentClock(speed=100)
+        self.column = Column(clock)
+        self.scanner = Scanner(clock, self.column)
+        self.ledger = DoseLedger(limit, None)
+        self.ledger.reserve(SERIES, 1.0, is_series=True)
+        self.events: list[str] = []
+        self.journal: list[Any] = []
+        self.pauses, self.dead = 0, False
+        self.tracker = Tracker()
+        self.follower = Follower(
+            Track.model_validate(track), Focus(by="none"), self.column, clock, FIELD_NM,
+            self.tracking, lambda *_: None, self.event, self._pause,
+        )  # fmt: skip
+        watch = SimpleNamespace(temperature_at=lambda _: 200.0)
+        progress = PlanProgress(Plan(None, (), ()), clock)  # type: ignore[arg-type]
+        self.context = AcquisitionContext(
+            self.column, self.scanner, SETTINGS, self.ledger, self, clock, watch, None,
+            progress, self, follower=self.follower,  # type: ignore[arg-type]
+        )  # fmt: skip
+        self.scouts = Scouts(self.context, self.follower)
+
+    # What the run has besides.
+    def note(self, entry: Any) -> None:
+        self.journal.append(entry)
+
+    async def caught_up(self) -> None: ...
+    def save(self) -> None: ...
+    def telemetry(self, *_: Any) -> None: ...
+    def event(self, _level: str, _source: str, message: str, **_: Any) -> None:
+        self.events.append(message)
+
+    def _pause(self) -> None:
+        self.pauses += 1
+
+    def tracking(self, told: Any, pixels: Any = None) -> None:
+        if self.dead:
+            return
+        if isinstance(told, FrameTaken):
+            measured, table = self.tracker.feed(told, pixels)
+            answers = {"measured": measured, "table": table}
+        else:
+            answers = {"table": self.tracker.tell(told)}
+        self.follower.note(
+            {name: one.model_dump(mode="json") for name, one in answers.items() if one is not None}
+        )
+
+    async def begin(self, tilts: tuple[float, ...] = (0.0, 2.0, 4.0, 6.0)) -> None:
+        """Begin a series, whose first frame defines where the specimen belongs."""
+        await self.follower.prepare()
+        self.follower.series_begins(SERIES, tilts, 2.0, 200.0)
+        self.scouts.begin(SERIES)
+        self.expose(0, tilts[0])
+
+    def expose(self, index: int, tilt_deg: float) -> None:
+        """A frame goes to the tracker."""
+        self.scanner.tilt_deg = tilt_deg
+        taken = FrameTaken(
+            t_ns=self.context.clock.now_ns(), series=SERIES, index=index, tilt_deg=tilt_deg,
+            field_nm=FIELD_NM, dose_e_per_nm2=5.77, shift_nm=tuple(self.column.shift_nm),
+        )  # fmt: skip
+        self.tracking(taken, self.scanner.picture(1024))
+
+    async def before(self, tilt_deg: float = 2.0, **more: Any) -> int:
+        self.scanner.tilt_deg = tilt_deg
+        await self.follower.follow(tilt_deg)
+        return await self.scouts.before(1, tilt_deg, **more)
+
+    @property
+    def off_nm(self) -> float:
+        """How far the next frame would be off."""
+        return float(np.hypot(*(self.scanner.off_nm + self.column.shift_nm)))
+
+
+async def test_a_scout_brings_the_specimen_to_within_nanometres() -> None:
+    bench = Bench(keep_within="always")
+    await bench.begin()
+    bench.scanner.off_nm = np.array([70.0, -110.0])
+    assert await bench.before() == 1
+    assert bench.off_nm < 6
+    assert bench.follower.header()["scouts"] == 1
+    assert bench.scouts.detector_taken
+    assert bench.scanner.shapes == [(64, 64)]
+    assert bench.column.blanked
+
+
+async def test_what_a_scout_costs_is_charged_to_the_series_and_noted_without_a_frame() -> None:
+    bench = Bench(keep_within="always")
+    await bench.begin()
+    await bench.before()
+    scan = SETTINGS.dose_per_frame_e_per_nm2 / 256
+    parked = SETTINGS.parked_dose_e_per_nm2(bench.context.switching.total_s)
+    assert bench.ledger.of(SERIES) == pytest.approx(scan + parked)
+    trigger, exposed = bench.journal
+    assert trigger == Trigger(stack=SERIES, first=1, count=0, dose_e_per_nm2=trigger.dose_e_per_nm2)
+    assert exposed == Exposed(stack=SERIES, dose_e_per_nm2=exposed.dose_e_per_nm2)
+    assert trigger.dose_e_per_nm2 == pytest.approx(scan)
+    assert exposed.dose_e_per_nm2 == pytest.approx(bench.ledger.of(SERIES))
+
+
+async def test_without_need_or_without_dose_there_is_none() -> None:
+    bench = Bench(keep_within="5 um")
+    await bench.begin()
+    assert await bench.before() == 0
+    assert not bench.scouts.detector_taken
+    bench = Bench(scouts="none", keep_within="always")
+    await bench.begin()
+    assert await bench.before() == 0
+    bench = Bench(keep_within="always", scouts="0.05 e/nm^2")
+    await bench.begin()
+    taken = [await bench.before(tilt) for tilt in (2.0, 4.0, 6.0)]
+    assert taken[-1] == 0, "the dose of the scouts is used up"
+
+
+async def test_before_the_first_frame_of_all_there_is_nothing_to_look_for() -> None:
+    bench = Bench(keep_within="always")
+    await bench.follower.prepare()
+    bench.follower.series_begins(SERIES, (0.0, 2.0), 2.0, 200.0)
+    bench.scouts.begin(SERIES)
+    assert await bench.before(0.0) == 0
+
+
+async def test_a_specimen_out_of_the_field_is_searched_and_found() -> None:
+    bench = Bench(keep_within="always")
+    await bench.begin()
+    bench.scanner.off_nm = np.array([0.0, 1150.0])
+    taken = await bench.before()
+    assert bench.off_nm < 6
+    assert (192, 192) in bench.scanner.shapes
+    assert taken == len(bench.scanner.shapes) >= 3, "scout, search, and one that checks"
+    assert bench.column.field_nm == pytest.approx(FIELD_NM, rel=1e-3)
+    assert bench.pauses == 0
+    assert any("did not show the specimen" in text and "search 2" in text for text in bench.events)
+
+
+async def test_a_specimen_that_is_not_found_pauses_the_run() -> None:
+    bench = Bench(keep_within="always")
+    await bench.begin()
+    bench.scanner.off_nm = np.array([0.0, 4000.0])
+    assert await bench.before() == 2
+    assert bench.pauses == 1
+    assert any("the wide search did not find the specimen" in text for text in bench.events)
+    assert any("resume or abort" in text for text in bench.events)
+    bench = Bench(keep_within="always", when_lost="go on")
+    await bench.begin()
+    bench.scanner.off_nm = np.array([0.0, 4000.0])
+    await bench.before()
+    assert bench.pauses == 0
+    assert any("goes on, as the recipe says" in text for text in bench.events)
+
+
+async def test_deflectors_that_do_the_contrary_are_found_out_before_a_frame() -> None:
+    bench = Bench(keep_within="always")
+    await bench.begin()
+    bench.column.sign = -1.0
+    bench.scanner.off_nm = np.array([0.0, 350.0])
+    await bench.before()
+    assert bench.pauses == 1, bench.events
+    assert len(bench.scanner.shapes) <= 4
+
+
+async def test_a_dead_tracker_costs_two_scouts_and_then_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(scout_answers, "ANSWER_S", 0.02)
+    bench = Bench(keep_within="always")
+    await bench.begin()
+    bench.dead = True
+    assert [await bench.before(tilt) for tilt in (2.0, 4.0, 6.0)] == [1, 1, 0]
+    assert sum("scouts had no answer" in text for text in bench.events) == 1
+    assert bench.pauses == 0
+
+
+async def test_a_scout_that_the_detector_loses_is_told() -> None:
+    bench = Bench(keep_within="always")
+    await bench.begin()
+    bench.scanner.lost = 1
+    assert await bench.before() == 1
+    assert any("a scout did not come" in text for text in bench.events)
+    assert bench.column.blanked
+    assert await bench.before() == 1
+
+
+async def test_a_scout_never_passes_a_limit_of_the_dose() -> None:
+    bench = Bench(limit=1.0, keep_within="always")
+    await bench.begin()
+    bench.ledger.charge(SERIES, 0.99)
+    assert await bench.before() == 1
+    assert any("its dose would pass a limit" in text for text in bench.events)
+    assert bench.scanner.shapes == []
+    assert math.isclose(bench.ledger.charged, 0.99)
