@@ -21,6 +21,7 @@ from ...protocols.core.clock import ExperimentClock
 from ...protocols.messages.tracking import (
     HoldDone,
     OffsetMeasured,
+    Row,
     SeriesBegun,
     ShiftSet,
     StageMoved,
@@ -104,7 +105,7 @@ class Follower:
         self._table: Table | None = None
         self._series = ""
         self._shift_nm, self._defocus_nm = (0.0, 0.0), 0.0
-        self._sd_nm: tuple[float, float] | None = None
+        self._row: Row | None = None
         self._can_focus = False
         self._recent: list[OffsetMeasured] = []
         self._frames = 0
@@ -178,9 +179,9 @@ class Follower:
         column does not take is told, and pauses the run if the recipe says so.
         """
         row = None if self._table is None else self._table.row_at(tilt_deg)
+        self._row = row
         if row is None or self._table is None or not self._table.trusted:
             return
-        self._sd_nm = row.shift_sd_nm
         defocus_nm = row.defocus_nm if self._can_focus else self._defocus_nm
         try:
             await self._apply(row.shift_nm, defocus_nm)
@@ -271,7 +272,14 @@ class Follower:
 
     def header(self) -> dict[str, Any]:
         """What the header of a frame says of its shift."""
-        known = {} if self._sd_nm is None else {"shift_sd_nm": list(self._sd_nm)}
+        known: dict[str, Any] = {}
+        if (row := self._row) is not None:
+            known = {
+                "shift_predicted_nm": list(row.shift_nm),
+                "shift_sd_nm": list(row.shift_sd_nm),
+                "defocus_sd_nm": row.defocus_sd_nm,
+                "drift_nm_per_s": row.drift_nm_per_s,
+            }
         return {"shift_nm": list(self._shift_nm), "defocus_nm": self._defocus_nm, **known}
 
     # --- what the tracker answers -----------------------------------------------------------------

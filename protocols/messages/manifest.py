@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field, field_validator
 
 from ..config.pipeline import RUN_RESULTS, ResultPlan
 from ..config.recipe import BeamSettings, Sample
+from ..config.shift_calibration import ShiftCalibration
 from ..core.documents import Strict
 from ..steps import StackKind
 
@@ -58,6 +59,18 @@ class Interruption(Strict):
     number: int | None = None
 
 
+class TrackingPlan(Strict):
+    """How the specimen of a run is kept in the frame and in focus.
+
+    `settings` are those of the recipe, by names such as ``track.by``; `lost_beyond_nm` is the
+    offset beyond which a frame counts as off; `calibration` is that of the beam shift.
+    """
+
+    settings: dict[str, str | float | None]
+    lost_beyond_nm: float
+    calibration: ShiftCalibration | None = None
+
+
 class RunManifest(Strict):
     """Everything that is fixed when a run starts.
 
@@ -66,6 +79,7 @@ class RunManifest(Strict):
     of the pipeline as they are written in a recipe: only the analysis needs their classes.
     `run_results` are the results of the run as a whole. The
     `adaptive_holds` are chosen as the run goes on; what `holds` says of them is the longest.
+    `tracking` is None for a run that does not track.
     """
 
     run: str
@@ -91,6 +105,7 @@ class RunManifest(Strict):
     analysis: tuple[dict[str, Any], ...] = ()
     run_results: tuple[ResultPlan, ...] = ()
     adaptive_holds: tuple[int, ...] = ()
+    tracking: TrackingPlan | None = None
 
     @field_validator("analysis", mode="before")
     @classmethod

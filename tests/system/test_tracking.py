@@ -28,6 +28,13 @@ def test_the_specimen_stays_in_the_frame(cli: Any) -> None:
     with pyrotome.open(cli.folder / "run.nxs") as run:
         measured = run.telemetry["tracker"]["offset_x_nm"].values
         shifts = run.telemetry["beam"]["shift_x_nm"].values
+        told = run.series[1].tracking
+        columns = told.offset_measured_nm, told.shift_applied_nm, told.shift_predicted_sd_nm
+        measured_in_file = [np.isfinite(values).all(axis=1).sum() for values in columns]
+        score, scouts = told.registration_score, told.scouts
+    assert measured_in_file == [11, 11, 10]
+    assert score.min() > 0.1
+    assert scouts.tolist() == [0] * 11
     assert np.isfinite(measured).sum() >= 9
     assert np.nanmax(np.abs(shifts)) > 300
     assert not (cli.folder / "run.nxs.tracking").exists(), "it has served"
