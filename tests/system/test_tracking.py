@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import h5py
@@ -59,3 +60,20 @@ def test_what_cannot_work_is_refused_by_check(
     assert done.returncode == 2, done.stderr
     assert words in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_check_tells_what_to_expect(cli: Any) -> None:
+    rig = realistic(cli.folder)
+    done = cli("check", cli.recipe(**TRACKED, analysis=[]), "--rig", cli.rig(**rig), "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)["tracking"]
+    (series,) = told["series"]
+    assert told["basis"] == "assumptions"
+    assert 50 < series["expected_rms_nm"] < 100
+    assert (told["shift_limit_nm"], series["beyond_shift_limit"]) == (1900, False)
+    assert series["depth_of_focus_nm"] == 684
+    (cli.folder / "column.json").write_text("{}")
+    rig_file = cli.rig(**rig, goniometer_file="column.json")
+    done = cli("check", cli.recipe(**TRACKED, analysis=[]), "--rig", rig_file)
+    assert done.returncode == 2
+    assert "is no goniometer file" in done.stderr
