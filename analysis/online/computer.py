@@ -220,6 +220,7 @@ class Computer:
             self._outbox.event("error", f"{stack.plan.name}: a frame whose index is {index!r}")
             return
         if header.get("lost"):
+            self._note_offsets(stack, index, wait=False)
             outputs = stack.lost(index)
         else:
             try:
@@ -228,19 +229,19 @@ class Computer:
                 self._outbox.event("error", f"{job.name}: {error}")
                 outputs = stack.lost(index)
             else:
-                self._note_offsets(stack, index, in_file=bool(header.get("in_file")))
+                self._note_offsets(stack, index, wait=not header.get("in_file"))
                 outputs = stack.frame(index, pixels, header.get("tilt_deg"))
         for output in outputs:
             self._send(output, job.received_s, stack.plan.name)
 
-    def _note_offsets(self, stack: StackAnalysis, index: int, *, in_file: bool) -> None:
+    def _note_offsets(self, stack: StackAnalysis, index: int, *, wait: bool) -> None:
         """Tell a stack where the specimen was, before it takes the frame in.
 
         Of a frame that was recorded before this process began, the file tells it.
         """
         name = stack.plan.name
-        found = self._offsets.take(name, index, wait=not in_file)
-        if in_file and not any(one.index == index for one in found):
+        found = self._offsets.take(name, index, wait=wait)
+        if not wait and not any(one.index == index for one in found):
             found += self._file.offset(name, index)
         for one in found:
             if one.offset_nm is not None and one.sd_nm is not None:

@@ -204,9 +204,12 @@ def _draw_offset(panel: Any, tracked: Tracked, colours: Any, axis: int) -> None:
 def _draw_focus(panel: Any, tracked: Tracked, colours: Any) -> None:
     last = len(tracked) - 1
     bands = 0
+    reach: list[float] = []
     for place, (stack, told) in enumerate(tracked.values()):
         tilt, focus, sd = _in_order(stack, told.defocus_applied_nm, told.defocus_sd_nm)
         panel.plot(tilt, focus, ".-", color=colours[place], lw=1.0, ms=4)
+        usual = np.nanmedian(sd) if np.isfinite(sd).any() else 0.0
+        reach += [float(np.nanmin(focus) - 2 * usual), float(np.nanmax(focus) + 2 * usual)]
         if (last < _FEW or place == last) and np.isfinite(sd).any():
             label = "±1 sd expected" + ("" if last < _FEW else ", last series")
             label = None if bands else label
@@ -214,6 +217,9 @@ def _draw_focus(panel: Any, tracked: Tracked, colours: Any) -> None:
             panel.fill_between(
                 tilt, focus - sd, focus + sd, color=colours[place], alpha=0.15, lw=0, label=label
             )
+    # Before the height is known, the band is far wider than all the rest.
+    if np.ptp(reach) > 0:
+        panel.set_ylim(min(reach), max(reach))
     panel.set_title("Change of the focus applied", fontsize="medium")
     panel.set_ylabel("defocus (nm)")
     if bands:

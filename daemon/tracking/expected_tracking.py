@@ -73,7 +73,7 @@ def expected_tracking(plan: Plan, rig: Rig) -> dict[str, Any] | None:
         "basis": basis,
         "jitter_nm": round(stage.jitter_nm, 1),
         "lost_beyond_nm": round(recipe.track.lost_beyond * recipe.beam.field_nm, 1),
-        "shift_limit_nm": limits.shift_limit_nm,
+        "shift_limit_nm": round(limits.shift_limit_nm, 1),
         "series": series,
     }
 

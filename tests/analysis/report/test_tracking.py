@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from recorder_link import TILTS, T0, S, a_manifest, picture
+from recorder_link import T0, TILTS, S, a_manifest, picture
 
 from pyrotome.analysis.report.tracking import export_tracking
 from pyrotome.daemon.recording.run_file import RunFile
@@ -73,5 +73,5 @@ def test_what_cannot_be_exported_is_refused(run_file: Path, tmp_path: Path) -> N
     RunFile(tmp_path / "still.nxs", a_manifest()).close("complete", None, 1.0, "")
     with open_run(tmp_path / "still.nxs") as run, pytest.raises(BadInput, match="did not track"):
         export_tracking(run, tmp_path / "t.csv", None)
-    with open_run(run_file) as run, pytest.raises(BadInput, match="name a .csv or a .png"):
+    with open_run(run_file) as run, pytest.raises(BadInput, match=r"name a \.csv or a \.png"):
         export_tracking(run, tmp_path / "t.mrc", None)
