@@ -6,9 +6,9 @@ from pathlib import Path
 
 from ...protocols.config.recipe import Recipe
 from ...protocols.config.rig import Rig
-from ...protocols.config.shift_calibration import ShiftCalibration, load_shift_calibration
+from ...protocols.config.shift_calibration import load_shift_calibration
 from ...protocols.core.errors import BadInput
-from ...protocols.messages.manifest import TrackingPlan
+from ...protocols.messages.manifest import ShiftMatrix, TrackingPlan
 
 
 def tracking_plan(recipe: Recipe, rig: Rig) -> TrackingPlan | None:
@@ -30,11 +30,18 @@ def tracking_plan(recipe: Recipe, rig: Rig) -> TrackingPlan | None:
     )
 
 
-def _calibration(rig: Rig) -> ShiftCalibration | None:
+def _calibration(rig: Rig) -> ShiftMatrix | None:
     shift = rig.beam.shift
     if shift is None or shift.calibration_file is None:
         return None
     try:
-        return load_shift_calibration(Path(shift.calibration_file))
+        found = load_shift_calibration(Path(shift.calibration_file))
     except BadInput:
         return None
+    return ShiftMatrix(
+        unit=found.unit,
+        matrix_nm=found.matrix_nm,
+        covariance_nm2=found.covariance_nm2,
+        date=found.date.isoformat(),
+        largest_nm=found.largest_nm,
+    )

@@ -8,7 +8,6 @@ from pydantic import BaseModel, Field, field_validator
 
 from ..config.pipeline import RUN_RESULTS, ResultPlan
 from ..config.recipe import BeamSettings, Sample
-from ..config.shift_calibration import ShiftCalibration
 from ..core.documents import Strict
 from ..steps import StackKind
 
@@ -59,6 +58,21 @@ class Interruption(Strict):
     number: int | None = None
 
 
+class ShiftMatrix(Strict):
+    """What the beam deflectors do to the image, from a `ShiftCalibration`.
+
+    `matrix_nm` holds shifts (y, x) of the image for one `unit` of each deflector, `covariance_nm2`
+    that of its elements row by row, `date` when it was measured, `largest_nm` the largest shift
+    tried.
+    """
+
+    unit: str
+    matrix_nm: tuple[tuple[float, float], tuple[float, float]]
+    covariance_nm2: tuple[tuple[float, ...], ...]
+    date: str
+    largest_nm: float
+
+
 class TrackingPlan(Strict):
     """How the specimen of a run is kept in the frame and in focus.
 
@@ -68,7 +82,7 @@ class TrackingPlan(Strict):
 
     settings: dict[str, str | float | None]
     lost_beyond_nm: float
-    calibration: ShiftCalibration | None = None
+    calibration: ShiftMatrix | None = None
 
 
 class RunManifest(Strict):

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple, cast
+from dataclasses import dataclass
+from typing import Any, cast
 
 from .stream import BadMessage, Message
 from .tracking import OffsetMeasured, Pair, SdPair
@@ -17,7 +18,8 @@ from .tracking import OffsetMeasured, Pair, SdPair
 OFFSET_TOPIC = "offset"
 
 
-class FrameOffset(NamedTuple):
+@dataclass(frozen=True)
+class FrameOffset:
     """Where the specimen was in a frame, (y, x) in nm; None where that is not known."""
 
     series: str

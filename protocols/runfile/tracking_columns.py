@@ -132,7 +132,7 @@ def _process(software: str, plan: TrackingPlan) -> Iterator[Node]:
         np.array(found.covariance_nm2),
         attrs={"long_name": "covariance of the elements of the matrix, row by row"},
     )
-    yield Dataset(f"{group}/date", found.date.isoformat())
+    yield Dataset(f"{group}/date", found.date)
     yield Dataset(f"{group}/largest", np.float64(found.largest_nm), attrs={"units": "nm"})
 
 
