@@ -143,6 +143,7 @@ def process(
     "`pyrotome export run.nxs --what necks --to necks.csv`, "
     "`pyrotome export run.nxs --what growth --to growth.png`, "
     "`pyrotome export run.nxs --what steering --to steering.png`, "
+    "`pyrotome export run.nxs --what tracking --to tracking.png`, "
     "`pyrotome export run.nxs --what heater --to run`"
 )
 def export(
@@ -164,7 +165,8 @@ def export(
         typer.Option(
             metavar="WHAT",
             help="frames, an image or volume (denoised, volume, ...), a table (necks, shifts, "
-            "heater, tuning, steering) or a plot (growth, model, tuning, steering).",
+            "heater, tuning, steering, tracking) or a plot (growth, model, tuning, steering, "
+            "tracking).",
         ),
     ] = None,
 ) -> None:

@@ -26,6 +26,7 @@ from ...protocols.runfile.reader import Floats, Run, Stack, open_run
 from ..io.safe_output import new_file
 from ..report.steering import STEERING, export_steering
 from ..report.tables import NECKS, PLOTS, SHIFTS, TUNING, export_table
+from ..report.tracking import TRACKING, export_tracking
 from .interrupts import notify
 
 FRAMES, HEATER = "frames", "heater"
@@ -243,8 +244,8 @@ def export_images(run: Run, target: Path, what: str, number: int | None) -> list
         raise BadInput(
             "--to",
             f"{target}: '{what}' cannot be written as '{target.suffix}'; use "
-            f"{', '.join(WRITERS)} (.csv takes --what {HEATER}, {NECKS}, {SHIFTS} or {TUNING}; "
-            f".png {', '.join(PLOTS)} or {TUNING})",
+            f"{', '.join(WRITERS)} (.csv takes --what {HEATER}, {NECKS}, {SHIFTS}, {TUNING} or "
+            f"{TRACKING}; .png {', '.join(PLOTS)}, {TUNING} or {TRACKING})",
         )
     stack = run.one_series(number)
     exported = recorded_frames(run, stack) if what == FRAMES else stored_result(run, stack, what)
@@ -338,6 +339,8 @@ def export_command(file: Path, target: Path, series: int | None, what: str | Non
             written: Sequence[Path] = export_heater(run, target)
         elif what == STEERING:
             written = export_steering(run, target)
+        elif what == TRACKING:
+            written = export_tracking(run, target, series)
         elif what in (NECKS, SHIFTS, TUNING, *PLOTS):
             written = export_table(run, target, what, series, notify)
         else:

@@ -21,6 +21,7 @@ from ...protocols.messages.credit_link import upstream
 from ...protocols.messages.stream import BadMessage, Message, array_of, finite
 from ..core.outputs import Notice, Output, Progress, Result, Task
 from ..pipeline.pipeline import Pipeline, StackAnalysis
+from .offsets import Offsets
 from .swmr_frames import GrowingFile, NotThere
 
 # Views that may wait for their turn: as many as fit into this. Frames wait when there are more.
@@ -95,10 +96,15 @@ class Computer:
         Where frames are that came without their pixels.
     outbox : Outbox
         Takes results, events and credit.
+    offsets : Offsets
+        What the tracker has measured.
     """
 
-    def __init__(self, pipeline: Pipeline, file: GrowingFile, outbox: Outbox) -> None:
+    def __init__(
+        self, pipeline: Pipeline, file: GrowingFile, outbox: Outbox, offsets: Offsets
+    ) -> None:
         self._pipeline, self._file, self._outbox = pipeline, file, outbox
+        self._offsets = offsets
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         self._tasks: SimpleQueue[tuple[Task, float]] = SimpleQueue()
         self._lock = Lock()
@@ -214,6 +220,7 @@ class Computer:
             self._outbox.event("error", f"{stack.plan.name}: a frame whose index is {index!r}")
             return
         if header.get("lost"):
+            self._note_offsets(stack, index, wait=False)
             outputs = stack.lost(index)
         else:
             try:
@@ -222,9 +229,23 @@ class Computer:
                 self._outbox.event("error", f"{job.name}: {error}")
                 outputs = stack.lost(index)
             else:
+                self._note_offsets(stack, index, wait=not header.get("in_file"))
                 outputs = stack.frame(index, pixels, header.get("tilt_deg"))
         for output in outputs:
             self._send(output, job.received_s, stack.plan.name)
+
+    def _note_offsets(self, stack: StackAnalysis, index: int, *, wait: bool) -> None:
+        """Tell a stack where the specimen was, before it takes the frame in.
+
+        Of a frame that was recorded before this process began, the file tells it.
+        """
+        name = stack.plan.name
+        found = self._offsets.take(name, index, wait=wait)
+        if not wait and not any(one.index == index for one in found):
+            found += self._file.offset(name, index)
+        for one in found:
+            if one.offset_nm is not None and one.sd_nm is not None:
+                stack.note_offset(one.index, one.offset_nm, one.sd_nm)
 
     def _pixels(self, job: Job, index: int) -> NDArray[Any]:
         if job.message.header.get("in_file"):

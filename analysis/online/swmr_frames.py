@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from ...protocols.core.errors import BadInput
+from ...protocols.messages.offsets import FrameOffset
 from ...protocols.runfile.reader import HDF5_ERRORS, NotRecorded, Run, open_run
 
 
@@ -59,6 +61,20 @@ class GrowingFile:
         except (*HDF5_ERRORS, IndexError, BadInput) as error:
             self.close()
             raise NotThere(f"{self._path}: {stack} frame {index} cannot be read: {error}") from None
+
+    def offset(self, stack: str, index: int) -> list[FrameOffset]:
+        """Measured offset of a frame that was read; empty where the file does not have it."""
+        try:
+            known = None if self._run is None else self._run.stacks[stack].tracking
+        except (*HDF5_ERRORS, IndexError, BadInput):
+            return []  # the next frame opens the file again
+        if known is None:
+            return []
+        (y, x), (sd_y, sd_x) = known.offset_measured_nm[index], known.offset_measured_sd_nm[index]
+        if not np.isfinite([y, x, sd_y, sd_x]).all():
+            return []
+        offset, sd = (float(y), float(x)), (float(sd_y), float(sd_x))
+        return [FrameOffset(stack, index, offset, sd)]
 
     def close(self) -> None:
         """Close the file; the next frame opens it again."""

@@ -20,11 +20,14 @@ from pydantic import ValidationError
 
 from ...protocols.messages.credit_link import ANALYSIS, END_TOPIC, upstream
 from ...protocols.messages.manifest import RunManifest
+from ...protocols.messages.offsets import OFFSET_TOPIC, offset_of
 from ...protocols.messages.parent_pipe import announce, fail, read_config, watch_parent
 from ...protocols.messages.process import AnalysisConfig
 from ...protocols.messages.stream import BadMessage, parse
+from ...protocols.runfile.tracking_columns import tracked_series
 from ..pipeline.pipeline import Pipeline
 from .computer import Computer, Job, Outbox
+from .offsets import Offsets
 from .swmr_frames import GrowingFile
 
 # Frames that may wait here: as many as fit into this, but never fewer than the least.
@@ -72,7 +75,10 @@ class Worker:
         self._wake.set(zmq.RCVHWM, 0)
         self._wake.bind(_WAKE)
         self._outbox = Outbox(self._socket_that_wakes)
-        self._computer = Computer(pipeline, GrowingFile(Path(config.file)), self._outbox)
+        self._offsets = Offsets(tracked_series(config.manifest))
+        self._computer = Computer(
+            pipeline, GrowingFile(Path(config.file)), self._outbox, self._offsets
+        )
         self._unsent: deque[list[Any]] = deque()
 
     def _socket_that_wakes(self) -> zmq.Socket[bytes]:
@@ -119,8 +125,17 @@ class Worker:
                 continue
             if message.topic == END_TOPIC:
                 self._computer.submit(None)
+            elif message.topic == OFFSET_TOPIC:
+                self._note_offset(message.header)
             elif message.header.get("type") == "frame":
                 self._computer.submit(Job(message, time.monotonic()))
+
+    def _note_offset(self, header: dict[str, Any]) -> None:
+        try:
+            self._offsets.put(offset_of(header))
+        except BadMessage as error:
+            text = f"a message that cannot be used: {error}"
+            self._unsent.append(upstream("event", {"level": "error", "message": text}))
 
     def _send(self) -> None:
         while self._unsent:

@@ -128,6 +128,8 @@ class StackAnalysis:
             key: _GatheredView(index, count) for index, (key, count) in enumerate(frames.items())
         }
         self._series = _GatheredSeries()
+        # Offset (y, x) and sd in nm of each frame of which the tracker has measured them.
+        self._offsets_nm: dict[int, tuple[tuple[float, float], tuple[float, float]]] = {}
 
     @property
     def complete(self) -> bool:
@@ -156,6 +158,20 @@ class StackAnalysis:
         """Hand over the tasks that have arisen since the last call."""
         tasks, self._tasks = self._tasks, []
         return tasks
+
+    def note_offset(
+        self, index: int, offset_nm: tuple[float, float], sd_nm: tuple[float, float]
+    ) -> None:
+        """Keep where the tracker found the specimen in a frame.
+
+        Parameters
+        ----------
+        index : int
+            Of the frame; it may come before or after the frame itself.
+        offset_nm, sd_nm : tuple of float
+            Offset (y, x) of the specimen from its place, and its standard deviation.
+        """
+        self._offsets_nm[index] = offset_nm, sd_nm
 
     def lost(self, index: int) -> Iterator[Output]:
         """Note that a frame will not come."""

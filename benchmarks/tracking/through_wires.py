@@ -71,6 +71,7 @@ def run(folder, speed):
         [sys.executable, "-m", "pyrotome.daemon", "run", "recipe.yaml", "--rig", "rig.yaml",
          "-o", "run.nxs", "--speed", str(speed), "--simulator-log", "world.log"],
         cwd=folder, capture_output=True, text=True, timeout=7200, stdin=subprocess.DEVNULL,
+        check=False,
     )  # fmt: skip
     return done, time.monotonic() - began
 
@@ -110,7 +111,9 @@ def report(mode, folder, side, speed, done, elapsed_s):
     frames, scouts = of_series(folder, side)
     whole = [one for one in frames if len(one) == 41]
     if not whole:
-        print(f"{mode}: no series; exit {done.returncode}\n{done.stdout[-800:]}{done.stderr[-800:]}")
+        print(
+            f"{mode}: no series; exit {done.returncode}\n{done.stdout[-800:]}{done.stderr[-800:]}"
+        )
         return
     zero = np.array(whole[0][0]["offset_nm"])
     off = np.array([offsets(one, zero) for one in whole])
@@ -126,12 +129,16 @@ def report(mode, folder, side, speed, done, elapsed_s):
         cwd=folder, capture_output=True, text=True, check=False,
     ).stdout  # fmt: skip
     ledger = json.loads(summary)["dose_e_per_nm2"] if summary else math.nan
+    cost = (
+        f"{sum(map(len, scouts[: len(whole)])) / len(whole):.1f} scouts a series, exposed "
+        f"{np.mean(by_scouts):.3f} e/nm2"
+    )
     print(
-        f"{mode:8} {len(whole):2} series  exit {done.returncode}  rms y, x from series {LATER}: "
-        f"{rms(later[..., 0]):6.1f} {rms(later[..., 1]):6.1f} nm  (first frames {rms(first):6.1f})  "
-        f"worst {np.abs(off).max():6.0f}  focus {rms(focus[-len(later) :]):5.0f} nm  scouts a series "
-        f"{sum(map(len, scouts[: len(whole)])) / len(whole):5.1f}: {np.mean(by_scouts):.3f} e/nm2 of "
-        f"exposures  frames and scouts: world {world:.1f}, ledger {ledger:.1f} e/nm2  {elapsed_s:.0f} s"
+        f"{mode:8} {len(whole):2} series in {elapsed_s:.0f} s, exit {done.returncode}\n"
+        f"         from series {LATER}: rms y {rms(later[..., 0]):.1f}, x {rms(later[..., 1]):.1f} nm "
+        f"(first frames {rms(first):.1f}); worst of all {np.abs(off).max():.0f} nm; focus "
+        f"{rms(focus[-len(later) :]):.0f} nm\n"
+        f"         {cost}; all: world {world:.1f}, ledger {ledger:.1f} e/nm2"
     )
     for text in sorted(set(re.findall(r"tracker: .*", done.stderr)))[:6]:
         print(f"         {text[:150]}")
@@ -146,7 +153,9 @@ def main():
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--keep", type=Path, help="folder to keep run file and log in")
     given = parser.parse_args()
-    print(f"irreproducible jitter {JITTER_NM:.1f} nm an axis; 1.35 times that: {1.35 * JITTER_NM:.1f}")
+    print(
+        f"irreproducible jitter {JITTER_NM:.1f} nm an axis; 1.35 times that: {1.35 * JITTER_NM:.1f}"
+    )
     for mode in given.modes or list(TRACK):
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name) if given.keep is None else given.keep / mode

@@ -98,6 +98,7 @@ def describe(report: dict[str, Any], figures: Sequence[SeriesFigures] = ()) -> R
         parts += ["", table]
         names = {series["name"] for series in begun}
         parts += [_gaps(f) for f in figures if f.series in names and f.missing_deg]
+        parts += [_tracking(one["name"], one["tracking"]) for one in begun if one.get("tracking")]
     parts += _results(report["series"], figures)
     if missing := len(report["series"]) - len(begun):
         parts.append(Text(f"{missing} planned tilt series not begun", style="dim"))
@@ -122,6 +123,20 @@ def _gaps(figures: SeriesFigures) -> Text:
     return Text(
         f"{figures.series} lacks {shown}{f' and {more} more' if more > 0 else ''}", style="yellow"
     )
+
+
+def _tracking(name: str, told: dict[str, Any]) -> Text:
+    """How well the specimen of a series was kept in the frame, in one line."""
+    rms, largest = (
+        " ".join(_show(value, "{:.0f}") for value in told[key])
+        for key in ("offset_rms_nm", "offset_largest_nm")
+    )
+    text = f"{name} tracked: rms {rms} nm (y x), largest {largest} nm"
+    if told["frames_not_believed"]:
+        text += f", {told['frames_not_believed']} frames not found"
+    if told["scouts"]:
+        text += f", {told['scouts']} scouts{_show(told['scout_dose_e_per_nm2'], ' ({:.2g} e/nm²)')}"
+    return Text(text, style="dim")
 
 
 def _results(

@@ -190,3 +190,52 @@ def plan_table(plan: Plan) -> Group:
         f"; {plan.worst_case}" if plan.worst_case else "",
     )
     return Group(table, total)
+
+
+def tracking_table(told: dict[str, Any]) -> Group:
+    """What tracking is to be expected to achieve, for people; series that are alike in one row.
+
+    Parameters
+    ----------
+    told : dict
+        As `expected_tracking` returns it.
+    """
+    table = Table(
+        title="Tracking to expect, by recorded frames alone (nm)",
+        title_style="bold",
+        title_justify="left",
+    )
+    heads = ("series", "offset rms", "first frame", "beam shift, up to", "focus", "depth of focus")
+    for number, head in enumerate(heads):
+        table.add_column(head, justify="left" if number == 0 else "right")
+    alike: list[tuple[tuple[str, ...], list[str]]] = []
+    for one in told["series"]:
+        shift = f"{one['largest_shift_nm']} of {told['shift_limit_nm']:.0f}"
+        figures = (
+            _value(one["expected_rms_nm"], "{:.0f}"),
+            _value(one["first_frame_sd_nm"], "{:.0f}"),
+            shift,
+            _value(one["focus_sd_nm"], "{:.0f}"),
+            _value(one["depth_of_focus_nm"], "±{:.0f}"),
+        )
+        if not alike or alike[-1][0] != figures:
+            alike.append((figures, []))
+        alike[-1][1].append(one["name"])
+    for figures, names in alike:
+        table.add_row(names[0] + (f" to {names[-1]}" if len(names) > 1 else ""), *figures)
+    known = "as learned, in the goniometer file" if told["basis"] != "assumptions" else "assumed"
+    notes = Text(
+        f"1 sd of one axis; stage jitter {told['jitter_nm']:.0f} nm ({known}); a frame counts as "
+        f"off from {told['lost_beyond_nm']:.0f} nm",
+        style="dim",
+    )
+    parts: list[Table | Text] = [table, notes]
+    if any(one["beyond_shift_limit"] for one in told["series"]):
+        parts.append(
+            Text(
+                "The beam shift may reach its limit where the specimen stands 2 um off the tilt "
+                "axis: bring it to the axis first, or let the stage do it (limits of z in the rig)",
+                style="yellow",
+            )
+        )
+    return Group(*parts)

@@ -188,15 +188,19 @@ def check(recipe: RecipeArgument, rig: RigOption = None, as_json: JsonOption = F
     """Validate a recipe and print its plan; touches no hardware."""
     from ...protocols.config.recipe import load_recipe
     from ..schedule.plan import make_new_plan
-    from .progress import plan_table
+    from ..tracking.expected_tracking import expected_tracking
+    from .progress import plan_table, tracking_table
 
     recipe_model, _ = load_recipe(recipe)
     rig_model, _ = rig_of(rig, recipe_model)
     plan = make_new_plan(recipe_model, rig_model, str(recipe))
+    tracking = expected_tracking(plan, rig_model)
     if as_json:
-        print_json(plan.summary())
-    else:
-        output_console().print(plan_table(plan))
+        print_json(plan.summary() | {"tracking": tracking})
+        return
+    output_console().print(plan_table(plan))
+    if tracking is not None:
+        output_console().print(tracking_table(tracking))
 
 
 @commands.command(epilog="Example: `pyrotome serve --rig examples/rigs/simulated.yaml`")

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ...protocols.messages.manifest import RunManifest
 from ...protocols.runfile import layout
+from ...protocols.runfile.tracking_columns import TRACKING_COLUMNS
 
 
 class BadRecord(ValueError):
@@ -49,7 +50,10 @@ class StackBuffer:
         self._key_data = file[layout.image_key_path(name)]
         self.keys: NDArray[np.int32] = self._key_data[...]
         self._columns: dict[str, tuple[Any, NDArray[Any]]] = {}
-        for column in layout.COLUMNS:
+        # Only a series of a run that tracks has them, and no file of an earlier version.
+        self.is_tracked = f"/{name}/{TRACKING_COLUMNS[0].path}" in file
+        tracked = TRACKING_COLUMNS if self.is_tracked else ()
+        for column in (*layout.COLUMNS, *tracked):
             dataset = file[f"/{name}/{column.path}"]
             self._columns[column.key] = (dataset, dataset[...])
         self._dirty: tuple[int, int] | None = None
@@ -70,8 +74,11 @@ class StackBuffer:
 
     def is_lost(self, index: int) -> bool:
         """Whether a frame was taken and is not there."""
-        taken = math.isfinite(self._columns[layout.TIME_COLUMN.key][1][index])
-        return taken and not self.is_recorded(index)
+        return self.is_taken(index) and not self.is_recorded(index)
+
+    def is_taken(self, index: int) -> bool:
+        """Whether a frame was taken, whether it is there or not."""
+        return math.isfinite(self._columns[layout.TIME_COLUMN.key][1][index])
 
     @property
     def is_behind(self) -> bool:
@@ -87,7 +94,11 @@ class StackBuffer:
         self.data = None  # the last handle must go before another one comes
         self.data = self._file[self._path]
 
-    def note(self, index: int, stamps: Mapping[str, float | int], *, lost: bool) -> None:
+    def values(self) -> dict[str, NDArray[Any]]:
+        """What is known of the frames, by the keys of the columns; not to be changed."""
+        return {key: values for key, (_, values) in self._columns.items()}
+
+    def note(self, index: int, stamps: Mapping[str, Any], *, lost: bool) -> None:
         """Keep the stamps of a frame until they are written.
 
         Parameters
@@ -95,13 +106,17 @@ class StackBuffer:
         index : int
             Of the frame.
         stamps : mapping
-            By the keys of `layout.COLUMNS`.
+            By the keys of `layout.COLUMNS`, and of `TRACKING_COLUMNS` where it is tracked.
         lost : bool
             Whether the frame is not in the file.
         """
+        self.keys[index] = layout.MISSING if lost else self._there
+        self.amend(index, stamps)
+
+    def amend(self, index: int, stamps: Mapping[str, Any]) -> None:
+        """Keep some stamps of a frame that was taken until they are written."""
         for key, value in stamps.items():
             self._columns[key][1][index] = value
-        self.keys[index] = layout.MISSING if lost else self._there
         low, high = self._dirty or (index, index)
         self._dirty = min(low, index), max(high, index)
 

@@ -31,6 +31,7 @@ from ...protocols.runfile import layout
 from ...protocols.runfile.nexus import tidy
 from ...protocols.runfile.reader import Run
 from ...protocols.runfile.summary import report_of
+from ...protocols.runfile.tracking_columns import TRACKING_COLUMNS
 from ...protocols.storage import superblock
 from ...protocols.storage.chunk_index import repaired_nodes
 from ...protocols.storage.overlay import Overlay
@@ -282,6 +283,10 @@ class FileRepair:
         if not len(keys) == len(taken) == len(data):
             raise Unrepairable(f"is damaged beyond help: the tables of {name} differ in length")
         whole = self._whole_frames(data)
+        for column in TRACKING_COLUMNS:
+            path = f"/{name}/{column.path}"
+            if path in file and len(file[path]) != len(data):
+                raise Unrepairable(f"is damaged beyond help: {path} differs in length")
         recorded = keys == layout.key_of_recorded(name)
         gone = np.flatnonzero(recorded & ~whole)
         if gone.size:

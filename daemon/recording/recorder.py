@@ -40,6 +40,7 @@ from pydantic import ValidationError
 
 from ...protocols.core.bitshuffle import Bitshuffle
 from ...protocols.messages import credit_link as link
+from ...protocols.messages.offsets import OFFSET_TOPIC
 from ...protocols.messages.parent_pipe import announce, fail, read_config, watch_parent
 from ...protocols.messages.process import RecorderConfig
 from ...protocols.messages.stream import (
@@ -72,7 +73,7 @@ def credit_for(frame_bytes: int) -> int:
 
 @dataclass
 class _Job:
-    """A frame or a result on its way to the disk."""
+    """A frame, its measured offset or a result on its way to the disk."""
 
     message: Message
     is_frame: bool = False
@@ -157,6 +158,8 @@ class Recorder:
         kind, _, name = message.topic.partition("/")
         if kind == "frame":
             self._queue.append(_Job(message, is_frame=True, chunk=self._compress(message)))
+        elif message.topic == OFFSET_TOPIC:
+            self._queue.append(_Job(message))  # behind its frame
         elif kind == "result":
             if message.header.get("record", True) is not False:
                 self._queue.append(_Job(message))
@@ -240,7 +243,9 @@ class Recorder:
         job = self._queue[0]
         header = job.message.header
         try:
-            if not job.is_frame:
+            if job.message.topic == OFFSET_TOPIC:
+                self._file.set_offset(header)
+            elif not job.is_frame:
                 self._file.write_result(header, array_of(job.message))
             elif header.get("lost") is True:
                 self._file.write_frame(header, None)

@@ -16,6 +16,7 @@ from ...protocols.messages.manifest import Interruption, RunManifest
 from ...protocols.runfile import layout
 from ...protocols.runfile.nexus import add_node
 from ...protocols.runfile.steering_table import steering_nodes
+from ...protocols.runfile.tracking_columns import tracking_nodes
 from ...protocols.storage.transaction import edited
 
 # What must not differ between the run as it began and as it is resumed. Instruments, software, the
@@ -70,6 +71,7 @@ def reopen(path: Path, manifest: RunManifest, resumed: Interruption) -> RunManif
             raise CannotResume(f"{path} holds a complete run; there is nothing to resume")
         _add_missing(file, layout.tree(stored))
         _add_missing(file, steering_nodes(stored))
+        _add_missing(file, tracking_nodes(stored))
         _add_missing(file, layout.interruptions())
         file[layout.STATUS][()] = b"running"
         file[layout.REASON][()] = b""

@@ -31,11 +31,13 @@ from ...protocols.messages.manifest import Interruption, RunManifest
 from ...protocols.runfile import layout
 from ...protocols.runfile.nexus import create_run_file, finalise
 from ...protocols.runfile.steering_table import COLUMNS, STEERING, steering_row
+from ...protocols.runfile.tracking_columns import frame_stamps
 from ...protocols.storage.overlay import PAGE_BYTES
 from ...protocols.storage.transaction import CHUNK_CACHE_BYTES, LIBVER
 from ...protocols.storage.writer_lock import WriterLock
 from .buffers import BadRecord, HoldTimes, LogBuffer, StackBuffer, integer_of, number_of
 from .reopen import reopen
+from .tracking_record import TrackingRecord
 
 RESERVE_BYTES = 32 << 20
 # Of which so much may be used up when a run is to end on a full disk.
@@ -119,6 +121,7 @@ class RunFile:
         if self._steering is not None:
             self._logs.append(self._steering)
         self._holds = HoldTimes(self._file, manifest)
+        self._tracking = TrackingRecord(self._file, manifest, self._stacks)
         self.frames = sum(stack.recorded for stack in self._stacks.values())
         self.lost = sum(stack.lost for stack in self._stacks.values())
         self._file.swmr_mode = True
@@ -183,7 +186,8 @@ class RunFile:
                 stack.reopen()
                 raise
         self.lost -= stack.is_lost(index)
-        stack.note(index, self._stamps(header), lost=frame is None)
+        stamps = self._stamps(header) | (frame_stamps(header) if stack.is_tracked else {})
+        stack.note(index, stamps, lost=frame is None)
         if frame is None:
             self.lost += 1
         else:
@@ -275,6 +279,18 @@ class RunFile:
         """Note the moments of a hold; raises :class:`BadRecord` if the run has no such hold."""
         self._holds.set(times)
 
+    def set_offset(self, header: Mapping[str, Any]) -> None:
+        """Note the measured offset of a frame, see `offsets.offset_message`.
+
+        Raises
+        ------
+        BadMessage
+            If the message names no frame.
+        BadRecord
+            If the file has no place for it, or no such frame was taken.
+        """
+        self._tracking.note(header)
+
     def flush(self) -> None:
         """Write what was gathered and let readers see it; returns when the disk has it."""
         self._check_room()
@@ -283,6 +299,7 @@ class RunFile:
         begun = [stack for stack in self._stacks.values() if stack.is_behind]
         for stack in begun:
             stack.write_stamps()
+        self._tracking.write(self.last_ns)
         self._holds.write()
         self._file.flush()
         if begun:

@@ -13,6 +13,7 @@ from ...protocols.messages.manifest import RunManifest
 from ..resume.run_journal import journal_path
 from ..schedule.plan import Plan
 from ..tracking.follower import BEAM_CHANNELS, CHANNELS
+from ..tracking.tracking_plan import tracking_plan
 from .context import RunContext
 
 DAEMON_CHANNELS = {
@@ -74,6 +75,7 @@ def new_manifest(plan: Plan, recipe_text: str, context: RunContext) -> RunManife
         analysis=tuple(step.model_dump() for step in plan.recipe.analysis),
         run_results=plan.run_results,
         adaptive_holds=plan.adaptive_holds,
+        tracking=tracking_plan(plan.recipe, rig),
     )
 
 

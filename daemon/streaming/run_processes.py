@@ -13,12 +13,14 @@ from typing import Any
 import numpy as np
 import zmq.asyncio
 from numpy.typing import NDArray
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from ...protocols.messages.credit_link import ANALYSIS, RECORDER, TRACKER
 from ...protocols.messages.manifest import Interruption, RunManifest
+from ...protocols.messages.offsets import offset_message
 from ...protocols.messages.process import AnalysisConfig, RecorderConfig, TrackerConfig
 from ...protocols.messages.stream import BadMessage, Message, array_of
+from ...protocols.messages.tracking import OffsetMeasured
 from ..runtime.event_bus import Event
 from ..runtime.processes import Child, ChildFailed
 from .credit_link import Consumer, CreditLink
@@ -89,6 +91,7 @@ class RunProcesses:
         self._hub, self._bus, self._output = hub, hub.bus, output
         self._on_result, self._on_recorder_death = on_result, on_recorder_death
         self._children: dict[str, Child] = {}
+        self._records_tracking = False
 
     # --- start ----------------------------------------------------------------------------------
 
@@ -117,6 +120,7 @@ class RunProcesses:
             If the recorder cannot start, or another refuses its configuration.
         """
         endpoint, file = self.link.open(), str(self._output)
+        self._records_tracking = manifest.tracking is not None
         self._hub.attach(self.link)
         recorder = RecorderConfig(link=endpoint, file=file, manifest=manifest, resumed=resumed)
         starts: dict[str, tuple[str, BaseModel]] = {
@@ -156,6 +160,8 @@ class RunProcesses:
     def _result_received(
         self, source: str, body: dict[str, Any], payload: Sequence[bytes | memoryview]
     ) -> None:
+        if source == TRACKER and self._records_tracking:
+            self._pass_offset_on(body.get("measured"))
         name = str(body.get("name", "unnamed"))
         topic, parts = f"result/{name}", tuple(payload)
         array = None
@@ -170,6 +176,16 @@ class RunProcesses:
         sent = self._hub.publish(topic, "result", body, parts)
         if body.get("record", True):
             self._hub.record(sent)
+
+    def _pass_offset_on(self, measured: object) -> None:
+        """Tell recorder and analysis where the specimen was in a frame."""
+        try:
+            found = None if measured is None else OffsetMeasured.model_validate(measured)
+        except ValidationError:
+            return  # told by the follower
+        if found is not None and found.scan == "frame":
+            for name in (RECORDER, ANALYSIS):
+                self.link.send_only(name, offset_message(found))
 
     def _event_received(self, source: str, body: dict[str, Any]) -> None:
         level = body.get("level")

@@ -23,6 +23,7 @@ from ...protocols.messages.tracking import (
     DriftAt,
     HoldDone,
     OffsetMeasured,
+    Row,
     SeriesBegun,
     ShiftSet,
     StageMoved,
@@ -118,7 +119,7 @@ class Follower:
         self._table: Table | None = None
         self._series = ""
         self._applied = AppliedShift(beam, clock)
-        self._sd_nm: tuple[float, float] | None = None
+        self._row: Row | None = None
         self._can_focus = False
         self._recent: list[OffsetMeasured] = []
         self._frames = 0
@@ -200,9 +201,9 @@ class Follower:
             else:
                 self.lost(text)
         row = None if self._table is None else self._table.row_at(tilt_deg)
+        self._row = row
         if row is None or self._table is None or not self._table.trusted:
             return
-        self._sd_nm = row.shift_sd_nm
         try:
             await self._apply(row.shift_nm, row.defocus_nm)
         except (OutOfRange, DeviceRefused) as error:
@@ -251,7 +252,6 @@ class Follower:
             return None
         if self._z_stuck(found[0]):
             return None
-        self._lifted_from_nm = found[0]
         return -found[0]
 
     def _z_stuck(self, height_nm: float) -> bool:
@@ -314,6 +314,8 @@ class Follower:
             text = f"takes over ({y_nm:.0f}, {x_nm:.0f}) nm (y, x) of the beam shift"
         self._event("info", "tracker", f"{self._series}: the stage {text}")
         self._frames, self._table, self._since_ns = 0, None, t_ns
+        if z_nm:
+            self._lifted_from_nm = -z_nm
         x_error_nm, y_error_nm, z_error_nm = (
             _MOVE_ERROR_NM * (by != 0) for by in (x_nm, y_nm, z_nm)
         )
@@ -340,7 +342,14 @@ class Follower:
 
     def header(self) -> dict[str, Any]:
         """What the header of a frame says of its shift."""
-        known = {} if self._sd_nm is None else {"shift_sd_nm": list(self._sd_nm)}
+        known: dict[str, Any] = {}
+        if (row := self._row) is not None:
+            known = {
+                "shift_predicted_nm": list(row.shift_nm),
+                "shift_sd_nm": list(row.shift_sd_nm),
+                "defocus_sd_nm": row.defocus_sd_nm,
+                "drift_nm_per_s": row.drift_nm_per_s,
+            }
         applied = self._applied
         shift = {"shift_nm": list(applied.shift_nm), "defocus_nm": applied.defocus_nm}
         return {**shift, **known, "scouts": self.scouts}

@@ -58,6 +58,33 @@ class Interruption(Strict):
     number: int | None = None
 
 
+class ShiftMatrix(Strict):
+    """What the beam deflectors do to the image, from a `ShiftCalibration`.
+
+    `matrix_nm` holds shifts (y, x) of the image for one `unit` of each deflector, `covariance_nm2`
+    that of its elements row by row, `date` when it was measured, `largest_nm` the largest shift
+    tried.
+    """
+
+    unit: str
+    matrix_nm: tuple[tuple[float, float], tuple[float, float]]
+    covariance_nm2: tuple[tuple[float, ...], ...]
+    date: str
+    largest_nm: float
+
+
+class TrackingPlan(Strict):
+    """How the specimen of a run is kept in the frame and in focus.
+
+    `settings` are those of the recipe, by names such as ``track.by``; `lost_beyond_nm` is the
+    offset beyond which a frame counts as off; `calibration` is that of the beam shift.
+    """
+
+    settings: dict[str, str | float | None]
+    lost_beyond_nm: float
+    calibration: ShiftMatrix | None = None
+
+
 class RunManifest(Strict):
     """Everything that is fixed when a run starts.
 
@@ -66,6 +93,7 @@ class RunManifest(Strict):
     of the pipeline as they are written in a recipe: only the analysis needs their classes.
     `run_results` are the results of the run as a whole. The
     `adaptive_holds` are chosen as the run goes on; what `holds` says of them is the longest.
+    `tracking` is None for a run that does not track.
     """
 
     run: str
@@ -91,6 +119,7 @@ class RunManifest(Strict):
     analysis: tuple[dict[str, Any], ...] = ()
     run_results: tuple[ResultPlan, ...] = ()
     adaptive_holds: tuple[int, ...] = ()
+    tracking: TrackingPlan | None = None
 
     @field_validator("analysis", mode="before")
     @classmethod

@@ -25,6 +25,7 @@ from ..storage.redo_log import redo_path
 from ..storage.transaction import CHUNK_CACHE_BYTES, LIBVER, edited
 from . import layout
 from .steering_table import steering_nodes
+from .tracking_columns import tracking_nodes
 
 _LOG_CHUNK_BYTES = 32_768
 _NEW = ".new"
@@ -54,7 +55,8 @@ def create_run_file(path: Path, manifest: RunManifest) -> Any:
     OSError
         If it cannot be written; nothing is left behind then.
     """
-    return create_file(path, (*layout.tree(manifest), *steering_nodes(manifest)))
+    tables = (*steering_nodes(manifest), *tracking_nodes(manifest))
+    return create_file(path, (*layout.tree(manifest), *tables))
 
 
 def create_file(path: Path, nodes: Iterable[layout.Node]) -> Any:

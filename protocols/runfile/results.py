@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,6 +14,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+# Others, such as `process_tracking`, are no results of the analysis.
+_NUMBERED = re.compile(r"process_(\d+)")
 
 
 class Axis(NamedTuple):
@@ -103,7 +107,7 @@ def stored_results(file: Any, stack: str) -> Iterator[StoredResult]:
         Their arrays are not read yet.
     """
     group = file[stack]
-    for process in sorted(name for name in group if name.startswith("process_")):
+    for process in sorted(name for name in group if _NUMBERED.fullmatch(name)):
         for name, result in group[process].items():
             if result.attrs.get("NX_class") != "NXdata" or "data" not in result:
                 continue
@@ -115,8 +119,8 @@ def stored_results(file: Any, stack: str) -> Iterator[StoredResult]:
 
 def last_process(file: Any, group: str) -> int:
     """Highest number of an NXprocess group of a stack, or of the entry; 0 if there is none."""
-    names = [name for name in file[group] if name.startswith("process_")]
-    return max((int(name.removeprefix("process_")) for name in names), default=0)
+    found = [_NUMBERED.fullmatch(name) for name in file[group]]
+    return max((int(match[1]) for match in found if match is not None), default=0)
 
 
 def _units(dataset: Any) -> str:

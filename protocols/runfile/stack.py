@@ -22,6 +22,7 @@ from .frames import Frames, read_outliers
 from .logs import utc_of
 from .references import StackReferences, references_of
 from .results import StoredResult, last_process, stored_results
+from .tracking_columns import SeriesTracking, tracking_of
 
 Floats = NDArray[np.float64]
 
@@ -268,6 +269,11 @@ class Stack:
             Empty where the file does not have the column.
         """
         return self._read(layout.column_path(self.name, key))
+
+    @property
+    def tracking(self) -> SeriesTracking | None:
+        """Where the beam was and where the specimen was, frame by frame; None if not tracked."""
+        return tracking_of(self._read, self.name)
 
     @property
     def views_deg(self) -> tuple[float, ...]:

@@ -13,6 +13,9 @@ from .holds import Hold
 from .logs import warnings_of
 from .reader import Floats, Run, Stack, open_run
 
+# Part of the frames of a series that may be off before it is worth a warning.
+_MOST_OFF = 0.1
+
 
 def inspect_file(path: Path) -> dict[str, Any]:
     """Report what a run file holds.
@@ -88,7 +91,7 @@ def report_of(run: Run) -> dict[str, Any]:
         "holds": [_hold_report(hold) for hold in holds],
         "series": [
             _series_report(stack, totals_s[stack.name])
-            | {"warnings": warnings_of(events, stack.name)}
+            | _tracking_report(stack, warnings_of(events, stack.name))
             for stack in run.series
         ],
         "results": list(run.results),
@@ -137,6 +140,35 @@ def _series_report(stack: Stack, hold_total_s: float | None) -> dict[str, Any]:
         "dose_e_per_nm2": _sum(stack.dose_e_per_nm2[exposed]),
         "hold_total_s": hold_total_s,
         "results": list(stack.results),
+    }
+
+
+def _tracking_report(stack: Stack, warnings: list[str]) -> dict[str, Any]:
+    """How well the specimen was kept in the frame, and the warnings of the series."""
+    tracking = stack.tracking
+    if tracking is None:
+        return {"warnings": warnings, "tracking": None}
+    figures = tracking.figures
+    seen = figures.frames_measured + figures.frames_not_believed
+    off = figures.frames_off + figures.frames_not_believed
+    if off > _MOST_OFF * max(1, seen):
+        warnings = [
+            *warnings,
+            f"{stack.name}: {off} of {seen} frames were off by more than "
+            f"{tracking.lost_beyond_nm:.0f} nm, or did not show the specimen where it was expected",
+        ]
+    return {
+        "warnings": warnings,
+        "tracking": {
+            "frames_measured": figures.frames_measured,
+            "frames_not_believed": figures.frames_not_believed,
+            "frames_off": figures.frames_off,
+            "lost_beyond_nm": tracking.lost_beyond_nm,
+            "offset_rms_nm": [_number(value) for value in figures.offset_rms],
+            "offset_largest_nm": [_number(value) for value in figures.offset_largest],
+            "scouts": figures.scouts,
+            "scout_dose_e_per_nm2": _number(figures.scout_dose),
+        },
     }
 
 

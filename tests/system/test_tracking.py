@@ -29,6 +29,13 @@ def test_the_specimen_stays_in_the_frame(cli: Any) -> None:
     with pyrotome.open(cli.folder / "run.nxs") as run:
         measured = run.telemetry["tracker"]["offset_x_nm"].values
         shifts = run.telemetry["beam"]["shift_x_nm"].values
+        told = run.series[1].tracking
+        columns = told.offset_measured_nm, told.shift_applied_nm, told.shift_predicted_sd_nm
+        measured_in_file = [np.isfinite(values).all(axis=1).sum() for values in columns]
+        score, scouts = told.registration_score, told.scouts
+    assert measured_in_file == [11, 11, 11]
+    assert score.min() > 0.1
+    assert scouts.tolist() == [0] * 11
     assert np.isfinite(measured).sum() >= 9
     assert np.nanmax(np.abs(shifts)) > 300
     assert not (cli.folder / "run.nxs.tracking").exists(), "it has served"
@@ -111,3 +118,20 @@ def test_what_cannot_work_is_refused_by_check(
     assert done.returncode == 2, done.stderr
     assert words in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_check_tells_what_to_expect(cli: Any) -> None:
+    rig = realistic(cli.folder)
+    done = cli("check", cli.recipe(**TRACKED, analysis=[]), "--rig", cli.rig(**rig), "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)["tracking"]
+    (series,) = told["series"]
+    assert told["basis"] == "assumptions"
+    assert 50 < series["expected_rms_nm"] < 100
+    assert (told["shift_limit_nm"], series["beyond_shift_limit"]) == (1900, False)
+    assert series["depth_of_focus_nm"] == 684
+    (cli.folder / "column.json").write_text("{}")
+    rig_file = cli.rig(**rig, goniometer_file="column.json")
+    done = cli("check", cli.recipe(**TRACKED, analysis=[]), "--rig", rig_file)
+    assert done.returncode == 2
+    assert "is no goniometer file" in done.stderr

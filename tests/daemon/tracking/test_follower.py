@@ -137,6 +137,8 @@ async def test_beam_and_focus_follow_the_newest_table() -> None:
     header = bench.follower.header()
     assert header["shift_nm"] == list(bench.column.shifts[-1])
     assert header["shift_sd_nm"] == [30.0, 30.0]
+    assert header["shift_predicted_nm"] == header["shift_nm"]
+    assert (header["defocus_sd_nm"], header["drift_nm_per_s"]) == (50.0, 0.1)
 
 
 async def test_a_table_that_is_not_trusted_is_not_applied_and_pauses() -> None:

@@ -123,7 +123,7 @@ def test_the_whole_report(tmp_path: Path) -> None:
     one, two, three = report["series"]
     assert list(one) == [
         "name", "frames", "lost_frames", "tilt_deg", "shape", "temperature_mean_c",
-        "temperature_std_c", "dose_e_per_nm2", "hold_total_s", "results", "warnings",
+        "temperature_std_c", "dose_e_per_nm2", "hold_total_s", "results", "warnings", "tracking",
     ]  # fmt: skip
     assert one["tilt_deg"] == [-2.0, 0.0, 2.0]
     assert one["shape"] == list(SHAPE)

@@ -1,0 +1,106 @@
+"""What `check` says of tracking: for each series what to expect, beside what rig and beam allow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ...protocols.config.rig import Rig
+from ...protocols.core.errors import BadInput
+from ...protocols.messages.manifest import StackPlan
+from ...protocols.messages.tracking_expectation import (
+    ExpectedSeries,
+    StageFigures,
+    depth_of_focus_nm,
+    expected_series,
+    stage_of,
+)
+from ...protocols.messages.tracking_rules import TrackingLimits
+from ..schedule.plan import Plan
+
+_MOST_BYTES = 64 << 20
+
+
+def expected_tracking(plan: Plan, rig: Rig) -> dict[str, Any] | None:
+    """What tracking is to be expected to achieve; None for a recipe that does not track.
+
+    Parameters
+    ----------
+    plan : Plan
+        Of the recipe.
+    rig : Rig
+        With absolute paths.
+
+    Returns
+    -------
+    dict or None
+        As ``check --json`` prints it under ``tracking``; lengths in nm.
+
+    Raises
+    ------
+    BadInput
+        If the rig's goniometer file is there and cannot be used.
+    """
+    recipe, shift = plan.recipe, rig.beam.shift
+    if recipe.track is None or not recipe.tracked:
+        return None
+    limits = TrackingLimits(lost_beyond=recipe.track.lost_beyond)
+    if shift is not None:
+        limits = TrackingLimits(
+            lost_beyond=recipe.track.lost_beyond,
+            shift_limit_nm=shift.limit_nm,
+            hand_over_nm=shift.hand_over_nm,
+        )
+    stage, basis = _stage(rig)
+    focus = rig.beam.focus
+    cone = None if focus is None else focus.convergence_mrad
+    depth_nm = None if cone is None else depth_of_focus_nm(recipe.beam.voltage_kv, cone)
+    tracks_focus = recipe.focus.by == "model" and focus is not None
+    series: list[dict[str, Any]] = []
+    before: dict[tuple[float, ...], int] = {}
+    held = 0
+    for number, stack in enumerate(s for s in plan.stacks if s.kind == "series"):
+        angles = tuple(sorted(stack.tilt_deg))
+        holds = plan.holds_before.get(stack.name, 0)
+        # Another schedule of angles shares no course, but its place is known too.
+        seen = before.get(angles, 0)
+        found = expected_series(
+            stack.tilt_deg, limits, stage, max(seen, min(number, 1)), after_hold=holds > held
+        )
+        before[angles], held = seen + 1, holds
+        series.append(_row(stack, found, depth_nm if tracks_focus else None, tracks_focus))
+    return {
+        "basis": basis,
+        "jitter_nm": round(stage.jitter_nm, 1),
+        "lost_beyond_nm": round(recipe.track.lost_beyond * recipe.beam.field_nm, 1),
+        "shift_limit_nm": round(limits.shift_limit_nm, 1),
+        "series": series,
+    }
+
+
+def _row(
+    stack: StackPlan, found: ExpectedSeries, depth_nm: float | None, tracks_focus: bool
+) -> dict[str, Any]:
+    return {
+        "name": stack.name,
+        "expected_rms_nm": round(found.rms_nm, 1),
+        "first_frame_sd_nm": round(found.frame_sd_nm[0], 1) if found.frame_sd_nm else None,
+        "largest_shift_nm": round(found.shift_nm),
+        "beyond_shift_limit": found.beyond_shift_limit,
+        "focus_sd_nm": round(found.focus_sd_nm) if tracks_focus else None,
+        "depth_of_focus_nm": None if depth_nm is None else round(depth_nm),
+    }
+
+
+def _stage(rig: Rig) -> tuple[StageFigures, str]:
+    """How the stage errs, and by what that is known."""
+    path = None if rig.goniometer_file is None else Path(rig.goniometer_file)
+    if path is None or not path.exists():
+        return StageFigures(), "assumptions"
+    try:
+        with path.open("rb") as file:
+            return stage_of(file.read(_MOST_BYTES)), "goniometer_file"
+    except OSError as error:
+        raise BadInput(str(path), f"cannot be read: {error.strerror or error}") from None
+    except ValueError as error:
+        raise BadInput(str(path), f"is no goniometer file: {error}; move it away") from None
