@@ -135,9 +135,9 @@ def report(mode, folder, side, speed, done, elapsed_s):
     )
     print(
         f"{mode:8} {len(whole):2} series in {elapsed_s:.0f} s, exit {done.returncode}\n"
-        f"         from series {LATER}: rms y {rms(later[..., 0]):.1f}, x {rms(later[..., 1]):.1f} nm "
-        f"(first frames {rms(first):.1f}); worst of all {np.abs(off).max():.0f} nm; focus "
-        f"{rms(focus[-len(later) :]):.0f} nm\n"
+        f"         from series {LATER}: rms y {rms(later[..., 0]):.1f}, x "
+        f"{rms(later[..., 1]):.1f} nm (first frames {rms(first):.1f}); worst of all "
+        f"{np.abs(off).max():.0f} nm; focus {rms(focus[-len(later) :]):.0f} nm\n"
         f"         {cost}; all: world {world:.1f}, ledger {ledger:.1f} e/nm2"
     )
     for text in sorted(set(re.findall(r"tracker: .*", done.stderr)))[:6]:

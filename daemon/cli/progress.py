@@ -205,9 +205,11 @@ def tracking_table(told: dict[str, Any]) -> Group:
         title_style="bold",
         title_justify="left",
     )
-    heads = ("series", "offset rms", "first frame", "beam shift, up to", "focus", "depth of focus")
+    heads = (
+        "series", "rms", "first frame", "beam shift", "focus", "depth", "scouts", "e/nm²",
+    )  # fmt: skip
     for number, head in enumerate(heads):
-        table.add_column(head, justify="left" if number == 0 else "right")
+        table.add_column(head, justify="left" if number == 0 else "right", no_wrap=True)
     alike: list[tuple[tuple[str, ...], list[str]]] = []
     for one in told["series"]:
         shift = f"{one['largest_shift_nm']} of {told['shift_limit_nm']:.0f}"
@@ -217,6 +219,8 @@ def tracking_table(told: dict[str, Any]) -> Group:
             shift,
             _value(one["focus_sd_nm"], "{:.0f}"),
             _value(one["depth_of_focus_nm"], "±{:.0f}"),
+            f"{one['scouts']}" if one["scouts"] else "",
+            f"{one['scouts_dose_e_per_nm2']:.2g}" if one["scouts"] else "",
         )
         if not alike or alike[-1][0] != figures:
             alike.append((figures, []))
@@ -225,8 +229,9 @@ def tracking_table(told: dict[str, Any]) -> Group:
         table.add_row(names[0] + (f" to {names[-1]}" if len(names) > 1 else ""), *figures)
     known = "as learned, in the goniometer file" if told["basis"] != "assumptions" else "assumed"
     notes = Text(
-        f"1 sd of one axis; stage jitter {told['jitter_nm']:.0f} nm ({known}); a frame counts as "
-        f"off from {told['lost_beyond_nm']:.0f} nm",
+        f"1 sd of one axis, before scouts; beam shift: the largest, of its limit; stage jitter "
+        f"{told['jitter_nm']:.0f} nm ({known}); a frame counts as off from "
+        f"{told['lost_beyond_nm']:.0f} nm",
         style="dim",
     )
     parts: list[Table | Text] = [table, notes]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +45,13 @@ def expected_tracking(plan: Plan, rig: Rig) -> dict[str, Any] | None:
     recipe, shift = plan.recipe, rig.beam.shift
     if recipe.track is None or not recipe.tracked:
         return None
-    limits = TrackingLimits(lost_beyond=recipe.track.lost_beyond)
+    limits = TrackingLimits(
+        keep_within_nm=recipe.track.keep_within_nm,
+        scouts_e_per_nm2=recipe.track.scouts_e_per_nm2,
+        lost_beyond=recipe.track.lost_beyond,
+    )
     if shift is not None:
-        limits = TrackingLimits(
-            lost_beyond=recipe.track.lost_beyond,
-            shift_limit_nm=shift.limit_nm,
-            hand_over_nm=shift.hand_over_nm,
-        )
+        limits = replace(limits, shift_limit_nm=shift.limit_nm, hand_over_nm=shift.hand_over_nm)
     stage, basis = _stage(rig)
     focus = rig.beam.focus
     cone = None if focus is None else focus.convergence_mrad
@@ -68,7 +69,8 @@ def expected_tracking(plan: Plan, rig: Rig) -> dict[str, Any] | None:
             stack.tilt_deg, limits, stage, max(seen, min(number, 1)), after_hold=holds > held
         )
         before[angles], held = seen + 1, holds
-        series.append(_row(stack, found, depth_nm if tracks_focus else None, tracks_focus))
+        row = _row(stack, found, depth_nm if tracks_focus else None, tracks_focus)
+        series.append(row | _scouts(found, limits, plan.scout_dose_e_per_nm2))
     return {
         "basis": basis,
         "jitter_nm": round(stage.jitter_nm, 1),
@@ -90,6 +92,13 @@ def _row(
         "focus_sd_nm": round(found.focus_sd_nm) if tracks_focus else None,
         "depth_of_focus_nm": None if depth_nm is None else round(depth_nm),
     }
+
+
+def _scouts(found: ExpectedSeries, limits: TrackingLimits, dose: float) -> dict[str, Any]:
+    """How many scouts a series takes at most, and their dose."""
+    wanted = sum(sd > limits.keep_within_nm for sd in found.frame_sd_nm)
+    most = min(wanted, int(limits.scouts_e_per_nm2 / dose * (1 + 1e-9)))
+    return {"scouts": most, "scouts_dose_e_per_nm2": round(most * dose, 4)}
 
 
 def _stage(rig: Rig) -> tuple[StageFigures, str]:
