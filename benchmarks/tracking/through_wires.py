@@ -59,6 +59,7 @@ def inputs(folder, mode, series, side, seed):
     rig = yaml.safe_load((HOUSE / "examples/rigs/realistic.yaml").read_text())
     rig["beam"]["shift"] |= {"calibration_file": "shift.json", "limit": "1.9 um"}
     rig["simulator"]["seed"] = seed
+    rig["streams"] = {"monitor": "tcp://127.0.0.1:*", "control": "tcp://127.0.0.1:*"}
     (folder / "shift.json").write_text(json.dumps(SHIFT))
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     (folder / "rig.yaml").write_text(yaml.safe_dump(rig))
@@ -70,7 +71,7 @@ def run(folder, speed):
     done = subprocess.run(
         [sys.executable, "-m", "pyrotome.daemon", "run", "recipe.yaml", "--rig", "rig.yaml",
          "-o", "run.nxs", "--speed", str(speed), "--simulator-log", "world.log"],
-        cwd=folder, capture_output=True, text=True, timeout=7200, stdin=subprocess.DEVNULL,
+        cwd=folder, capture_output=True, text=True, timeout=3600, stdin=subprocess.DEVNULL,
         check=False,
     )  # fmt: skip
     return done, time.monotonic() - began

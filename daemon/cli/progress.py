@@ -206,7 +206,7 @@ def tracking_table(told: dict[str, Any]) -> Group:
         title_justify="left",
     )
     heads = (
-        "series", "rms", "first frame", "beam shift", "focus", "depth", "scouts", "e/nm²",
+        "series", "rms", "first", "beam shift", "focus", "depth", "scouts", "e/nm²",
     )  # fmt: skip
     for number, head in enumerate(heads):
         table.add_column(head, justify="left" if number == 0 else "right", no_wrap=True)

@@ -8,7 +8,6 @@ waits for one (decision 24).
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -45,15 +44,11 @@ from ...protocols.messages.tracking_rules import (
     stage_takes_over,
 )
 from .applied_shift import AppliedShift
+from .height_correction import MOVE_ERROR_NM, HeightCorrection
 from .scout_answers import ScoutAnswers
 
-# Height is corrected by the stage from so many frames of a series on, at tilts no larger than this,
-# where it is larger than its own doubt and this many nm. A move of the stage errs by so much.
-_FRAMES_BEFORE_LIFT, _LIFT_WITHIN_DEG, _LIFT_LEAST_NM, _MOVE_ERROR_NM = 3, 25.0, 300.0, 200.0
 # Wall seconds that the engine waits for a table at the beginning of a series and after a move.
 _ANSWER_S, _POLL_S = 1.0, 0.005
-# At any tilt where the next shift is this part of the largest.
-_NEARLY = 0.9
 # Times running that the beam shift has moved by itself, after which the run pauses.
 _MOST_FORGOTTEN = 2
 CHANNELS: Mapping[str, str] = {
@@ -125,7 +120,7 @@ class Follower:
         self._frames = 0
         self._since_ns = 0
         self._distrusted = False
-        self._lifted_from_nm: float | None = None
+        self._heights = HeightCorrection()
         self._said: set[str] = set()
 
     async def prepare(self) -> None:
@@ -237,35 +232,18 @@ class Follower:
         tilt_deg : float
             Angle of the next frame; at a large one a move that errs moves the image.
         """
-        table = self._table
-        row = None if table is None else table.row_at(tilt_deg)
-        if table is None or row is None or not table.trusted:
+        table, heights = self._table, self._heights
+        if table is None or table.row_at(tilt_deg) is None or not table.trusted:
             return None
-        due = math.hypot(*row.shift_nm) > _NEARLY * self._limits.shift_limit_nm
-        if abs(tilt_deg) > _LIFT_WITHIN_DEG and not due:
-            return None
-        largest = max((math.hypot(*row.shift_nm) for row in table.rows), default=0.0)
-        if self._frames < _FRAMES_BEFORE_LIFT or largest < self._limits.hand_over_nm:
-            return None
-        found = height_of(table.rows)
-        if found is None or abs(found[0]) < max(_LIFT_LEAST_NM, 2.0 * found[1]):
-            return None
-        if self._z_stuck(found[0]):
-            return None
-        return -found[0]
-
-    def _z_stuck(self, height_nm: float) -> bool:
-        """Whether the height is what it was before the stage took it out."""
-        before_nm = self._lifted_from_nm
-        if before_nm is None or abs(height_nm - before_nm) > 0.5 * abs(before_nm):
-            return False
-        self._say_once(
-            "z",
-            f"{self._series}: the specimen still stands {height_nm:.0f} nm off the tilt axis, as "
-            "before the stage was moved: its z does not move as it says. Bring the height to the "
-            "axis by hand",
-        )
-        return True
+        by_nm = heights.due(table.rows, self._frames, tilt_deg, self._limits)
+        if heights.stuck_nm is not None:
+            self._say_once(
+                "z",
+                f"{self._series}: the specimen still stands {heights.stuck_nm:.0f} nm off the tilt "
+                "axis, as before the stage was moved: its z does not move as it says. Bring the "
+                "height to the axis by hand",
+            )
+        return by_nm
 
     def apart_deg(self, tilt_deg: float) -> float | None:
         """How far in angle the nearest picture is that a frame can be compared with.
@@ -313,11 +291,11 @@ class Follower:
         else:
             text = f"takes over ({y_nm:.0f}, {x_nm:.0f}) nm (y, x) of the beam shift"
         self._event("info", "tracker", f"{self._series}: the stage {text}")
+        if z_nm and self._table is not None:
+            self._heights.moved(self._table.rows, z_nm)
         self._frames, self._table, self._since_ns = 0, None, t_ns
-        if z_nm:
-            self._lifted_from_nm = -z_nm
         x_error_nm, y_error_nm, z_error_nm = (
-            _MOVE_ERROR_NM * (by != 0) for by in (x_nm, y_nm, z_nm)
+            MOVE_ERROR_NM * (by != 0) for by in (x_nm, y_nm, z_nm)
         )
         self._tell(
             StageMoved(
