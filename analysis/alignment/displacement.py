@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..core.offsets import Offset
 from .preparation import MATCHING_SIDE, binning_for, prepared_image
 from .resampling import TiltAxis, nearest_quarters_deg
 
@@ -126,6 +128,50 @@ def lowest_tilt_in_place(
         offset = float(np.linalg.lstsq(terms, moves[:, 1])[0][0])
     moves[:, 1] -= offset
     return moves[:, :1] * down + moves[:, 1:] * across, TiltAxis(offset, axis.rotation_deg)
+
+
+def specimen_in_place(
+    shifts: Floats64, axis: TiltAxis, tilts: Floats64, offsets: Sequence[Offset | None]
+) -> Floats64:
+    """The same alignment, with the specimen where a measured offset of zero would show it.
+
+    Parameters
+    ----------
+    shifts : ndarray
+        Shape (n, 2), in pixels, that leave the image of the lowest tilt in place.
+    axis : TiltAxis
+        The tilt axis.
+    tilts : ndarray
+        Angles in degrees, shape (n,).
+    offsets : sequence of Offset or None
+        Where the specimen was measured to be in each image, in pixels.
+
+    Returns
+    -------
+    ndarray
+        Shape (n, 2); the shifts as given if no offset is known. So the series of a run lie alike,
+        wherever the field has wandered to when the lowest tilt was exposed.
+    """
+    known = [n for n, offset in enumerate(offsets) if offset is not None]
+    if not known:
+        return shifts
+    down, across = directions(axis.rotation_deg)
+    lowest = min(known, key=lambda n: abs(tilts[n]))
+    offset = offsets[lowest]
+    assert offset is not None
+    left = np.array(offset.place) - shifts[lowest]
+    left = left - axis.offset_px * across
+    cosines = np.cos(np.deg2rad(tilts))
+    beside = (left @ across) * cosines / cosines[lowest]
+    return shifts + (left @ down) * down + beside[:, None] * across
+
+
+def unexplained(shifts: Floats64, offsets: Sequence[Offset | None] | None) -> float:
+    """Largest shift along rows or columns, less the offset where one was measured."""
+    if offsets is None:
+        return float(np.abs(shifts).max())
+    places = np.array([(0.0, 0.0) if offset is None else offset.place for offset in offsets])
+    return float(np.abs(shifts - places).max())
 
 
 def interpolated_over_tilt(shifts: Floats64, tilts: Floats64, usable: NDArray[np.intp]) -> Floats64:

@@ -134,6 +134,9 @@ class StackOutcome:
 def outputs_of(stack: Stack, analysis: StackAnalysis) -> Iterator[Output | None]:
     """Feed the frames of a stack, with all that follows from them; None after each frame."""
     recorded, tilt_deg = stack.recorded, stack.tilt_deg
+    if stack.offsets_nm is not None:
+        for index, (place, sd) in enumerate(zip(*stack.offsets_nm, strict=True)):
+            analysis.note_offset(index, place, sd)
     for index in range(stack.frame_count):
         if not recorded[index]:
             yield from analysis.lost(index)

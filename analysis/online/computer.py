@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from queue import SimpleQueue
 from threading import Event, Lock, Thread, current_thread, local
@@ -27,6 +27,7 @@ from .swmr_frames import GrowingFile, NotThere
 TASK_BYTES = 256 * 1024 * 1024
 LEAST_TASKS = 4
 _END_POLL_S = 0.05
+_PAIRS = 4  # numbers of a place and its standard deviation
 _FRAMES, _SERIES = "frames", "series"
 
 
@@ -125,6 +126,28 @@ class Computer:
             with self._lock:
                 self._waiting.append(job.received_s)
         self._jobs.put(job)
+
+    def note_offset(self, header: Mapping[str, Any]) -> None:
+        """Note where the tracker has found the specimen in a frame.
+
+        Parameters
+        ----------
+        header : mapping
+            With ``series``, ``index``, ``offset_nm`` and ``offset_sd_nm``, the latter pairs (y, x).
+            What cannot be understood becomes an event, and is left out.
+        """
+        stack = self._pipeline.stacks.get(str(header.get("series")))
+        try:
+            index = int(header["index"])
+            place, sd = header["offset_nm"], header["offset_sd_nm"]
+            places = [float(value) for value in (*place, *sd)]
+            if len(place) != len(sd) or len(places) != _PAIRS:
+                raise ValueError("a pair (y, x) and a pair of standard deviations are needed")
+        except (KeyError, TypeError, ValueError) as error:
+            self._outbox.event("error", f"an offset that cannot be read: {error!r}")
+            return
+        if stack is not None:
+            stack.note_offset(index, places[:2], places[2:])
 
     def status(self) -> dict[str, Any]:
         """Return what waits, what is being done, and the age of the oldest frame in work."""

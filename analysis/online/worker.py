@@ -121,6 +121,8 @@ class Worker:
                 self._computer.submit(None)
             elif message.header.get("type") == "frame":
                 self._computer.submit(Job(message, time.monotonic()))
+            elif message.header.get("type") == "offset":
+                self._computer.note_offset(message.header)
 
     def _send(self) -> None:
         while self._unsent:

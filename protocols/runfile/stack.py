@@ -27,6 +27,8 @@ Floats = NDArray[np.float64]
 
 _KINDS: tuple[StackKind, ...] = ("series", "reference", "ramp", "dark")
 _POLL_S = 0.1
+# In the group of the frames of a tracked series.
+_OFFSETS = ("offset_measured", "offset_measured_sd")
 
 
 class NotRecorded(BadInput):
@@ -253,6 +255,17 @@ class Stack:
             return utc_of(time_s, 0)
         dataset = self._file[layout.column_path(self.name, layout.TIME_COLUMN.key)]
         return utc_of(time_s, int(dataset.attrs["start_ns"]))
+
+    @property
+    def offsets_nm(self) -> tuple[Floats, Floats] | None:
+        """Where the specimen was measured to be in each frame, and the standard deviation.
+
+        Both of shape (frames, 2) along (y, x), positive towards higher rows and columns, NaN where
+        unknown; None for a stack that was not tracked.
+        """
+        places, sds = (self._read(f"/{self.name}/frames/{name}") for name in _OFFSETS)
+        shape = (self.frame_count, 2)
+        return (places, sds) if places.shape == sds.shape == shape else None
 
     def column(self, key: str) -> NDArray[Any]:
         """One value a frame by the key of the frame's header, see `layout.COLUMNS`.
