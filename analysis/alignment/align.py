@@ -33,6 +33,7 @@ from .displacement import (
     directions,
     interpolated_over_tilt,
     lowest_tilt_in_place,
+    field_in_place,
     shifts_about,
     specimen_in_place,
     unexplained,
@@ -377,6 +378,7 @@ def _iter_match(
     else:
         start = TiltAxis(start_axis.offset_px, rotation_deg)
         shifts = shifts_about(start, shifts, mass, tilts)
+    shifts = field_in_place(shifts, start, tilts, max(images.shape[1:]))
     match = yield from iter_match_projections(
         images, tilts, shifts, start, rounds=rounds, weights=weights, range_deg=bounds
     )

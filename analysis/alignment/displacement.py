@@ -19,6 +19,8 @@ Displacement = tuple[float, float, float]
 NO_DISPLACEMENT: Displacement = (0.0, 0.0, 0.0)
 # A displacement differs from the offset of the axis if the cosines of the tilts span this much.
 _MIN_COSINE_SPAN = 0.02
+# A field that has moved by no more than this part of its side stood still.
+_STILL_PART = 32
 # An axis turned by less cuts off what a shift may cut off as well; a part of the intensity above
 # the background that is worth a word.
 _TURNED_DEG, _CUT_OFF = 12.0, 0.05
@@ -128,6 +130,24 @@ def lowest_tilt_in_place(
         offset = float(np.linalg.lstsq(terms, moves[:, 1])[0][0])
     moves[:, 1] -= offset
     return moves[:, :1] * down + moves[:, 1:] * across, TiltAxis(offset, axis.rotation_deg)
+
+
+def field_in_place(
+    shifts: Floats64, axis: TiltAxis, tilts: Floats64, side_px: int
+) -> Floats64:
+    """The same alignment of a field that wandered, with the middle of its places in the centre.
+
+    So the volume holds what most images show, and not what that of the lowest tilt does. Shifts of
+    a field that stayed within 1/32 of its side are left alone.
+    """
+    down, across = directions(axis.rotation_deg)
+    moves = displacements(shifts, axis)
+    if np.ptp(moves, axis=0).max() <= side_px / _STILL_PART:
+        return shifts
+    cosines = np.cos(np.deg2rad(tilts))
+    along, beside = (np.median(moves[:, k]) for k in (0, 1))
+    beside = beside * cosines / np.median(cosines)
+    return shifts - along * down - beside[:, None] * across
 
 
 def specimen_in_place(

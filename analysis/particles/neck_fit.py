@@ -150,7 +150,7 @@ class _Pair:
         centres: Array,
         third_contacts: Sequence[Array],
     ) -> None:
-        """Leave out pixels beyond the image, not measured, and around contacts with a third particle."""
+        """Leave out pixels that were not measured, and those around contacts with a third one."""
         scene = self.scene
         edge = 2 * scene.image_centre
         self.used = np.all((pixels >= 0) & (pixels <= edge[:, None, None]), axis=1)

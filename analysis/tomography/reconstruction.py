@@ -1,4 +1,4 @@
-"""A reconstructed volume: what a method returns, how well it fits, what the views have seen of it."""
+"""A reconstructed volume: what a method returns, how well it fits, what was seen of it."""
 
 from __future__ import annotations
 
