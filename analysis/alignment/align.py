@@ -31,9 +31,9 @@ from .axis_search import wrapped_deg
 from .displacement import (
     cut_off,
     directions,
+    field_in_place,
     interpolated_over_tilt,
     lowest_tilt_in_place,
-    field_in_place,
     shifts_about,
     specimen_in_place,
     unexplained,
@@ -51,6 +51,7 @@ from .projection_matching import ProjectionMatch, iter_match_projections
 from .resampling import (
     TiltAxis,
     apply_alignment,
+    iter_apply_alignment,
     nearest_quarters_deg,
     quarter_turns,
     turned_shifts,
@@ -66,8 +67,6 @@ _ROUNDS = 30
 # Approximate shares of the time that registration and the final resampling take.
 _REGISTRATION_SHARE = {"mutual-information": 0.3, "phase-correlation": 0.1, "centre-of-mass": 0.05}
 _RESAMPLING_SHARE = 0.1
-# Pixels that are resampled in one piece of work.
-_RESAMPLED_PIXELS = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -297,7 +296,7 @@ def iter_align_series(
         shifts = specimen_in_place(shifts, axis, lit_tilts, places)
     every = interpolated_over_tilt(shifts, tilts, usable)
     aligned, shares = yield from scaled_progress(
-        1 - _RESAMPLING_SHARE, 1.0, _iter_resample(images, every, axis, weights)
+        1 - _RESAMPLING_SHARE, 1.0, iter_apply_alignment(images, every, axis, weights)
     )
     made = _alignment(match, every, axis, aligned, method, tilts, usable, dark)
     lowest = int(usable[np.argmin(np.abs(lit_tilts))])
@@ -400,23 +399,6 @@ def _doubts_of(made: Alignment, offsets: Sequence[Offset | None] | None) -> tupl
         binning,
         unexplained(made.shifts_px, offsets) / max(made.images.shape[1:]),
     )
-
-
-def _iter_resample(
-    images: NDArray[Any], shifts: Floats64, axis: TiltAxis, weights: NDArray[Any] | None
-) -> Generator[float, None, tuple[Floats, Floats | None]]:
-    """Resample some images and their weights at a time."""
-    shape = (images.shape[1], images.shape[2])
-    aligned, shares = np.empty(images.shape, np.float32), np.empty(images.shape, np.float32)
-    given = every_pixel(images.shape) if weights is None else weights
-    at_once = max(1, _RESAMPLED_PIXELS // images[0].size)
-    for first in range(0, len(images), at_once):
-        part = slice(first, first + at_once)
-        aligned[part], shares[part] = apply_alignment(
-            images[part], shifts[part], axis, given[part], shape=shape
-        )
-        yield min(1.0, (first + at_once) / len(images))
-    return aligned, checked_weights(shares, shares.shape)
 
 
 def _alignment(

@@ -132,9 +132,7 @@ def lowest_tilt_in_place(
     return moves[:, :1] * down + moves[:, 1:] * across, TiltAxis(offset, axis.rotation_deg)
 
 
-def field_in_place(
-    shifts: Floats64, axis: TiltAxis, tilts: Floats64, side_px: int
-) -> Floats64:
+def field_in_place(shifts: Floats64, axis: TiltAxis, tilts: Floats64, side_px: int) -> Floats64:
     """The same alignment of a field that wandered, with the middle of its places in the centre.
 
     So the volume holds what most images show, and not what that of the lowest tilt does. Shifts of

@@ -20,6 +20,7 @@ and columns change places where the number of quarters is odd.
 from __future__ import annotations
 
 import math
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any, overload
 
@@ -29,13 +30,15 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d, spline_filter
 
 from ..core.arrays import Floats, in_threads
-from ..core.weights import checked_weights, filled_series
+from ..core.weights import checked_weights, every_pixel, filled_series
 
 # Beyond its border an image continues as the mean of so many outermost lines, smoothed along it.
 _BORDER_LINES = 8
 # A pixel is compared with another image or a reprojection if this share of it was measured.
 MIN_MEASURED = 0.5
 _BORDER_SMOOTHING_PX = 3.0
+# Pixels that are resampled in one piece of work.
+_RESAMPLED_PIXELS = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -425,3 +428,20 @@ def apply_alignment(
 
     in_threads(one, range(len(images)))
     return out if shares is None else (out, shares)
+
+
+def iter_apply_alignment(
+    images: NDArray[Any], shifts: NDArray[Any], axis: TiltAxis, weights: NDArray[Any] | None
+) -> Generator[float, None, tuple[Floats, Floats | None]]:
+    """Resample some images at a time, and tell what was measured of them (None if all was)."""
+    shape = (images.shape[1], images.shape[2])
+    aligned, shares = np.empty(images.shape, np.float32), np.empty(images.shape, np.float32)
+    given = every_pixel(images.shape) if weights is None else weights
+    at_once = max(1, _RESAMPLED_PIXELS // images[0].size)
+    for first in range(0, len(images), at_once):
+        part = slice(first, first + at_once)
+        aligned[part], shares[part] = apply_alignment(
+            images[part], shifts[part], axis, given[part], shape=shape
+        )
+        yield min(1.0, (first + at_once) / len(images))
+    return aligned, checked_weights(shares, shares.shape)

@@ -222,7 +222,8 @@ def completed(
 
     def one(n: int) -> None:
         guess = _enlarged(_enlarged(shown[n], tall, 0), wide, 1)
-        out[n] = guess + filled(images[n] - guess, weights[n])
+        beyond = guess + filled(images[n] - guess, weights[n])
+        out[n] = np.where(weights[n] > 0, images[n], beyond)
 
     in_threads(one, range(count))
     return out
