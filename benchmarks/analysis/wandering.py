@@ -1,12 +1,17 @@
 """Field that wanders during a tilt series: what masks and measured offsets make of it.
 
 ``python benchmarks/analysis/wandering.py``. Series of 41 views from -40 to 40 deg of the simulated
-copper particles, 1024 x 1024 pixels of 1.04 nm, 237 e/nm^2 in all, binned by 4. The field stands
-still, walks at random (150 nm rms), jumps at each tilt (190 nm rms), or follows a specimen 600 nm
-above the tilt axis that nobody tracks. Each series is aligned, reconstructed by total variation and
-measured twice: as before (pixels that left the field continue as the mean of the border, neighbours
-are searched without a start) and now (they have no weight, and the alignment starts from offsets
-that are measured with an error of 1 nm).
+copper particles, 1024 x 1024 pixels of 1.04 nm, 237 e/nm^2 in all, binned by 4. The field
+
+* stands still;
+* jitters as tracking leaves it on the realistic column: ``scouts`` 5 nm rms per axis, ``frames``
+  (no dose for tracking) 57 nm;
+* walks at random, 150 nm rms (``walk``), or jumps at each tilt, 190 nm rms (``jumps``);
+* follows a specimen 600 nm (``height``) or 2 um (``untracked``) above the tilt axis.
+
+Each series is aligned, reconstructed by total variation and measured twice: as before (pixels that
+left the field continue as the mean of the border, neighbours are searched without a start) and now
+(they have no weight, and the alignment starts from offsets measured with an error of 1 nm).
 
 Errors are those of the common part: particles that lie in the field in nearly all frames. They are
 compared with the same ones in the series whose field stands still. The last lines are the bounds.
@@ -33,25 +38,32 @@ from pyrotome.simulators.world.haadf import PER_NM, draw_counts, thickness_nm
 PIXELS, PIXEL_NM, BINNING = 1024, 1.04, 4
 FLUENCE = 5.77  # e/nm^2 and frame
 TIME_S = 20.0
-WALK_NM, JUMPS_NM, HEIGHT_NM = 150.0, 190.0, 600.0
+WALK_NM = 150.0
+# What is left per axis when the column is tracked with scouts, by its frames alone, and hardly.
+JITTER_NM = {"scouts": 5.0, "frames": 57.0, "jumps": 190.0}
+HEIGHTS_NM = {"height": 600.0, "untracked": 2000.0}
 OFFSET_SD_NM = 1.0
+CASES = ("scouts", "frames", "walk", "jumps", "height", "untracked")
 NEARLY_ALL = 0.9  # of the frames show a particle of the common part
 SLAB = 1.6  # times the thickness that the alignment found, as the step `reconstruct`
-AT_MOST = 1.3
+# Bounds in times those of the still field: pairs, necks and centres of a field that walks; necks of
+# a tracked one.
+AT_MOST = {"walk": 1.3, "scouts": 1.1, "frames": 1.1}
+CENTRES_JUDGED = ("walk",)
 
 
 def offsets_of(case, tilts, seed):
     """Where the specimen is in each frame, (y, x) in nm."""
     rng = np.random.default_rng([seed, len(case)])
     steps = rng.standard_normal((len(tilts), 2))
+    if case in JITTER_NM:
+        return JITTER_NM[case] * steps
     if case == "walk":
         walk = np.cumsum(steps, axis=0) - steps[0]
         return WALK_NM * walk / np.sqrt((walk**2).mean(axis=0))
-    if case == "jumps":
-        return JUMPS_NM * steps
     still = np.zeros((len(tilts), 2))
-    if case == "height":
-        still[:, 1] = HEIGHT_NM * np.sin(np.radians(tilts))
+    if case in HEIGHTS_NM:
+        still[:, 1] = HEIGHTS_NM[case] * np.sin(np.radians(tilts))
     return still
 
 
@@ -204,20 +216,25 @@ def compare(cases, tilts, pixels, particles, iterations, seed):
         inside = common_part(truth, tilts, offsets, field_nm)
         common = np.flatnonzero(inside)
         pairs = np.flatnonzero(inside[truth.pairs].all(axis=1))
+        figures = None
         for name, masked in (("before", False), ("now", True)):
             start = time.perf_counter()
-            outcome = analysed(images, plain, tilts, offsets, iterations, masked)
+            try:
+                outcome = analysed(images, plain, tilts, offsets, iterations, masked)
+            except ValueError as error:
+                print(f"  {case}, {name}: {error}", flush=True)
+                continue
             figures = Figures(truth, tilts, offsets, outcome)
             line(f"{case}, {name}", figures, common, pairs, offsets, tilts,
                  time.perf_counter() - start)  # fmt: skip
             if case == "still" and not masked:
                 still = figures
-        if case != "still" and still is not None:
-            found, median, p90, off = still.of(common, pairs)
-            print(f"  still field, this part     {found:3d}/{len(pairs):2d}            {median:6.1f} "
-                  f"({p90:5.1f}) % {off:7.1f} nm")  # fmt: skip
-            mine = figures.of(common, pairs)
-            kept.append((case, mine, (found, median, p90, off)))
+        if case != "still" and still is not None and len(pairs):
+            same = still.of(common, pairs)
+            print(f"  still field, this part     {same[0]:3d}/{len(pairs):2d}            "
+                  f"{same[1]:6.1f} ({same[2]:5.1f}) % {same[3]:7.1f} nm")  # fmt: skip
+            if figures is not None:
+                kept.append((case, figures.of(common, pairs), same))
     return kept
 
 
@@ -225,7 +242,7 @@ def main():
     """Print all figures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a small field, still and walking")
-    parser.add_argument("--cases", nargs="*", default=["still", "walk", "jumps", "height"])
+    parser.add_argument("--cases", nargs="*", default=["still", *CASES])
     parser.add_argument("--seeds", type=int, nargs="*", default=[1])
     asked = parser.parse_args()
     kept = []
@@ -234,19 +251,16 @@ def main():
             kept += compare(["still", "walk"], np.arange(-40.0, 41.0, 4.0), 768, 16, 60, seed)
         else:
             kept += compare(asked.cases, np.arange(-40.0, 41.0, 2.0), PIXELS, 36, 100, seed)
-    print("must show:")
+    print("must show, in times those of the still field in the same part:")
     for case, (found, median, _, off), (still_found, still_median, _, still_off) in kept:
-        if case != "walk":
+        if case not in AT_MOST:
             continue
-        good = (
-            found >= still_found / AT_MOST
-            and median <= AT_MOST * still_median
-            and off <= AT_MOST * still_off
-        )
+        bound = AT_MOST[case]
+        good = found >= still_found / bound and median <= bound * still_median
+        good = good and (case not in CENTRES_JUDGED or off <= bound * still_off)
         print(
-            f"  field walking by {WALK_NM:g} nm: pairs {found} of {still_found}, necks "
-            f"{median / still_median:.2f} times, centres {off / still_off:.2f} times those of the "
-            f"still field (at most {AT_MOST}): {'kept' if good else 'MISSED'}"
+            f"  {case:8s} pairs {found} of {still_found}, necks {median / still_median:.2f}, "
+            f"centres {off / still_off:.2f} (at most {bound}: {'kept' if good else 'MISSED'})"
         )
 
 

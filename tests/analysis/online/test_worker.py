@@ -316,3 +316,23 @@ def test_frames_without_pixels_are_read_from_the_growing_file(start, tmp_path):
     expected = sirt(images, np.array(TILTS), 10)
     assert np.allclose(volume, expected.volume, atol=1e-3)
     file.close("complete", None, None, "")
+
+
+def test_offsets_come_over_the_link(start):
+    align = {"align": {"method": "phase-correlation", "axis": "0 deg"}}
+    daemon = start([{"correct": False}, align, SIRT], [("series_001", "series", TILTS, True)], 48)
+    frames = series_frames(48)
+    for index, frame in enumerate(frames):
+        # All that the field shows of the specimen moves by 12 px to and fro.
+        down = 12 * (index % 2)
+        moved = np.roll(frame, down, axis=0)
+        daemon.frame("series_001", index, moved, tilt_deg=TILTS[index])
+        found = {"offset_nm": [down, 0.0], "offset_sd_nm": [0.5, 0.5]}
+        daemon.send(
+            "offset/test", {"type": "offset", "series": "series_001", "index": index} | found
+        )
+    daemon.send("offset/test", {"type": "offset", "series": "series_001", "index": 0})
+    daemon.finish()
+    _, shifts = daemon.results()["series_001", "shifts", None]
+    assert shifts[:, 0] == pytest.approx([0, 12, 0, 12, 0], abs=1.0)
+    assert sum("offset that cannot be read" in body["message"] for body in daemon.of("event")) == 1
