@@ -73,7 +73,7 @@ def automatic_weight(
         variances.append(binned(power, _COARSE).ravel().astype(np.float64))
         level = np.maximum(binned(coarse[k], _COARSE), 0)
         if fields is not None:
-            reached = fields[k - 1 : k + 2].all(axis=0)
+            reached = fields[k - 1] & fields[k] & fields[k + 1]
             level[binned(binned(reached, _COARSE), _COARSE) < 1] = 0
         levels.append(level.ravel().astype(np.float64))
     if not variances or not np.any(levels):

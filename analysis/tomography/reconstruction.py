@@ -186,8 +186,8 @@ def margin_px(weights: NDArray[Any] | None) -> int:
     """
     if weights is None:
         return 0
-    reached = (np.asarray(weights) > 0).any(axis=1)
-    reached = reached[reached.any(axis=1)]
+    reached = np.asarray(weights, np.float32).max(axis=1) > 0
+    reached = reached[np.any(reached, axis=1)]
     wide = weights.shape[2]
     if not reached.size:
         return 0
