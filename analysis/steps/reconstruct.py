@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 # Total-variation minimisation works in a slab so many times as thick as the specimen.
 _SLAB = 1.6
 # A larger part of the volume that too few views have seen is worth a word.
-_UNSEEN_TOLD = 0.01
+_UNSEEN_TOLD = 0.05
 _NOWHERE = (0.0, 0.0, 0.0)
 # Axes of the plane across each axis of the volume.
 _PLANES = {"y": ("z", "x"), "z": ("y", "x"), "x": ("y", "z")}

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.arrays import Floats, checked_series
-from ..core.weights import checked_weights
+from ..core.weights import checked_weights, field_of
 from .projector import backproject, project
 
 # Voxels with a smaller sum of rays (in voxel sides) are reached by no image.
@@ -125,7 +125,7 @@ def seen_share(
 def without_unseen(
     volume: Floats, weights: NDArray[Any], tilt_deg: NDArray[Any]
 ) -> tuple[Floats, float]:
-    """Empty the parts of a volume that fewer than half of the views have measured.
+    """Empty the parts of a volume that lay in the field of fewer than half of the views.
 
     With half of the views missing, a voxel is an extrapolation of the others.
 
@@ -141,7 +141,8 @@ def without_unseen(
     volume : ndarray
         Float32, zero in these parts.
     share : float
-        Their share of the volume that any image reaches.
+        Share of the volume that some views have measured, but fewer than half: what wandering has
+        cost. Corners that no view has measured, because the images are turned, do not count.
 
     Examples
     --------
@@ -152,10 +153,11 @@ def without_unseen(
     >>> share, made[:, 4, 4].tolist()
     (0.25, [0.0, 1.0, 1.0, 1.0])
     """
-    seen = seen_share(weights, tilt_deg, (volume.shape[1], volume.shape[2]))
-    reached = seen_share(np.ones((len(weights), 1, weights.shape[2])), tilt_deg, volume.shape[1:])
-    hidden = (seen < _LEAST_SEEN) & (reached > 0)
-    share = np.count_nonzero(hidden) / max(1, np.count_nonzero(reached) * len(volume))
+    # What lies in a gap of the detector is filled; no view's field ends there.
+    fields = np.stack([field_of(shares) for shares in weights]).astype(np.float32)
+    seen = seen_share(fields, tilt_deg, (volume.shape[1], volume.shape[2]))
+    hidden = seen < _LEAST_SEEN
+    share = np.count_nonzero(hidden & (seen > 0)) / max(1, np.count_nonzero(seen))
     return np.where(hidden, np.float32(0), volume), share
 
 
