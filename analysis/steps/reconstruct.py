@@ -7,7 +7,6 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-import numpy as np
 from pydantic import Field
 
 from ...protocols.steps import (
@@ -143,6 +142,7 @@ class ReconstructStep(Step[ReconstructSettings]):
         """Reconstruct the volume from the aligned images."""
         from ..tomography.back_projection import wbp
         from ..tomography.image_levels import without_vacuum
+        from ..tomography.iterative import sirt
         from ..tomography.reconstruction import central_slices, without_unseen
 
         live, self._live = self._live, None
@@ -158,7 +158,15 @@ class ReconstructStep(Step[ReconstructSettings]):
         if self.settings.method == "wbp":
             volume = wbp(images, tilts, slice_shape=(z, x), weights=series.weights)
         elif self.settings.method == "sirt":
-            volume, more["misfit"] = self._iterate(series, images)
+            made = sirt(
+                images,
+                tilts,
+                self.settings.iterations,
+                slice_shape=(z, x),
+                weights=series.weights,
+            )
+            volume = made.volume
+            more["misfit"] = float(made.residual[-1])
         else:
             volume, about = yield from self._minimise(live, series, images)
             more |= about
@@ -175,23 +183,6 @@ class ReconstructStep(Step[ReconstructSettings]):
         yield self.result("volume", volume, more)
         for axis, plane in central_slices(volume).items():
             yield self.result(f"slice_{axis}", plane, more)
-
-    def _iterate(self, series: Series, images: Floats) -> tuple[Floats, float]:
-        """Iterate by SIRT; volume and misfit."""
-        from ..tomography.iterative import sirt
-        from ..tomography.reconstruction import margin_px
-
-        _, z, x = self.shape("volume")
-        beside = margin_px(series.weights)
-        made = sirt(
-            images,
-            series.tilt_deg,
-            self.settings.iterations,
-            slice_shape=(z, x + 2 * beside),
-            weights=series.weights,
-        )
-        volume = np.ascontiguousarray(made.volume[:, :, beside : beside + x])
-        return volume, float(made.residual[-1])
 
     def _minimise(
         self, live: LiveReconstruction, series: Series, images: Floats

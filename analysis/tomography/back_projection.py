@@ -11,7 +11,6 @@ from ..core.arrays import Floats, checked_series, in_threads
 from ..core.weights import binned_by_weight, checked_weights, filled
 from .iterative import sirt
 from .projector import backproject, project
-from .reconstruction import margin_px
 
 _WEDGE = 5.0
 # Missing pixels are taken from a volume of at most so many pixels across, by so many iterations.
@@ -212,8 +211,7 @@ def completed(
         binning *= 2
     pairs = [binned_by_weight(*pair, binning) for pair in zip(images, weights, strict=True)]
     small, shares = (np.stack(part) for part in zip(*pairs, strict=True))
-    beside = 2 * margin_px(shares)
-    shape = (-(-height // binning), -(-width // binning) + beside)
+    shape = (-(-height // binning), -(-width // binning))
     volume = sirt(
         small, tilt_deg, _COARSE_ITERATIONS, slice_shape=shape, minimum=-np.inf, weights=shares
     ).volume

@@ -15,7 +15,7 @@ from .projector import backproject, project
 # Voxels with a smaller sum of rays (in voxel sides) are reached by no image.
 _MIN_SUM = 1e-6
 # A field that has moved by no more than this part of its width stood still.
-_STILL_PART = 32
+_STILL_PART = 16
 # What fewer views have seen is not shown.
 _LEAST_SEEN = 0.5
 
@@ -157,7 +157,7 @@ def without_unseen(
     fields = np.stack([field_of(shares) for shares in weights]).astype(np.float32)
     seen = seen_share(fields, tilt_deg, (volume.shape[1], volume.shape[2]))
     hidden = seen < _LEAST_SEEN
-    share = np.count_nonzero(hidden & (seen > 0)) / max(1, np.count_nonzero(seen))
+    share = float(np.count_nonzero(hidden & (seen > 0)) / max(1, np.count_nonzero(seen)))
     return np.where(hidden, np.float32(0), volume), share
 
 
@@ -176,7 +176,7 @@ def margin_px(weights: NDArray[Any] | None) -> int:
     Returns
     -------
     int
-        At most a quarter of the width; 0 where the field stood still but for 1/32 of the width.
+        At most a quarter of the width; 0 where the field stood still but for 1/16 of the width.
 
     Examples
     --------
