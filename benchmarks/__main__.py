@@ -25,6 +25,7 @@ BENCHMARKS = (
     ("analysis/tomography",),
     ("analysis/alignment",),
     ("analysis/necks",),
+    ("analysis/wandering", "--quick"),
     ("tracking/fast_lane", "--seeds", "2"),
     ("tracking/frame_cost",),
     ("acquisition/latency",),

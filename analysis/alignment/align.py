@@ -7,7 +7,7 @@ drift, so that shifts and tilt axis are then refined together against reprojecti
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,13 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.arrays import Floats, checked_series
+from ..core.offsets import Offset
 from ..core.progress import run_to_end, scaled_progress
-from ..core.weights import checked_weights
+from ..core.weights import checked_weights, every_pixel
 from .axis_choice import (
     NEARLY_UPRIGHT_DEG,
     AxisChoice,
     ToldAxis,
     beyond_range,
+    check_axes,
     choose_direction,
     doubts,
 )
@@ -29,16 +31,27 @@ from .axis_search import wrapped_deg
 from .displacement import (
     cut_off,
     directions,
+    field_in_place,
     interpolated_over_tilt,
     lowest_tilt_in_place,
     shifts_about,
+    specimen_in_place,
+    unexplained,
 )
-from .pairwise import Method, PairShifts, checked_method, iter_register_series, register_series
+from .pairwise import (
+    Method,
+    PairShifts,
+    among,
+    checked_method,
+    iter_register_series,
+    register_series,
+)
 from .preparation import MATCHING_SIDE, binning_for, dark_images
 from .projection_matching import ProjectionMatch, iter_match_projections
 from .resampling import (
     TiltAxis,
     apply_alignment,
+    iter_apply_alignment,
     nearest_quarters_deg,
     quarter_turns,
     turned_shifts,
@@ -54,8 +67,6 @@ _ROUNDS = 30
 # Approximate shares of the time that registration and the final resampling take.
 _REGISTRATION_SHARE = {"mutual-information": 0.3, "phase-correlation": 0.1, "centre-of-mass": 0.05}
 _RESAMPLING_SHARE = 0.1
-# Pixels that are resampled in one piece of work.
-_RESAMPLED_PIXELS = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -67,7 +78,8 @@ class Alignment:
     shifts_px : ndarray
         Float64, shape (n, 2), along rows and columns: displacement of each image against a
         specimen that tilts about the axis. A displacement of the whole specimen is chosen so
-        that the image of the lowest tilt stays in place: its shift and the offset cancel.
+        that the image of the lowest tilt stays in place: its shift and the offset cancel. With
+        measured offsets the specimen comes to lie where an offset of zero would show it.
     axis_offset_px, rotation_deg : float
         The tilt axis, see :mod:`.resampling`.
     images : ndarray
@@ -93,8 +105,8 @@ class Alignment:
     axis_source : str
         Where the direction of the axis comes from: ``told``, ``before`` or ``found``.
     weights : ndarray or None
-        Float32, shape of `images`: the share of each aligned pixel that was measured; None
-        without weights of the images given.
+        Float32, shape of `images`: the share of each aligned pixel that was measured, 0 beyond the
+        border of an image as recorded; None where all are 1.
     """
 
     shifts_px: Floats64
@@ -129,6 +141,7 @@ def align_series(
     start_axis: TiltAxis | None = None,
     told_axis: ToldAxis | None = None,
     weights: NDArray[Any] | None = None,
+    offsets: Sequence[Offset | None] | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> Alignment:
     """Align a tilt series.
@@ -161,6 +174,9 @@ def align_series(
     weights : ndarray, optional
         Share of each pixel that was measured, shape of the images, 0 to 1; by default all 1. A
         pixel of weight 0 has no influence.
+    offsets : sequence of Offset or None, optional
+        Where the specimen was measured to be in each image, in pixels; None where unknown. The
+        pairwise registration refines them instead of searching.
     progress : callable, optional
         Called with the finished fraction.
 
@@ -197,6 +213,7 @@ def align_series(
         start_axis=start_axis,
         told_axis=told_axis,
         weights=weights,
+        offsets=offsets,
     )
     return run_to_end(steps, progress)
 
@@ -211,12 +228,13 @@ def iter_align_series(
     start_axis: TiltAxis | None = None,
     told_axis: ToldAxis | None = None,
     weights: NDArray[Any] | None = None,
+    offsets: Sequence[Offset | None] | None = None,
 ) -> Generator[float, None, Alignment]:
     """Align a tilt series as :func:`align_series` does, in small pieces of work.
 
     Parameters
     ----------
-    images, tilt_deg, method, rounds, pair_shifts, start_axis, told_axis, weights
+    images, tilt_deg, method, rounds, pair_shifts, start_axis, told_axis, weights, offsets
         See :func:`align_series`.
 
     Yields
@@ -244,7 +262,9 @@ def iter_align_series(
     """
     images, tilts = checked_series(images, tilt_deg)
     checked_method(method)
-    _check_axes(start_axis, told_axis)
+    check_axes(start_axis, told_axis)
+    if offsets is not None and len(offsets) != len(images):
+        raise ValueError(f"{len(offsets)} offsets for {len(images)} images; give one for each")
     known_weights = checked_weights(weights, images.shape)
     dark = dark_images(images, known_weights)
     usable = np.setdiff1d(np.arange(len(images)), dark)
@@ -258,12 +278,13 @@ def iter_align_series(
         lit, lit_tilts = images[usable], tilts[usable]
         lit_weights = None if known_weights is None else known_weights[usable]
     yield 0.0
-    known = _among(pair_shifts or {}, usable)
+    places = None if offsets is None else [offsets[n] for n in usable]
+    known = among(pair_shifts or {}, usable)
     share = _REGISTRATION_SHARE[method]
     shifts, choice = yield from scaled_progress(
         0.0,
         share,
-        _iter_register(lit, lit_tilts, lit_weights, method, known, start_axis, told_axis),
+        _iter_register(lit, lit_tilts, lit_weights, method, known, start_axis, told_axis, places),
     )
     yield share
     shifts, axis, match = yield from scaled_progress(
@@ -271,9 +292,11 @@ def iter_align_series(
         1 - _RESAMPLING_SHARE,
         _iter_match(lit, lit_tilts, lit_weights, shifts, choice, start_axis, rounds),
     )
+    if places is not None:
+        shifts = specimen_in_place(shifts, axis, lit_tilts, places)
     every = interpolated_over_tilt(shifts, tilts, usable)
     aligned, shares = yield from scaled_progress(
-        1 - _RESAMPLING_SHARE, 1.0, _iter_resample(images, every, axis, weights)
+        1 - _RESAMPLING_SHARE, 1.0, iter_apply_alignment(images, every, axis, weights)
     )
     made = _alignment(match, every, axis, aligned, method, tilts, usable, dark)
     lowest = int(usable[np.argmin(np.abs(lit_tilts))])
@@ -282,7 +305,7 @@ def iter_align_series(
         *cut_off(images[lowest], every[lowest], axis),
         *choice.notes,
         *beyond_range(choice, axis.rotation_deg),
-        *_doubts_of(made),
+        *_doubts_of(made, offsets),
     )
     return replace(made, weights=shares, axis_source=choice.source, notes=notes)
 
@@ -295,6 +318,7 @@ def _iter_register(
     known: PairShifts,
     start_axis: TiltAxis | None,
     told_axis: ToldAxis | None,
+    places: Sequence[Offset | None] | None,
 ) -> Generator[float, None, tuple[Floats64, AxisChoice]]:
     """Register neighbours and choose the direction of the axis to start from.
 
@@ -308,15 +332,15 @@ def _iter_register(
         choice = choose_direction(images, tilts, None, weights, told_axis)
     rotation_deg = choice.rotation_deg if choice is not None and by_mass else 0.0
     if abs(rotation_deg) <= NEARLY_UPRIGHT_DEG:
-        shifts = yield from iter_register_series(images, tilts, method, known, weights)
+        shifts = yield from iter_register_series(images, tilts, method, known, weights, places)
     else:
         upright, still = TiltAxis(0.0, rotation_deg), np.zeros((len(images), 2))
-        if weights is None:
-            turned, shares = apply_alignment(images, still, upright), None
-        else:
-            turned, shares = apply_alignment(images, still, upright, weights)
-        shifts = yield from iter_register_series(turned, tilts, method, None, shares)
         along, across = directions(rotation_deg)
+        if places is not None:
+            places = [None if place is None else place.along(along, across) for place in places]
+        given = every_pixel(images.shape) if weights is None else weights
+        turned, shares = apply_alignment(images, still, upright, given)
+        shifts = yield from iter_register_series(turned, tilts, method, None, shares, places)
         shifts = shifts[:, :1] * along + shifts[:, 1:] * across
     if choice is None:
         choice = choose_direction(images, tilts, shifts, weights, told_axis)
@@ -353,6 +377,7 @@ def _iter_match(
     else:
         start = TiltAxis(start_axis.offset_px, rotation_deg)
         shifts = shifts_about(start, shifts, mass, tilts)
+    shifts = field_in_place(shifts, start, tilts, max(images.shape[1:]))
     match = yield from iter_match_projections(
         images, tilts, shifts, start, rounds=rounds, weights=weights, range_deg=bounds
     )
@@ -365,56 +390,15 @@ def _iter_match(
     return turned_shifts(shifts, quarters), TiltAxis(offset_px, rotation_deg), match
 
 
-def _doubts_of(made: Alignment) -> tuple[str, ...]:
+def _doubts_of(made: Alignment, offsets: Sequence[Offset | None] | None) -> tuple[str, ...]:
     binning = binning_for(made.images.shape[1:], MATCHING_SIDE)
     return doubts(
         made.residual_after,
         float(np.nanmedian(made.correlation)),
         0.0 if made.settled else made.last_move_px,
         binning,
-        float(np.abs(made.shifts_px).max()) / max(made.images.shape[1:]),
+        unexplained(made.shifts_px, offsets) / max(made.images.shape[1:]),
     )
-
-
-def _check_axes(start: TiltAxis | None, told: ToldAxis | None) -> None:
-    if start is not None and not np.isfinite([start.offset_px, start.rotation_deg]).all():
-        raise ValueError(
-            f"the start axis {start} is not finite; give finite numbers or leave it out"
-        )
-    if told is not None and not np.isfinite(told.rotation_deg):
-        raise ValueError(
-            f"the axis told is {told.rotation_deg} deg; give a finite number or leave it out"
-        )
-
-
-def _among(pair_shifts: PairShifts, usable: NDArray[np.intp]) -> PairShifts:
-    """Known shifts by the indices among the usable images."""
-    index_of = {int(number): index for index, number in enumerate(usable)}
-    return {
-        (index_of[a], index_of[b]): shift
-        for (a, b), shift in pair_shifts.items()
-        if a in index_of and b in index_of
-    }
-
-
-def _iter_resample(
-    images: NDArray[Any], shifts: Floats64, axis: TiltAxis, weights: NDArray[Any] | None
-) -> Generator[float, None, tuple[Floats, Floats | None]]:
-    """Resample some images and their weights at a time."""
-    shape = (images.shape[1], images.shape[2])
-    aligned = np.empty(images.shape, np.float32)
-    shares = None if weights is None else np.empty(images.shape, np.float32)
-    at_once = max(1, _RESAMPLED_PIXELS // images[0].size)
-    for first in range(0, len(images), at_once):
-        part = slice(first, first + at_once)
-        if weights is None or shares is None:
-            aligned[part] = apply_alignment(images[part], shifts[part], axis, shape=shape)
-        else:
-            aligned[part], shares[part] = apply_alignment(
-                images[part], shifts[part], axis, weights[part], shape=shape
-            )
-        yield min(1.0, (first + at_once) / len(images))
-    return aligned, shares
 
 
 def _alignment(

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ..core.arrays import Floats
 from .axis_search import DirectionSearch, difference_deg, search_direction, wrapped_deg
+from .resampling import TiltAxis
 
 Floats64 = NDArray[np.float64]
 
@@ -69,6 +70,18 @@ class AxisChoice:
     range_deg: tuple[float, float] | None
     source: str
     notes: tuple[str, ...] = ()
+
+
+def check_axes(start: TiltAxis | None, told: ToldAxis | None) -> None:
+    """Raise a ValueError if the axis to start from, or that told, is not finite."""
+    if start is not None and not np.isfinite([start.offset_px, start.rotation_deg]).all():
+        raise ValueError(
+            f"the start axis {start} is not finite; give finite numbers or leave it out"
+        )
+    if told is not None and not np.isfinite(told.rotation_deg):
+        raise ValueError(
+            f"the axis told is {told.rotation_deg} deg; give a finite number or leave it out"
+        )
 
 
 def choose_direction(

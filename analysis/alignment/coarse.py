@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import overload
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..core.arrays import Floats
-from ..core.weights import filled
+from ..core.offsets import Offset, between
+from ..core.weights import checked_weights, every_pixel, filled
 from .axis_choice import NEARLY_UPRIGHT_DEG, ToldAxis
 from .displacement import (
     NO_DISPLACEMENT,
@@ -44,12 +44,15 @@ class KnownAlignment:
         Thickness of the specimen.
     as_previewed : bool
         Whether the views of that series were shown about nearly the same axis as they arrived.
+    offsets : mapping
+        Where the specimen was measured to be in each view, in pixels, by the same index.
     """
 
     axis: TiltAxis
     shifts_px: Mapping[int, Floats64]
     thickness_px: int | None = None
     as_previewed: bool = True
+    offsets: Mapping[int, Offset] = field(default_factory=dict[int, Offset])
 
 
 class CoarseAlignment:
@@ -74,8 +77,8 @@ class CoarseAlignment:
     >>> image = np.zeros((32, 32), np.float32)
     >>> image[8:20, 12:20] = 1
     >>> coarse = CoarseAlignment("phase-correlation", KnownAlignment(TiltAxis(), {}))
-    >>> aligned = coarse.add_view(0, 0, image, -2.0)
-    >>> aligned = coarse.add_view(1, 1, np.roll(image, 3, axis=0), 0.0)
+    >>> aligned, weights = coarse.add_view(0, 0, image, -2.0)
+    >>> aligned, weights = coarse.add_view(1, 1, np.roll(image, 3, axis=0), 0.0)
     >>> [round(float(shift)) for shift in coarse.shifts_px[:, 0]]
     [0, 3]
     """
@@ -102,14 +105,6 @@ class CoarseAlignment:
         """Shifts of the views so far in pixels, shape (views, 2), in their order of arrival."""
         return np.array(self._shifts).reshape(-1, 2)
 
-    @overload
-    def add_view(
-        self, number: int, tilt_index: int, image: Floats, tilt_deg: float, weights: None = None
-    ) -> Floats: ...
-    @overload
-    def add_view(
-        self, number: int, tilt_index: int, image: Floats, tilt_deg: float, weights: Floats
-    ) -> tuple[Floats, Floats]: ...
     def add_view(
         self,
         number: int,
@@ -117,7 +112,8 @@ class CoarseAlignment:
         image: Floats,
         tilt_deg: float,
         weights: Floats | None = None,
-    ) -> Floats | tuple[Floats, Floats]:
+        offset: Offset | None = None,
+    ) -> tuple[Floats, Floats | None]:
         """Add a view.
 
         Parameters
@@ -133,25 +129,27 @@ class CoarseAlignment:
         weights : ndarray, optional
             Share of each pixel that was measured, shape (rows, columns), 0 to 1; by default all
             1. A pixel of weight 0 has no influence.
+        offset : Offset, optional
+            Where the specimen is in the image, in pixels, if that was measured: the registration
+            then starts from there.
 
         Returns
         -------
         image : ndarray
             Float32, shape (rows, columns): the view, shifted and rotated onto the other views.
-        weights : ndarray
-            Only with `weights`: those of its pixels.
+        weights : ndarray or None
+            Those of its pixels, 0 where the view did not reach; None where all are 1.
 
         Raises
         ------
         ValueError
             If the view cannot be registered; it is left out of the coarse alignment.
         """
-        self._register(number, tilt_deg, image, weights)
+        self._register(number, tilt_deg, image, weights, offset)
         if self._axis is None:
             self._axis = self._through_mass(image if weights is None else filled(image, weights))
         if not self._numbers:
-            known = self._known.shifts_px.get(tilt_index) if self._known is not None else None
-            shift = np.zeros(2) if known is None else np.asarray(known, np.float64)
+            shift = self._first_shift(tilt_index, offset)
         else:
             nearest = int(np.argmin(np.abs(np.array(self._tilts) - tilt_deg)))
             pairs = self.registration.pair_shifts([self._numbers[nearest], number])
@@ -163,25 +161,36 @@ class CoarseAlignment:
         self._numbers.append(number)
         self._tilts.append(tilt_deg)
         self._shifts.append(shift)
+        given = every_pixel(image.shape) if weights is None else weights
         shape = (image.shape[0], image.shape[1])
-        if weights is None:
-            return apply_alignment(image[None], shift[None], self._axis, shape=shape)[0]
         made, shares = apply_alignment(
-            image[None], shift[None], self._axis, weights[None], shape=shape
+            image[None], shift[None], self._axis, given[None], shape=shape
         )
-        return made[0], shares[0]
+        return made[0], checked_weights(shares[0], image.shape)
+
+    def _first_shift(self, tilt_index: int, offset: Offset | None) -> Floats64:
+        """Shift of the first view: that which the series before had, and what moved since."""
+        if self._known is None or tilt_index not in self._known.shifts_px:
+            return np.zeros(2)
+        shift = np.asarray(self._known.shifts_px[tilt_index], np.float64)
+        moved = between(self._known.offsets.get(tilt_index), offset)
+        return shift if moved is None else shift + moved.place
 
     def _register(
-        self, number: int, tilt_deg: float, image: Floats, weights: Floats | None
+        self,
+        number: int,
+        tilt_deg: float,
+        image: Floats,
+        weights: Floats | None,
+        offset: Offset | None,
     ) -> None:
         if self._turned:
             still, upright = np.zeros((1, 2)), TiltAxis(0.0, self._rotation_deg)
-            if weights is None:
-                image = apply_alignment(image[None], still, upright)[0]
-            else:
-                made, shares = apply_alignment(image[None], still, upright, weights[None])
-                image, weights = made[0], shares[0]
-        self.registration.add(number, tilt_deg, image, weights)
+            given = every_pixel(image.shape) if weights is None else weights
+            made, shares = apply_alignment(image[None], still, upright, given[None])
+            image, weights = made[0], shares[0]
+            offset = None if offset is None else offset.along(*directions(self._rotation_deg))
+        self.registration.add(number, tilt_deg, image, weights, offset)
 
     def _through_mass(self, image: Floats) -> TiltAxis:
         """The axis through the centre of mass of an image."""
@@ -192,9 +201,14 @@ class CoarseAlignment:
         offset_px = across @ [centre_of_mass(level.T), centre_of_mass(level)]
         return TiltAxis(float(offset_px), self._rotation_deg)
 
-    def pair_shifts(self, count: int) -> dict[tuple[int, int], Floats64]:
-        """Shifts between neighbours in tilt, for the alignment of the first `count` views."""
-        return {} if self._turned else self.registration.pair_shifts(range(count))
+    def pair_shifts(
+        self, count: int, offsets: Sequence[Offset | None] | None = None
+    ) -> dict[tuple[int, int], Floats64]:
+        """Shifts between neighbours in tilt, for the alignment of the first `count` views.
+
+        With `offsets`, those that were registered before an offset was known are left out.
+        """
+        return {} if self._turned else self.registration.pair_shifts(range(count), offsets)
 
     def shows(self, axis: TiltAxis) -> bool:
         """Whether the views were shown about nearly the direction of this axis."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..core.offsets import Offset
 from .preparation import MATCHING_SIDE, binning_for, prepared_image
 from .resampling import TiltAxis, nearest_quarters_deg
 
@@ -17,6 +19,8 @@ Displacement = tuple[float, float, float]
 NO_DISPLACEMENT: Displacement = (0.0, 0.0, 0.0)
 # A displacement differs from the offset of the axis if the cosines of the tilts span this much.
 _MIN_COSINE_SPAN = 0.02
+# A field that has moved by no more than this part of its side stood still.
+_STILL_PART = 32
 # An axis turned by less cuts off what a shift may cut off as well; a part of the intensity above
 # the background that is worth a word.
 _TURNED_DEG, _CUT_OFF = 12.0, 0.05
@@ -126,6 +130,66 @@ def lowest_tilt_in_place(
         offset = float(np.linalg.lstsq(terms, moves[:, 1])[0][0])
     moves[:, 1] -= offset
     return moves[:, :1] * down + moves[:, 1:] * across, TiltAxis(offset, axis.rotation_deg)
+
+
+def field_in_place(shifts: Floats64, axis: TiltAxis, tilts: Floats64, side_px: int) -> Floats64:
+    """The same alignment of a field that wandered, with the middle of its places in the centre.
+
+    So the volume holds what most images show, and not what that of the lowest tilt does. Shifts of
+    a field that stayed within 1/32 of its side are left alone.
+    """
+    down, across = directions(axis.rotation_deg)
+    moves = displacements(shifts, axis)
+    if np.ptp(moves, axis=0).max() <= side_px / _STILL_PART:
+        return shifts
+    cosines = np.cos(np.deg2rad(tilts))
+    along, beside = (np.median(moves[:, k]) for k in (0, 1))
+    beside = beside * cosines / np.median(cosines)
+    return shifts - along * down - beside[:, None] * across
+
+
+def specimen_in_place(
+    shifts: Floats64, axis: TiltAxis, tilts: Floats64, offsets: Sequence[Offset | None]
+) -> Floats64:
+    """The same alignment, with the specimen where a measured offset of zero would show it.
+
+    Parameters
+    ----------
+    shifts : ndarray
+        Shape (n, 2), in pixels, that leave the image of the lowest tilt in place.
+    axis : TiltAxis
+        The tilt axis.
+    tilts : ndarray
+        Angles in degrees, shape (n,).
+    offsets : sequence of Offset or None
+        Where the specimen was measured to be in each image, in pixels.
+
+    Returns
+    -------
+    ndarray
+        Shape (n, 2); the shifts as given if no offset is known. So the series of a run lie alike,
+        wherever the field has wandered to when the lowest tilt was exposed.
+    """
+    known = [n for n, offset in enumerate(offsets) if offset is not None]
+    if not known:
+        return shifts
+    down, across = directions(axis.rotation_deg)
+    lowest = min(known, key=lambda n: abs(tilts[n]))
+    offset = offsets[lowest]
+    assert offset is not None
+    left = np.array(offset.place) - shifts[lowest]
+    left = left - axis.offset_px * across
+    cosines = np.cos(np.deg2rad(tilts))
+    beside = (left @ across) * cosines / cosines[lowest]
+    return shifts + (left @ down) * down + beside[:, None] * across
+
+
+def unexplained(shifts: Floats64, offsets: Sequence[Offset | None] | None) -> float:
+    """Largest shift along rows or columns, less the offset where one was measured."""
+    if offsets is None:
+        return float(np.abs(shifts).max())
+    places = np.array([(0.0, 0.0) if offset is None else offset.place for offset in offsets])
+    return float(np.abs(shifts - places).max())
 
 
 def interpolated_over_tilt(shifts: Floats64, tilts: Floats64, usable: NDArray[np.intp]) -> Floats64:

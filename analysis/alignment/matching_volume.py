@@ -97,14 +97,20 @@ class MatchingVolume:
         Rows and columns of the images.
     thickness : int
         Voxels along z.
+    beside : int
+        Voxels beside the images on each side, if more than 1/16 of their width is wanted.
     """
 
     def __init__(
-        self, tilt_deg: NDArray[np.float64], shape: tuple[int, int], thickness: int
+        self,
+        tilt_deg: NDArray[np.float64],
+        shape: tuple[int, int],
+        thickness: int,
+        beside: int = 0,
     ) -> None:
         self._tall, wide = shape
         # The specimen beside the field enters it at high tilt.
-        width = wide + 2 * math.ceil(wide / 16)
+        width = wide + 2 * max(beside, math.ceil(wide / 16))
         self.thickness = thickness
         self._geometry = Geometry(tilt_deg, wide, thickness, width)
         blocks = -(-self._tall // LANES)

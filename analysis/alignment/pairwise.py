@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.arrays import Floats, checked_series, in_threads
+from ..core.offsets import Offset, between
 from ..core.progress import run_to_end
 from ..core.weights import checked_weights
 from .preparation import binning_for, prepared_by_weight, prepared_image
@@ -38,6 +39,9 @@ PairShifts = Mapping[tuple[int, int], NDArray[Any]]
 # Longer side of the images that are registered with one another, and their blur in such pixels.
 _SIDE = 128
 _BLUR_PX = 1.0
+# Where both places of a specimen are known, the shift is searched within so many standard
+# deviations of their difference, and some such pixels for what a tilt does to the picture.
+_DEVIATIONS, _LEAST_REACH_PX = 4.0, 2.0
 
 
 @dataclass(frozen=True)
@@ -118,7 +122,9 @@ def checked_method(method: str) -> None:
         raise ValueError(f"alignment method '{method}' is unknown; use one of {', '.join(METHODS)}")
 
 
-def register_pair(first: PreparedImage, second: PreparedImage) -> Floats64:
+def register_pair(
+    first: PreparedImage, second: PreparedImage, expected: Offset | None = None
+) -> Floats64:
     """Register two images by the method that they were prepared for.
 
     ``phase-correlation``: see :func:`.registration.phase_correlation`.
@@ -137,6 +143,10 @@ def register_pair(first: PreparedImage, second: PreparedImage) -> Floats64:
     ----------
     first, second : PreparedImage
         Neighbours in tilt, the lower tilt first. In the other order the result differs slightly.
+    expected : Offset, optional
+        Displacement that was measured elsewhere, in pixels of the original images. The result is
+        then a refinement within four standard deviations (and 2 px of the prepared images); where
+        nothing fits in there, the expected displacement itself.
 
     Returns
     -------
@@ -166,18 +176,28 @@ def register_pair(first: PreparedImage, second: PreparedImage) -> Floats64:
             f"{second.shape} prepared for {second.method} cannot be registered with one another"
         )
     one, other = first.small, second.small
+    near = None
+    if expected is not None:
+        near = expected.scaled(1 / first.binning).widened(_DEVIATIONS, _LEAST_REACH_PX)
     if first.method == "centre-of-mass":
         down = line_shift(common_line(one), common_line(other))
-        found = np.array([down, centre_of_mass(other) - centre_of_mass(one)])
+        found = _within(near, np.array([down, centre_of_mass(other) - centre_of_mass(one)]))
     else:
         measured = _both_measured(first, second)
         if measured is None:
-            found = phase_correlation(one, other)
+            found = _within(near, phase_correlation(one, other, near))
         else:
-            found = masked_correlation(one, other, *measured)
+            found = _within(near, masked_correlation(one, other, *measured, near))
         if first.method == "mutual-information":
-            found, _ = mutual_information(one, other, found, measured)
+            finer, _ = mutual_information(one, other, found, measured)
+            # A search that left the neighbourhood has lost its way.
+            found = finer if near is None or near.covers(finer) else found
     return found * first.binning
+
+
+def _within(near: Offset | None, found: Floats64) -> Floats64:
+    """What was found, if it is near enough; else the expected displacement."""
+    return found if near is None or near.covers(found) else np.array(near.place)
 
 
 def _both_measured(
@@ -222,6 +242,7 @@ class OnlineRegistration:
         self.method: Method = method
         self._order: list[tuple[float, int]] = []
         self._images: dict[int, PreparedImage] = {}
+        self._offsets: dict[int, Offset | None] = {}
         self._shifts: dict[tuple[int, int], Floats64] = {}
 
     def add(
@@ -230,6 +251,7 @@ class OnlineRegistration:
         tilt_deg: float,
         image: NDArray[Any],
         weights: NDArray[Any] | None = None,
+        offset: Offset | None = None,
     ) -> None:
         """Add an image and register it with its neighbours in tilt.
 
@@ -243,6 +265,8 @@ class OnlineRegistration:
             Shape (rows, columns), the same for all images.
         weights : ndarray, optional
             Share of each pixel that was measured, 0 to 1; by default all 1.
+        offset : Offset, optional
+            Where the specimen is in the image, in pixels, if that was measured.
 
         Raises
         ------
@@ -262,15 +286,18 @@ class OnlineRegistration:
                     f"image {number} has the shape {ready.shape}, the other images {shape}"
                 )
         insort(self._order, (float(tilt_deg), number))
-        self._images[number] = ready
+        self._images[number], self._offsets[number] = ready, offset
         index = self._order.index((float(tilt_deg), number))
         for k in (index - 1, index):
             if 0 <= k < len(self._order) - 1:
                 a, b = self._order[k][1], self._order[k + 1][1]
-                self._shifts[a, b] = register_pair(self._images[a], self._images[b])
+                expected = between(self._offsets[a], self._offsets[b])
+                self._shifts[a, b] = register_pair(self._images[a], self._images[b], expected)
 
     def pair_shifts(
-        self, numbers: Sequence[int] | NDArray[np.integer[Any]]
+        self,
+        numbers: Sequence[int] | NDArray[np.integer[Any]],
+        offsets: Sequence[Offset | None] | None = None,
     ) -> dict[tuple[int, int], Floats64]:
         """Shifts found so far, as :func:`.align.align_series` takes them.
 
@@ -278,6 +305,9 @@ class OnlineRegistration:
         ----------
         numbers : sequence of int
             Number of each image of the image stack that will be aligned.
+        offsets : sequence of Offset or None, optional
+            What is known by now of the specimen's place in these images. Pairs that were
+            registered knowing less are left out, so that they are registered anew.
 
         Returns
         -------
@@ -288,8 +318,24 @@ class OnlineRegistration:
         return {
             (index_of[a], index_of[b]): shift
             for (a, b), shift in self._shifts.items()
-            if a in index_of and b in index_of
+            if a in index_of
+            and b in index_of
+            and (
+                offsets is None
+                or between(offsets[index_of[a]], offsets[index_of[b]])
+                == between(self._offsets[a], self._offsets[b])
+            )
         }
+
+
+def among(pair_shifts: PairShifts, usable: NDArray[np.intp]) -> PairShifts:
+    """Known shifts by the indices among the usable images."""
+    index_of = {int(number): index for index, number in enumerate(usable)}
+    return {
+        (index_of[a], index_of[b]): shift
+        for (a, b), shift in pair_shifts.items()
+        if a in index_of and b in index_of
+    }
 
 
 def neighbours_in_tilt(tilts: Floats64) -> list[tuple[int, int]]:
@@ -304,6 +350,7 @@ def iter_register_series(
     method: Method,
     known: PairShifts | None = None,
     weights: Floats | None = None,
+    offsets: Sequence[Offset | None] | None = None,
 ) -> Generator[float, None, Floats64]:
     """Do what :func:`register_series` does in small pieces; yields the finished fraction."""
     pairs = neighbours_in_tilt(tilts)
@@ -323,7 +370,9 @@ def iter_register_series(
             ready[n] = prepare_image(images[n], method, None if weights is None else weights[n])
 
         def register(k: int, part: list[tuple[int, int]] = part) -> None:
-            found[part[k]] = register_pair(*(ready[n] for n in part[k]))
+            a, b = part[k]
+            expected = None if offsets is None else between(offsets[a], offsets[b])
+            found[a, b] = register_pair(ready[a], ready[b], expected)
 
         in_threads(prepare, sorted({n for pair in part for n in pair} - ready.keys()))
         in_threads(register, range(len(part)))
@@ -341,6 +390,7 @@ def register_series(
     *,
     pair_shifts: PairShifts | None = None,
     weights: NDArray[Any] | None = None,
+    offsets: Sequence[Offset | None] | None = None,
 ) -> Floats64:
     """Shifts of a tilt series from pairwise registration alone.
 
@@ -361,6 +411,9 @@ def register_series(
     weights : ndarray, optional
         Share of each pixel that was measured, shape of the images, 0 to 1; by default all 1. A
         pixel of weight 0 has no influence.
+    offsets : sequence of Offset or None, optional
+        Where the specimen was measured to be in each image, in pixels. Pairs of which both are
+        known are refined from there instead of searched.
 
     Returns
     -------
@@ -387,4 +440,5 @@ def register_series(
     images, tilts = checked_series(images, tilt_deg)
     checked_method(method)
     weights = checked_weights(weights, images.shape)
-    return run_to_end(iter_register_series(images, tilts, method, pair_shifts, weights))
+    steps = iter_register_series(images, tilts, method, pair_shifts, weights, offsets)
+    return run_to_end(steps)

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from ..core.arrays import Floats
 from ..core.progress import run_to_end
 from ..core.weights import checked_weights
+from ..tomography.reconstruction import margin_px
 from .gauss_newton import gauss_newton_step
 from .matching_volume import MatchingVolume
 from .preparation import MATCHING_SIDE, binning_for, prepared_series
@@ -270,7 +271,8 @@ class _Refinement:
         if self._volume is None:
             tall, wide = self._splines.shape
             thickness = min(wide, math.ceil(self._thickness * _THICKNESS_MARGIN))
-            self._volume = MatchingVolume(self._tilts, (tall, wide), thickness)
+            beside = margin_px(self._valid)
+            self._volume = MatchingVolume(self._tilts, (tall, wide), thickness, beside)
             for _ in range(_FIRST // _FURTHER - 1):
                 self._volume.fit(self._aligned, self._valid, _FURTHER)
                 yield done

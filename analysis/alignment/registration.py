@@ -20,6 +20,8 @@ from scipy.fft import irfft, irfft2, next_fast_len, rfft, rfft2
 from scipy.ndimage import gaussian_filter1d
 from scipy.signal.windows import tukey
 
+from ..core.offsets import Offset
+
 Floats64 = NDArray[np.float64]
 
 _WINDOW_TAPER = 0.5
@@ -37,7 +39,9 @@ _SEED = 2023
 _SAMPLED = 0.25
 
 
-def phase_correlation(first: NDArray[Any], second: NDArray[Any]) -> Floats64:
+def phase_correlation(
+    first: NDArray[Any], second: NDArray[Any], near: Offset | None = None
+) -> Floats64:
     """Displacement from the peak of the cross correlation of whitened spectra.
 
     Kuglin and Hines, Proc. IEEE Conf. Cybernetics and Society, 163 (1975). A window follows the
@@ -48,6 +52,9 @@ def phase_correlation(first: NDArray[Any], second: NDArray[Any]) -> Floats64:
     ----------
     first, second : ndarray
         Shape (rows, columns) both.
+    near : Offset, optional
+        Displacement to look at, in pixels, and how far from it (``sd``) to look. The displacement
+        may then be larger. By default the whole image is searched.
 
     Returns
     -------
@@ -63,14 +70,14 @@ def phase_correlation(first: NDArray[Any], second: NDArray[Any]) -> Floats64:
     >>> [round(float(part)) for part in shift]
     [4, 0]
     """
-    shift = np.zeros(2)
+    shift = np.zeros(2) if near is None else np.array(near.place)
     for _ in range(3):
         # The window covers the same part of the specimen in both images.
         whole = np.round(shift).astype(int)
         one, other = _overlap(first, second, whole)
         if min(one.shape) < 4:
             break
-        found = whole + _correlation_peak(_windowed(one), _windowed(other))
+        found = whole + _correlation_peak(_windowed(one), _windowed(other), near, whole)
         if np.array_equal(np.round(found), np.round(shift)):
             return found
         shift = found
@@ -94,7 +101,9 @@ def _windowed(image: NDArray[Any]) -> Floats64:
     return (image - mean) * window
 
 
-def _correlation_peak(one: Floats64, other: Floats64) -> Floats64:
+def _correlation_peak(
+    one: Floats64, other: Floats64, near: Offset | None, whole: NDArray[np.int_]
+) -> Floats64:
     rows, columns = (next_fast_len(2 * side, real=True) for side in one.shape)
     cross = rfft2(other, (rows, columns)) * np.conj(rfft2(one, (rows, columns)))
     power = np.abs(cross)
@@ -103,13 +112,28 @@ def _correlation_peak(one: Floats64, other: Floats64) -> Floats64:
     band = np.exp(-(down**2 + along**2) / (2 * _BAND**2))
     floor = _NOISE_FLOOR * power.max()
     correlation = irfft2(cross / (power + floor + 1e-30) * band, (rows, columns))
-    return _peak(correlation)
+    return _peak(correlation, near, whole)
 
 
-def _peak(correlation: Floats64) -> Floats64:
-    """Interpolated position of the maximum; a shift is less than half of the doubled frame."""
+def _peak(
+    correlation: Floats64, near: Offset | None, whole: NDArray[np.int_] | None = None
+) -> Floats64:
+    """Interpolated position of the maximum; a shift is less than half of the doubled frame.
+
+    With `near` the maximum is searched about that displacement, less the `whole` pixels by which
+    the images have been moved already.
+    """
     rows, columns = correlation.shape
-    peak = np.unravel_index(int(np.argmax(correlation)), correlation.shape)
+    searched = correlation
+    if near is not None:
+        moved = np.zeros(2) if whole is None else whole
+        away = [
+            np.abs((np.arange(side) - place + moved_px + side / 2) % side - side / 2)
+            for side, place, moved_px in zip((rows, columns), near.place, moved, strict=True)
+        ]
+        inside = (away[0] <= near.sd[0])[:, None] & (away[1] <= near.sd[1])
+        searched = np.where(inside, correlation, -np.inf)
+    peak = np.unravel_index(int(np.argmax(searched)), correlation.shape)
     found = np.empty(2)
     for axis, (index, side) in enumerate(zip(peak, (rows, columns), strict=True)):
         line = np.moveaxis(correlation, axis, 0)[:, peak[1 - axis]]
@@ -131,6 +155,7 @@ def masked_correlation(
     second: NDArray[Any],
     first_measured: NDArray[np.bool_],
     second_measured: NDArray[np.bool_],
+    near: Offset | None = None,
 ) -> Floats64:
     """Displacement from the peak of the normalised correlation of the measured pixels.
 
@@ -144,6 +169,8 @@ def masked_correlation(
         Shape (rows, columns) both.
     first_measured, second_measured : ndarray of bool
         Same shape: the pixels to use.
+    near : Offset, optional
+        As for :func:`phase_correlation`.
 
     Returns
     -------
@@ -181,7 +208,7 @@ def masked_correlation(
     usable = (overlap > _MIN_OVERLAP * overlap.max()) & (product > 1e-12 * product.max())
     correlation = np.zeros(shape)
     np.divide(common, np.sqrt(product), out=correlation, where=usable)
-    return _peak(correlation)
+    return _peak(correlation, near)
 
 
 def mutual_information(

@@ -20,6 +20,7 @@ and columns change places where the number of quarters is odd.
 from __future__ import annotations
 
 import math
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any, overload
 
@@ -29,13 +30,15 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d, spline_filter
 
 from ..core.arrays import Floats, in_threads
-from ..core.weights import checked_weights, filled_series
+from ..core.weights import checked_weights, every_pixel, filled_series
 
 # Beyond its border an image continues as the mean of so many outermost lines, smoothed along it.
 _BORDER_LINES = 8
 # A pixel is compared with another image or a reprojection if this share of it was measured.
 MIN_MEASURED = 0.5
 _BORDER_SMOOTHING_PX = 3.0
+# Pixels that are resampled in one piece of work.
+_RESAMPLED_PIXELS = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -175,18 +178,24 @@ def _mirrored(i, last):
 def _sample_weights(weights, rotation, offset, shift_y, shift_x, picks, out):
     """Fill `out` with the weights of the rows `picks` of the aligned image, interpolated linearly.
 
-    Beyond its border an image continues, and so do the weights of its outermost pixels.
+    Beyond the border of an image nothing was measured.
     """
     rows, columns = weights.shape
     wide = out.shape[1]
     cosine, sine = math.cos(rotation), math.sin(rotation)
     last_r, last_c = rows - 1, columns - 1
+    slack = 1e-3
     for i in range(picks.size):
         y = picks[i] - 0.5 * last_r
         for j in range(wide):
             x = j - 0.5 * (wide - 1) + offset
-            row = min(max(y * cosine + x * sine + shift_y + 0.5 * last_r, 0.0), float(last_r))
-            column = min(max(x * cosine - y * sine + shift_x + 0.5 * last_c, 0.0), float(last_c))
+            row = y * cosine + x * sine + shift_y + 0.5 * last_r
+            column = x * cosine - y * sine + shift_x + 0.5 * last_c
+            if min(row, column) < -slack or row > last_r + slack or column > last_c + slack:
+                out[i, j] = 0
+                continue
+            row = min(max(row, 0.0), float(last_r))
+            column = min(max(column, 0.0), float(last_c))
             r, c = int(row), int(column)
             below, beside = min(r + 1, last_r), min(c + 1, last_c)
             down, along = row - r, column - c
@@ -289,37 +298,29 @@ class Splines:
         rows: NDArray[np.integer[Any]] | None = None,
         columns: int | None = None,
     ) -> Floats | None:
-        """Weights of the pixels of :meth:`sampled`; None where all are 1."""
-        weights = self._weights
-        if weights is None:
-            return None
+        """Weights of the pixels of :meth:`sampled`, 0 beyond the recorded images.
+
+        None where all are 1.
+        """
         shifts, rotation = np.asarray(shifts_px, np.float64), math.radians(axis.rotation_deg)
         picks = np.arange(self.shape[0]) if rows is None else np.asarray(rows, np.intp)
-        out = np.empty((len(weights), len(picks), columns or self.shape[1]), np.float32)
+        out = np.empty((len(shifts), len(picks), columns or self.shape[1]), np.float32)
+        even = np.ones(self.shape, np.float32) if self._weights is None else None
 
         def one(n: int) -> None:
+            given = even if self._weights is None else self._weights[n]
             offset = float(axis.offset_px)
-            _sample_weights(weights[n], rotation, offset, shifts[n, 0], shifts[n, 1], picks, out[n])
+            _sample_weights(given, rotation, offset, shifts[n, 0], shifts[n, 1], picks, out[n])
 
         in_threads(one, range(len(shifts)))
-        return out
+        return None if even is not None and bool(out.all()) else out
 
     def valid_mask(self, shifts_px: NDArray[Any], axis: TiltAxis) -> NDArray[np.bool_]:
         """Mask of the pixels of :meth:`sampled` within the recorded image that were measured."""
-        tall, wide = self.shape
-        rotation = math.radians(axis.rotation_deg)
-        y = np.arange(tall)[:, None] - 0.5 * (tall - 1)
-        x = np.arange(wide)[None, :] - 0.5 * (wide - 1) + axis.offset_px
-        row = y * math.cos(rotation) + x * math.sin(rotation) + 0.5 * (tall - 1)
-        column = x * math.cos(rotation) - y * math.sin(rotation) + 0.5 * (wide - 1)
-        out = np.empty((len(self._exact), tall, wide), np.bool_)
-        for n, (down, along) in enumerate(np.asarray(shifts_px, np.float64)):
-            out[n] = (row >= -down) & (row <= tall - 1 - down)
-            out[n] &= (column >= -along) & (column <= wide - 1 - along)
         shares = self.sampled_weights(shifts_px, axis)
-        if shares is not None:
-            out &= shares >= MIN_MEASURED
-        return out
+        if shares is None:
+            return np.ones((len(self._exact), *self.shape), np.bool_)
+        return shares >= MIN_MEASURED
 
 
 @overload
@@ -374,7 +375,7 @@ def apply_alignment(
         continues as the mean of its eight outermost lines.
     weights : ndarray
         Only with `weights`: the share that was measured of each aligned pixel, by linear
-        interpolation.
+        interpolation; 0 beyond the border of an image, whatever `images` shows there.
 
     Raises
     ------
@@ -427,3 +428,20 @@ def apply_alignment(
 
     in_threads(one, range(len(images)))
     return out if shares is None else (out, shares)
+
+
+def iter_apply_alignment(
+    images: NDArray[Any], shifts: NDArray[Any], axis: TiltAxis, weights: NDArray[Any] | None
+) -> Generator[float, None, tuple[Floats, Floats | None]]:
+    """Resample some images at a time, and tell what was measured of them (None if all was)."""
+    shape = (images.shape[1], images.shape[2])
+    aligned, shares = np.empty(images.shape, np.float32), np.empty(images.shape, np.float32)
+    given = every_pixel(images.shape) if weights is None else weights
+    at_once = max(1, _RESAMPLED_PIXELS // images[0].size)
+    for first in range(0, len(images), at_once):
+        part = slice(first, first + at_once)
+        aligned[part], shares[part] = apply_alignment(
+            images[part], shifts[part], axis, given[part], shape=shape
+        )
+        yield min(1.0, (first + at_once) / len(images))
+    return aligned, checked_weights(shares, shares.shape)

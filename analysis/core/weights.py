@@ -53,13 +53,25 @@ def checked_weights(weights: NDArray[Any] | None, shape: tuple[int, ...]) -> Flo
     return None if bool(np.all(weights == 1)) else np.asarray(weights, np.float32)
 
 
+def every_pixel(shape: tuple[int, ...]) -> Floats:
+    """Weights of images of which every pixel was measured; they take no memory.
+
+    Examples
+    --------
+    >>> every_pixel((2, 2)).tolist()
+    [[1.0, 1.0], [1.0, 1.0]]
+    """
+    return np.broadcast_to(np.float32(1), shape)
+
+
 def filled(image: NDArray[Any], weights: NDArray[Any]) -> Floats:
     """Replace the pixels of weight 0 by what their surroundings show.
 
-    Gaps are bridged by a thin plate under tension, :func:`.bridging.bridge`. Far from any measured
-    pixel the image is averaged over ever larger squares, by weight, until every square holds a
-    measured pixel; each unmeasured one is interpolated from the finest squares that do (push and
-    pull, Gortler et al., Proc. SIGGRAPH 1996, 43). What a pixel of weight 0 holds has no influence.
+    Gaps within the field (:func:`field_of`) are bridged by a thin plate under tension,
+    :func:`.bridging.bridge`. Beyond it, and far from any measured pixel, the image is averaged over
+    ever larger squares, by weight, until every square holds a measured pixel; each unmeasured one
+    is interpolated from the finest squares that do (push and pull, Gortler et al., Proc. SIGGRAPH
+    1996, 43). What a pixel of weight 0 holds has no influence.
 
     Parameters
     ----------
@@ -81,8 +93,52 @@ def filled(image: NDArray[Any], weights: NDArray[Any]) -> Floats:
     """
     missing = weights <= 0
     known = _pushed_and_pulled(image, weights, missing)
-    bridge(known, missing)
+    # Beyond the outermost measured pixels there is nothing to bridge to.
+    bridge(known, missing & field_of(weights))
     return known
+
+
+def field_of(weights: NDArray[Any]) -> NDArray[np.bool_]:
+    """Pixels of the field: measured ones, and gaps between them.
+
+    A gap has measured pixels on both sides of it, in its row or its column; what it held can be
+    interpolated. Pixels that the field did not reach, because it wandered or is turned, have none
+    on one side, and nothing is known of them.
+
+    Parameters
+    ----------
+    weights : ndarray
+        Share of each pixel that was measured, shape (rows, columns).
+
+    Returns
+    -------
+    ndarray of bool
+        Shape (rows, columns).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> field_of(np.array([[0.0, 1.0, 0.0, 1.0, 0.0]])).tolist()
+    [[False, True, True, True, False]]
+    """
+    field = np.asarray(weights) > 0
+    rows, columns = (np.flatnonzero(field.any(axis=axis)) for axis in (1, 0))
+    if not rows.size:
+        return field
+    box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    if field[box].all():
+        return field
+    # Once more for the crossing of two gaps, which has measured pixels neither beside nor above it.
+    for _ in range(2):
+        field |= _between(field, 0) | _between(field, 1)
+    return field
+
+
+def _between(known: NDArray[np.bool_], axis: int) -> NDArray[np.bool_]:
+    """Pixels with known ones before and after them along an axis."""
+    before = np.logical_or.accumulate(known, axis=axis)
+    after = np.flip(np.logical_or.accumulate(np.flip(known, axis), axis=axis), axis)
+    return before & after
 
 
 def _pushed_and_pulled(

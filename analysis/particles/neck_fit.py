@@ -150,10 +150,16 @@ class _Pair:
         centres: Array,
         third_contacts: Sequence[Array],
     ) -> None:
-        """Leave out pixels beyond the image and around contacts with a third particle."""
+        """Leave out pixels that were not measured, and those around contacts with a third one."""
         scene = self.scene
         edge = 2 * scene.image_centre
         self.used = np.all((pixels >= 0) & (pixels <= edge[:, None, None]), axis=1)
+        if scene.measured is not None:
+            last = (edge + 0.5).astype(int)
+            rows, columns = (
+                np.clip(np.round(pixels[:, k]).astype(int), 0, last[k]) for k in (0, 1)
+            )
+            self.used &= scene.measured[views[:, None, None], rows, columns]
         for point in third_contacts:
             here = scene.in_images(point - scene.centre)[views, :2] - centres
             ds = self.s[:, None] - np.sum(here * along, axis=1)[:, None, None]

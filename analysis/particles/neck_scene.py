@@ -19,12 +19,14 @@ from scipy import ndimage as scipy_ndimage
 
 from ..core.arrays import Floats, in_threads, zeros
 from ..core.progress import scaled_progress
+from ..core.weights import checked_weights
 from ..tomography.projector import LANES, Geometry, blocks_of, project, slices_of
 from .segmentation import Labels, bounding_box, dilation
 
 ndimage: Any = scipy_ndimage
 Array = NDArray[np.float64]
 
+_MIN_MEASURED = 0.5  # share of a pixel that must be measured for it to count
 _RIM = 4  # voxels around a label that belong to it
 _AT_ONCE = 4 * len(os.sched_getaffinity(0))  # particles of one piece of work
 _ROWS = LANES * len(os.sched_getaffinity(0))  # slices of one piece of work
@@ -52,6 +54,8 @@ class NeckScene:
         Centre of the volume (y, z, x) and of an image (row, column).
     noise : tuple of float
         Variance of the images in vacuum, and its rise with the thickness.
+    measured : ndarray of bool or None
+        Pixels of which at least half was measured, shape (angles, y, x'); None for all.
     projected : ndarray
         Projections of all particles, shape (y, angles, x').
     coefficients : list of ndarray
@@ -69,6 +73,7 @@ class NeckScene:
         images: NDArray[Any],
         tilt_deg: NDArray[Any],
         spheres: Iterable[Sphere],
+        weights: NDArray[Any] | None = None,
     ) -> Generator[float, None, NeckScene]:
         """Project the particles of a specimen, in small pieces of work.
 
@@ -82,6 +87,8 @@ class NeckScene:
             Angles in degrees, shape (angles,).
         spheres : iterable of Sphere
             All particles.
+        weights : ndarray, optional
+            Share of each pixel that was measured, shape of the images; by default all 1.
 
         Yields
         ------
@@ -106,7 +113,10 @@ class NeckScene:
             )
         order = np.argsort(tilts, kind="stable")
         images = images[order]
+        weights = checked_weights(weights, images.shape)
         scene = cls(tilts[order], volume.shape, images.shape, spheres)
+        if weights is not None:
+            scene.measured = weights[order] >= _MIN_MEASURED
         box = bounding_box(labels > 0, 2 * _RIM)
         owner = dilation(np.ascontiguousarray(labels[box], np.int32), _RIM)
         matter = np.where(owner > 0, volume[box], np.float32(0))
@@ -158,17 +168,23 @@ class NeckScene:
         """Set the noise model; returns the vacuum level of each image."""
         rest = images - projected
         vacuum = projected < 0.02 * np.percentile(projected[:, ::2, ::2], 99.5)
+        matter = ~vacuum
+        if self.measured is not None:
+            vacuum &= self.measured
+            matter &= self.measured
         levels = [float(r[v].mean()) if v.any() else 0.0 for r, v in zip(rest, vacuum, strict=True)]
         rest -= np.array(levels, np.float32)[:, None, None]
         # Noise of counted electrons: a variance that rises with the thickness.
         squares = rest**2
+        if self.measured is not None:
+            squares[~self.measured] = 0
         all_s = float(squares.sum(dtype=float))
         dark_s = float(squares.sum(where=vacuum, dtype=float))
-        depth = float(projected.sum(where=~vacuum, dtype=float))
-        inside = np.count_nonzero(~vacuum)
-        dark = dark_s / max(1, squares.size - inside)
-        rise = max(0.0, all_s - dark_s - inside * dark) / depth if inside else 0.0
-        whole = all_s / squares.size
+        depth = float(projected.sum(where=matter, dtype=float))
+        inside, outside = np.count_nonzero(matter), np.count_nonzero(vacuum)
+        dark = dark_s / max(1, outside)
+        rise = max(0.0, all_s - dark_s - inside * dark) / depth if depth > 0 else 0.0
+        whole = all_s / max(1, inside + outside)
         least = 1e-6 * float(projected.max(initial=1e-3)) ** 2
         self.noise = max(dark, 0.05 * whole, least), rise
         self.projected = np.ascontiguousarray(projected.transpose(1, 0, 2))
@@ -187,6 +203,7 @@ class NeckScene:
         self.image_centre = (np.array(images_shape[1:]) - 1) / 2
         self.cosines, self.sines = np.cos(np.radians(tilts)), np.sin(np.radians(tilts))
         self.noise = (0.0, 0.0)
+        self.measured: NDArray[np.bool_] | None = None
         self.projected: Floats = np.empty((0, 0, 0), np.float32)
         self.coefficients: list[Floats] = []
         self.particles: dict[int, tuple[Floats, Array]] = {}

@@ -200,6 +200,7 @@ def measure_necks(
     *,
     images: NDArray[Any] | None = None,
     tilt_deg: NDArray[Any] | None = None,
+    weights: NDArray[Any] | None = None,
 ) -> list[Neck]:
     """Measure the neck of each pair of particles whose labels touch.
 
@@ -221,6 +222,9 @@ def measure_necks(
         the volume.
     tilt_deg : ndarray, optional
         Angles of the images in degrees, shape (angles,).
+    weights : ndarray, optional
+        Share of each pixel of the images that was measured, 0 to 1, shape of the images; by default
+        all 1. Necks are fitted to pixels of which at least half was measured.
 
     Returns
     -------
@@ -244,7 +248,9 @@ def measure_necks(
     >>> round(neck.distance_nm)
     16
     """
-    steps = iter_measure_necks(volume, labels, voxel_nm, images=images, tilt_deg=tilt_deg)
+    steps = iter_measure_necks(
+        volume, labels, voxel_nm, images=images, tilt_deg=tilt_deg, weights=weights
+    )
     return run_to_end(steps)
 
 
@@ -255,12 +261,13 @@ def iter_measure_necks(
     *,
     images: NDArray[Any] | None = None,
     tilt_deg: NDArray[Any] | None = None,
+    weights: NDArray[Any] | None = None,
 ) -> Generator[float, None, list[Neck]]:
     """Do what :func:`measure_necks` does in small pieces of work.
 
     Parameters
     ----------
-    volume, labels, voxel_nm, images, tilt_deg
+    volume, labels, voxel_nm, images, tilt_deg, weights
         See :func:`measure_necks`.
 
     Yields
@@ -297,7 +304,7 @@ def iter_measure_necks(
             for p in particles.values()
         ]
         scene = yield from scaled_progress(
-            0.25, 0.45, NeckScene.build(volume, labels, images, tilt_deg, spheres)
+            0.25, 0.45, NeckScene.build(volume, labels, images, tilt_deg, spheres, weights)
         )
         level = float(np.median([p.level for p in particles.values()]))
         guesses = {pair: width / voxel_nm for pair, width in widths.items()}

@@ -18,9 +18,11 @@ from ...protocols.messages.manifest import StackPlan
 from ...protocols.steps import RECORDED_VIEWS, VIEWS, Frame, Notice, Output, Series, View
 from ...protocols.steps.base import view_key
 from ..core.arrays import Floats, binned
+from ..core.offsets import Offset
 from ..core.outputs import Task
 from .runner import AnyStep, StepRunner
 
+_UNKNOWN = ((np.nan, np.nan), (np.nan, np.nan))
 # A frame of which less is measured shows nothing.
 _LEAST_MEASURED = 0.5
 
@@ -40,6 +42,7 @@ class _GatheredView:
     weights: Floats | None = None
     tilt_sum_deg: float = 0.0
     count: int = 0
+    frames: list[int] = field(default_factory=list[int])
 
     def mean(self) -> _MeanView:
         """The view, when all of its frames have come; its memory is free then."""
@@ -50,18 +53,20 @@ class _GatheredView:
         self.total = self.recorded = self.weights = None
         if weights is not None and weights.min() >= 1:
             weights = None
-        return _MeanView(self.index, image, self.tilt_sum_deg / self.count, recorded, weights)
+        tilt_deg = self.tilt_sum_deg / self.count
+        return _MeanView(self.index, image, tilt_deg, recorded, weights, tuple(self.frames))
 
 
 @dataclass(frozen=True)
 class _MeanView:
-    """One view: its image, that of the frames as recorded if it is kept, and the weights."""
+    """One view: its image, that of the frames as recorded if it is kept, weights and frames."""
 
     index: int
     image: Floats
     tilt_deg: float
     recorded: Floats | None
     weights: Floats | None
+    frames: tuple[int, ...]
 
 
 @dataclass
@@ -73,6 +78,7 @@ class _GatheredSeries:
     tilt_deg: list[float] = field(default_factory=list[float])
     indices: list[int] = field(default_factory=list[int])
     weights: list[Floats | None] = field(default_factory=list[Floats | None])
+    frames: list[tuple[int, ...]] = field(default_factory=list[tuple[int, ...]])
 
     def add(self, view: _MeanView, *, keeps_recorded: bool) -> None:
         """Add a view."""
@@ -82,8 +88,9 @@ class _GatheredSeries:
         self.tilt_deg.append(view.tilt_deg)
         self.indices.append(view.index)
         self.weights.append(view.weights)
+        self.frames.append(view.frames)
 
-    def stacked(self) -> Series:
+    def stacked(self, offsets: FrameOffsets) -> Series:
         """The whole series, for the steps."""
         images = np.stack(self.images) if self.images else np.empty((0, 0, 0), np.float32)
         weights: Floats | None = None
@@ -92,13 +99,38 @@ class _GatheredSeries:
             for number, shares in enumerate(self.weights):
                 if shares is not None:
                     weights[number] = shares
+        places = [offsets.of(frames) for frames in self.frames]
+        known = any(place is not None for place in places)
+        rows = [_UNKNOWN if place is None else (place.place, place.sd) for place in places]
         return Series(
             images,
             np.array(self.tilt_deg, np.float64),
             tuple(self.indices),
             np.stack(self.recorded) if self.recorded else None,
             weights=weights,
+            offsets_nm=np.array([place for place, _ in rows]) if known else None,
+            offsets_sd_nm=np.array([sd for _, sd in rows]) if known else None,
         )
+
+
+class FrameOffsets:
+    """Where the specimen was measured to be in the frames of a stack, as far as it is known."""
+
+    def __init__(self) -> None:
+        self._by_frame: dict[int, Offset] = {}
+
+    def note(self, index: int, offset: Offset) -> None:
+        """Take the offset of a frame in nm; it replaces one that came before."""
+        self._by_frame[index] = offset
+
+    def of(self, frames: Sequence[int]) -> Offset | None:
+        """Mean over the frames of a view; None if that of one of them is not known."""
+        known = [self._by_frame.get(index) for index in frames]
+        offsets = [offset for offset in known if offset is not None]
+        if not offsets or len(offsets) < len(known):
+            return None
+        sd = np.sqrt((np.array([o.sd for o in offsets]) ** 2).sum(axis=0)) / len(offsets)
+        return Offset.of(np.mean([o.place for o in offsets], axis=0), sd)
 
 
 class StackAnalysis:
@@ -128,8 +160,7 @@ class StackAnalysis:
             key: _GatheredView(index, count) for index, (key, count) in enumerate(frames.items())
         }
         self._series = _GatheredSeries()
-        # Offset (y, x) and sd in nm of each frame of which the tracker has measured them.
-        self._offsets_nm: dict[int, tuple[tuple[float, float], tuple[float, float]]] = {}
+        self._offsets = FrameOffsets()
 
     @property
     def complete(self) -> bool:
@@ -159,19 +190,25 @@ class StackAnalysis:
         tasks, self._tasks = self._tasks, []
         return tasks
 
-    def note_offset(
-        self, index: int, offset_nm: tuple[float, float], sd_nm: tuple[float, float]
-    ) -> None:
-        """Keep where the tracker found the specimen in a frame.
+    def note_offset(self, index: int, offset_nm: Sequence[float], sd_nm: Sequence[float]) -> None:
+        """Note where the specimen was measured to be in a frame.
+
+        It may be told before the frame comes or after; what is known when the view is treated, and
+        at the latest when the series is, serves as the start of its registration. May be called
+        from any thread.
 
         Parameters
         ----------
         index : int
-            Of the frame; it may come before or after the frame itself.
-        offset_nm, sd_nm : tuple of float
-            Offset (y, x) of the specimen from its place, and its standard deviation.
+            Of the frame in the stack, from 0.
+        offset_nm : sequence of float
+            Place of the specimen (y, x), positive towards higher rows and columns.
+        sd_nm : sequence of float
+            Standard deviation of both. With a number that is not finite nothing is noted.
         """
-        self._offsets_nm[index] = offset_nm, sd_nm
+        offset = Offset.of(np.asarray(offset_nm, float), np.asarray(sd_nm, float))
+        if offset is not None and 0 <= index < self.plan.frames:
+            self._offsets.note(index, offset)
 
     def lost(self, index: int) -> Iterator[Output]:
         """Note that a frame will not come."""
@@ -264,6 +301,7 @@ class StackAnalysis:
         self._add_weights(view, frame, binning)
         view.tilt_sum_deg += tilt_deg
         view.count += 1
+        view.frames.append(frame.index)
 
     def _add_weights(self, view: _GatheredView, frame: Frame, binning: int) -> None:
         """Add what was measured of a frame; views without gaps have no weights."""
@@ -307,8 +345,16 @@ class StackAnalysis:
     def _view(self, view: _MeanView) -> Iterator[Output]:
         """Treat one view."""
         self._series.add(view, keeps_recorded=self._keeps_recorded)
+        offset = self._offsets.of(view.frames)
         yield from self._runner.view(
-            View(view.index, view.image, view.tilt_deg, weights=view.weights)
+            View(
+                view.index,
+                view.image,
+                view.tilt_deg,
+                weights=view.weights,
+                offset_nm=None if offset is None else offset.place,
+                offset_sd_nm=None if offset is None else offset.sd,
+            )
         )
 
     def _whole(self) -> Iterator[Output]:
@@ -324,6 +370,6 @@ class StackAnalysis:
         else:
             yield from self._runner.after_views()
         gathered, self._series = self._series, _GatheredSeries()
-        series = gathered.stacked()
+        series = gathered.stacked(self._offsets)
         del gathered
         yield from self._runner.series(series, has_views=has_views)

@@ -20,6 +20,7 @@ from ...protocols.steps import (
     StepSettings,
     View,
 )
+from ..core.offsets import Offset
 from ..core.outputs import with_progress
 
 if TYPE_CHECKING:
@@ -79,13 +80,13 @@ class AlignStep(Step[AlignSettings]):
             known = self.context.get(KnownAlignment)
             self._coarse = CoarseAlignment(self.settings.method, known, self._told_axis())
         number, self._views = self._views, self._views + 1
+        offset = None
+        if view.offset_nm is not None and view.offset_sd_nm is not None:
+            offset = Offset(view.offset_nm, view.offset_sd_nm).scaled(1 / self.stack.pixel_nm)
         try:
-            if view.weights is None:
-                view.image = self._coarse.add_view(number, view.index, view.image, view.tilt_deg)
-            else:
-                view.image, view.weights = self._coarse.add_view(
-                    number, view.index, view.image, view.tilt_deg, view.weights
-                )
+            view.image, view.weights = self._coarse.add_view(
+                number, view.index, view.image, view.tilt_deg, view.weights, offset
+            )
         except ValueError as error:
             view.usable = False
             name, tilt_deg = self.stack.name, view.tilt_deg
@@ -112,7 +113,8 @@ class AlignStep(Step[AlignSettings]):
             return
         before = self.context.get(KnownAlignment)
         try:
-            pairs = coarse.pair_shifts(len(series.images))
+            offsets = self._offsets(series)
+            pairs = coarse.pair_shifts(len(series.images), offsets)
             found = yield from with_progress(
                 "aligning",
                 iter_align_series(
@@ -123,6 +125,7 @@ class AlignStep(Step[AlignSettings]):
                     start_axis=before.axis if before is not None else None,
                     weights=series.weights,
                     told_axis=self._told_axis(),
+                    offsets=offsets,
                 ),
             )
         except ValueError as error:
@@ -141,13 +144,26 @@ class AlignStep(Step[AlignSettings]):
         series.displacement_px = coarse.displacement_to(found.shifts_px, found.axis)
         shifts_px = dict(zip(series.view_indices, found.shifts_px, strict=True))
         as_previewed = coarse.shows(found.axis)
-        self.context.put(KnownAlignment(found.axis, shifts_px, found.thickness_px, as_previewed))
+        places = dict(zip(series.view_indices, offsets or (), strict=False))
+        known = {index: place for index, place in places.items() if place is not None}
+        self.context.put(
+            KnownAlignment(found.axis, shifts_px, found.thickness_px, as_previewed, known)
+        )
         series.images, series.weights = found.images, found.weights
         if series.recorded is not None:
             shape = (series.images.shape[1], series.images.shape[2])
             series.recorded = apply_alignment(
                 series.recorded, found.shifts_px, found.axis, shape=shape
             )
+
+    def _offsets(self, series: Series) -> list[Offset | None] | None:
+        """Where the specimen was measured to be in each view, in pixels."""
+        places, sds = series.offsets_nm, series.offsets_sd_nm
+        if places is None or sds is None:
+            return None
+        offsets = (Offset.of(*pair) for pair in zip(places, sds, strict=True))
+        factor = 1 / self.stack.pixel_nm
+        return [None if offset is None else offset.scaled(factor) for offset in offsets]
 
     def _results(self, found: Alignment, series: Series) -> Iterator[Output]:
         """Give the images and shifts; those of views that never came are NaN."""

@@ -73,6 +73,7 @@ class MeasureStep(Step[MeasureSettings]):
                 self.stack.pixel_nm,
                 images=series.recorded,
                 tilt_deg=series.tilt_deg,
+                weights=series.weights,
             ),
         )
         table = np.empty((len(necks), len(NECK_COLUMNS)))

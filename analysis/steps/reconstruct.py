@@ -11,6 +11,7 @@ from pydantic import Field
 
 from ...protocols.steps import (
     VIEWS,
+    Notice,
     Output,
     Parameters,
     Progress,
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 # Total-variation minimisation works in a slab so many times as thick as the specimen.
 _SLAB = 1.6
+# A larger part of the volume that too few views have seen is worth a word.
+_UNSEEN_TOLD = 0.05
 _NOWHERE = (0.0, 0.0, 0.0)
 # Axes of the plane across each axis of the volume.
 _PLANES = {"y": ("z", "x"), "z": ("y", "x"), "x": ("y", "z")}
@@ -140,7 +143,7 @@ class ReconstructStep(Step[ReconstructSettings]):
         from ..tomography.back_projection import wbp
         from ..tomography.image_levels import without_vacuum
         from ..tomography.iterative import sirt
-        from ..tomography.reconstruction import central_slices
+        from ..tomography.reconstruction import central_slices, without_unseen
 
         live, self._live = self._live, None
         if live is None:
@@ -153,7 +156,7 @@ class ReconstructStep(Step[ReconstructSettings]):
         }
         _, z, x = self.shape("volume")
         if self.settings.method == "wbp":
-            volume = wbp(images, tilts, slice_shape=(z, x))
+            volume = wbp(images, tilts, slice_shape=(z, x), weights=series.weights)
         elif self.settings.method == "sirt":
             made = sirt(
                 images,
@@ -168,6 +171,15 @@ class ReconstructStep(Step[ReconstructSettings]):
             volume, about = yield from self._minimise(live, series, images)
             more |= about
         del live
+        if series.weights is not None:
+            volume, unseen = without_unseen(volume, series.weights, tilts)
+            more["unseen_share"] = unseen
+            if unseen > _UNSEEN_TOLD:
+                yield Notice(
+                    "warning",
+                    f"{self.stack.name}: {unseen:.0%} of the volume lay in the field in fewer than "
+                    "half of the views; it is left empty. Particles at its border are cut off",
+                )
         yield self.result("volume", volume, more)
         for axis, plane in central_slices(volume).items():
             yield self.result(f"slice_{axis}", plane, more)

@@ -7,10 +7,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.arrays import Floats, checked_series
-from .projector import backproject
+from ..core.arrays import Floats, checked_series, in_threads
+from ..core.weights import binned_by_weight, checked_weights, filled
+from .iterative import sirt
+from .projector import backproject, project
 
 _WEDGE = 5.0
+# Missing pixels are taken from a volume of at most so many pixels across, by so many iterations.
+_COARSE_SIDE, _COARSE_ITERATIONS = 128, 20
 Window = Literal["ramp", "hann", "cosine", "shepp-logan"]
 
 
@@ -101,6 +105,7 @@ def wbp(
     slice_shape: tuple[int, int] | None = None,
     window: Window = "ramp",
     minimum: float = -np.inf,
+    weights: NDArray[Any] | None = None,
 ) -> Floats:
     """Reconstruct a volume by weighted (filtered) back-projection.
 
@@ -120,6 +125,10 @@ def wbp(
         ``shepp-logan``; ``ramp`` does not damp.
     minimum : float
         Lower voxels are raised to this value at the end.
+    weights : ndarray, optional
+        Share of each pixel that was measured, shape of the images, 0 to 1; by default all 1. A
+        pixel of weight 0 is replaced by the projection of a coarse volume of the others, because
+        the filter needs whole rows.
 
     Returns
     -------
@@ -143,6 +152,9 @@ def wbp(
     1.0
     """
     images, tilts = checked_series(images, tilt_deg)
+    weights = checked_weights(weights, images.shape)
+    if weights is not None and (weights <= 0).any():
+        images = completed(images, tilts, weights, slice_shape)
     detector = images.shape[2]
     length = 1 << (2 * detector - 1).bit_length()
     response = ramp(length, window)
@@ -152,3 +164,77 @@ def wbp(
         filtered[number] = share * np.fft.irfft(spectrum, length, axis=1)[:, :detector]
     volume = backproject(filtered, tilts, slice_shape)
     return np.maximum(volume, np.float32(minimum), out=volume)
+
+
+def completed(
+    images: NDArray[Any],
+    tilt_deg: NDArray[Any],
+    weights: NDArray[Any],
+    slice_shape: tuple[int, int] | None = None,
+) -> Floats:
+    """Put what the other views show into pixels that a view has not measured.
+
+    The images are binned to at most 128 pixels a side, and a volume is made of the measured ones by
+    20 iterations of SIRT. Unmeasured pixels take its projections, and the difference that images
+    and projections have beside them, so that there is no step.
+
+    Parameters
+    ----------
+    images : ndarray
+        Shape (views, y, x').
+    tilt_deg : ndarray
+        Angles in degrees, shape (views,).
+    weights : ndarray
+        Share of each pixel that was measured, shape of the images, 0 to 1.
+    slice_shape : tuple of int, optional
+        Voxels along (z, x) of the volume that is wanted; by default a square as wide as the images.
+
+    Returns
+    -------
+    ndarray
+        Float32, shape (views, y, x'); measured pixels as they are.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> images = np.ones((5, 8, 8), np.float32)
+    >>> weights = np.ones_like(images)
+    >>> weights[2, :, :2], images[2, :, :2] = 0, 1e6
+    >>> made = completed(images, np.arange(-20.0, 21.0, 10.0), weights)
+    >>> bool(made[2, :, :2].max() < 2)
+    True
+    """
+    count, tall, wide = images.shape
+    height, width = slice_shape or (wide, wide)
+    binning = 1
+    while wide // binning > _COARSE_SIDE and min(tall, height) // (2 * binning) > 0:
+        binning *= 2
+    pairs = [binned_by_weight(*pair, binning) for pair in zip(images, weights, strict=True)]
+    small, shares = (np.stack(part) for part in zip(*pairs, strict=True))
+    shape = (-(-height // binning), -(-width // binning))
+    volume = sirt(
+        small, tilt_deg, _COARSE_ITERATIONS, slice_shape=shape, minimum=-np.inf, weights=shares
+    ).volume
+    shown = project(volume, tilt_deg, small.shape[2])
+    out = np.empty(images.shape, np.float32)
+
+    def one(n: int) -> None:
+        guess = _enlarged(_enlarged(shown[n], tall, 0), wide, 1)
+        beyond = guess + filled(images[n] - guess, weights[n])
+        out[n] = np.where(weights[n] > 0, images[n], beyond)
+
+    in_threads(one, range(count))
+    return out
+
+
+def _enlarged(image: Floats, side: int, axis: int) -> Floats:
+    """Interpolate an image linearly to `side` pixels along an axis, about the same centre."""
+    few = image.shape[axis]
+    factor = max(1, side // few)
+    places = (np.arange(side) - (side - 1) / 2) / factor + (few - 1) / 2
+    first = np.clip(np.floor(places).astype(int), 0, max(0, few - 2))
+    part = np.clip(places - first, 0, 1).astype(np.float32)
+    lines = np.moveaxis(image, axis, 0)
+    after = np.minimum(first + 1, few - 1)
+    made = lines[first] * (1 - part)[:, None] + lines[after] * part[:, None]
+    return np.moveaxis(made, 0, axis)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.arrays import binned
-from ..core.weights import binned_by_weight, checked_weights
+from ..core.weights import binned_by_weight, checked_weights, field_of
 
 # See automatic_weight.
 _NOISE_SHARE, _MIN_SHARE, _COARSE = 0.7, 1e-3, 4
@@ -22,7 +22,9 @@ _SQUARES = 64  # averaged squares along the shorter side of an image
 _DARKER_SHARE, _CLEARLY = 0.05, 3.0
 
 
-def automatic_weight(images: NDArray[Any], tilt_deg: NDArray[Any]) -> float:
+def automatic_weight(
+    images: NDArray[Any], tilt_deg: NDArray[Any], weights: NDArray[Any] | None = None
+) -> float:
     """Weight of the total variation that just outweighs the noise of the images.
 
     The noise of a view is its difference from the linear interpolation between its neighbours in
@@ -38,6 +40,9 @@ def automatic_weight(images: NDArray[Any], tilt_deg: NDArray[Any]) -> float:
         Shape (views, y, x').
     tilt_deg : ndarray
         Angles in degrees, shape (views,), in any order.
+    weights : ndarray, optional
+        Share of each pixel that was measured, shape of the images, 0 to 1; by default all 1. Pixels
+        that the field of a view or of its neighbours in tilt did not reach do not count.
 
     Returns
     -------
@@ -55,6 +60,7 @@ def automatic_weight(images: NDArray[Any], tilt_deg: NDArray[Any]) -> float:
     """
     order = np.argsort(tilt_deg, kind="stable")
     views, tilts = np.asarray(images, np.float32)[order], np.asarray(tilt_deg, np.float64)[order]
+    fields = None if weights is None else np.stack([field_of(weights[n]) for n in order])
     coarse = np.stack([binned(view, _COARSE) for view in views])
     minimum = _MIN_SHARE * float(np.abs(views).mean()) * len(views)
     variances: list[NDArray[np.float64]] = []
@@ -65,7 +71,11 @@ def automatic_weight(images: NDArray[Any], tilt_deg: NDArray[Any]) -> float:
         difference = coarse[k] - (1 - share) * coarse[k - 1] - share * coarse[k + 1]
         power = difference**2 / (1 + share**2 + (1 - share) ** 2)
         variances.append(binned(power, _COARSE).ravel().astype(np.float64))
-        levels.append(np.maximum(binned(coarse[k], _COARSE), 0).ravel().astype(np.float64))
+        level = np.maximum(binned(coarse[k], _COARSE), 0)
+        if fields is not None:
+            reached = fields[k - 1] & fields[k] & fields[k + 1]
+            level[binned(binned(reached, _COARSE), _COARSE) < 1] = 0
+        levels.append(level.ravel().astype(np.float64))
     if not variances or not np.any(levels):
         return minimum
     variance, level = np.concatenate(variances), np.concatenate(levels)

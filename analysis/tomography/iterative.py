@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.arrays import Floats, checked_series, in_threads, zeros
-from ..core.weights import checked_weights, filled_series
+from ..core.weights import checked_weights, field_of, filled_series
 from .projector import LANES, Geometry, blocks_of
 from .reconstruction import Reconstruction
 
@@ -55,8 +55,9 @@ def sirt(
         Lowest value that a voxel may take; ``-inf`` for no bound.
     weights : ndarray, optional
         Share of each pixel that was measured, shape of the images, 0 to 1; by default all 1. What
-        a pixel of weight 0 holds has no influence; where voxels are seen by hardly any other, it
-        is filled from its surroundings (:func:`pyrotome.analysis.core.filled`).
+        a pixel of weight 0 holds has no influence. Where voxels are seen by hardly any other, one
+        in a gap is filled from its surroundings (:func:`pyrotome.analysis.core.filled`); one that
+        the field did not reach is not.
 
     Returns
     -------
@@ -143,11 +144,14 @@ def _solve_block(
 def _with_needed(
     geometry: Geometry, images: NDArray[Any], weights: Floats, gains: Floats
 ) -> tuple[NDArray[Any], Floats]:
-    """Fill pixels on rays through voxels that hardly any measured pixel shows.
+    """Fill pixels in gaps on rays through voxels that hardly any measured pixel shows.
 
     A gap of the detector along the tilt axis or across it would leave a hole in the volume.
     """
     slices = images.shape[1]
+    gaps = np.stack([field_of(shares) & (shares < 1) for shares in weights])
+    if not gaps.any():
+        return images, weights
     wanted = weights.copy()
 
     def weigh(block: int) -> None:
@@ -167,6 +171,7 @@ def _with_needed(
             )
 
     in_threads(weigh, range(-(-slices // LANES)))
+    wanted = np.where(gaps, wanted, weights)
     return (images if np.array_equal(wanted, weights) else filled_series(images, weights)), wanted
 
 

@@ -12,7 +12,7 @@ from ..core.arrays import Floats
 from ..core.weights import checked_weights
 from .image_levels import vacuum_level
 from .iterative import sirt
-from .reconstruction import central_slices
+from .reconstruction import central_slices, margin_px
 from .total_variation import TvSolver
 
 # Part of the iterations of total-variation minimisation that is done while views arrive.
@@ -57,6 +57,8 @@ class LiveReconstruction:
     ) -> None:
         self._shape = shape
         self._occupied = _central(shape[1], thickness)
+        # Voxels beside the images on each side, for what lies there.
+        self._margin = 0
         self.iterations_per_view = int(_EARLY_SHARE * tv_iterations / max(1, views))
         self.iterations = 0
         self._solver: TvSolver | None = None
@@ -78,7 +80,7 @@ class LiveReconstruction:
         """The current volume, shape (y, z, x), in the unit of the images per voxel side."""
         if self._solver is not None:
             whole = np.zeros(self._shape, np.float32)
-            whole[:, self._occupied] = self._solver.volume
+            whole[:, self._occupied] = self._solver.volume[:, :, self._beside]
             return whole
         return np.zeros(self._shape, np.float32) if self._volume is None else self._volume
 
@@ -89,10 +91,15 @@ class LiveReconstruction:
             return central_slices(self.volume)
         thin = self._solver.central_slices()
         planes = {axis: np.zeros(self._plane_shape(axis), np.float32) for axis in thin}
-        planes["y"][self._occupied] = thin["y"]
-        planes["z"][:] = thin["z"]
+        planes["y"][self._occupied] = thin["y"][:, self._beside]
+        planes["z"][:] = thin["z"][:, self._beside]
         planes["x"][:, self._occupied] = thin["x"]
         return planes
+
+    @property
+    def _beside(self) -> slice:
+        """Voxels along x of the solver that belong to the volume."""
+        return slice(self._margin, self._margin + self._shape[2])
 
     def _plane_shape(self, axis: str) -> tuple[int, int]:
         y, z, x = self._shape
@@ -102,7 +109,9 @@ class LiveReconstruction:
         y, _, x = self._shape
         height = self._occupied.stop - self._occupied.start
         start = None if initial is None else initial[:, self._occupied]
-        return TvSolver(y, x, slice_shape=(height, x), initial=start)
+        if start is not None and self._margin:
+            start = np.pad(start, ((0, 0), (0, 0), (self._margin, self._margin)))
+        return TvSolver(y, x, slice_shape=(height, x + 2 * self._margin), initial=start)
 
     def add_view(
         self, image: Floats, tilt_deg: float, weights: Floats | None = None
@@ -179,6 +188,7 @@ class LiveReconstruction:
             As for the class, if it is known better now.
         weights : ndarray, optional
             Share of each pixel that was measured, shape of the images, 0 to 1; by default all 1.
+            Where the field has wandered, what lies beside the volume is reconstructed with it.
 
         Yields
         ------
@@ -189,9 +199,10 @@ class LiveReconstruction:
         # The old solver frees its memory before the new one allocates as much.
         self._solver = None
         self._occupied = _central(self._shape[1], thickness)
+        weights = checked_weights(weights, images.shape)
+        self._margin = margin_px(weights)
         solver = self._new_solver(start)
         del start
-        weights = checked_weights(weights, images.shape)
         for n, (image, tilt) in enumerate(zip(images, tilt_deg, strict=True)):
             solver.add_view(image, float(tilt), None if weights is None else weights[n])
         self._solver = solver

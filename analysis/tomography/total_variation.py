@@ -4,7 +4,9 @@ The solver minimises, over volumes x without voxels below `minimum`,
 
     1/2 |P x - b|^2 + weight * TV(x),    TV(x) = sum of |grad x| over the voxels in 3D,
 
-where each square of the first term counts by the share of the pixel that was measured.
+where each square of the first term counts by the share of the pixel that was measured. A pixel that
+the field of its view did not reach does not count; one in a gap of the detector is filled, and
+counts a little.
 
 Each iteration first reduces the residual and then the total variation, as in ISER. The first is a
 gradient step, the second is one step of the dual problem of TV denoising (Beck and Teboulle, IEEE
@@ -25,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.arrays import Floats, checked_series, in_threads, zeros
-from ..core.weights import checked_weights, filled
+from ..core.weights import checked_weights, every_pixel, field_of, filled
 from .image_levels import automatic_weight
 from .projector import LANES, Geometry, blocks_of, slices_of
 from .reconstruction import Reconstruction
@@ -37,7 +39,7 @@ _DUAL_STEP = 1.0 / 12.0
 # views, and then when their number has grown by this factor.
 _CAPACITY, _FEW, _GROWTH = 8, 8, 1.2
 
-# Filled pixels count so much: voxels that no measured pixel shows follow them.
+# Filled pixels in gaps count so much: voxels that no measured pixel shows follow them.
 _FILLED_WEIGHT = 0.3
 
 
@@ -114,8 +116,9 @@ class TvSolver:
         self._views: list[Floats] = []
         # Images in the blocks of the projector, with memory for some more.
         self._measured = zeros((blocks, _CAPACITY, detector, LANES))
-        # Weights of their pixels, once an image has some that are not 1.
+        # Weights of their pixels, once an image has some that are not 1; and those given.
         self._pixel_weights: Floats | None = None
+        self._given_weights: list[Floats | None] = []
         self._geometry: Geometry | None = None
         self._step_size, self._weight = 0.0, 0.0
         self._weight_views, self._noise = 0, 0.0
@@ -168,8 +171,8 @@ class TvSolver:
         tilt_deg : float
             Tilt angle in degrees.
         weights : ndarray, optional
-            Share of each pixel that was measured, 0 to 1; by default all 1. A pixel of weight 0
-            has no influence.
+            Share of each pixel that was measured, 0 to 1; by default all 1. What a pixel of weight
+            0 holds has no influence.
 
         Raises
         ------
@@ -188,9 +191,10 @@ class TvSolver:
             self._measured = larger
         weights = checked_weights(weights, image.shape)
         self._views.append(
-            np.array(image, np.float32) if weights is None else filled(image, weights)
+            np.array(image, np.float32) if weights is None else _without_gaps(image, weights)
         )
         self._weigh(number, weights)
+        self._given_weights.append(weights)
         self._tilts.append(float(tilt_deg))
         self._measured[:, number] = blocks_of(self._views[-1][:, None])[:, 0]
         self._geometry = None
@@ -207,7 +211,8 @@ class TvSolver:
                 larger[:, :number] = kept[:, :number]
             self._pixel_weights = kept = larger
         if weights is not None:
-            shares = np.maximum(weights, np.float32(_FILLED_WEIGHT))
+            least = np.where(field_of(weights), np.float32(_FILLED_WEIGHT), np.float32(0))
+            shares = np.maximum(weights, least)
             kept[:, number] = blocks_of(shares[:, None])[:, 0]
 
     def step(self, iterations: int = 1) -> None:
@@ -261,6 +266,13 @@ class TvSolver:
             self._advance_all(momentum)
             self._residuals.append(math.sqrt(squares.sum() / norm) if norm > 0 else 0.0)
 
+    def _all_weights(self) -> Floats | None:
+        """Weights of all views as they were given; None if all are 1."""
+        if self._pixel_weights is None:
+            return None
+        even = every_pixel((self._slices, self._detector))
+        return np.stack([even if given is None else given for given in self._given_weights])
+
     def _advance_all(self, momentum: np.float32) -> None:
         ahead, dual, floor, volume = self._ahead, self._dual, self._floor, self._volume
         in_threads(
@@ -282,7 +294,7 @@ class TvSolver:
         if self._requested_weight != "auto":
             self._weight = float(self._requested_weight)
         elif count < _FEW or count >= _GROWTH * self._weight_views:
-            self._weight = automatic_weight(np.stack(self._views), tilts)
+            self._weight = automatic_weight(np.stack(self._views), tilts, self._all_weights())
             self._weight_views, self._noise = count, self._weight / math.sqrt(count)
         else:
             self._weight = self._noise * math.sqrt(count)
@@ -290,6 +302,13 @@ class TvSolver:
         self._ahead[:] = self._volume
         self._momentum_age = 0
         return self._geometry, measured
+
+
+def _without_gaps(image: NDArray[Any], weights: Floats) -> Floats:
+    """The image with its gaps filled; zero where nothing is known."""
+    if (field_of(weights) & (weights <= 0)).any():
+        return filled(image, weights)
+    return np.where(weights > 0, image, 0).astype(np.float32)
 
 
 def _largest_eigenvalue(geometry: Geometry) -> float:

@@ -24,6 +24,8 @@ RECORDED_VIEWS = "recorded_views"
 PROVIDED = (VIEWS, RECORDED_VIEWS)
 
 Floats = NDArray[np.float32]
+Floats64 = NDArray[np.float64]
+Pair = tuple[float, float]
 Mask = NDArray[np.bool_]
 # Frames whose nominal angles differ by less are one view, exposed several times.
 _SAME_VIEW_DEG = 1e-6
@@ -171,7 +173,10 @@ class View:
         The whole series is analysed with the view as it came.
     weights : ndarray or None
         Share of each binned pixel that was measured, 0 to 1, float32, shape (rows, columns); None
-        where all are 1.
+        where all are 1. The step ``align`` gives 0 to pixels that the field did not reach.
+    offset_nm : tuple of float or None
+        Where the specimen was in the view (y, x), positive towards higher rows and columns, if
+        that was measured by now; `offset_sd_nm` is its standard deviation.
     """
 
     index: int
@@ -179,6 +184,8 @@ class View:
     tilt_deg: float
     usable: bool = True
     weights: Floats | None = None
+    offset_nm: Pair | None = None
+    offset_sd_nm: Pair | None = None
 
 
 @dataclass
@@ -203,6 +210,8 @@ class Series:
     weights : ndarray or None
         Share of each binned pixel that was measured, 0 to 1, float32, shape as `images`; None where
         all are 1. A step that moves the images moves them alike.
+    offsets_nm, offsets_sd_nm : ndarray or None
+        As of each `View`, shape (views, 2), NaN where unknown; None where none is known.
     """
 
     images: Floats
@@ -212,6 +221,8 @@ class Series:
     results: dict[str, NDArray[Any]] = field(default_factory=dict[str, NDArray[Any]])
     displacement_px: tuple[float, float, float] = (0.0, 0.0, 0.0)
     weights: Floats | None = None
+    offsets_nm: Floats64 | None = None
+    offsets_sd_nm: Floats64 | None = None
 
 
 class Step(Generic[S]):

@@ -156,7 +156,7 @@ def test_views_that_arrive_one_by_one_are_placed_about_the_axis_told(method):
     images = turned_series(84.8, side=96).astype(np.float32)
     coarse = CoarseAlignment(method, told=ToldAxis(84.8))
     for n, image in enumerate(images):
-        assert coarse.add_view(n, n, image, TILTS[n]).shape == image.shape
+        assert coarse.add_view(n, n, image, TILTS[n])[0].shape == image.shape
     wrong = moves(coarse.shifts_px, TiltAxis(0.0, 84.8)) - moves(SHIFTS, TiltAxis(0.0, 84.8))
     assert wrong[:, 0].std() < 1.5
     assert coarse.shows(TiltAxis(3.0, 82.0)) and not coarse.shows(TiltAxis(3.0, 0.0))

@@ -45,7 +45,9 @@ def test_views_come_to_lie_where_the_first_one_is(order):
         shifts -= shifts[0]
     seen = recorded(images, shifts)
     coarse = CoarseAlignment("phase-correlation", KnownAlignment(TiltAxis(), {}))
-    aligned = {int(p): coarse.add_view(n, int(p), seen[p], TILTS[p]) for n, p in enumerate(places)}
+    aligned = {
+        int(p): coarse.add_view(n, int(p), seen[p], TILTS[p])[0] for n, p in enumerate(places)
+    }
     away = [
         np.linalg.norm(aligned[p][8:-8, 8:-8] - images[p][8:-8, 8:-8])
         / np.linalg.norm(images[p])
@@ -60,16 +62,16 @@ def test_the_first_view_goes_where_the_series_before_had_it():
     known = KnownAlignment(TiltAxis(1.5, 0.0), {0: np.array([2.0, -3.0])})
     coarse = CoarseAlignment("phase-correlation", known)
     expected = apply_alignment(image[None], np.array([[2.0, -3.0]]), TiltAxis(1.5, 0.0))[0]
-    assert np.array_equal(coarse.add_view(0, 0, image, -40.0), expected)
+    assert np.array_equal(coarse.add_view(0, 0, image, -40.0)[0], expected)
     # A view that the series before did not have begins anew.
     other = CoarseAlignment("phase-correlation", known)
     expected = apply_alignment(image[None], np.zeros((1, 2)), TiltAxis(1.5, 0.0))[0]
-    assert np.array_equal(other.add_view(0, 3, image, -40.0), expected)
+    assert np.array_equal(other.add_view(0, 3, image, -40.0)[0], expected)
 
 
 def test_without_one_the_axis_goes_through_the_mass():
     image = project(blobs((0.0, 0.0, 6.0)), np.array([0.0]))[0]
-    aligned = CoarseAlignment("phase-correlation").add_view(0, 0, image, 0.0)
+    aligned, _ = CoarseAlignment("phase-correlation").add_view(0, 0, image, 0.0)
     weights = aligned.sum(axis=0)
     middle = (weights * (np.arange(SIDE) - (SIDE - 1) / 2)).sum() / weights.sum()
     assert abs(middle) < 0.5

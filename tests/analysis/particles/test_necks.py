@@ -251,3 +251,22 @@ def test_the_table(tmp_path):
     assert float(first["distance_to_diameter"]) == pytest.approx(neck.distance_to_diameter, 1e-5)
     units = [name for name in first if name.endswith("_nm")]
     assert len(units) == 5
+
+
+def test_pixels_that_were_not_measured_have_hardly_an_influence_on_a_neck():
+    volume, images = with_images(two_spheres((14, 14), 5.0))
+    labels = segment(volume)
+    weights = np.ones(images.shape, np.float32)
+    weights[::2, :, 30:] = weights[1::3, :34] = 0
+    # The image continues there as the mean of its border.
+    broken = np.where(weights > 0, images, images.mean(axis=(1, 2), keepdims=True))
+    taken, left_out = (
+        measure_necks(volume, labels, 1.0, images=broken, tilt_deg=TILTS, weights=shares)[0]
+        for shares in (None, weights)
+    )
+    assert left_out.neck_radius_nm == pytest.approx(5.0, rel=0.08)
+    assert abs(taken.neck_radius_nm - 5.0) > abs(left_out.neck_radius_nm - 5.0)
+    nowhere = np.zeros(images.shape)
+    (width,) = measure_necks(volume, labels, 1.0)
+    (fit,) = measure_necks(volume, labels, 1.0, images=broken, tilt_deg=TILTS, weights=nowhere)
+    assert fit == width
