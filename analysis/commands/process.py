@@ -135,10 +135,9 @@ def outputs_of(stack: Stack, analysis: StackAnalysis) -> Iterator[Output | None]
     """Feed the frames of a stack, with all that follows from them; None after each frame."""
     recorded, tilt_deg = stack.recorded, stack.tilt_deg
     if (tracking := stack.tracking) is not None:
-        measured = zip(tracking.offset_measured_nm, tracking.offset_measured_sd_nm, strict=True)
-        for index, ((y, x), (sd_y, sd_x)) in enumerate(measured):
-            if np.isfinite([y, x, sd_y, sd_x]).all():
-                analysis.note_offset(index, (float(y), float(x)), (float(sd_y), float(sd_x)))
+        for index in range(stack.frame_count):
+            if (found := tracking.measured_nm(index)) is not None:
+                analysis.note_offset(index, *found)
     for index in range(stack.frame_count):
         if not recorded[index]:
             yield from analysis.lost(index)

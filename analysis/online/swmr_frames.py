@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from ...protocols.core.errors import BadInput
@@ -68,13 +67,8 @@ class GrowingFile:
             known = None if self._run is None else self._run.stacks[stack].tracking
         except (*HDF5_ERRORS, IndexError, BadInput):
             return []  # the next frame opens the file again
-        if known is None:
-            return []
-        (y, x), (sd_y, sd_x) = known.offset_measured_nm[index], known.offset_measured_sd_nm[index]
-        if not np.isfinite([y, x, sd_y, sd_x]).all():
-            return []
-        offset, sd = (float(y), float(x)), (float(sd_y), float(sd_x))
-        return [FrameOffset(stack, index, offset, sd)]
+        found = None if known is None else known.measured_nm(index)
+        return [] if found is None else [FrameOffset(stack, index, *found)]
 
     def close(self) -> None:
         """Close the file; the next frame opens it again."""

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ..messages.manifest import RunManifest, TrackingPlan
 from ..messages.offsets import offset_of, pair_of
+from ..messages.tracking import Pair
 from .layout import DATE_BYTES, DOSE_UNIT, ENTRY, Column, Dataset, Group, Node
 
 Floats = NDArray[np.float64]
@@ -297,6 +298,14 @@ class SeriesTracking:
     scout_dose_e_per_nm2: Floats
     lost_beyond_nm: float
     figures: TrackingFigures
+
+    def measured_nm(self, index: int) -> tuple[Pair, Pair] | None:
+        """Offset of a frame and its standard deviation; None where it is not known."""
+        y, x, sd_y, sd_x = (
+            *self.offset_measured_nm[index].tolist(),
+            *self.offset_measured_sd_nm[index].tolist(),
+        )
+        return ((y, x), (sd_y, sd_x)) if np.isfinite([y, x, sd_y, sd_x]).all() else None
 
     @property
     def offset_predicted_nm(self) -> Floats:

@@ -205,7 +205,8 @@ def test_images_do_not_go_into_a_table(grown: Path, tmp_path: Path) -> None:
     with (
         open_run(grown) as run,
         pytest.raises(
-            BadInput, match=r"'volume' cannot be written as .*necks, shifts or tuning; \.png"
+            BadInput,
+            match=r"'volume' cannot be written as .*necks, shifts, tuning or tracking; \.png",
         ),
     ):
         export_images(run, tmp_path / "x.csv", "volume", 1)
