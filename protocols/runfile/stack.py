@@ -255,6 +255,21 @@ class Stack:
         dataset = self._file[layout.column_path(self.name, layout.TIME_COLUMN.key)]
         return utc_of(time_s, int(dataset.attrs["start_ns"]))
 
+    def column(self, key: str) -> NDArray[Any]:
+        """One value a frame by the key of the frame's header, see `layout.COLUMNS`.
+
+        Parameters
+        ----------
+        key : str
+            Such as ``tilt_deg`` or ``frame_number``.
+
+        Returns
+        -------
+        ndarray of shape (frames,)
+            Empty where the file does not have the column.
+        """
+        return self._read(layout.column_path(self.name, key))
+
     @property
     def tracking(self) -> SeriesTracking | None:
         """Where the beam was and where the specimen was, frame by frame; None if not tracked."""

@@ -141,13 +141,16 @@ def test_offsets_are_read_from_the_file(make_run: Any) -> None:
     places[3] = np.nan
     with h5py.File(path, "r+") as file:
         group = file["/series_001/frames"]
+        group["shift_applied"] = np.zeros_like(places)
         group["offset_measured"] = places
         group["offset_measured_sd"] = np.tile(SD_NM / PIXEL_NM, (len(TILTS), 1))
     steps = [AnalysisStep.model_validate(step) for step in ({"correct": False}, ALIGN, TV)]
     process_file(path, steps)
     with open_run(path) as run:
         found = run.stacks["series_001"].tracking
-        assert found is not None and np.array_equal(found.offset_measured_nm, places, equal_nan=True)
+        assert found is not None and np.array_equal(
+            found.offset_measured_nm, places, equal_nan=True
+        )
         result = run.stacks["series_001"].result("shifts")
         # One view without an offset is registered as any other.
         moved = np.delete(np.asarray(result.data), 3, axis=0) - np.delete(
