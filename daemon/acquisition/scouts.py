@@ -80,8 +80,8 @@ class Scouts:
         DeviceError
             From beam and detector.
         """
-        follower, taken = self._follower, 0
-        follower.scouts = 0
+        follower, taken, before = self._follower, 0, self._spent
+        follower.scouts, follower.scout_dose_e_per_nm2 = 0, 0.0
         following = follower.before_exposure(tilt_deg, self._spent, self.dose_e_per_nm2)
         if always and following.do == "expose":
             following = Next("scout")
@@ -93,7 +93,7 @@ class Scouts:
                 self._tell("warning", f"{where}: {following.why}; {what} {taken + 1}")
             found = await self._look(kind, index, tilt_deg)
             taken += 1
-            follower.scouts = taken
+            follower.scouts, follower.scout_dose_e_per_nm2 = taken, self._spent - before
             if found is None:
                 break
             await follower.follow(tilt_deg)

@@ -109,8 +109,8 @@ class Follower:
             lost_beyond=track.lost_beyond,
         )
         self.answers = ScoutAnswers()
-        # Taken before the next frame.
-        self.scouts = 0
+        # Taken before the next frame, and their fluence.
+        self.scouts, self.scout_dose_e_per_nm2 = 0, 0.0
         self._table: Table | None = None
         self._series = ""
         self._applied = AppliedShift(beam, clock)
@@ -330,7 +330,8 @@ class Follower:
             }
         applied = self._applied
         shift = {"shift_nm": list(applied.shift_nm), "defocus_nm": applied.defocus_nm}
-        return {**shift, **known, "scouts": self.scouts}
+        scouts = {"scouts": self.scouts, "scout_dose_e_per_nm2": self.scout_dose_e_per_nm2}
+        return {**shift, **known, **scouts}
 
     # --- what the tracker answers -----------------------------------------------------------------
 

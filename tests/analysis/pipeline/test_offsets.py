@@ -17,6 +17,7 @@ from pyrotome.analysis.pipeline.stack import StackAnalysis
 from pyrotome.protocols.config.pipeline import AnalysisStep, planned_results
 from pyrotome.protocols.messages.manifest import StackPlan
 from pyrotome.protocols.runfile.reader import open_run
+from pyrotome.protocols.runfile.tracking_columns import LOST_BEYOND, TRACKING_COLUMNS
 from pyrotome.simulators.world.copper import Sintering
 from pyrotome.simulators.world.haadf import thickness_nm
 
@@ -140,10 +141,11 @@ def test_offsets_are_read_from_the_file(make_run: Any) -> None:
     places = PLACES_NM / PIXEL_NM * 1.04
     places[3] = np.nan
     with h5py.File(path, "r+") as file:
-        group = file["/series_001/frames"]
-        group["shift_applied"] = np.zeros_like(places)
-        group["offset_measured"] = places
-        group["offset_measured_sd"] = np.tile(SD_NM / PIXEL_NM, (len(TILTS), 1))
+        for column in TRACKING_COLUMNS:
+            file[f"/series_001/{column.path}"] = column.empty(len(TILTS))
+        file[LOST_BEYOND] = 300.0
+        file["/series_001/frames/offset_measured"][...] = places
+        file["/series_001/frames/offset_measured_sd"][...] = SD_NM / PIXEL_NM
     steps = [AnalysisStep.model_validate(step) for step in ({"correct": False}, ALIGN, TV)]
     process_file(path, steps)
     with open_run(path) as run:
