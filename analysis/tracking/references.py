@@ -15,6 +15,8 @@ from ...protocols.core.documents import Strict
 from .pictures import Picture
 
 SAME_ANGLE_DEG = 0.1
+# A scout serves as a picture so many degrees further away.
+SPARSE_DEG = 4.0
 _MOST_KEPT = 300
 _MOST_SIDE = 512
 
@@ -35,12 +37,19 @@ class ReferencePicture:
         Offset (y, x) of the specimen in it, and its standard deviation.
     series : str
         Series of the frame.
+    sparse : bool
+        Whether it is a scout: coarser than a frame, with far fewer electrons.
     """
 
     picture: Picture
     offset_nm: tuple[float, float]
     sd_nm: tuple[float, float]
     series: str
+    sparse: bool = False
+
+    def apart_deg(self, tilt_deg: float) -> float:
+        """How far in angle it is; a frame further away serves better than a scout."""
+        return abs(self.picture.tilt_deg - tilt_deg) + SPARSE_DEG * self.sparse
 
 
 class StoredReference(Strict):
@@ -54,6 +63,7 @@ class StoredReference(Strict):
     offset_nm: tuple[Finite, Finite]
     sd_nm: tuple[Finite, Finite]
     series: str
+    sparse: bool = False
 
 
 class ReferencePictures:
@@ -76,8 +86,7 @@ class ReferencePictures:
 
     def apart_deg(self, tilt_deg: float) -> float | None:
         """How far in angle the nearest picture is; None if there is none."""
-        angles = (abs(kept.picture.tilt_deg - tilt_deg) for kept in self._kept.values())
-        return min(angles, default=None)
+        return min((kept.apart_deg(tilt_deg) for kept in self._kept.values()), default=None)
 
     def for_tilt(self, tilt_deg: float, series: str) -> ReferencePicture | None:
         """The picture to compare a frame with.
@@ -89,7 +98,7 @@ class ReferencePictures:
             return None
 
         def apart(reference: ReferencePicture) -> float:
-            return abs(reference.picture.tilt_deg - tilt_deg)
+            return reference.apart_deg(tilt_deg)
 
         nearest = min(self._kept.values(), key=apart)
         if apart(nearest) <= SAME_ANGLE_DEG:
@@ -123,6 +132,7 @@ def _stored(reference: ReferencePicture) -> StoredReference:
         offset_nm=reference.offset_nm,
         sd_nm=reference.sd_nm,
         series=reference.series,
+        sparse=reference.sparse,
     )
 
 
@@ -139,4 +149,4 @@ def _restored(stored: StoredReference) -> ReferencePicture:
         )
     counts = np.frombuffer(raw, "<u4").reshape(stored.shape).astype(np.float64)
     picture = Picture(counts, stored.pitch_nm, stored.tilt_deg, stored.electrons)
-    return ReferencePicture(picture, stored.offset_nm, stored.sd_nm, stored.series)
+    return ReferencePicture(picture, stored.offset_nm, stored.sd_nm, stored.series, stored.sparse)

@@ -27,7 +27,7 @@ from .motion import Motion
 from .motion_state import for_next_specimen, motion_from, state_of
 from .pictures import SIDE, Picture, picture_of
 from .prediction import MotionPrediction, predict
-from .references import SAME_ANGLE_DEG, ReferencePicture, ReferencePictures
+from .references import SPARSE_DEG, ReferencePicture, ReferencePictures
 from .registration import WORDS, Registration, register
 from .table import drift_to_come, table_rows
 from .tracker_state import TrackerState
@@ -245,10 +245,11 @@ class Tracker:
         slip = 0.0
         if not doubt:
             slip = self.motion.measure(offset, sd, self._shift_nm)
-            # A scout is coarser than a frame; it serves where no picture of the angle is.
+            # A scout is coarser than a frame; it serves where no picture is near.
+            sparse = header.scan != "frame"
             apart_deg = self._references.apart_deg(header.tilt_deg)
-            if header.scan == "frame" or (apart_deg or 0.0) > SAME_ANGLE_DEG:
-                self._references.add(ReferencePicture(picture, offset, sd, header.series))
+            if not sparse or (apart_deg or 0.0) > SPARSE_DEG:
+                self._references.add(ReferencePicture(picture, offset, sd, header.series, sparse))
         known = math.isfinite(sum(offset)) and math.isfinite(sum(sd))
         predicted_sd = expected.sd_nm[0].tolist()
         return _answer(header).model_copy(
@@ -270,7 +271,8 @@ class Tracker:
         sd = (_ORIGIN_SD_NM, _ORIGIN_SD_NM)
         self.motion.measure((0.0, 0.0), sd, self._shift_nm)
         self.motion.focus_here(0.0, self._defocus_nm)
-        self._references.add(ReferencePicture(picture, (0.0, 0.0), sd, header.series))
+        sparse = header.scan != "frame"
+        self._references.add(ReferencePicture(picture, (0.0, 0.0), sd, header.series, sparse))
         return _answer(header).model_copy(
             update={"offset_nm": (0.0, 0.0), "sd_nm": sd, "score": 1.0}
         )

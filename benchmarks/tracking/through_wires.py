@@ -16,6 +16,7 @@ import argparse
 import json
 import math
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -32,14 +33,6 @@ TRACK = {
     "default": {"by": "model"},
     "always": {"by": "model", "keep_within": "always"},
 }
-# The beam shift of the simulated column, wrong by some 2 % in every element.
-SHIFT = {
-    "unit": "nm",
-    "matrix_nm": [[-0.188, -0.97], [-1.04, 0.215]],
-    "covariance_nm2": [[4e-4 * (a == b) for b in range(4)] for a in range(4)],
-    "largest_nm": 1500, "field_nm": 1065, "voltage_kv": 300, "scan_rotation_deg": 1.5,
-    "date": "2026-11-27T10:00:00+00:00",
-}  # fmt: skip
 JITTER_NM = 60 * math.sqrt(0.5)
 LATER = 4
 
@@ -57,10 +50,9 @@ def inputs(folder, mode, series, side, seed):
     recipe["steps"] = [{"heat": {"to": "200 degC"}}, first, {"cycle": cycle}]
     recipe["limits"] = {"temperature": "900 degC"}
     rig = yaml.safe_load((HOUSE / "examples/rigs/realistic.yaml").read_text())
-    rig["beam"]["shift"] |= {"calibration_file": "shift.json", "limit": "1.9 um"}
     rig["simulator"]["seed"] = seed
     rig["streams"] = {"monitor": "tcp://127.0.0.1:*", "control": "tcp://127.0.0.1:*"}
-    (folder / "shift.json").write_text(json.dumps(SHIFT))
+    shutil.copy(HOUSE / "examples/rigs/shift_calibration.json", folder)
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     (folder / "rig.yaml").write_text(yaml.safe_dump(rig))
 
@@ -160,7 +152,9 @@ def main():
     for mode in given.modes or list(TRACK):
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name) if given.keep is None else given.keep / mode
-            folder.mkdir(exist_ok=True, parents=True)
+            if given.keep is not None:
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir(parents=True)
             inputs(folder, mode, given.series, given.side, given.seed)
             done, elapsed_s = run(folder, given.speed)
             report(mode, folder, given.side, given.speed, done, elapsed_s)

@@ -272,8 +272,9 @@ async def test_deflectors_that_do_the_contrary_are_found_out_before_a_frame() ->
     bench.column.sign = -1.0
     bench.scanner.off_nm = np.array([0.0, 350.0])
     await bench.before()
-    assert bench.pauses == 1, bench.events
     assert len(bench.scanner.shapes) <= 4
+    assert bench.pauses == 1 or bench.off_nm < 30, "no frame is exposed off its place"
+    assert any("the correction is checked" in text for text in bench.events)
 
 
 async def test_a_dead_tracker_costs_two_scouts_and_then_none(

@@ -50,7 +50,9 @@ def test_the_designs_recipe_is_understood() -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["quickstart", "cu_sintering", "replay_needle", "neck_growth"])
+@pytest.mark.parametrize(
+    "name", ["quickstart", "cu_sintering", "replay_needle", "neck_growth", "tracked"]
+)
 def test_every_example_is_valid(name: str) -> None:
     recipe, _ = load_recipe(EXAMPLES / "recipes" / f"{name}.yaml")
     assert recipe.title
