@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .assumptions import DRIFT, ERROR_X, ERROR_Y, FIXED, VISIT, Floats64, X
+from .assumptions import DRIFT, ERROR_X, ERROR_Y, FIXED, OFFSET, VISIT, Floats64, X
 from .motion import SAME_TILT_DEG, Motion
 from .rows import defocus_rows, mixed, offset_rows
 
@@ -146,6 +146,32 @@ def _defocus(
     spread = ((fixed @ motion.covariance[:, X, :FIXED, :FIXED]) * fixed).sum(axis=2)
     mean, variance = mixed(weights, means, spread)
     return mean, np.sqrt(np.maximum(variance, 0.0))
+
+
+def height_over_axis(motion: Motion) -> tuple[float, float]:
+    """Height of the specimen over the tilt axis at its present temperature, and its sd, in nm.
+
+    Parameters
+    ----------
+    motion : Motion
+        What is known.
+
+    Examples
+    --------
+    >>> height, sd = height_over_axis(Motion())
+    >>> height, round(sd)
+    (0.0, 2500)
+    """
+    tilts, now = np.array([90.0]), np.zeros(1)
+    row = offset_rows(motion, tilts, now, motion.temperature_c)[0]
+    level = offset_rows(motion, np.zeros(1), now, motion.temperature_c)[0]
+    # At 90 deg the height alone is what the way from the axis does not explain.
+    row = (row - level)[:FIXED]
+    row[OFFSET] = 0.0
+    mean = motion.mean[:, X, :FIXED] @ row
+    variance = (motion.covariance[:, X, :FIXED, :FIXED] @ row) @ row
+    height, spread = mixed(motion.weights, mean, variance)
+    return float(height), float(np.sqrt(max(0.0, float(spread))))
 
 
 def drift_speed(motion: Motion, later_s: Floats64) -> tuple[Floats64, Floats64]:

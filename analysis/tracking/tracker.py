@@ -26,7 +26,7 @@ from .assumptions import Assumptions
 from .motion import Motion
 from .motion_state import for_next_specimen, motion_from, state_of
 from .pictures import SIDE, Picture, picture_of
-from .prediction import MotionPrediction, predict
+from .prediction import MotionPrediction, height_over_axis, predict
 from .references import SPARSE_DEG, ReferencePicture, ReferencePictures
 from .registration import WORDS, Registration, register
 from .table import drift_to_come, table_rows
@@ -299,6 +299,7 @@ class Tracker:
                 row.model_copy(update={"apart_deg": self._references.apart_deg(row.tilt_deg)})
                 for row in table_rows(self.motion, self._visits, self._late_ns, self._epoch_ns or 0)
             ),
+            height=height_over_axis(self.motion),
             placed=len(self._references) > 0,
             drift=drift_to_come(self.motion, t_ns),
             trusted=self._trusted,

@@ -13,8 +13,6 @@ from ..acquisition.stack_acquisition import StackAcquisition
 from ..schedule.operations import CalibrateHeight
 from ..tracking.follower import Follower
 
-# Angles of the table that the height is read from.
-_HEIGHT_TABLE_DEG = tuple(float(tilt) for tilt in range(-16, 17, 4))
 # A picture further away in angle is not compared with.
 _FAR_DEG = 8.0
 # A height that is smaller than twice its own doubt, or than this, is left as it is.
@@ -152,7 +150,7 @@ class SpecimenTracking:
         try:
             self._scouts.begin(name)
             await self._look_at(name, operation.tilt_deg)
-            found = await self._height(name)
+            found = follower.height_nm()
             if found is None:
                 out.event("warning", "tracker", f"{name}: the scouts do not tell the height")
                 return
@@ -171,7 +169,7 @@ class SpecimenTracking:
             follower.moved(0.0, 0.0, -height_nm, at.t_ns)
             await follower.table_comes()
             await self._look_at(name, operation.check_deg)
-            left = await self._height(name)
+            left = follower.height_nm()
             if left is not None:
                 out.event(
                     "info",
@@ -192,8 +190,3 @@ class SpecimenTracking:
                 await self._scouts.before(index, tilt, always=True)
                 if not await self._checkpoint():
                     break
-
-    async def _height(self, name: str) -> tuple[float, float] | None:
-        """Height over the tilt axis and its sd, from a table over a range of angles."""
-        await self._expect(name, _HEIGHT_TABLE_DEG, 1.0)
-        return self._follower.height_nm()

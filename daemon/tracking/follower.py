@@ -38,7 +38,6 @@ from ...protocols.messages.tracking_rules import (
     after_scout,
     before_exposure,
     beyond_shift_limit,
-    height_of,
     is_lost,
     not_found_running,
     stage_takes_over,
@@ -233,9 +232,9 @@ class Follower:
             Angle of the next frame; at a large one a move that errs moves the image.
         """
         table, heights = self._table, self._heights
-        if table is None or table.row_at(tilt_deg) is None or not table.trusted:
+        if table is None or not table.trusted:
             return None
-        by_nm = heights.due(table.rows, self._frames, tilt_deg, self._limits)
+        by_nm = heights.due(table, self._frames, tilt_deg, self._limits)
         if heights.stuck_nm is not None:
             self._say_once(
                 "z",
@@ -265,7 +264,7 @@ class Follower:
 
     def height_nm(self) -> tuple[float, float] | None:
         """Height of the specimen over the tilt axis by the newest table, and its sd."""
-        return None if self._table is None else height_of(self._table.rows)
+        return None if self._table is None else self._table.height
 
     async def table_comes(self) -> None:
         """Wait until the tracker has answered, for as long as it may take."""
@@ -292,7 +291,7 @@ class Follower:
             text = f"takes over ({y_nm:.0f}, {x_nm:.0f}) nm (y, x) of the beam shift"
         self._event("info", "tracker", f"{self._series}: the stage {text}")
         if z_nm and self._table is not None:
-            self._heights.moved(self._table.rows, z_nm)
+            self._heights.moved(self._table.height, z_nm)
         self._frames, self._table, self._since_ns = 0, None, t_ns
         x_error_nm, y_error_nm, z_error_nm = (
             MOVE_ERROR_NM * (by != 0) for by in (x_nm, y_nm, z_nm)

@@ -1,16 +1,15 @@
 """The height of the specimen over the tilt axis: when the stage takes it out, and whether it did.
 
-A specimen that is off the tilt axis needs a beam shift that grows with the tilt. Pure: rows of the
-table in, decisions out.
+A specimen that is off the tilt axis needs a beam shift that grows with the tilt. Pure: a table in,
+decisions out.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
-from ...protocols.messages.tracking import Row
-from ...protocols.messages.tracking_rules import TrackingLimits, height_of
+from ...protocols.messages.tracking import Table
+from ...protocols.messages.tracking_rules import TrackingLimits
 
 # Height is corrected by the stage from so many frames of a series on, at tilts no larger than this,
 # where it is larger than twice its own doubt and than this many nm. A move errs by so much.
@@ -27,8 +26,8 @@ class HeightCorrection:
 
     Examples
     --------
-    >>> heights = HeightCorrection()
-    >>> heights.due((), 10, 0.0, TrackingLimits()) is None
+    >>> table = Table(t_ns=0, number=1, series="series_001", rows=(), height=(2000.0, 50.0))
+    >>> HeightCorrection().due(table, 10, 0.0, TrackingLimits()) is None
     True
     """
 
@@ -38,7 +37,7 @@ class HeightCorrection:
         self.stuck_nm: float | None = None
 
     def due(
-        self, rows: Sequence[Row], frames: int, tilt_deg: float, limits: TrackingLimits
+        self, table: Table, frames: int, tilt_deg: float, limits: TrackingLimits
     ) -> float | None:
         """How far the stage should lift the specimen before the next frame; None: not at all.
 
@@ -47,8 +46,8 @@ class HeightCorrection:
 
         Parameters
         ----------
-        rows : sequence of Row
-            Of the newest table.
+        table : Table
+            The newest.
         frames : int
             Frames since the series began, or since the stage was moved.
         tilt_deg : float
@@ -56,15 +55,14 @@ class HeightCorrection:
         limits : TrackingLimits
             Largest beam shift, and the one beyond which the stage helps.
         """
-        row = min(rows, key=lambda row: abs(row.tilt_deg - tilt_deg), default=None)
+        row, found = table.row_at(tilt_deg), table.height
         if row is None or frames < _FRAMES_BEFORE or self.stuck_nm is not None:
             return None
         beyond = math.hypot(*row.shift_nm) > _NEARLY * limits.shift_limit_nm
         if abs(tilt_deg) > _WITHIN_DEG and not beyond:
             return None
-        if max(math.hypot(*row.shift_nm) for row in rows) < limits.hand_over_nm:
+        if max(math.hypot(*row.shift_nm) for row in table.rows) < limits.hand_over_nm:
             return None
-        found = height_of(rows)
         if found is None or abs(found[0]) < max(_LEAST_NM, 2.0 * found[1]):
             return None
         if self._was_no_move(*found):
@@ -72,10 +70,9 @@ class HeightCorrection:
             return None
         return -found[0]
 
-    def moved(self, rows: Sequence[Row], z_nm: float) -> None:
-        """Note that the stage was moved along z, with the rows from before."""
-        found = height_of(rows)
-        self._latest = None if found is None else (*found, z_nm)
+    def moved(self, before: tuple[float, float] | None, z_nm: float) -> None:
+        """Note that the stage was moved along z, and height and sd from before."""
+        self._latest = None if before is None else (*before, z_nm)
 
     def _was_no_move(self, height_nm: float, sd_nm: float) -> bool:
         """Whether the height is as before the latest move, and not what that should leave."""

@@ -171,9 +171,10 @@ class DriftAt(Strict):
 class Table(Strict):
     """Predictions for all angles still to come, after frame `index` of a series.
 
-    `placed` is whether a picture has defined where the specimen belongs. `drift` tells how the
-    drift dies down from now on. `number` counts the tables of a tracker from 1. With `trusted`
-    false the corrections have made things worse: nothing should be corrected.
+    `height` is that of the specimen over the tilt axis and its sd, in nm. `placed` is whether a
+    picture has defined where the specimen belongs. `drift` tells how the drift dies down from now
+    on. `number` counts the tables of a tracker from 1. With `trusted` false the corrections have
+    made things worse: nothing should be corrected.
     """
 
     kind: Literal["table"] = "table"
@@ -182,6 +183,7 @@ class Table(Strict):
     series: Name
     index: Index | None = None
     rows: Annotated[tuple[Row, ...], Field(max_length=MOST_ROWS)]
+    height: tuple[Finite, NotNegative] | None = None
     placed: bool = True
     drift: Annotated[tuple[DriftAt, ...], Field(max_length=MOST_ROWS)] = ()
     trusted: bool = True

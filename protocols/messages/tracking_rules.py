@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
-import numpy as np
-
 from .tracking import DriftAt, OffsetMeasured, Pair, Row, SdPair
 
 # Frames whose offset grows although it is corrected, after which correcting stops.
@@ -24,8 +22,6 @@ _SIGNIFICANT, _NOTABLE, _ONE_SIDED = 4.0, 2.25, 5.2
 _GROWTH, _ALIGNED = 1.4, 0.5
 # Scouts that find the specimen far off, after which the correction does not do what it should.
 _CHECKS = 3
-# Rows and span from which a height is read; the specimen is no further from the axis.
-_FEWEST_ROWS, _LEAST_SPAN_DEG, _LARGEST_NM = 4, 20.0, 5000.0
 # A shift is known where its sd is below this part of the largest.
 _KNOWN = 0.2
 # A slip is checked by a scout where it is as likely as not.
@@ -254,49 +250,6 @@ def stage_takes_over(rows: Sequence[Row], limits: TrackingLimits) -> Pair | None
     if math.hypot(*middle) < 0.2 * limits.hand_over_nm:
         return None
     return middle[0], middle[1]
-
-
-def height_of(rows: Sequence[Row]) -> tuple[float, float] | None:
-    """Height of the specimen over the tilt axis that a table implies, and its sd, in nm.
-
-    The part of the shifts that goes with the sine of the tilt is that of the height: the image of
-    a specimen that stands too high by Z moves by Z sin(tilt) across the axis (Zheng et al., J.
-    Struct. Biol. 147, 91, 2004).
-
-    Parameters
-    ----------
-    rows : sequence of Row
-        The rows of a series, over a range of angles.
-
-    Returns
-    -------
-    tuple of float or None
-        None where the angles do not span 20 deg.
-
-    Examples
-    --------
-    >>> rows = [
-    ...     Row(tilt_deg=t, t_ns=0, shift_nm=(5.0, -2000 * math.sin(math.radians(t))),
-    ...         shift_sd_nm=(30, 30), defocus_nm=0, defocus_sd_nm=0, drift_nm_per_s=0,
-    ...         drift_sd_nm_per_s=0)
-    ...     for t in range(-40, 41, 4)
-    ... ]
-    >>> height, sd = height_of(rows)
-    >>> round(height), round(sd)
-    (2000, 17)
-    """
-    if len(rows) < _FEWEST_ROWS:
-        return None
-    tilt = np.radians([row.tilt_deg for row in rows])
-    if np.ptp(tilt) < math.radians(_LEAST_SPAN_DEG):
-        return None
-    parts = np.stack([np.ones_like(tilt), np.sin(tilt), np.cos(tilt) - 1.0], axis=1)
-    weights = 1.0 / np.array([max(1.0, row.shift_sd_nm[1]) for row in rows])
-    weighted = parts * weights[:, None]
-    precision = weighted.T @ weighted + np.diag([0.0, 0.0, _LARGEST_NM**-2])
-    shifts = np.array([row.shift_nm[1] for row in rows]) * weights
-    found = np.linalg.solve(precision, weighted.T @ shifts)
-    return -float(found[1]), math.sqrt(float(np.linalg.inv(precision)[1, 1]))
 
 
 def beyond_shift_limit(rows: Sequence[Row], limits: TrackingLimits) -> tuple[float, ...]:

@@ -108,6 +108,7 @@ class Bench:
             for tilt in TILTS
         ]  # fmt: skip
         table = Table(
+            height=(height_nm, sd_nm),
             t_ns=self.clock.now_ns(), number=1, series="series_001", index=0,
             rows=tuple(rows), **more,
         )  # fmt: skip
