@@ -265,13 +265,12 @@ def main():
         else:
             kept += compare(asked.cases, np.arange(-40.0, 41.0, 2.0), PIXELS, 36, 100, seed)
     print("must show, all specimens together, in times those of the same part of the still field:")
-    for case in AT_MOST:
+    for case, bound in AT_MOST.items():
         rows = [(mine, same) for name, mine, same in kept if name == case]
         if not rows:
             continue
         found, median, _, off = pooled([mine for mine, _ in rows])
         still_found, still_median, _, still_off = pooled([same for _, same in rows])
-        bound = AT_MOST[case]
         good = found >= still_found / bound and median <= bound * still_median
         good = good and (case not in CENTRES_JUDGED or off <= bound * still_off)
         print(
