@@ -25,7 +25,7 @@ BENCHMARKS = (
     ("analysis/tomography",),
     ("analysis/alignment",),
     ("analysis/necks",),
-    ("analysis/wandering", "--quick"),
+    ("analysis/wandering", "--quick", "--seeds", "1", "2", "3"),
     ("tracking/fast_lane", "--seeds", "2"),
     ("tracking/frame_cost",),
     ("acquisition/latency",),
