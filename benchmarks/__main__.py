@@ -28,6 +28,7 @@ BENCHMARKS = (
     ("analysis/wandering", "--quick", "--seeds", "1", "2", "3"),
     ("tracking/fast_lane", "--seeds", "2"),
     ("tracking/frame_cost",),
+    ("tracking/through_wires", "--series", "4"),
     ("acquisition/latency",),
 )
 

@@ -72,19 +72,22 @@ class Worker:
         frames = 0
         while True:
             parts = [part.buffer for part in self._link.recv_multipart(copy=False)]
+            # What credit was spent on, readable or not.
+            is_frame = bytes(parts[0]).startswith(b"frame/")
             try:
                 message = parse(parts)
-                is_frame = message.header.get("type") == "frame"
                 if message.topic == END_TOPIC:
                     self._finish()
                 elif message.topic == TRACKING_TOPIC:
                     self._take(message)
-                elif is_frame:
+                elif message.header.get("type") == "frame":
                     self._measure(message)
-            except (BadMessage, ValueError) as error:
+            except (BadMessage, ValueError, TypeError) as error:
                 text = f"a message that cannot be used: {error}"
                 self._send("event", {"level": "error", "message": text})
-                is_frame = True
+            except KeyError as error:
+                text = f"a frame whose header lacks {error}"
+                self._send("event", {"level": "error", "message": text})
             if is_frame:
                 frames += 1
                 self._send("credit", {"frames": 1})

@@ -9,7 +9,8 @@ is read from the simulator's own log, which the daemon does not see; so is the f
 - ``none``: the beam stays, as without tracking.
 - ``frames``: recorded frames alone teach the model (``scouts: none``).
 - ``default``: a scout where the predicted offset is not known to 50 nm, 1 e/nm^2 a series at most.
-- ``always``: a scout before every frame.
+- ``always``: a scout before every frame, as long as 1 e/nm^2 lasts.
+- ``ample``: a scout before every frame, up to 4 e/nm^2 a series.
 """
 
 import argparse
@@ -32,6 +33,7 @@ TRACK = {
     "frames": {"by": "model", "scouts": "none"},
     "default": {"by": "model"},
     "always": {"by": "model", "keep_within": "always"},
+    "ample": {"by": "model", "keep_within": "always", "scouts": "4 e/nm^2"},
 }
 JITTER_NM = 60 * math.sqrt(0.5)
 LATER = 4
