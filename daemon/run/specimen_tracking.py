@@ -44,6 +44,10 @@ class SpecimenTracking:
         self._context, self._follower, self._settle = context, follower, settle
         self._checkpoint = checkpoint
         self._scouts = Scouts(context, follower)
+        self._series, self._tilts = "", tuple[float, ...]()
+        # Time from frame to frame as it was last, and when the latest series came to its first.
+        self._frame_s: float | None = None
+        self._first_ns = 0
 
     async def settled(self, series: str) -> None:
         """Wait, with the beam blanked, until the drift is slow enough by the model."""
@@ -73,8 +77,20 @@ class SpecimenTracking:
             )
 
     async def series_begins(self, series: str, tilt_deg: Sequence[float], frame_s: float) -> None:
-        """Get a table for the angles of a series, and let the stage take over a large shift."""
+        """Get a table for the angles of a series, and let the stage take over a large shift.
+
+        Parameters
+        ----------
+        series : str
+            Its name.
+        tilt_deg : sequence of float
+            Angles in the order of exposure.
+        frame_s : float
+            Planned time from one to the next; the measured one counts where there is one.
+        """
         follower = self._follower
+        self._series, self._tilts = series, tuple(tilt_deg)
+        frame_s = self._frame_s = frame_s if self._frame_s is None else self._frame_s
         self._scouts.begin(series)
         await self._expect(series, tilt_deg, frame_s)
         if follower.takes_scouts and len(tilt_deg):
@@ -120,6 +136,7 @@ class SpecimenTracking:
         it is looked for again.
         """
         follower = self._follower
+        await self._keep_time(first)
         by_nm = follower.lift_nm(tilt_deg)
         if by_nm is not None and (at := await self._context.stage.shift(z_nm=by_nm)) is not None:
             follower.moved(0.0, 0.0, by_nm, at.t_ns)
@@ -135,6 +152,18 @@ class SpecimenTracking:
         if self._scouts.detector_taken:
             await acquisition.arm_from(first)
             self._scouts.detector_taken = False
+
+    async def _keep_time(self, first: int) -> None:
+        """Measure the time from frame to frame; after the way to the first, ask for a new table.
+
+        What drifts has drifted on since the table was made.
+        """
+        now_ns = self._context.clock.now_ns()
+        if first:
+            self._frame_s = (now_ns - self._first_ns) * 1e-9 / first
+            return
+        self._first_ns = now_ns
+        await self._expect(self._series, self._tilts, self._frame_s or 0.0)
 
     async def calibrate_height(self, operation: CalibrateHeight) -> None:
         """Look at the specimen at some angles, and let the stage bring it to the tilt axis.
