@@ -210,6 +210,19 @@ async def test_pauses_between_the_frames_of_a_trigger_count_in_time_and_dose() -
     assert np.diff(totals) == pytest.approx([1.25 * DOSE] * 2)
 
 
+async def test_a_detector_that_does_not_say_that_it_is_done_is_told_of() -> None:
+    bench = Bench(3, 3, [[1, 2, 3]])
+
+    async def late() -> bool:
+        return False
+
+    bench.detector.exposed = late  # type: ignore[method-assign]
+    assert await bench.run() == [(0, 1), (1, 2), (2, 3)]
+    assert bench.beam.told == ["unblank", "blank"]
+    (told,) = bench.events
+    assert "has not said that its exposures are over" in told
+
+
 async def test_a_number_left_out_is_a_frame_missing() -> None:
     bench = Bench(4, 4, [[1, 3, 4]])
     assert await bench.run() == [(0, 1), (1, None), (2, 3), (3, 4)]

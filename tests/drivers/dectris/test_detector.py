@@ -190,6 +190,14 @@ async def test_trigger_does_not_wait_for_the_exposure(simulated):
     assert 20.0 <= (frame.received_ns - sent_ns) * 1e-9 < 20.0 + 20 * 0.5
 
 
+async def test_the_answer_to_a_trigger_says_that_its_exposures_are_over(simulated):
+    detector = simulated.detector
+    await detector.arm(3, 0.3, (64, 64), 3)
+    sent_ns = await detector.trigger()
+    assert await detector.exposed()
+    assert (detector.clock.now_ns() - sent_ns) * 1e-9 >= 0.9
+
+
 async def test_external_triggers():
     async with bench(trigger_mode="exts") as found:
         await found.detector.connect()
@@ -645,6 +653,15 @@ async def test_trigger_that_is_refused_late_is_told_by_the_reader(odd):
     for call in (detector.read_frame, detector.trigger):
         with pytest.raises(DeviceRefused, match=r"answered 400 .*too warm"):
             await call()
+
+
+async def test_a_trigger_that_is_not_answered_keeps_the_beam_on_for_a_moment_only(odd, monkeypatch):
+    server, detector = odd
+    monkeypatch.setattr("pyrotome.drivers.dectris.detector.ANSWER_S", 0.02)
+    await detector.arm(5, 0.001, (4, 4))
+    server.delays["trigger"] = 0.2
+    await detector.trigger()
+    assert not await detector.exposed()
 
 
 @pytest.mark.parametrize(
