@@ -662,6 +662,8 @@ async def test_a_trigger_that_is_not_answered_keeps_the_beam_on_for_a_moment_onl
     server.delays["trigger"] = 0.2
     await detector.trigger()
     assert not await detector.exposed()
+    monkeypatch.setattr("pyrotome.drivers.dectris.detector.ANSWER_S", 10.0)
+    assert await detector.exposed()
 
 
 @pytest.mark.parametrize(
