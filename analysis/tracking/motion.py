@@ -34,6 +34,7 @@ from .assumptions import (
     HEIGHT,
     HYSTERESIS,
     JUMP,
+    OFFSET,
     VISIT,
     Assumptions,
     Floats64,
@@ -175,6 +176,8 @@ class Motion:
     ) -> None:
         """Tell that the stage was moved on purpose.
 
+        A move across the tilt axis, along x, also changes how far from it the specimen stands.
+
         Parameters
         ----------
         moved_nm, error_nm : tuple of float
@@ -184,7 +187,10 @@ class Motion:
         self.mean[:, Y, CONSTANT] += y
         self.mean[:, X, CONSTANT] += x
         self.covariance[:, Y, CONSTANT, CONSTANT] += error_y**2
-        self.covariance[:, X, CONSTANT, CONSTANT] += error_x**2
+        self.mean[:, X, OFFSET] += x
+        for one in (CONSTANT, OFFSET):
+            for other in (CONSTANT, OFFSET):
+                self.covariance[:, X, one, other] += error_x**2
         if z != 0.0 or error_z != 0.0:
             turn, turn_sd = _axis_turn(self)
             self.mean[:, X, HEIGHT] += z

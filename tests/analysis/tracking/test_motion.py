@@ -102,6 +102,16 @@ def test_a_move_of_the_stage_enters_as_known():
     assert abs(what_was_learned(motion).height_nm - 80.0) < 100
 
 
+def test_a_move_across_the_tilt_axis_changes_the_distance_from_it():
+    motion, stage, _ = tracked(series=2, jitter_nm=10.0)
+    motion.move_stage((900.0, 0.0, 0.0), (20.0, 0.0, 0.0))
+    stage.axis_nm += 900.0
+    stage.place += np.array([0.0, 900.0])
+    rows = follow(motion, stage, ASCENDING)
+    # Without it the first frame, at -40 deg, is 210 nm off.
+    assert np.abs(rows[:, 1]).max() < 80
+
+
 def test_what_belongs_to_the_column_goes_to_the_next_specimen():
     motion, _, _ = tracked(series=2)
     given_on = motion_from(for_next_specimen(state_of(motion)))
