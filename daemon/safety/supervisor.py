@@ -151,6 +151,8 @@ class _Watched:
         since_ns = (
             self.since_ns if violation.since_ns is None else max(self.since_ns, violation.since_ns)
         )
+        # A reading that is stamped in the future must not put off what follows from it.
+        since_ns = min(since_ns, now_ns)
         if not violation.at_once and now_ns - since_ns < self.delay_ns:
             return None
         self.tripped = Trip(

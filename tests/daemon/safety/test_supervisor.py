@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pyrotome.daemon.safety.learned_curve import LearnedCurve
@@ -511,6 +511,14 @@ def observations() -> st.SearchStrategy[list[tuple[float, Any]]]:
 
 
 @given(observations(), st.sampled_from([1.0, 20.0]))
+@example(
+    [
+        (0.0, ("read", START_NS + 1, 0.0, math.nan, {})),
+        (0.0, ("stage", 0.0, 0.0)),
+        (0.0, ("read", 0, 16.0, 0.0, {})),
+    ],
+    1.0,
+)
 @settings(deadline=None)
 def test_whatever_is_observed_is_judged(seen: list[tuple[float, Any]], speed: float) -> None:
     supervisor = Supervisor(rig())
