@@ -13,6 +13,10 @@ from .context import AcquisitionContext
 
 Read = TypeVar("Read")
 
+# asyncio wakes up to a millisecond late: the last part of an exposure is waited for by looking at
+# the clock, in wall seconds.
+_WATCHED_S = 0.0015
+
 
 @dataclass(frozen=True)
 class Begun:
@@ -39,7 +43,12 @@ class BeamExposure:
         self._context, self._account, self._dark = context, account, dark
 
     async def expose(
-        self, dose: float, exposed_ns: int, read: Callable[[Begun], Coroutine[Any, Any, Read]]
+        self,
+        dose: float,
+        exposed_ns: int,
+        read: Callable[[Begun], Coroutine[Any, Any, Read]],
+        *,
+        at_once: bool = False,
     ) -> Read:
         """Expose what one trigger starts, and read it meanwhile.
 
@@ -54,6 +63,9 @@ class BeamExposure:
             Time from the start of the first to the end of the last of them.
         read : callable
             Makes the coroutine that reads the frames; its value is returned.
+        at_once : bool
+            Whether the trigger goes out with the command that unblanks, and not after its answer:
+            the beam is on for less time, but the first rows may be dark.
 
         Raises
         ------
@@ -65,19 +77,18 @@ class BeamExposure:
         on = BlankerSwitch(clock.now_ns(), clock.now_ns())
         try:
             try:
-                if not self._dark:
-                    context.progress.exposing = True
-                    await context.beam.unblank()
-                    on = self._switch_since(on.sent_ns)
-                sent_ns = await context.detector.trigger()
-                # The exposure began between the command and its answer: blanking before the answer
-                # plus the exposure could cut its last rows off.
-                answered_ns = clock.now_ns()
+                context.progress.exposing = not self._dark
+                unblanked = self._unblanked(on.sent_ns)
+                if at_once:
+                    on, (sent_ns, answered_ns) = await asyncio.gather(unblanked, self._triggered())
+                else:
+                    on = await unblanked
+                    sent_ns, answered_ns = await self._triggered()
                 start_ns = (sent_ns + answered_ns) // 2
                 before = self._dose_while_parked(clock.wall_s((start_ns - on.at_ns) * 1e-9))
                 begun = Begun(start_ns, context.ledger.charged + max(0.0, before))
                 reading = asyncio.create_task(read(begun), name="frames of a trigger")
-                await clock.sleep_until_ns(answered_ns + exposed_ns)
+                await self._wait_until(answered_ns + exposed_ns)
                 if not await context.detector.exposed():
                     self._warn_of_late_detector()
             finally:
@@ -88,6 +99,28 @@ class BeamExposure:
             if reading is not None:
                 reading.cancel()
                 await asyncio.gather(reading, return_exceptions=True)
+
+    async def _unblanked(self, asked_ns: int) -> BlankerSwitch:
+        """Unblank the beam, unless it stays dark."""
+        if self._dark:
+            return BlankerSwitch(asked_ns, asked_ns)
+        await self._context.beam.unblank()
+        return self._switch_since(asked_ns)
+
+    async def _triggered(self) -> tuple[int, int]:
+        """Trigger; when the command went out, and when it was answered.
+
+        The exposure began between the two: blanking before the answer plus the exposure could cut
+        its last rows off.
+        """
+        sent_ns = await self._context.detector.trigger()
+        return sent_ns, self._context.clock.now_ns()
+
+    async def _wait_until(self, t_ns: int) -> None:
+        clock = self._context.clock
+        await clock.sleep_until_ns(t_ns - int(_WATCHED_S * clock.speed * 1e9))
+        while clock.now_ns() < t_ns:
+            await asyncio.sleep(0)
 
     async def _blank(self, on: BlankerSwitch, exposed_ns: int, dose: float) -> None:
         """Blank the beam and charge what the specimen has received since it was unblanked."""

@@ -15,7 +15,7 @@ from ...protocols.messages.journal import Trigger
 from ...protocols.messages.tracking import FrameTaken, OffsetMeasured, ScanKind
 from ...protocols.messages.tracking_rules import Next
 from ..schedule.dose import DoseExceeded
-from ..schedule.scout_scans import scout_settings
+from ..schedule.scout_scans import scout_for, scout_settings
 from ..tracking.follower import Follower
 from ..tracking.scout_answers import answer_to
 from .beam_exposure import BeamExposure, Begun
@@ -47,9 +47,22 @@ class Scouts:
             "wide": scout_settings(context.settings, wide=True, most=most),
         }
 
-    def begin(self, account: str) -> None:
-        """A series begins, whose dose the scouts are charged to."""
+    def begin(self, account: str, frames: int = 1) -> None:
+        """A series begins, whose dose the scouts are charged to.
+
+        Parameters
+        ----------
+        account : str
+            Its name.
+        frames : int
+            How many it has, where the recipe asks for a scout before each.
+        """
         self._account, self._spent, self._unanswered = account, 0.0, 0
+        context, budget = self._context, self._follower.scouts_budget
+        parked = context.settings.parked_dose_e_per_nm2(context.switching.expected_s)
+        columns = scout_for(context.settings, frames, budget, parked)
+        most = context.detector.rig.limits.frame
+        self._scans["scout"] = scout_settings(context.settings, columns=columns, most=most)
 
     @property
     def dose_e_per_nm2(self) -> float:
@@ -151,7 +164,9 @@ class Scouts:
             return await context.detector.read_frame()
 
         exposed_ns = int(scan.exposure_s * 1e9)
-        frame = await BeamExposure(context, self._account).expose(dose, exposed_ns, read)
+        frame = await BeamExposure(context, self._account).expose(
+            dose, exposed_ns, read, at_once=True
+        )
         t_ns = started_ns + exposed_ns // 2
         header: dict[str, Any] = follower.header()
         answer = follower.answers.expect(t_ns)

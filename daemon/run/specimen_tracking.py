@@ -91,7 +91,7 @@ class SpecimenTracking:
         follower = self._follower
         self._series, self._tilts = series, tuple(tilt_deg)
         frame_s = self._frame_s = frame_s if self._frame_s is None else self._frame_s
-        self._scouts.begin(series)
+        self._scouts.begin(series, len(self._tilts) if follower.always_scouts else 1)
         await self._expect(series, tilt_deg, frame_s)
         if follower.takes_scouts and len(tilt_deg):
             way = self._way_to(tilt_deg[0])

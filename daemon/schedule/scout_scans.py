@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from ...protocols.config.recipe import BeamSettings
 
-# Positions along a row of a scout; more tell no more than the jitter that is left.
-SCOUT_COLUMNS = 64
+# Positions along a row of a scout: many where there is dose for them, few where a small budget has
+# to do for every frame. The specimen is found to some 1, 2 and 3 nm.
+SCOUT_COLUMNS = (64, 48, 32)
 # Width of a search, in widths of the field.
 WIDE = 3
 # Angles at which the height of the specimen is measured, the largest one last.
@@ -15,7 +16,11 @@ HEIGHT_CHECK_DEG = (0.0, 16.0)
 
 
 def scout_settings(
-    beam: BeamSettings, *, wide: bool = False, most: tuple[int, int] | None = None
+    beam: BeamSettings,
+    *,
+    columns: int = SCOUT_COLUMNS[0],
+    wide: bool = False,
+    most: tuple[int, int] | None = None,
 ) -> BeamSettings:
     """Beam and scan of a scout: the probe and dwell time of a frame at far fewer positions.
 
@@ -23,6 +28,8 @@ def scout_settings(
     ----------
     beam : BeamSettings
         Of the frames.
+    columns : int
+        Positions along a row, in the width of a frame's field.
     wide : bool
         Whether the scan is a search: of a field `WIDE` times as large, at the same density.
     most : tuple of int, optional
@@ -44,11 +51,46 @@ def scout_settings(
     >>> scout_settings(beam, wide=True).frame
     (96, 192)
     """
-    rows, columns = beam.frame
+    tall, across = beam.frame
     times = WIDE if wide else 1
-    along = times * min(SCOUT_COLUMNS, columns)
+    along = times * min(columns, across)
     if most is not None:
-        along = min(along, most[1], max(1, most[0] * columns // rows))
-    down = max(1, round(along * rows / columns))
+        along = min(along, most[1], max(1, most[0] * across // tall))
+    down = max(1, round(along * tall / across))
     pixel_nm = times * beam.field_nm / along
     return beam.model_copy(update={"frame": (down, along), "pixel_nm": pixel_nm})
+
+
+def scout_for(beam: BeamSettings, frames: int, budget_e_per_nm2: float, parked: float) -> int:
+    """Positions along a row of a scout before every frame of a series, so that the dose suffices.
+
+    Parameters
+    ----------
+    beam : BeamSettings
+        Of the frames.
+    frames : int
+        Of the series.
+    budget_e_per_nm2 : float
+        What the scouts of the series may take.
+    parked : float
+        Fluence of one scout while the blanker works, in e/nm^2.
+
+    Returns
+    -------
+    int
+        The most that the budget allows, the fewest where it does not suffice.
+
+    Examples
+    --------
+    >>> beam = BeamSettings.model_validate(
+    ...     {"voltage": "300 kV", "current": "2 pA", "dwell": "500 ns", "frame": [1024, 1024],
+    ...      "pixel_size": "1.04 nm"}
+    ... )
+    >>> scout_for(beam, 41, 4.0, 0.02), scout_for(beam, 41, 1.0, 0.02)
+    (64, 32)
+    """
+    for columns in SCOUT_COLUMNS:
+        one = scout_settings(beam, columns=columns).dose_per_frame_e_per_nm2 + parked
+        if frames * one <= budget_e_per_nm2:
+            return columns
+    return SCOUT_COLUMNS[-1]

@@ -18,6 +18,8 @@ from ...protocols.messages.tracking_expectation import (
 )
 from ...protocols.messages.tracking_rules import TrackingLimits
 from ..schedule.plan import Plan
+from ..schedule.scout_scans import scout_for, scout_settings
+from ..schedule.switching import SWITCHING_S
 
 _MOST_BYTES = 64 << 20
 
@@ -70,7 +72,7 @@ def expected_tracking(plan: Plan, rig: Rig) -> dict[str, Any] | None:
         )
         before[angles], held = seen + 1, holds
         row = _row(stack, found, depth_nm if tracks_focus else None, tracks_focus)
-        series.append(row | _scouts(found, limits, plan.scout_dose_e_per_nm2))
+        series.append(row | _scouts(found, limits, plan))
     return {
         "basis": basis,
         "jitter_nm": round(stage.jitter_nm, 1),
@@ -94,10 +96,15 @@ def _row(
     }
 
 
-def _scouts(found: ExpectedSeries, limits: TrackingLimits, dose: float) -> dict[str, Any]:
+def _scouts(found: ExpectedSeries, limits: TrackingLimits, plan: Plan) -> dict[str, Any]:
     """How many scouts a series takes at most, and their dose."""
+    beam, budget = plan.recipe.beam, limits.scouts_e_per_nm2
+    parked = beam.parked_dose_e_per_nm2(SWITCHING_S)
+    frames = len(found.frame_sd_nm) if limits.keep_within_nm == 0 else 1
+    columns = scout_for(beam, frames, budget, parked)
+    dose = scout_settings(beam, columns=columns).dose_per_frame_e_per_nm2 + parked
     wanted = sum(sd > limits.keep_within_nm for sd in found.frame_sd_nm)
-    most = min(wanted, int(limits.scouts_e_per_nm2 / dose * (1 + 1e-9)))
+    most = min(wanted, int(budget / dose * (1 + 1e-9)))
     return {"scouts": most, "scouts_dose_e_per_nm2": round(most * dose, 4)}
 
 

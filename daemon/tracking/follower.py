@@ -258,6 +258,16 @@ class Follower:
         return self._limits.scouts_e_per_nm2 > 0
 
     @property
+    def always_scouts(self) -> bool:
+        """Whether the recipe asks for a scout before every frame."""
+        return self._limits.keep_within_nm == 0
+
+    @property
+    def scouts_budget(self) -> float:
+        """Most fluence of the scouts of a series."""
+        return self._limits.scouts_e_per_nm2
+
+    @property
     def drift(self) -> tuple[DriftAt, ...]:
         """How the drift dies down, by the newest table."""
         return () if self._table is None else self._table.drift
