@@ -17,8 +17,9 @@ _FRAMES_BEFORE, _WITHIN_DEG, _LEAST_NM = 3, 25.0, 300.0
 MOVE_ERROR_NM = 200.0
 # At any tilt where the next shift is this part of the largest.
 _NEARLY = 0.9
-# In sd: the height is certainly not what the move should have left.
-_CERTAIN = 4.0
+# In sd: the height is certainly not what the move should have left. Moves running after which the
+# height is as before, although that may have been by chance.
+_CERTAIN, _BY_CHANCE = 4.0, 2
 
 
 class HeightCorrection:
@@ -34,6 +35,7 @@ class HeightCorrection:
     def __init__(self) -> None:
         # Height before the latest move, its sd, and the move.
         self._latest: tuple[float, float, float] | None = None
+        self._as_before = 0
         self.stuck_nm: float | None = None
 
     def due(
@@ -75,11 +77,17 @@ class HeightCorrection:
         self._latest = None if before is None else (*before, z_nm)
 
     def _was_no_move(self, height_nm: float, sd_nm: float) -> bool:
-        """Whether the height is as before the latest move, and not what that should leave."""
+        """Whether the height is as before the latest move, and not what that should leave.
+
+        Once it may be so by chance, where the height was not known well before the move; twice
+        running it is not.
+        """
         if self._latest is None:
             return False
         before_nm, before_sd_nm, z_nm = self._latest
         doubt_nm = math.hypot(sd_nm, before_sd_nm, MOVE_ERROR_NM)
         expected_nm = before_nm + z_nm
         near, far = abs(height_nm - before_nm), abs(height_nm - expected_nm)
-        return far > _CERTAIN * doubt_nm and near < 0.5 * abs(z_nm)
+        self._as_before = self._as_before + 1 if near < 0.5 * abs(z_nm) else 0
+        certain = far > _CERTAIN * doubt_nm
+        return self._as_before >= (1 if certain else _BY_CHANCE)

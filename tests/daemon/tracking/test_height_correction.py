@@ -50,6 +50,10 @@ def test_what_an_uncertain_first_estimate_has_left_is_taken_out_too() -> None:
     heights, due_nm = moved(1700.0, 600.0, 1750.0)
     assert due_nm == pytest.approx(-1750, abs=1)
     assert heights.stuck_nm is None
+    # The same once more is no chance.
+    heights.moved((1750.0, 600.0), due_nm)
+    assert heights.due(table(1700.0, 600.0), 5, 0.0, LIMITS) is None
+    assert heights.stuck_nm == pytest.approx(1700, abs=1)
 
 
 def test_a_stage_that_does_not_move_is_found_out_and_not_asked_again() -> None:
