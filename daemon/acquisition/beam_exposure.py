@@ -43,12 +43,7 @@ class BeamExposure:
         self._context, self._account, self._dark = context, account, dark
 
     async def expose(
-        self,
-        dose: float,
-        exposed_ns: int,
-        read: Callable[[Begun], Coroutine[Any, Any, Read]],
-        *,
-        at_once: bool = False,
+        self, dose: float, exposed_ns: int, read: Callable[[Begun], Coroutine[Any, Any, Read]]
     ) -> Read:
         """Expose what one trigger starts, and read it meanwhile.
 
@@ -63,9 +58,6 @@ class BeamExposure:
             Time from the start of the first to the end of the last of them.
         read : callable
             Makes the coroutine that reads the frames; its value is returned.
-        at_once : bool
-            Whether the trigger goes out with the command that unblanks, and not after its answer:
-            the beam is on for less time, but the first rows may be dark.
 
         Raises
         ------
@@ -78,12 +70,11 @@ class BeamExposure:
         try:
             try:
                 context.progress.exposing = not self._dark
-                unblanked = self._unblanked(on.sent_ns)
-                if at_once:
-                    on, (sent_ns, answered_ns) = await asyncio.gather(unblanked, self._triggered())
-                else:
-                    on = await unblanked
-                    sent_ns, answered_ns = await self._triggered()
+                on = await self._unblanked(on.sent_ns)
+                sent_ns = await context.detector.trigger()
+                # The exposure began between the command and its answer: blanking before the answer
+                # plus the exposure could cut its last rows off.
+                answered_ns = clock.now_ns()
                 start_ns = (sent_ns + answered_ns) // 2
                 before = self._dose_while_parked(clock.wall_s((start_ns - on.at_ns) * 1e-9))
                 begun = Begun(start_ns, context.ledger.charged + max(0.0, before))
@@ -106,15 +97,6 @@ class BeamExposure:
             return BlankerSwitch(asked_ns, asked_ns)
         await self._context.beam.unblank()
         return self._switch_since(asked_ns)
-
-    async def _triggered(self) -> tuple[int, int]:
-        """Trigger; when the command went out, and when it was answered.
-
-        The exposure began between the two: blanking before the answer plus the exposure could cut
-        its last rows off.
-        """
-        sent_ns = await self._context.detector.trigger()
-        return sent_ns, self._context.clock.now_ns()
 
     async def _wait_until(self, t_ns: int) -> None:
         clock = self._context.clock

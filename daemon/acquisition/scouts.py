@@ -47,18 +47,20 @@ class Scouts:
             "wide": scout_settings(context.settings, wide=True, most=most),
         }
 
-    def begin(self, account: str, frames: int = 1) -> None:
-        """A series begins, whose dose the scouts are charged to.
-
-        Parameters
-        ----------
-        account : str
-            Its name.
-        frames : int
-            How many it has, where the recipe asks for a scout before each.
-        """
+    def begin(self, account: str) -> None:
+        """A series begins, whose dose the scouts are charged to."""
         self._account, self._spent, self._unanswered = account, 0.0, 0
-        context, budget = self._context, self._follower.scouts_budget
+        self._choose(1)
+
+    def spread(self, frames: int) -> None:
+        """Let the dose of the series suffice for a scout before each of so many frames.
+
+        They have fewer positions then: enough where a frame is there to compare with.
+        """
+        self._choose(frames)
+
+    def _choose(self, frames: int) -> None:
+        context, budget = self._context, self._follower.scouts_budget - self._spent
         parked = context.settings.parked_dose_e_per_nm2(context.switching.expected_s)
         columns = scout_for(context.settings, frames, budget, parked)
         most = context.detector.rig.limits.frame
@@ -164,9 +166,7 @@ class Scouts:
             return await context.detector.read_frame()
 
         exposed_ns = int(scan.exposure_s * 1e9)
-        frame = await BeamExposure(context, self._account).expose(
-            dose, exposed_ns, read, at_once=True
-        )
+        frame = await BeamExposure(context, self._account).expose(dose, exposed_ns, read)
         t_ns = started_ns + exposed_ns // 2
         header: dict[str, Any] = follower.header()
         answer = follower.answers.expect(t_ns)

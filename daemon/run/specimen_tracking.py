@@ -91,13 +91,15 @@ class SpecimenTracking:
         follower = self._follower
         self._series, self._tilts = series, tuple(tilt_deg)
         frame_s = self._frame_s = frame_s if self._frame_s is None else self._frame_s
-        self._scouts.begin(series, len(self._tilts) if follower.always_scouts else 1)
+        self._scouts.begin(series)
         await self._expect(series, tilt_deg, frame_s)
         if follower.takes_scouts and len(tilt_deg):
             way = self._way_to(tilt_deg[0])
             if way:
                 await self._look_at(series, way)
                 await self._expect(series, tilt_deg, frame_s)
+            if follower.always_scouts:
+                self._scouts.spread(len(tilt_deg))
         by_nm = follower.hand_over_nm()
         if by_nm is None:
             return
@@ -117,6 +119,8 @@ class SpecimenTracking:
             return ()
         position = self._context.stage.position
         here_deg = 0.0 if position is None else position.tilt_deg
+        if apart_deg is None and abs(tilt_deg - here_deg) <= _FAR_DEG:
+            return ()  # its first frame defines the place
         steps = max(1, math.ceil(abs(tilt_deg - here_deg) / _FAR_DEG))
         way = [here_deg + (tilt_deg - here_deg) * k / steps for k in range(steps)]
         return tuple(round(angle, 3) for angle in (way if apart_deg is None else way[1:]))
