@@ -64,8 +64,8 @@ async def test_the_python_runs(page, monkeypatch):
     for number, block in enumerate(blocks(page, "python"), 1):
         where = f"{page.name}, block {number}"
         # A daemon may be at work on the default port of this computer, and never cease to publish.
-        block = block.replace("127.0.0.1:5571", f"127.0.0.1:{free_port()}")
-        code = compile(block, where, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+        text = block.replace("127.0.0.1:5571", f"127.0.0.1:{free_port()}")
+        code = compile(text, where, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
         async with asyncio.timeout(60):
             result = eval(code, space)
             if inspect.isawaitable(result):
