@@ -13,10 +13,6 @@ from .context import AcquisitionContext
 
 Read = TypeVar("Read")
 
-# asyncio wakes up to a millisecond late: the last part of an exposure is waited for by looking at
-# the clock, in wall seconds.
-_WATCHED_S = 0.0015
-
 
 @dataclass(frozen=True)
 class Begun:
@@ -79,7 +75,7 @@ class BeamExposure:
                 before = self._dose_while_parked(clock.wall_s((start_ns - on.at_ns) * 1e-9))
                 begun = Begun(start_ns, context.ledger.charged + max(0.0, before))
                 reading = asyncio.create_task(read(begun), name="frames of a trigger")
-                await self._wait_until(answered_ns + exposed_ns)
+                await clock.sleep_until_ns(answered_ns + exposed_ns)
                 if not await context.detector.exposed():
                     self._warn_of_late_detector()
             finally:
@@ -97,12 +93,6 @@ class BeamExposure:
             return BlankerSwitch(asked_ns, asked_ns)
         await self._context.beam.unblank()
         return self._switch_since(asked_ns)
-
-    async def _wait_until(self, t_ns: int) -> None:
-        clock = self._context.clock
-        await clock.sleep_until_ns(t_ns - int(_WATCHED_S * clock.speed * 1e9))
-        while clock.now_ns() < t_ns:
-            await asyncio.sleep(0)
 
     async def _blank(self, on: BlankerSwitch, exposed_ns: int, dose: float) -> None:
         """Blank the beam and charge what the specimen has received since it was unblanked."""
