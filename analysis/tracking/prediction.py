@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .assumptions import DRIFT, ERROR_X, ERROR_Y, FIXED, OFFSET, VISIT, Floats64, X
+from .assumptions import DRIFT, ERROR_X, ERROR_Y, FIXED, FOCUSED, VISIT, Floats64, X
 from .motion import SAME_TILT_DEG, Motion
 from .rows import defocus_rows, mixed, offset_rows
 
@@ -102,7 +102,7 @@ def predict(
     spread = _spread(motion.covariance, rows)
     spread += _added_variance(motion, later_s, here, ways_back)
     offset, variance = mixed(weights, means, spread)
-    defocus, defocus_sd = _defocus(motion, tilts, at_c, weights)
+    defocus, defocus_sd = _mixture_of(motion, defocus_rows(motion, tilts, at_c))
     speed, speed_sd = drift_speed(motion, later_s)
     return MotionPrediction(
         np.array(shift, np.float64),
@@ -137,14 +137,12 @@ def _added_variance(
     return (added + jitter)[:, None, :]
 
 
-def _defocus(
-    motion: Motion, tilts: Floats64, at_c: float | None, weights: Floats64
-) -> tuple[Floats64, Floats64]:
-    rows = defocus_rows(motion, tilts, at_c)
+def _mixture_of(motion: Motion, rows: Floats64) -> tuple[Floats64, Floats64]:
+    """Mean and sd, shape (n,), of what rows make of the state across the axis."""
     fixed = rows[:, :FIXED]
     means = motion.mean[:, X, :FIXED] @ fixed.T
     spread = ((fixed @ motion.covariance[:, X, :FIXED, :FIXED]) * fixed).sum(axis=2)
-    mean, variance = mixed(weights, means, spread)
+    mean, variance = mixed(motion.weights, means, spread)
     return mean, np.sqrt(np.maximum(variance, 0.0))
 
 
@@ -162,16 +160,10 @@ def height_over_axis(motion: Motion) -> tuple[float, float]:
     >>> height, round(sd)
     (0.0, 2500)
     """
-    tilts, now = np.array([90.0]), np.zeros(1)
-    row = offset_rows(motion, tilts, now, motion.temperature_c)[0]
-    level = offset_rows(motion, np.zeros(1), now, motion.temperature_c)[0]
-    # At 90 deg the height alone is what the way from the axis does not explain.
-    row = (row - level)[:FIXED]
-    row[OFFSET] = 0.0
-    mean = motion.mean[:, X, :FIXED] @ row
-    variance = (motion.covariance[:, X, :FIXED, :FIXED] @ row) @ row
-    height, spread = mixed(motion.weights, mean, variance)
-    return float(height), float(np.sqrt(max(0.0, float(spread))))
+    rows = defocus_rows(motion, np.zeros(1), motion.temperature_c)
+    rows[:, FOCUSED] = 0.0
+    height, sd = _mixture_of(motion, rows)
+    return float(height[0]), float(sd[0])
 
 
 def drift_speed(motion: Motion, later_s: Floats64) -> tuple[Floats64, Floats64]:

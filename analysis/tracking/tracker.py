@@ -290,17 +290,20 @@ class Tracker:
         notes = [] if self._trusted else [_WORSE]
         if self._recent and self._recent[-1].doubt in WORDS:
             notes.append(WORDS[self._recent[-1].doubt])
+        apart_deg = None
+        if self._visits:
+            apart_deg = self._references.apart_deg(self._visits[0].tilt_deg)
         return Table(
             t_ns=t_ns,
             number=self._tables,
             series=self._series,
             index=index,
-            rows=tuple(
-                row.model_copy(update={"apart_deg": self._references.apart_deg(row.tilt_deg)})
-                for row in table_rows(self.motion, self._visits, self._late_ns, self._epoch_ns or 0)
-            ),
+            rows=table_rows(self.motion, self._visits, self._late_ns, self._epoch_ns or 0),
             height=height_over_axis(self.motion),
             placed=len(self._references) > 0,
+            apart_deg=self._references.apart_deg(self._visits[0].tilt_deg)
+            if self._visits
+            else None,
             drift=drift_to_come(self.motion, t_ns),
             trusted=self._trusted,
             notes=tuple(notes),

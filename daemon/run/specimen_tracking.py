@@ -114,7 +114,7 @@ class SpecimenTracking:
         A picture looks too different from one that was taken far away, and the specimen leaves the
         field on the way: it is followed in steps.
         """
-        apart_deg = self._follower.apart_deg(tilt_deg)
+        apart_deg = self._follower.apart_deg
         if apart_deg is not None and apart_deg <= _FAR_DEG:
             return ()
         position = self._context.stage.position

@@ -244,13 +244,13 @@ class Follower:
             )
         return by_nm
 
-    def apart_deg(self, tilt_deg: float) -> float | None:
-        """How far in angle the nearest picture is that a frame can be compared with.
+    @property
+    def apart_deg(self) -> float | None:
+        """How far in angle the nearest picture is that the next frame can be compared with.
 
         None where there is none, or no table that knows.
         """
-        row = None if self._table is None else self._table.row_at(tilt_deg)
-        return None if row is None else row.apart_deg
+        return None if self._table is None else self._table.apart_deg
 
     @property
     def takes_scouts(self) -> bool:

@@ -146,8 +146,7 @@ class Row(Strict):
     """What to apply at an angle, if the frame is exposed at `t_ns`.
 
     `shift_nm` brings the specimen to its place, `shift_sd_nm` is the sd of what remains.
-    `defocus_nm` is the height of the specimen over where it was in focus. `apart_deg` is how far in
-    angle the nearest picture is that the frame can be compared with; None: there is none yet.
+    `defocus_nm` is the height of the specimen over where it was in focus.
     """
 
     tilt_deg: Degrees
@@ -158,7 +157,6 @@ class Row(Strict):
     defocus_sd_nm: NotNegative
     drift_nm_per_s: NotNegative
     drift_sd_nm_per_s: NotNegative
-    apart_deg: NotNegative | None = None
 
 
 class DriftAt(Strict):
@@ -172,9 +170,10 @@ class Table(Strict):
     """Predictions for all angles still to come, after frame `index` of a series.
 
     `height` is that of the specimen over the tilt axis and its sd, in nm. `placed` is whether a
-    picture has defined where the specimen belongs. `drift` tells how the drift dies down from now
-    on. `number` counts the tables of a tracker from 1. With `trusted` false the corrections have
-    made things worse: nothing should be corrected.
+    picture has defined where the specimen belongs, `apart_deg` how far in angle the nearest one is
+    from the first row; None: there is none. `drift` tells how the drift dies down from now on.
+    `number` counts the tables of a tracker from 1. With `trusted` false the corrections have made
+    things worse: nothing should be corrected.
     """
 
     kind: Literal["table"] = "table"
@@ -185,6 +184,7 @@ class Table(Strict):
     rows: Annotated[tuple[Row, ...], Field(max_length=MOST_ROWS)]
     height: tuple[Finite, NotNegative] | None = None
     placed: bool = True
+    apart_deg: NotNegative | None = None
     drift: Annotated[tuple[DriftAt, ...], Field(max_length=MOST_ROWS)] = ()
     trusted: bool = True
     notes: tuple[str, ...] = ()
