@@ -301,9 +301,7 @@ class Tracker:
             rows=table_rows(self.motion, self._visits, self._late_ns, self._epoch_ns or 0),
             height=height_over_axis(self.motion),
             placed=len(self._references) > 0,
-            apart_deg=self._references.apart_deg(self._visits[0].tilt_deg)
-            if self._visits
-            else None,
+            apart_deg=apart_deg,
             drift=drift_to_come(self.motion, t_ns),
             trusted=self._trusted,
             notes=tuple(notes),

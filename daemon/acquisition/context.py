@@ -59,3 +59,8 @@ class AcquisitionContext:
     out: Outgoing
     switching: SwitchingTime = field(default_factory=SwitchingTime)
     follower: Follower | None = None
+
+    @property
+    def parked_dose_e_per_nm2(self) -> float:
+        """Fluence that a trigger is expected to add while the blanker works."""
+        return self.settings.parked_dose_e_per_nm2(self.switching.expected_s)

@@ -41,37 +41,29 @@ class Scouts:
         self._account, self._spent, self._unanswered = "", 0.0, 0
         # Whether the detector is armed for scouts, and no longer for frames.
         self.detector_taken = False
-        most = context.detector.rig.limits.frame
-        self._scans: dict[ScanKind, BeamSettings] = {
-            "scout": scout_settings(context.settings, most=most),
-            "wide": scout_settings(context.settings, wide=True, most=most),
-        }
+        self._most = context.detector.rig.limits.frame
+        wide = scout_settings(context.settings, wide=True, most=self._most)
+        self._scans: dict[ScanKind, BeamSettings] = {"wide": wide}
 
     def begin(self, account: str) -> None:
         """A series begins, whose dose the scouts are charged to."""
         self._account, self._spent, self._unanswered = account, 0.0, 0
-        self._choose(1)
+        self.spread(1)
 
     def spread(self, frames: int) -> None:
         """Let the dose of the series suffice for a scout before each of so many frames.
 
         They have fewer positions then: enough where a frame is there to compare with.
         """
-        self._choose(frames)
-
-    def _choose(self, frames: int) -> None:
-        context, budget = self._context, self._follower.scouts_budget - self._spent
-        parked = context.settings.parked_dose_e_per_nm2(context.switching.expected_s)
-        columns = scout_for(context.settings, frames, budget, parked)
-        most = context.detector.rig.limits.frame
-        self._scans["scout"] = scout_settings(context.settings, columns=columns, most=most)
+        context, budget = self._context, self._follower.limits.scouts_e_per_nm2 - self._spent
+        columns = scout_for(context.settings, frames, budget, context.parked_dose_e_per_nm2)
+        self._scans["scout"] = scout_settings(context.settings, columns=columns, most=self._most)
 
     @property
     def dose_e_per_nm2(self) -> float:
         """Fluence of one scout, with that while the blanker works."""
-        context = self._context
-        parked = context.settings.parked_dose_e_per_nm2(context.switching.expected_s)
-        return self._scans["scout"].dose_per_frame_e_per_nm2 + parked
+        scan = self._scans["scout"].dose_per_frame_e_per_nm2
+        return scan + self._context.parked_dose_e_per_nm2
 
     async def before(self, index: int, tilt_deg: float, *, always: bool = False) -> int:
         """Find the specimen before a frame, as far as the tracking rules ask for it.
@@ -105,7 +97,7 @@ class Scouts:
             if following.do == "wide" or taken:
                 where = f"{self._account} frame {index} at {tilt_deg:g} deg"
                 what = "search" if kind == "wide" else "scout"
-                self._tell("warning", f"{where}: {following.why}; {what} {taken + 1}")
+                self._warn(f"{where}: {following.why}; {what} {taken + 1}")
             found = await self._look(kind, index, tilt_deg)
             taken += 1
             follower.scouts, follower.scout_dose_e_per_nm2 = taken, self._spent - before
@@ -124,14 +116,14 @@ class Scouts:
         try:
             context.ledger.top_up(self._account, self.dose_e_per_nm2)
         except DoseExceeded as error:
-            self._tell("warning", f"no scout, because its dose would pass a limit: {error}")
+            self._warn(f"no scout, because its dose would pass a limit: {error}")
             return None
         try:
             if kind == "wide":
                 await context.beam.prepare(scan)
             found = await self._scan(kind, scan, index, tilt_deg)
         except DeviceLost as error:
-            self._tell("warning", f"a scout did not come: {error}")
+            self._warn(f"a scout did not come: {error}")
             await context.detector.connect()
             found = None
         finally:
@@ -140,8 +132,7 @@ class Scouts:
                 await context.beam.prepare(context.settings)
         self._unanswered = 0 if found is not None else self._unanswered + 1
         if self._unanswered == _MOST_UNANSWERED:
-            self._tell(
-                "warning",
+            self._warn(
                 f"{self._account}: {_MOST_UNANSWERED} scouts had no answer; the rest of the series "
                 "is exposed by the newest table, without scouts",
             )
@@ -185,5 +176,5 @@ class Scouts:
         context.out.tracking(taken, frame.data)
         return await answer_to(answer)
 
-    def _tell(self, level: str, text: str) -> None:
-        self._context.out.event(level, "tracker", text)
+    def _warn(self, text: str) -> None:
+        self._context.out.event("warning", "tracker", text)

@@ -115,8 +115,7 @@ class StackAcquisition:
         if self._stack.is_dark:
             return 0.0
         context, triggers = self._context, (len(self.indices) - first) // self.at_a_time
-        parked = context.settings.parked_dose_e_per_nm2(context.switching.expected_s)
-        return triggers * (self._dose_of(self.at_a_time) + parked)
+        return triggers * (self._dose_of(self.at_a_time) + context.parked_dose_e_per_nm2)
 
     async def arm_from(self, first: int) -> None:
         """Prepare the detector again, which has taken something else, from an ordinal on."""

@@ -93,20 +93,24 @@ class SpecimenTracking:
         frame_s = self._frame_s = frame_s if self._frame_s is None else self._frame_s
         self._scouts.begin(series)
         await self._expect(series, tilt_deg, frame_s)
-        if follower.takes_scouts and len(tilt_deg):
+        if follower.limits.scouts_e_per_nm2 > 0 and len(tilt_deg):
             way = self._way_to(tilt_deg[0])
             if way:
                 await self._look_at(series, way)
                 await self._expect(series, tilt_deg, frame_s)
-            if follower.always_scouts:
+            if follower.limits.keep_within_nm == 0:
                 self._scouts.spread(len(tilt_deg))
-        by_nm = follower.hand_over_nm()
-        if by_nm is None:
-            return
-        y_nm, x_nm = by_nm
-        if (at := await self._context.stage.shift(x_nm=x_nm, y_nm=y_nm)) is not None:
-            follower.moved(x_nm, y_nm, 0.0, at.t_ns)
-            await follower.table_comes()
+        if (by_nm := follower.hand_over_nm()) is not None:
+            await self._move_stage(y_nm=by_nm[0], x_nm=by_nm[1])
+
+    async def _move_stage(self, *, x_nm: float = 0.0, y_nm: float = 0.0, z_nm: float = 0.0) -> bool:
+        """Move the stage by so much and get a new table; False if the stage cannot."""
+        at = await self._context.stage.shift(x_nm=x_nm, y_nm=y_nm, z_nm=z_nm)
+        if at is None:
+            return False
+        self._follower.moved(x_nm, y_nm, z_nm, at.t_ns)
+        await self._follower.table_comes()
+        return True
 
     def _way_to(self, tilt_deg: float) -> tuple[float, ...]:
         """Angles to look at on the way to one that no picture is near to; none where one is.
@@ -141,10 +145,8 @@ class SpecimenTracking:
         """
         follower = self._follower
         await self._keep_time(first)
-        by_nm = follower.lift_nm(tilt_deg)
-        if by_nm is not None and (at := await self._context.stage.shift(z_nm=by_nm)) is not None:
-            follower.moved(0.0, 0.0, by_nm, at.t_ns)
-            await follower.table_comes()
+        if (by_nm := follower.lift_nm(tilt_deg)) is not None:
+            await self._move_stage(z_nm=by_nm)
         taken = 0
         while True:
             await follower.follow(tilt_deg)
@@ -179,9 +181,9 @@ class SpecimenTracking:
         """
         context, follower, out = self._context, self._follower, self._context.out
         ledger, name = context.ledger, operation.name
+        self._scouts.begin(name)
         ledger.reserve(name, operation.scouts * self._scouts.dose_e_per_nm2, is_series=False)
         try:
-            self._scouts.begin(name)
             await self._look_at(name, operation.tilt_deg)
             found = follower.height_nm()
             if found is None:
@@ -195,12 +197,9 @@ class SpecimenTracking:
             )
             if abs(height_nm) < max(_LEAST_HEIGHT_NM, 2.0 * sd_nm):
                 return
-            at = await context.stage.shift(z_nm=-height_nm)
-            if at is None:
+            if not await self._move_stage(z_nm=-height_nm):
                 out.event("warning", "tracker", f"{name}: the stage cannot move so far along z")
                 return
-            follower.moved(0.0, 0.0, -height_nm, at.t_ns)
-            await follower.table_comes()
             await self._look_at(name, operation.check_deg)
             left = follower.height_nm()
             if left is not None:

@@ -61,6 +61,21 @@ def scout_settings(
     return beam.model_copy(update={"frame": (down, along), "pixel_nm": pixel_nm})
 
 
+def scout_dose_e_per_nm2(beam: BeamSettings, columns: int, parked: float) -> float:
+    """Fluence of a scout of so many positions along a row, with that while the blanker works.
+
+    Examples
+    --------
+    >>> beam = BeamSettings.model_validate(
+    ...     {"voltage": "300 kV", "current": "2 pA", "dwell": "500 ns", "frame": [1024, 1024],
+    ...      "pixel_size": "1.04 nm"}
+    ... )
+    >>> round(scout_dose_e_per_nm2(beam, 64, 0.05), 4)
+    0.0725
+    """
+    return scout_settings(beam, columns=columns).dose_per_frame_e_per_nm2 + parked
+
+
 def scout_for(beam: BeamSettings, frames: int, budget_e_per_nm2: float, parked: float) -> int:
     """Positions along a row of a scout before every frame of a series, so that the dose suffices.
 
@@ -90,7 +105,6 @@ def scout_for(beam: BeamSettings, frames: int, budget_e_per_nm2: float, parked: 
     (64, 32)
     """
     for columns in SCOUT_COLUMNS:
-        one = scout_settings(beam, columns=columns).dose_per_frame_e_per_nm2 + parked
-        if frames * one <= budget_e_per_nm2:
+        if frames * scout_dose_e_per_nm2(beam, columns, parked) <= budget_e_per_nm2:
             return columns
     return SCOUT_COLUMNS[-1]

@@ -18,7 +18,7 @@ from ...protocols.messages.tracking_expectation import (
 )
 from ...protocols.messages.tracking_rules import TrackingLimits
 from ..schedule.plan import Plan
-from ..schedule.scout_scans import scout_for, scout_settings
+from ..schedule.scout_scans import scout_dose_e_per_nm2, scout_for
 from ..schedule.switching import SWITCHING_S
 
 _MOST_BYTES = 64 << 20
@@ -102,7 +102,7 @@ def _scouts(found: ExpectedSeries, limits: TrackingLimits, plan: Plan) -> dict[s
     parked = beam.parked_dose_e_per_nm2(SWITCHING_S)
     frames = len(found.frame_sd_nm) if limits.keep_within_nm == 0 else 1
     columns = scout_for(beam, frames, budget, parked)
-    dose = scout_settings(beam, columns=columns).dose_per_frame_e_per_nm2 + parked
+    dose = scout_dose_e_per_nm2(beam, columns, parked)
     wanted = sum(sd > limits.keep_within_nm for sd in found.frame_sd_nm)
     most = min(wanted, int(budget / dose * (1 + 1e-9)))
     return {"scouts": most, "scouts_dose_e_per_nm2": round(most * dose, 4)}

@@ -253,19 +253,9 @@ class Follower:
         return None if self._table is None else self._table.apart_deg
 
     @property
-    def takes_scouts(self) -> bool:
-        """Whether the recipe allows scouts."""
-        return self._limits.scouts_e_per_nm2 > 0
-
-    @property
-    def always_scouts(self) -> bool:
-        """Whether the recipe asks for a scout before every frame."""
-        return self._limits.keep_within_nm == 0
-
-    @property
-    def scouts_budget(self) -> float:
-        """Most fluence of the scouts of a series."""
-        return self._limits.scouts_e_per_nm2
+    def limits(self) -> TrackingLimits:
+        """What recipe and column allow."""
+        return self._limits
 
     @property
     def drift(self) -> tuple[DriftAt, ...]:
