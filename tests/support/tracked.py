@@ -10,16 +10,8 @@ import numpy as np
 from command_line import RECIPE, RIG
 
 # The beam shift of the simulated column, wrong by some 2 % in every element.
-SHIFT: dict[str, Any] = {
-    "unit": "nm",
-    "matrix_nm": [[-0.188, -0.97], [-1.04, 0.215]],
-    "covariance_nm2": [[4e-4 * (a == b) for b in range(4)] for a in range(4)],
-    "largest_nm": 1500,
-    "field_nm": 1065,
-    "voltage_kv": 300,
-    "scan_rotation_deg": 1.5,
-    "date": "2026-11-27T10:00:00+00:00",
-}
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+SHIFT: dict[str, Any] = json.loads((EXAMPLES / "rigs" / "shift_calibration.json").read_text())
 SERIES: dict[str, Any] = {
     "tilt_series": {"from": "-40 deg", "to": "40 deg", "step": "8 deg", "order": "bidirectional"}
 }

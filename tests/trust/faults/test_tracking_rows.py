@@ -65,6 +65,27 @@ def exposed(microscope: Microscope, running: Any, frames: int) -> None:
         time.sleep(0.01)
 
 
+def completes(cli: Any, microscope: Microscope, reaction: Any, fault: str, **recipe: Any) -> None:
+    """Switch a fault on in mid-series and let the run end."""
+    running = begun(cli, microscope, 6 if recipe else 4, **recipe)
+    microscope.fault(fault)
+    reaction.begins()
+    assert running.wait() == 0, running.text()
+    reaction.ends()
+
+
+def pauses(
+    cli: Any, microscope: Microscope, reaction: Any, fault: str, frames: int = 4, **recipe: Any
+) -> tuple[Any, int]:
+    """Switch a fault on after so many exposures and wait for the pause; run, and exposures."""
+    running = begun(cli, microscope, frames, **recipe)
+    microscope.fault(fault)
+    reaction.begins()
+    exposures = until_paused(cli, microscope, running)
+    reaction.ends()
+    return running, exposures
+
+
 def truly_off(microscope: Microscope) -> np.ndarray[Any, Any]:
     """How far the image was off in each exposure, in nm."""
     return np.hypot(*offsets_nm(microscope.logs[-1])[:, 1:].T)
@@ -80,11 +101,7 @@ def messages(folder: Path) -> list[str]:
     must="no more than three frames are off; it is said", within_s=120,
 )  # fmt: skip
 def test_slip(cli: Any, microscope: Microscope, reaction: Any) -> None:
-    running = begun(cli, microscope, 4)
-    microscope.fault("stage:slip=400nm")
-    reaction.begins()
-    assert running.wait() == 0, running.text()
-    reaction.ends()
+    completes(cli, microscope, reaction, "stage:slip=400nm")
     off = truly_off(microscope)
     far = np.flatnonzero(off > 200)
     assert 1 <= far.size <= 3, off.round()
@@ -176,11 +193,7 @@ def frames_of(microscope: Microscope) -> np.ndarray[Any, Any]:
     must="no frame is off", within_s=120,
 )  # fmt: skip
 def test_slip_with_scouts(cli: Any, microscope: Microscope, reaction: Any) -> None:
-    running = begun(cli, microscope, 6, **SCOUTS)
-    microscope.fault("stage:slip=400nm")
-    reaction.begins()
-    assert running.wait() == 0, running.text()
-    reaction.ends()
+    completes(cli, microscope, reaction, "stage:slip=400nm", **SCOUTS)
     off, frames = truly_off(microscope), frames_of(microscope)
     assert off[~frames].max() > 200, "a scout has seen it"
     assert off[frames][1:].max() < 60, off.round()
@@ -212,11 +225,8 @@ def test_lost(cli: Any, microscope: Microscope, reaction: Any) -> None:
     must="nothing more is corrected; pause", within_s=120,
 )  # fmt: skip
 def test_shift_inverted(cli: Any, microscope: Microscope, reaction: Any, recipe: Any) -> None:
-    running = begun(cli, microscope, 4, **(SCOUTS if recipe else {}))
-    microscope.fault("beam:shift-inverted")
-    reaction.begins()
-    until_paused(cli, microscope, running)
-    reaction.ends()
+    scouts = SCOUTS if recipe else {}
+    running, _ = pauses(cli, microscope, reaction, "beam:shift-inverted", **scouts)
     off = truly_off(microscope)[frames_of(microscope)]
     assert (off[4:] > 250).sum() <= 3, off.round()
     assert "makes it worse" in running.text() or "calibrate the shifts" in running.text()
@@ -228,11 +238,7 @@ def test_shift_inverted(cli: Any, microscope: Microscope, reaction: Any, recipe:
 )  # fmt: skip
 def test_shift_forgets(cli: Any, microscope: Microscope, reaction: Any) -> None:
     beam = TRACKED["beam"] | {"dwell": "30 us", "current": "1.3 pA"}
-    running = begun(cli, microscope, 4, beam=beam)
-    microscope.fault("beam:shift-forgets")
-    reaction.begins()
-    exposures = until_paused(cli, microscope, running)
-    reaction.ends()
+    running, exposures = pauses(cli, microscope, reaction, "beam:shift-forgets", beam=beam)
     assert exposures <= 4 + 4
     assert "the beam shift was set to" in running.text()
 
@@ -245,11 +251,7 @@ def test_shift_forgets(cli: Any, microscope: Microscope, reaction: Any) -> None:
 def test_frames_that_show_nothing(
     cli: Any, microscope: Microscope, reaction: Any, fault: str
 ) -> None:
-    running = begun(cli, microscope, 4)
-    microscope.fault(fault)
-    reaction.begins()
-    exposures = until_paused(cli, microscope, running)
-    reaction.ends()
+    running, exposures = pauses(cli, microscope, reaction, fault)
     assert exposures <= 4 + 4
     assert running.text().count("the frame cannot be used for tracking") == 3
     assert "3 frames in a row do not show the specimen" in running.text()
@@ -260,11 +262,7 @@ def test_frames_that_show_nothing(
     must="it is not followed: the run pauses, or goes on without correcting", within_s=120,
 )  # fmt: skip
 def test_decoy(cli: Any, microscope: Microscope, reaction: Any) -> None:
-    running = begun(cli, microscope, 6, **SCOUTS)
-    microscope.fault("stage:decoy=300nm")
-    reaction.begins()
-    until_paused(cli, microscope, running)
-    reaction.ends()
+    running, _ = pauses(cli, microscope, reaction, "stage:decoy=300nm", 6, **SCOUTS)
     assert "did not show the specimen" in running.text()
 
 
@@ -274,11 +272,7 @@ def test_decoy(cli: Any, microscope: Microscope, reaction: Any) -> None:
     must="scouts keep the frames, but for one that is under way", within_s=240,
 )  # fmt: skip
 def test_specimen_moves(cli: Any, microscope: Microscope, reaction: Any, fault: str) -> None:
-    running = begun(cli, microscope, 6, **SCOUTS)
-    microscope.fault(fault)
-    reaction.begins()
-    assert running.wait() == 0, running.text()
-    reaction.ends()
+    completes(cli, microscope, reaction, fault, **SCOUTS)
     off = truly_off(microscope)[frames_of(microscope)]
     assert (off[1:] > 60).sum() <= 1, off.round()
 
