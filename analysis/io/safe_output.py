@@ -61,3 +61,23 @@ def new_file(path: Path) -> Iterator[Path]:
         if not done:
             partial.unlink(missing_ok=True)
             path.unlink(missing_ok=True)
+
+
+def check_table_or_plot(target: Path, what: str) -> None:
+    """Refuse a target of an export that is neither a table nor a plot.
+
+    Parameters
+    ----------
+    target : Path
+        What ``--to`` names.
+    what : str
+        What ``--what`` names.
+
+    Raises
+    ------
+    BadInput
+        If it does not end in ``.csv`` or ``.png``.
+    """
+    if target.suffix.lower() not in (".csv", ".png"):
+        problem = f"'{what}' is a table or a plot; name a .csv or a .png"
+        raise BadInput("--to", f"{target}: {problem}")

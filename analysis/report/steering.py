@@ -13,7 +13,7 @@ import numpy as np
 from ...protocols.core.errors import BadInput
 from ...protocols.runfile.reader import Run
 from ...protocols.runfile.steering_table import COLUMNS
-from ..io.safe_output import new_file
+from ..io.safe_output import check_table_or_plot, new_file
 
 STEERING = "steering"
 _DPI = 150
@@ -39,9 +39,7 @@ def export_steering(run: Run, target: Path) -> list[Path]:
     BadInput
         If the run has no adaptive holds, none was chosen yet, or `target` is neither.
     """
-    if target.suffix.lower() not in (".csv", ".png"):
-        problem = f"'{STEERING}' is a table or a plot; name a .csv or a .png"
-        raise BadInput("--to", f"{target}: {problem}")
+    check_table_or_plot(target, STEERING)
     table = run.steering
     if table is None:
         raise BadInput("--what", f"{run.path} has no adaptive holds: nothing steered it")

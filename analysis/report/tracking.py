@@ -14,7 +14,7 @@ import numpy as np
 from ...protocols.core.errors import BadInput
 from ...protocols.runfile.reader import Run, Stack
 from ...protocols.runfile.tracking_columns import SeriesTracking
-from ..io.safe_output import new_file
+from ..io.safe_output import check_table_or_plot, new_file
 
 TRACKING = "tracking"
 _DPI = 150
@@ -51,9 +51,7 @@ def export_tracking(run: Run, target: Path, number: int | None) -> list[Path]:
     BadInput
         If the run did not track, no frame was taken yet, or `target` is neither.
     """
-    if target.suffix.lower() not in (".csv", ".png"):
-        problem = f"'{TRACKING}' is a table or a plot; name a .csv or a .png"
-        raise BadInput("--to", f"{target}: {problem}")
+    check_table_or_plot(target, TRACKING)
     stacks = run.every_series() if number is None else [run.one_series(number)]
     tracked = {s.name: (s, told) for s in stacks if (told := s.tracking) is not None}
     if not tracked:

@@ -11,22 +11,22 @@ ANSWER_S = 1.0
 
 
 class ScoutAnswers:
-    """What the tracker says of each scout, by the time at which it was taken."""
+    """What the tracker says of the latest scout, known by the time at which it was taken."""
 
     def __init__(self) -> None:
-        self._awaited: dict[int, asyncio.Future[OffsetMeasured]] = {}
+        self._awaited: tuple[int, asyncio.Future[OffsetMeasured]] | None = None
 
     def expect(self, t_ns: int) -> asyncio.Future[OffsetMeasured]:
         """Before a scout goes to the tracker: what its answer will be put into."""
-        self._awaited.clear()
-        self._awaited[t_ns] = asyncio.get_running_loop().create_future()
-        return self._awaited[t_ns]
+        answer = asyncio.get_running_loop().create_future()
+        self._awaited = t_ns, answer
+        return answer
 
     def note(self, found: OffsetMeasured) -> None:
         """Take in an answer; one that nobody waits for any more is dropped."""
-        awaited = self._awaited.pop(found.t_ns, None)
-        if awaited is not None and not awaited.done():
-            awaited.set_result(found)
+        if self._awaited is not None and self._awaited[0] == found.t_ns:
+            (_, answer), self._awaited = self._awaited, None
+            answer.set_result(found)
 
 
 async def answer_to(scout: asyncio.Future[OffsetMeasured]) -> OffsetMeasured | None:
