@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -20,6 +20,8 @@ SIDE = 64
 # Mean counts up to which moments of the stabilised counts are tabulated; beyond, the variance is 1.
 _TABULATED = 12.0
 _STEP = 0.02
+# Counts by which a row passes the background, in sd; rows that a picture needs.
+_BRIGHT_SD, _LEAST_LIT = 4.0, 0.25
 
 
 @dataclass(frozen=True)
@@ -36,12 +38,15 @@ class Picture:
         Tilt angle; the tilt axis runs along y.
     electrons : float
         Electrons that hit one square; known up to a factor that all pictures share.
+    centre_nm : float
+        Where its middle row lies in the scanned field, from the field's middle along y.
     """
 
     counts: Floats64
     pitch_nm: float
     tilt_deg: float
     electrons: float
+    centre_nm: float = 0.0
 
     @property
     def field_nm(self) -> tuple[float, float]:
@@ -148,8 +153,50 @@ def resampled(picture: Picture, pitch_nm: float, tilt_deg: float) -> Picture:
         return picture
     counts = _stretched(_stretched(picture.counts, zoom).T, zoom * across).T
     return Picture(
-        np.ascontiguousarray(counts) / zoom**2, pitch_nm, tilt_deg, picture.electrons / zoom**2
+        np.ascontiguousarray(counts) / zoom**2,
+        pitch_nm,
+        tilt_deg,
+        picture.electrons / zoom**2,
+        picture.centre_nm,
     )
+
+
+def lit_part(picture: Picture, background: float) -> Picture | None:
+    """The rows of a picture up to the last one that shows something.
+
+    For a scan in whose midst the beam was blanked, at a moment that no clock tells well enough:
+    rows without the beam look as rows of bare background, of which little is lost.
+
+    Parameters
+    ----------
+    picture : Picture
+        The whole scan.
+    background : float
+        Mean counts of a square that shows nothing, with the beam on.
+
+    Returns
+    -------
+    Picture or None
+        None if fewer than a quarter of the rows are left.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> scan = Picture(np.repeat([[1.0], [0.0]], [24, 8], 0) * np.ones(32), 10.0, 0.0, 6.0)
+    >>> found = lit_part(scan, background=0.1)
+    >>> found.counts.shape, found.centre_nm
+    ((23, 32), -45.0)
+    """
+    rows, columns = picture.counts.shape
+    expected = background * columns
+    most = expected + _BRIGHT_SD * math.sqrt(expected) + 1.0
+    bright = np.flatnonzero(picture.counts.sum(axis=1) > most)
+    # The beam may have gone off within the last of them.
+    last = int(bright[-1]) if len(bright) else 0
+    if last < max(8, rows * _LEAST_LIT):
+        return None
+    centre_nm = picture.centre_nm - (rows - last) / 2 * picture.pitch_nm
+    return replace(picture, counts=picture.counts[:last], centre_nm=centre_nm)
 
 
 def _stretched(values: Floats64, factor: float) -> Floats64:

@@ -64,6 +64,7 @@ class StoredReference(Strict):
     sd_nm: tuple[Finite, Finite]
     series: str
     sparse: bool = False
+    centre_nm: Finite = 0.0
 
 
 class ReferencePictures:
@@ -133,6 +134,7 @@ def _stored(reference: ReferencePicture) -> StoredReference:
         sd_nm=reference.sd_nm,
         series=reference.series,
         sparse=reference.sparse,
+        centre_nm=picture.centre_nm,
     )
 
 
@@ -148,5 +150,7 @@ def _restored(stored: StoredReference) -> ReferencePicture:
             f"the reference at {stored.tilt_deg:g} deg has {len(raw)} bytes; {wanted} are needed"
         )
     counts = np.frombuffer(raw, "<u4").reshape(stored.shape).astype(np.float64)
-    picture = Picture(counts, stored.pitch_nm, stored.tilt_deg, stored.electrons)
+    picture = Picture(
+        counts, stored.pitch_nm, stored.tilt_deg, stored.electrons, stored.centre_nm
+    )
     return ReferencePicture(picture, stored.offset_nm, stored.sd_nm, stored.series, stored.sparse)

@@ -147,6 +147,7 @@ def register(
     origin = np.array(
         [(side - other) / 2 for side, other in zip(shown.counts.shape, target.shape, strict=True)]
     )
+    origin[0] += (picture.centre_nm - reference.centre_nm) / picture.pitch_nm
     penalty = _penalty(
         correlation.shape, shown, origin, picture.pitch_nm, expected_nm, expected_sd_nm
     )
@@ -170,6 +171,11 @@ def register(
     return Registration((float(shift[0]), float(shift[1])), sd, score, expected, least, reason)
 
 
+def background_of(picture: Picture) -> float:
+    """Mean counts of a square that shows nothing."""
+    return float(np.quantile(picture.counts, 0.02))
+
+
 def _unusable(shown: Picture, picture: Picture, exposed: float, before: Picture | None) -> Reason:
     if (
         before is not None
@@ -177,7 +183,7 @@ def _unusable(shown: Picture, picture: Picture, exposed: float, before: Picture 
         and np.array_equal(before.counts, picture.counts)
     ):
         return "same"
-    background = float(np.quantile(shown.counts, 0.02)) * exposed
+    background = background_of(shown) * exposed
     total = float(picture.counts.sum())
     expected = background * picture.counts.size
     if total == 0.0 or total + 4.0 * math.sqrt(total) < _BLANK * expected:

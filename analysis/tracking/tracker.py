@@ -25,10 +25,10 @@ from ...protocols.messages.tracking_rules import correction_fails
 from .assumptions import Assumptions
 from .motion import Motion
 from .motion_state import for_next_specimen, motion_from, state_of
-from .pictures import SIDE, Picture, picture_of
+from .pictures import SIDE, Picture, lit_part, picture_of
 from .prediction import MotionPrediction, height_over_axis, predict
 from .references import SPARSE_DEG, ReferencePicture, ReferencePictures
-from .registration import WORDS, Registration, register
+from .registration import WORDS, Registration, background_of, register
 from .table import drift_to_come, table_rows
 from .tracker_state import TrackerState
 
@@ -210,7 +210,6 @@ class Tracker:
             self.motion.set_temperature(header.temperature_c)
         self.motion.tilt_to(header.tilt_deg)
         measured = self._measure(header, picture)
-        self._before[header.scan] = picture
         if header.scan == "frame":
             self._recent = [*self._recent, measured][-_RECENT:]
             self._trusted = self._trusted and not correction_fails(self._recent)
@@ -228,6 +227,7 @@ class Tracker:
         """Compare a picture with its reference, and teach the model."""
         reference = self._references.for_tilt(header.tilt_deg, header.series)
         if reference is None:
+            self._before[header.scan] = picture
             return self._define_place(header, picture)
         expected = predict(
             self.motion,
@@ -235,7 +235,14 @@ class Tracker:
             [self.motion.time_s],
             assumed_shift_nm=self._shift_nm,
         )
-        found = _registered(reference, picture, expected, header, self._before.get(header.scan))
+        if header.cut_short:
+            exposed = picture.electrons / reference.picture.electrons
+            lit = lit_part(picture, background_of(reference.picture) * exposed)
+            if lit is None:
+                return _answer(header).model_copy(update={"doubt": "blank"})
+            picture = lit
+        before, self._before[header.scan] = self._before.get(header.scan), picture
+        found = _registered(reference, picture, expected, header, before)
         offset = _sum(found.shift_nm, reference.offset_nm)
         doubt = _doubt(found, offset, expected)
         sd = (

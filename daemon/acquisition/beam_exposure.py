@@ -33,10 +33,21 @@ class BeamExposure:
         Stack that is charged.
     dark : bool
         Whether the beam stays blanked.
+    at_once : bool
+        Whether the beam is blanked without waiting for the end of the exposure, whose last rows
+        may then be dark. The specimen receives the least that blanker and trigger allow.
     """
 
-    def __init__(self, context: AcquisitionContext, account: str, *, dark: bool = False) -> None:
+    def __init__(
+        self,
+        context: AcquisitionContext,
+        account: str,
+        *,
+        dark: bool = False,
+        at_once: bool = False,
+    ) -> None:
         self._context, self._account, self._dark = context, account, dark
+        self._at_once = at_once
 
     async def expose(
         self, dose: float, exposed_ns: int, read: Callable[[Begun], Coroutine[Any, Any, Read]]
@@ -62,7 +73,7 @@ class BeamExposure:
         """
         context, clock = self._context, self._context.clock
         reading: asyncio.Task[Read] | None = None
-        on = BlankerSwitch(clock.now_ns(), clock.now_ns())
+        on, start_ns = BlankerSwitch(clock.now_ns(), clock.now_ns()), None
         try:
             try:
                 context.progress.exposing = not self._dark
@@ -75,11 +86,12 @@ class BeamExposure:
                 before = self._dose_while_parked(clock.wall_s((start_ns - on.at_ns) * 1e-9))
                 begun = Begun(start_ns, context.ledger.charged + max(0.0, before))
                 reading = asyncio.create_task(read(begun), name="frames of a trigger")
-                await clock.sleep_until_ns(answered_ns + exposed_ns)
-                if not await context.detector.exposed():
-                    self._warn_of_late_detector()
+                if not self._at_once:
+                    await clock.sleep_until_ns(answered_ns + exposed_ns)
+                    if not await context.detector.exposed():
+                        self._warn_of_late_detector()
             finally:
-                await self._blank(on, exposed_ns, dose)
+                await self._blank(on, start_ns, exposed_ns, dose)
             assert reading is not None
             return await reading
         finally:
@@ -94,11 +106,12 @@ class BeamExposure:
         await self._context.beam.unblank()
         return self._switch_since(asked_ns)
 
-    async def _blank(self, on: BlankerSwitch, exposed_ns: int, dose: float) -> None:
+    async def _blank(
+        self, on: BlankerSwitch, start_ns: int | None, exposed_ns: int, dose: float
+    ) -> None:
         """Blank the beam and charge what the specimen has received since it was unblanked."""
         context, settings = self._context, self._context.settings
         asked_ns, off_ns = context.clock.now_ns(), None
-        received = dose
         try:
             # Even when cancelled: the specimen is not left under the beam.
             blanked_ns = await asyncio.shield(context.beam.blank())
@@ -106,10 +119,16 @@ class BeamExposure:
         finally:
             context.progress.exposing = False
             until_ns = context.clock.now_ns() if off_ns is None else off_ns
-            parked_s = context.clock.wall_s(max(0, until_ns - on.at_ns - exposed_ns) * 1e-9)
-            received += self._dose_while_parked(parked_s)
+            scanned_ns = exposed_ns
+            if self._at_once and start_ns is not None:
+                scanned_ns = min(exposed_ns, max(0, until_ns - start_ns))
+            parked_s = context.clock.wall_s(max(0, until_ns - on.at_ns - scanned_ns) * 1e-9)
+            received = dose * scanned_ns / exposed_ns + self._dose_while_parked(parked_s)
             if off_ns is not None:
-                context.switching.add(parked_s)
+                if self._at_once:
+                    context.least_on.add(context.clock.wall_s((off_ns - on.at_ns) * 1e-9))
+                else:
+                    context.switching.add(parked_s)
                 context.journal.note(Exposed(stack=self._account, dose_e_per_nm2=received))
             # Also after an error: how far the exposure got is not known.
             context.ledger.charge(self._account, received)

@@ -9,7 +9,7 @@ from ...protocols.config.recipe import BeamSettings
 from ...protocols.core.clock import ExperimentClock
 from ..resume.run_journal import Journal
 from ..schedule.dose import DoseLedger
-from ..schedule.switching import SwitchingTime
+from ..schedule.switching import LEAST_ON_S, SwitchingTime
 from ..tracking.follower import Follower
 from .heater_watch import HeaterWatch
 from .outgoing import Outgoing
@@ -43,6 +43,8 @@ class AcquisitionContext:
         Takes frames, readings and events.
     switching : SwitchingTime
         How long the beam is on beside exposures.
+    least_on : SwitchingTime
+        How long it is on where the command that blanks follows the trigger at once.
     follower : Follower or None
         Knows what shift is applied, where the specimen is tracked.
     """
@@ -58,6 +60,7 @@ class AcquisitionContext:
     progress: PlanProgress
     out: Outgoing
     switching: SwitchingTime = field(default_factory=SwitchingTime)
+    least_on: SwitchingTime = field(default_factory=lambda: SwitchingTime(LEAST_ON_S))
     follower: Follower | None = None
 
     @property

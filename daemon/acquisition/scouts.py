@@ -15,7 +15,13 @@ from ...protocols.messages.journal import Trigger
 from ...protocols.messages.tracking import FrameTaken, OffsetMeasured, ScanKind
 from ...protocols.messages.tracking_rules import Next
 from ..schedule.dose import DoseExceeded
-from ..schedule.scout_scans import scout_for, scout_settings
+from ..schedule.scout_scans import (
+    SCOUT_SCANS,
+    BeamOnTimes,
+    scout_dose_e_per_nm2,
+    scout_for,
+    scout_settings,
+)
 from ..tracking.follower import Follower
 from ..tracking.scout_answers import answer_to
 from .beam_exposure import BeamExposure, Begun
@@ -41,29 +47,42 @@ class Scouts:
         self._account, self._spent, self._unanswered = "", 0.0, 0
         # Whether the detector is armed for scouts, and no longer for frames.
         self.detector_taken = False
-        self._most = context.detector.rig.limits.frame
-        wide = scout_settings(context.settings, wide=True, most=self._most)
-        self._scans: dict[ScanKind, BeamSettings] = {"wide": wide}
+        self._scan = SCOUT_SCANS[0]
 
     def begin(self, account: str) -> None:
         """A series begins, whose dose the scouts are charged to."""
         self._account, self._spent, self._unanswered = account, 0.0, 0
-        self.spread(1)
+        self._scan = SCOUT_SCANS[0]
 
     def spread(self, frames: int) -> None:
         """Let the dose of the series suffice for a scout before each of so many frames.
 
-        They have fewer positions then: enough where a frame is there to compare with.
+        They have fewer positions then, and the beam is blanked before the last of them, if need be:
+        enough where a frame is there to compare with.
         """
-        context, budget = self._context, self._follower.limits.scouts_e_per_nm2 - self._spent
-        columns = scout_for(context.settings, frames, budget, context.parked_dose_e_per_nm2)
-        self._scans["scout"] = scout_settings(context.settings, columns=columns, most=self._most)
+        budget = self._follower.limits.scouts_e_per_nm2 - self._spent
+        self._scan = scout_for(self._context.settings, frames, budget, self._on)
 
     @property
     def dose_e_per_nm2(self) -> float:
         """Fluence of one scout, with that while the blanker works."""
-        scan = self._scans["scout"].dose_per_frame_e_per_nm2
-        return scan + self._context.parked_dose_e_per_nm2
+        return scout_dose_e_per_nm2(self._context.settings, self._scan, self._on)
+
+    @property
+    def _on(self) -> BeamOnTimes:
+        context = self._context
+        return BeamOnTimes(
+            context.switching.expected_s, context.least_on.typical_s, 1.0 / context.clock.wall_s(1)
+        )
+
+    def _settings_of(self, kind: ScanKind) -> BeamSettings:
+        context = self._context
+        return scout_settings(
+            context.settings,
+            columns=(SCOUT_SCANS[0] if kind == "wide" else self._scan).columns,
+            wide=kind == "wide",
+            most=context.detector.rig.limits.frame,
+        )
 
     async def before(self, index: int, tilt_deg: float, *, always: bool = False) -> int:
         """Find the specimen before a frame, as far as the tracking rules ask for it.
@@ -111,7 +130,7 @@ class Scouts:
 
     async def _look(self, kind: ScanKind, index: int, tilt_deg: float) -> OffsetMeasured | None:
         """Take one scan and wait for what it shows; None if that is not known."""
-        context, scan = self._context, self._scans[kind]
+        context, scan = self._context, self._settings_of(kind)
         before = context.ledger.of(self._account)
         try:
             context.ledger.top_up(self._account, self.dose_e_per_nm2)
@@ -121,7 +140,7 @@ class Scouts:
         try:
             if kind == "wide":
                 await context.beam.prepare(scan)
-            found = await self._scan(kind, scan, index, tilt_deg)
+            found = await self._take(kind, scan, index, tilt_deg)
         except DeviceLost as error:
             self._warn(f"a scout did not come: {error}")
             await context.detector.connect()
@@ -138,7 +157,7 @@ class Scouts:
             )
         return found
 
-    async def _scan(
+    async def _take(
         self, kind: ScanKind, scan: BeamSettings, index: int, tilt_deg: float
     ) -> OffsetMeasured | None:
         context, follower = self._context, self._follower
@@ -157,7 +176,9 @@ class Scouts:
             return await context.detector.read_frame()
 
         exposed_ns = int(scan.exposure_s * 1e9)
-        frame = await BeamExposure(context, self._account).expose(dose, exposed_ns, read)
+        at_once = kind == "scout" and self._scan.at_once
+        exposure = BeamExposure(context, self._account, at_once=at_once)
+        frame = await exposure.expose(dose, exposed_ns, read)
         t_ns = started_ns + exposed_ns // 2
         header: dict[str, Any] = follower.header()
         answer = follower.answers.expect(t_ns)
@@ -169,6 +190,7 @@ class Scouts:
             tilt_deg=tilt_deg,
             field_nm=scan.field_nm,
             dose_e_per_nm2=dose,
+            cut_short=at_once,
             shift_nm=tuple(header["shift_nm"]),
             defocus_nm=header["defocus_nm"],
             temperature_c=round(context.watch.temperature_at(t_ns), 4),

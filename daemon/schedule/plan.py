@@ -24,7 +24,7 @@ from .operations import (
     Operation,
     RampTo,
 )
-from .scout_scans import SCOUT_COLUMNS, scout_dose_e_per_nm2
+from .scout_scans import SCOUT_SCANS, BeamOnTimes, scout_dose_e_per_nm2
 from .switching import SWITCHING_S
 from .tilt_angles import tilt_angles
 
@@ -155,8 +155,7 @@ class Plan:
     def scout_dose_e_per_nm2(self) -> float:
         """Fluence of one scout, with that while the blanker works."""
         beam = self.recipe.beam
-        parked = beam.parked_dose_e_per_nm2(SWITCHING_S)
-        return scout_dose_e_per_nm2(beam, SCOUT_COLUMNS[0], parked)
+        return scout_dose_e_per_nm2(beam, SCOUT_SCANS[0], BeamOnTimes())
 
     @property
     def _exposed(self) -> int:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from ...protocols.config.recipe import BeamSettings
+from dataclasses import dataclass
 
-# Positions along a row of a scout: many where there is dose for them, few where a small budget has
-# to do for every frame. The specimen is found to some 1, 2 and 3 nm.
-SCOUT_COLUMNS = (64, 48, 32)
+from ...protocols.config.recipe import BeamSettings
+from .switching import LEAST_ON_S, SWITCHING_S
+
 # Width of a search, in widths of the field.
 WIDE = 3
 # Angles at which the height of the specimen is measured, the largest one last.
@@ -15,10 +15,51 @@ HEIGHT_TILTS_DEG = (0.0, 2.0, 5.0, 10.0, 16.0, 8.0, 0.0, -8.0)
 HEIGHT_CHECK_DEG = (0.0, 16.0)
 
 
+@dataclass(frozen=True)
+class ScoutScan:
+    """How a scout is scanned.
+
+    Attributes
+    ----------
+    columns : int
+        Positions along a row, in the width of a frame's field.
+    at_once : bool
+        Whether the beam is blanked without waiting for the end of the scan: what would be received
+        by one spot while the commands travel goes into the picture, whose last rows may be dark.
+    """
+
+    columns: int
+    at_once: bool = False
+
+
+# Many positions where there is dose for them, few where a small budget has to do for every frame.
+# The specimen is found to some 1, 2 and 3 nm.
+SCOUT_SCANS = (ScoutScan(64), ScoutScan(48), ScoutScan(48, at_once=True), ScoutScan(32, True))
+
+
+@dataclass(frozen=True)
+class BeamOnTimes:
+    """For how long blanker and trigger keep the beam on, in wall seconds.
+
+    Attributes
+    ----------
+    parked_s : float
+        Beside a scan whose end is waited for.
+    least_s : float
+        In all, where the command that blanks follows the trigger at once.
+    speed : float
+        How much faster than a wall clock the experiment runs.
+    """
+
+    parked_s: float = SWITCHING_S
+    least_s: float = LEAST_ON_S
+    speed: float = 1.0
+
+
 def scout_settings(
     beam: BeamSettings,
     *,
-    columns: int = SCOUT_COLUMNS[0],
+    columns: int = SCOUT_SCANS[0].columns,
     wide: bool = False,
     most: tuple[int, int] | None = None,
 ) -> BeamSettings:
@@ -61,8 +102,22 @@ def scout_settings(
     return beam.model_copy(update={"frame": (down, along), "pixel_nm": pixel_nm})
 
 
-def scout_dose_e_per_nm2(beam: BeamSettings, columns: int, parked: float) -> float:
-    """Fluence of a scout of so many positions along a row, with that while the blanker works.
+def scout_dose_e_per_nm2(beam: BeamSettings, scan: ScoutScan, on: BeamOnTimes) -> float:
+    """Fluence of a scout, with that while blanker and trigger work.
+
+    Parameters
+    ----------
+    beam : BeamSettings
+        Of the frames.
+    scan : ScoutScan
+        How it is scanned.
+    on : BeamOnTimes
+        What the blanker takes.
+
+    Returns
+    -------
+    float
+        In e/nm^2, averaged over the field.
 
     Examples
     --------
@@ -70,14 +125,22 @@ def scout_dose_e_per_nm2(beam: BeamSettings, columns: int, parked: float) -> flo
     ...     {"voltage": "300 kV", "current": "2 pA", "dwell": "500 ns", "frame": [1024, 1024],
     ...      "pixel_size": "1.04 nm"}
     ... )
-    >>> round(scout_dose_e_per_nm2(beam, 64, 0.05), 4)
-    0.0725
+    >>> on = BeamOnTimes(parked_s=5e-3, least_s=2e-3)
+    >>> [round(scout_dose_e_per_nm2(beam, scan, on), 4) for scan in SCOUT_SCANS]
+    [0.0776, 0.0677, 0.022, 0.022]
     """
-    return scout_settings(beam, columns=columns).dose_per_frame_e_per_nm2 + parked
+    settings = scout_settings(beam, columns=scan.columns)
+    dose, scan_s = settings.dose_per_frame_e_per_nm2, settings.exposure_s / on.speed
+    if not scan.at_once:
+        return dose + settings.parked_dose_e_per_nm2(on.parked_s)
+    parked_s = max(0.0, on.least_s - scan_s)
+    return dose * min(1.0, on.least_s / scan_s) + settings.parked_dose_e_per_nm2(parked_s)
 
 
-def scout_for(beam: BeamSettings, frames: int, budget_e_per_nm2: float, parked: float) -> int:
-    """Positions along a row of a scout before every frame of a series, so that the dose suffices.
+def scout_for(
+    beam: BeamSettings, frames: int, budget_e_per_nm2: float, on: BeamOnTimes
+) -> ScoutScan:
+    """How a scout before every frame of a series is scanned, so that the dose suffices.
 
     Parameters
     ----------
@@ -87,13 +150,13 @@ def scout_for(beam: BeamSettings, frames: int, budget_e_per_nm2: float, parked: 
         Of the series.
     budget_e_per_nm2 : float
         What the scouts of the series may take.
-    parked : float
-        Fluence of one scout while the blanker works, in e/nm^2.
+    on : BeamOnTimes
+        What the blanker takes.
 
     Returns
     -------
-    int
-        The most that the budget allows, the fewest where it does not suffice.
+    ScoutScan
+        The first of `SCOUT_SCANS` that the budget allows, the last one where it does not suffice.
 
     Examples
     --------
@@ -101,10 +164,11 @@ def scout_for(beam: BeamSettings, frames: int, budget_e_per_nm2: float, parked: 
     ...     {"voltage": "300 kV", "current": "2 pA", "dwell": "500 ns", "frame": [1024, 1024],
     ...      "pixel_size": "1.04 nm"}
     ... )
-    >>> scout_for(beam, 41, 4.0, 0.02), scout_for(beam, 41, 1.0, 0.02)
-    (64, 32)
+    >>> on = BeamOnTimes(parked_s=5e-3, least_s=2e-3)
+    >>> scout_for(beam, 41, 4.0, on), scout_for(beam, 41, 1.0, on)
+    (ScoutScan(columns=64, at_once=False), ScoutScan(columns=48, at_once=True))
     """
-    for columns in SCOUT_COLUMNS:
-        if frames * scout_dose_e_per_nm2(beam, columns, parked) <= budget_e_per_nm2:
-            return columns
-    return SCOUT_COLUMNS[-1]
+    for scan in SCOUT_SCANS:
+        if frames * scout_dose_e_per_nm2(beam, scan, on) <= budget_e_per_nm2:
+            return scan
+    return SCOUT_SCANS[-1]

@@ -7,15 +7,22 @@ from statistics import median
 
 # Wall seconds that a plan expects: two commands over HTTP and a trigger.
 SWITCHING_S = 0.005
+# The same where the command that blanks follows the trigger at once.
+LEAST_ON_S = 0.0025
 _KEPT, _FEWEST = 31, 3
 
 
 class SwitchingTime:
-    """Learns for how long the beam stands on the specimen without an exposure.
+    """Learns how long blanker and trigger keep the beam on the specimen.
 
     The probe is parked on one spot from the command that unblanks until the scan begins, and from
     its end until the blanker has closed. Times are wall seconds: they are those of computers and
     wires, and do not shrink when a simulated experiment runs faster.
+
+    Parameters
+    ----------
+    planned_s : float
+        What is expected before something was measured.
 
     Attributes
     ----------
@@ -31,9 +38,12 @@ class SwitchingTime:
     ...     switching.add(time_s)
     >>> switching.expected_s
     0.0065
+    >>> round(switching.typical_s, 6)
+    0.0065
     """
 
-    def __init__(self) -> None:
+    def __init__(self, planned_s: float = SWITCHING_S) -> None:
+        self._planned_s = planned_s
         self._measured: deque[float] = deque(maxlen=_KEPT)
         self.total_s = 0.0
 
@@ -45,6 +55,11 @@ class SwitchingTime:
     @property
     def expected_s(self) -> float:
         """What a trigger takes, in wall seconds: as planned, unless most have taken more."""
+        return max(self._planned_s, self.typical_s)
+
+    @property
+    def typical_s(self) -> float:
+        """What most triggers have taken, in wall seconds; as planned, until some were measured."""
         if len(self._measured) < _FEWEST:
-            return SWITCHING_S
-        return max(SWITCHING_S, median(self._measured))
+            return self._planned_s
+        return median(self._measured)

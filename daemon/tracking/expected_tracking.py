@@ -18,8 +18,7 @@ from ...protocols.messages.tracking_expectation import (
 )
 from ...protocols.messages.tracking_rules import TrackingLimits
 from ..schedule.plan import Plan
-from ..schedule.scout_scans import scout_dose_e_per_nm2, scout_for
-from ..schedule.switching import SWITCHING_S
+from ..schedule.scout_scans import BeamOnTimes, scout_dose_e_per_nm2, scout_for
 
 _MOST_BYTES = 64 << 20
 
@@ -99,10 +98,9 @@ def _row(
 def _scouts(found: ExpectedSeries, limits: TrackingLimits, plan: Plan) -> dict[str, Any]:
     """How many scouts a series takes at most, and their dose."""
     beam, budget = plan.recipe.beam, limits.scouts_e_per_nm2
-    parked = beam.parked_dose_e_per_nm2(SWITCHING_S)
     frames = len(found.frame_sd_nm) if limits.keep_within_nm == 0 else 1
-    columns = scout_for(beam, frames, budget, parked)
-    dose = scout_dose_e_per_nm2(beam, columns, parked)
+    scan = scout_for(beam, frames, budget, BeamOnTimes())
+    dose = scout_dose_e_per_nm2(beam, scan, BeamOnTimes())
     wanted = sum(sd > limits.keep_within_nm for sd in found.frame_sd_nm)
     most = min(wanted, int(budget / dose * (1 + 1e-9)))
     return {"scouts": most, "scouts_dose_e_per_nm2": round(most * dose, 4)}

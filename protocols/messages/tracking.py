@@ -54,7 +54,8 @@ class FrameTaken(Strict):
     """A frame or a scout, exposed about `t_ns`; its pixels come as payload.
 
     `tilt_deg` is the angle that was asked. `field_nm` is the width of the scanned field,
-    `dose_e_per_nm2` the electrons on it. `shift_nm` and `defocus_nm` are what was applied; without
+    `dose_e_per_nm2` the electrons on it. With `cut_short` the beam may have been blanked before
+    its last rows. `shift_nm` and `defocus_nm` are what was applied; without
     them those of the last :class:`ShiftSet` stand.
     """
 
@@ -66,6 +67,7 @@ class FrameTaken(Strict):
     tilt_deg: Degrees
     field_nm: Positive
     dose_e_per_nm2: Positive
+    cut_short: bool = False
     shift_nm: Pair | None = None
     defocus_nm: Finite | None = None
     temperature_c: Finite | None = None

@@ -166,3 +166,37 @@ def test_an_inverted_shift_is_no_longer_trusted():
     assert "makes it worse" in table.notes[0]
     off = [np.abs(offset).max() > 100 for _, offset in found]
     assert sum(off[: next(k for k, bad in enumerate(off) if bad) + 3]) <= 3
+
+
+@pytest.mark.parametrize("rows", [48, 40, 30, 20])
+def test_a_scout_whose_beam_was_blanked_early_shows_where_the_specimen_is(rows):
+    errors = []
+    for seed in range(6):
+        tracker = Tracker()
+        begin(tracker)
+        tracker.feed(header(0, 0.0), frame(0.0))
+        tracker.tell(HoldDone(t_ns=10**11, rise_k=150, hold_s=60))
+        begin(tracker, "series_002", 10**11)
+        offset = np.random.default_rng(seed).normal(0.0, 40.0, 2)
+        scan = frame(0.0, tuple(offset), seed, points=48, dose=0.0126)
+        scan[rows:] = 0
+        kind = {"scan": "scout", "dose_e_per_nm2": 0.0126, "cut_short": True}
+        found, _ = tracker.feed(header(1, 0.0, name="series_002", start_ns=10**11, **kind), scan)
+        assert found.doubt == ""
+        errors.append((np.array(found.offset_nm) - offset) / found.sd_nm)
+    assert np.abs(errors).max() < 4.5
+    assert np.sqrt(np.mean(np.square(errors))) < 2.0
+
+
+@pytest.mark.parametrize("rows", [0, 5])
+def test_a_scout_that_had_no_beam_to_speak_of_is_blank(rows):
+    tracker = Tracker()
+    begin(tracker)
+    tracker.feed(header(0, 0.0), frame(0.0))
+    scan = frame(0.0, points=48, dose=0.0126)
+    scan[rows:] = 0
+    found, _ = tracker.feed(
+        header(1, 0.0, scan="scout", dose_e_per_nm2=0.0126, cut_short=True), scan
+    )
+    assert found.doubt == "blank"
+    assert found.offset_nm is None

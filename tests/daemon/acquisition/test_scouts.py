@@ -115,8 +115,9 @@ class Scanner(Detector):
 class Bench:
     """The scouts of a run, whose tracker lives in this process and answers at once."""
 
-    def __init__(self, limit: float | None = None, **track: Any) -> None:
-        clock = ExperimentClock(speed=100)
+    def __init__(self, limit: float | None = None, speed: float = 100, **track: Any) -> None:
+        clock = ExperimentClock(speed=speed)
+        self.told: list[Any] = []
         self.column = Column(clock)
         self.scanner = Scanner(clock, self.column)
         self.ledger = DoseLedger(limit, None)
@@ -151,6 +152,7 @@ class Bench:
         self.pauses += 1
 
     def tracking(self, told: Any, pixels: Any = None) -> None:
+        self.told.append(told)
         if self.dead:
             return
         if isinstance(told, FrameTaken):
@@ -213,6 +215,29 @@ async def test_what_a_scout_costs_is_charged_to_the_series_and_noted_without_a_f
     assert exposed == Exposed(stack=SERIES, dose_e_per_nm2=exposed.dose_e_per_nm2)
     assert trigger.dose_e_per_nm2 == pytest.approx(scan)
     assert exposed.dose_e_per_nm2 == pytest.approx(bench.ledger.of(SERIES))
+
+
+@pytest.mark.parametrize("speed", [1, 100])
+async def test_where_every_frame_gets_a_scout_the_beam_is_on_no_longer_than_it_must(
+    speed: float,
+) -> None:
+    bench = Bench(speed=speed, keep_within="always")
+    await bench.begin()
+    bench.scouts.spread(41)
+    bench.scanner.off_nm = np.array([40.0, -30.0])
+    assert await bench.before() == 1
+    points = bench.scanner.shapes[-1][1]
+    assert points < 64
+    assert [told.cut_short for told in bench.told if isinstance(told, FrameTaken)] == [False, True]
+    on_s = bench.context.least_on.total_s
+    scan = SETTINGS.dose_per_frame_e_per_nm2 * (points / 1024) ** 2
+    scan_s = SETTINGS.exposure_s * (points / 1024) ** 2
+    # In real time, scanned or not, a second with the beam on is as any other.
+    expected = SETTINGS.parked_dose_e_per_nm2(on_s)
+    if speed > 1:
+        expected = scan + SETTINGS.parked_dose_e_per_nm2(on_s - scan_s / speed)
+    assert bench.ledger.of(SERIES) == pytest.approx(expected, rel=1e-3)
+    assert bench.off_nm < 8
 
 
 async def test_without_need_or_without_dose_there_is_none() -> None:
