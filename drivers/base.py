@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, ClassVar
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from ..protocols.config.recipe import BeamSettings
@@ -349,6 +350,8 @@ class Detector(Device):
     """A detector that is armed for a number of frames and triggered for each."""
 
     role: ClassVar[Role] = "detector"
+    # Whether the highest number of the pixel type means: not measured.
+    marks_by_highest: ClassVar[bool] = False
 
     def __init__(self, name: str, rig: DetectorRig, clock: ExperimentClock) -> None:
         super().__init__(name, clock)
@@ -358,6 +361,14 @@ class Detector(Device):
     def dtype(self) -> FrameDtype:
         """Pixel type of the frames, known from the rig's options before connecting."""
         return "uint16"
+
+    @property
+    def marked_value(self) -> int | None:
+        """Number by which the detector marks a pixel that it has not measured; None: it does not.
+
+        Saturated pixels and masked ones, as the gaps between chips.
+        """
+        return int(np.iinfo(self.dtype).max) if self.marks_by_highest else None
 
     @abstractmethod
     async def arm(

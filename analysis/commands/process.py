@@ -47,7 +47,6 @@ from ..pipeline.pipeline import (
     Progress,
     Result,
     StackAnalysis,
-    marked_value,
 )
 from ..report.tables import NECKS, TUNING, write_beside
 from .interrupts import notify, stop_if_interrupted, uninterrupted
@@ -193,7 +192,7 @@ def process_file(
         plans = {stack.name: plan_of(stack, steps) for stack in chosen}
         run_plan = run_plan_of(run, chosen, steps)
         stacks = [
-            PlannedStack(plans[s.name], s.frame_shape, s.pixel_nm, _marked_value(s)) for s in chosen
+            PlannedStack(plans[s.name], s.frame_shape, s.pixel_nm, s.marked_value) for s in chosen
         ]
         known = references_of(chosen)
         pipeline = Pipeline(steps, stacks, run_results=run_plan.results, known=known)
@@ -208,13 +207,6 @@ def process_file(
     ]
     _add_run_results(path, run_plan, run_results)
     return outcomes
-
-
-def _marked_value(stack: Stack) -> float | None:
-    """Value by which the detector of a recorded stack marks pixels; None for an imported one."""
-    if stack.value_scale != 1:
-        return None
-    return marked_value(stack.detector, stack.frames.raw.dtype.name, stack.value_offset)
 
 
 def _chosen_stacks(

@@ -26,9 +26,6 @@ from ..core.outputs import Task
 from .runner import StepRunner
 from .stack import StackAnalysis
 
-# Drivers of detectors whose highest number means: not measured.
-_MARKS_BY_HIGHEST = ("dectris-simplon", "merlin")
-
 __all__ = [
     "Notice",
     "Output",
@@ -38,7 +35,6 @@ __all__ = [
     "Result",
     "StackAnalysis",
     "Task",
-    "marked_value",
 ]
 
 
@@ -63,29 +59,6 @@ class PlannedStack:
     shape: tuple[int, int]
     pixel_nm: float
     marked_value: float | None = None
-
-
-def marked_value(detector: str, dtype: str, value_offset: int) -> float | None:
-    """Value by which a detector marks pixels that it did not measure, less the file's offset.
-
-    Parameters
-    ----------
-    detector : str
-        Name of its driver.
-    dtype : str
-        Data type of its frames.
-    value_offset : int
-        What was added to every pixel before it was recorded.
-
-    Returns
-    -------
-    float or None
-        The highest number of the type for detectors that mark saturated and masked pixels so:
-        DECTRIS (SIMPLON API reference, ``pixel_mask``) and Merlin; None for others.
-    """
-    if detector not in _MARKS_BY_HIGHEST or np.dtype(dtype).kind != "u":
-        return None
-    return float(np.iinfo(np.dtype(dtype)).max - value_offset)
 
 
 class Pipeline:
@@ -131,7 +104,9 @@ class Pipeline:
         """
         steps = [AnalysisStep.model_validate(step) for step in manifest.analysis]
         beam = manifest.beam
-        marked = marked_value(manifest.detector, manifest.frame_dtype, manifest.value_offset)
+        marked = manifest.marked_value
+        if marked is not None:
+            marked -= manifest.value_offset
         stacks = [PlannedStack(plan, beam.frame, beam.pixel_nm, marked) for plan in manifest.stacks]
         return cls(steps, stacks, manifest.value_offset, manifest.run_results)
 

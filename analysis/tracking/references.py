@@ -150,7 +150,5 @@ def _restored(stored: StoredReference) -> ReferencePicture:
             f"the reference at {stored.tilt_deg:g} deg has {len(raw)} bytes; {wanted} are needed"
         )
     counts = np.frombuffer(raw, "<u4").reshape(stored.shape).astype(np.float64)
-    picture = Picture(
-        counts, stored.pitch_nm, stored.tilt_deg, stored.electrons, stored.centre_nm
-    )
+    picture = Picture(counts, stored.pitch_nm, stored.tilt_deg, stored.electrons, stored.centre_nm)
     return ReferencePicture(picture, stored.offset_nm, stored.sd_nm, stored.series, stored.sparse)

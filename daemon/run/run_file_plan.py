@@ -68,6 +68,7 @@ def new_manifest(plan: Plan, recipe_text: str, context: RunContext) -> RunManife
         instruments=dict(context.identities),
         value_offset=rig.detector.value_offset,
         frame_dtype=devices.detector.dtype,
+        marked_value=devices.detector.marked_value,
         stacks=plan.stacks,
         holds=plan.holds,
         holds_before=plan.holds_before,

@@ -49,6 +49,7 @@ class SimplonDetector(ArmedDetector[_Series]):
     """Control over HTTP, frames over ZeroMQ, compressed frames passed on as they come."""
 
     summary: ClassVar[str] = "DECTRIS detector with the SIMPLON API 1.8"
+    marks_by_highest: ClassVar[bool] = True
     Options: ClassVar[type[BaseModel]] = SimplonOptions
     endpoints: ClassVar[Endpoints] = {
         "endpoint": ("http://HOST:80",),

@@ -57,6 +57,7 @@ class MerlinDetector(ArmedDetector[MerlinAcquisition]):
     """Armed for a number of frames; each soft trigger starts one or several."""
 
     summary: ClassVar[str] = "Quantum Detectors Merlin (Medipix3)"
+    marks_by_highest: ClassVar[bool] = True
     Options: ClassVar[type[BaseModel]] = MerlinOptions
     endpoints: ClassVar[Endpoints] = {
         "endpoint": ("tcp://HOST:6341",),

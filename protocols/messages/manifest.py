@@ -91,8 +91,9 @@ class RunManifest(Strict):
     `telemetry` maps device to channel to unit. `holds_before` gives for each stack how many holds
     precede it. `rig_file` is the file of the rig, for the paths in it. `analysis` holds the steps
     of the pipeline as they are written in a recipe: only the analysis needs their classes.
-    `run_results` are the results of the run as a whole. The
-    `adaptive_holds` are chosen as the run goes on; what `holds` says of them is the longest.
+    `run_results` are the results of the run as a whole. `marked_value` is the number by which the
+    detector marks a pixel that it has not measured. The `adaptive_holds` are chosen as the run goes
+    on; what `holds` says of them is the longest.
     `tracking` is None for a run that does not track.
     """
 
@@ -112,6 +113,7 @@ class RunManifest(Strict):
     instruments: dict[str, str] = Field(default_factory=dict)
     value_offset: int = 0
     frame_dtype: FrameDtype = "uint16"
+    marked_value: int | None = None
     stacks: tuple[StackPlan, ...]
     holds: tuple[HoldPlan, ...]
     holds_before: dict[str, int]

@@ -112,6 +112,11 @@ def value_offset_path(stack: str) -> str:
     return f"/{stack}/instrument/detector/encoding/value_offset"
 
 
+def saturation_path(stack: str) -> str:
+    """Highest value of a pixel that was measured; absent where the detector marks none."""
+    return f"/{stack}/instrument/detector/saturation_value"
+
+
 def value_scale_path(stack: str) -> str:
     """Size of one recorded step, 1 where absent: value = (recorded - offset) * scale."""
     return f"/{stack}/instrument/detector/encoding/value_scale"
@@ -320,6 +325,9 @@ def _stack(manifest: RunManifest, stack: StackPlan) -> Iterator[Node]:
     yield Dataset(f"{base}/instrument/source/probe", "electron")
     yield Group(detector, "NXdetector")
     yield Dataset(f"{detector}/local_name", manifest.detector)
+    if manifest.marked_value is not None:
+        # NeXus: values up to this one are valid.
+        yield Dataset(saturation_path(stack.name), np.int64(manifest.marked_value - 1))
     yield Dataset(
         frames_path(stack.name),
         dtype=manifest.frame_dtype,

@@ -139,13 +139,12 @@ class Stack:
         return float(self._file[path][()]) if path in self._file else 1.0
 
     @cached_property
-    def detector(self) -> str:
-        """Driver of the detector; empty where the file does not tell."""
-        path = f"/{self.name}/instrument/detector/local_name"
+    def marked_value(self) -> float | None:
+        """Value of a pixel that the detector has not measured; None where none is marked so."""
+        path = layout.saturation_path(self.name)
         if path not in self._file:
-            return ""
-        told = self._file[path][()]
-        return told.decode("utf-8", "replace") if isinstance(told, bytes) else str(told)
+            return None
+        return (int(self._file[path][()]) + 1 - self.value_offset) * self.value_scale
 
     @cached_property
     def tilt_axis_deg(self) -> float | None:

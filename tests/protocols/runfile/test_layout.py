@@ -223,3 +223,15 @@ def test_the_tilt_axis_of_other_programs_is_read(
     with h5py.File(path, "r+") as file:
         file["/series_001"].attrs["tilt_axis_deg"] = written
         assert Stack(file, str(path), "series_001").tilt_axis_deg == read
+
+
+@pytest.mark.parametrize(("marked", "read"), [(65_535, 65_528.0), (None, None)])
+def test_what_a_detector_marks_as_not_measured_is_above_the_highest_valid_value(
+    marked: int | None, read: float | None, tmp_path: Path
+) -> None:
+    path = tmp_path / "run.nxs"
+    create_run_file(path, a_manifest(marked_value=marked, value_offset=7)).close()
+    with h5py.File(path) as file:
+        written = file["/series_001/instrument/detector"].get("saturation_value")
+        assert (None if written is None else written[()]) == (None if marked is None else 65_534)
+        assert Stack(file, str(path), "series_001").marked_value == read
