@@ -10,18 +10,23 @@ from typing import NoReturn
 
 from ...protocols.messages.control import EXIT_INTERRUPTED
 
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C. Where Python's own exception leaves `exec`, a process ends by the signal."""
+
+
 # Signals that came: libraries have been seen to swallow the exception.
 _received: list[int] = []
 
 
 def _interrupt(number: int, frame: object) -> NoReturn:
     _received.append(number)
-    raise KeyboardInterrupt
+    raise Interrupted
 
 
 def _unraisable(what: sys.UnraisableHookArgs) -> None:
     """Print nothing about Ctrl-C in a destructor, where it goes no further; it is remembered."""
-    if what.exc_type is not KeyboardInterrupt:
+    if not issubclass(what.exc_type, KeyboardInterrupt):
         sys.__unraisablehook__(what)
 
 
@@ -53,7 +58,7 @@ def stop_if_interrupted() -> None:
         If it came.
     """
     if _received:
-        raise KeyboardInterrupt
+        raise Interrupted
 
 
 @contextmanager

@@ -34,7 +34,10 @@ class ScoutScan:
 
 # Many positions where there is dose for them, few where a small budget has to do for every frame.
 # The specimen is found to some 1, 2 and 3 nm.
-SCOUT_SCANS = (ScoutScan(64), ScoutScan(48), ScoutScan(48, at_once=True), ScoutScan(32, True))
+_WAITED_FOR = (ScoutScan(64), ScoutScan(48))
+# Of those that end at once the longest is taken that is over before the beam goes off.
+_AT_ONCE = tuple(ScoutScan(columns, at_once=True) for columns in (128, 96, 64, 48, 32))
+SCOUT_SCANS = (*_WAITED_FOR, *_AT_ONCE)
 
 
 @dataclass(frozen=True)
@@ -127,14 +130,19 @@ def scout_dose_e_per_nm2(beam: BeamSettings, scan: ScoutScan, on: BeamOnTimes) -
     ... )
     >>> on = BeamOnTimes(parked_s=5e-3, least_s=2e-3)
     >>> [round(scout_dose_e_per_nm2(beam, scan, on), 4) for scan in SCOUT_SCANS]
-    [0.0776, 0.0677, 0.022, 0.022]
+    [0.0776, 0.0677, 0.022, 0.022, 0.022, 0.022, 0.022]
     """
-    settings = scout_settings(beam, columns=scan.columns)
-    dose, scan_s = settings.dose_per_frame_e_per_nm2, settings.exposure_s / on.speed
+    dose = scout_settings(beam, columns=scan.columns).dose_per_frame_e_per_nm2
     if not scan.at_once:
-        return dose + settings.parked_dose_e_per_nm2(on.parked_s)
+        return dose + beam.parked_dose_e_per_nm2(on.parked_s)
+    scan_s = _scan_s(beam, scan, on)
     parked_s = max(0.0, on.least_s - scan_s)
-    return dose * min(1.0, on.least_s / scan_s) + settings.parked_dose_e_per_nm2(parked_s)
+    return dose * min(1.0, on.least_s / scan_s) + beam.parked_dose_e_per_nm2(parked_s)
+
+
+def _scan_s(beam: BeamSettings, scan: ScoutScan, on: BeamOnTimes) -> float:
+    """Wall seconds of a scan."""
+    return scout_settings(beam, columns=scan.columns).exposure_s / on.speed
 
 
 def scout_for(
@@ -156,7 +164,8 @@ def scout_for(
     Returns
     -------
     ScoutScan
-        The first of `SCOUT_SCANS` that the budget allows, the last one where it does not suffice.
+        The first of `SCOUT_SCANS` that the budget allows and, if it ends at once, that is over
+        before the beam goes off; the one that costs least where there is none.
 
     Examples
     --------
@@ -168,7 +177,13 @@ def scout_for(
     >>> scout_for(beam, 41, 4.0, on), scout_for(beam, 41, 1.0, on)
     (ScoutScan(columns=64, at_once=False), ScoutScan(columns=48, at_once=True))
     """
-    for scan in SCOUT_SCANS:
-        if frames * scout_dose_e_per_nm2(beam, scan, on) <= budget_e_per_nm2:
-            return scan
-    return SCOUT_SCANS[-1]
+    last = SCOUT_SCANS[-1]
+    possible = [
+        scan
+        for scan in SCOUT_SCANS
+        if not scan.at_once or scan == last or _scan_s(beam, scan, on) <= on.least_s
+    ]
+    # Costs that differ by rounding alone are the same.
+    costs = [round(scout_dose_e_per_nm2(beam, scan, on), 9) for scan in possible]
+    allowed = (n for n, cost in enumerate(costs) if frames * cost <= budget_e_per_nm2)
+    return possible[next(allowed, costs.index(min(costs)))]

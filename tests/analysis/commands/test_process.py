@@ -410,6 +410,23 @@ def test_ctrl_c_that_a_library_turned_into_an_error_still_ends_with_130(
     assert (signal.getsignal(signal.SIGINT), sys.unraisablehook) == (handler, hook)
 
 
+def test_ctrl_c_in_code_made_on_the_way_ends_with_130_and_not_by_the_signal(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "command.py").write_text(
+        "import os, signal\n"
+        "from pyrotome.analysis.commands.interrupts import interruptible\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "with interruptible():\n"
+        "    exec('os.kill(os.getpid(), signal.SIGINT)\\nwhile True: pass')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "command"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (130, "pyrotome: interrupted\n")
+
+
 def test_an_error_of_its_own_goes_through() -> None:
     with pytest.raises(BadInput), interruptible():
         raise BadInput("run.nxs", "no such file")
