@@ -28,6 +28,8 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+import pyrotome
+
 HOUSE = Path(__file__).parents[2]
 TRACK = {
     "none": "none",
@@ -118,16 +120,20 @@ def report(mode, folder, side, speed, done, elapsed_s):
     first = off[LATER - 1 :, 0] if len(off) >= LATER else off[-1:, 0]
     focus = np.array([[line["defocus_nm"] for line in one] for one in whole])
     focus -= focus[0, 0]
-    by_scouts = [sum(line["dose_e_per_nm2"] for line in one) for one in scouts[: len(whole)]]
+    exposed = [sum(line["dose_e_per_nm2"] for line in one) for one in scouts[: len(whole)]]
     world = delivered(folder, speed)
     summary = subprocess.run(
         [sys.executable, "-m", "pyrotome.daemon", "inspect", "run.nxs", "--json"],
         cwd=folder, capture_output=True, text=True, check=False,
     ).stdout  # fmt: skip
     ledger = json.loads(summary)["dose_e_per_nm2"] if summary else math.nan
+    with pyrotome.open(folder / "run.nxs") as recorded:
+        charged = [np.nansum(one.tracking.scout_dose_e_per_nm2) for one in recorded.series
+                   if one.tracking is not None]  # fmt: skip
     cost = (
-        f"{sum(map(len, scouts[: len(whole)])) / len(whole):.1f} scouts a series, exposed "
-        f"{np.mean(by_scouts):.3f} e/nm2"
+        f"{sum(map(len, scouts[: len(whole)])) / len(whole):.1f} scouts a series, charged "
+        f"{np.mean(charged):.3f} ({np.max(charged):.3f} at most), exposed {np.mean(exposed):.3f} "
+        "e/nm2"
     )
     print(
         f"{mode:8} {len(whole):2} series in {elapsed_s:.0f} s, exit {done.returncode}\n"

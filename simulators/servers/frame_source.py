@@ -25,6 +25,11 @@ from .sockets import end
 from .wire_faults import WireFaults
 
 Encoded = TypeVar("Encoded")
+# Wall seconds from the end of an exposure until its frame is made, as a detector is read out: the
+# column, which shares the computer here and not elsewhere, answers meanwhile.
+_READOUT_S = 0.003
+# An exposure that is shorter, in wall seconds, is not drawn before its end.
+_SHORT_S = 0.02
 Counts = NDArray[np.unsignedinteger[Any]]
 
 
@@ -168,15 +173,19 @@ class Scanner(Generic[Encoded]):
         world, clock = self._world, self._clock
         for exposure in exposures:
             await asyncio.sleep(0)  # for other tasks, when exposures are behind
-            await clock.sleep_until_ns(exposure.middle_ns)
-            state = world.scan.state(exposure.middle_ns, exposure)
-            on = world.scan.beam_on(exposure)
-            # All will most likely stay as it is: draw the frame while the scan goes on.
-            drawn = self._draw(scan, exposure, state, on)
-            await clock.sleep_until_ns(exposure.end_ns)
-            truly = self._as_it_was(exposure, state)
+            early: tuple[ImagingState, NDArray[np.float32], asyncio.Future[Encoded]] | None = None
+            if clock.wall_s(scan.exposure_s) > _SHORT_S:
+                await clock.sleep_until_ns(exposure.middle_ns)
+                state = world.scan.state(exposure.middle_ns, exposure)
+                on = world.scan.beam_on(exposure)
+                # All will most likely stay as it is: draw the frame while the scan goes on.
+                early = state, on, self._draw(scan, exposure, state, on)
+            await clock.sleep_until_ns(exposure.end_ns + int(_READOUT_S / clock.wall_s(1e-9)))
+            truly = self._as_it_was(exposure, None if early is None else early[0])
             truly_on = world.scan.end(exposure, truly)
-            if truly is not state or not np.array_equal(truly_on, on):
+            if early is not None and truly is early[0] and np.array_equal(truly_on, early[1]):
+                drawn = early[2]
+            else:
                 drawn = self._draw(scan, exposure, truly, truly_on)
             if self._faults.strikes("blank-frame"):
                 drawn = self._draw(scan, exposure, truly, np.zeros_like(truly_on))
@@ -185,12 +194,12 @@ class Scanner(Generic[Encoded]):
             self._before = drawn
             await self._hand_over(scan, exposure.start_ns, exposure.end_ns, drawn)
 
-    def _as_it_was(self, exposure: Exposure, state: ImagingState) -> ImagingState:
+    def _as_it_was(self, exposure: Exposure, state: ImagingState | None) -> ImagingState:
         """The state of a scan that is over: the one of its middle, if nothing moved since."""
-        if state.rows_nm is None:
+        if state is not None and state.rows_nm is None:
             return state
         seen = self._world.scan.state(exposure.middle_ns, exposure)
-        return state if seen.looks_like(state) else seen
+        return state if state is not None and seen.looks_like(state) else seen
 
     async def _repeat(self, scan: Scan[Encoded], frames: int) -> None:
         exposure_ns = int(scan.exposure_s * 1e9)
