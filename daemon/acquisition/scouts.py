@@ -61,19 +61,18 @@ class Scouts:
         enough where a frame is there to compare with.
         """
         budget = self._follower.limits.scouts_e_per_nm2 - self._spent
-        self._scan = scout_for(self._context.settings, frames, budget, self._on)
+        on = self._on(self._context.least_on.typical_s)
+        self._scan = scout_for(self._context.settings, frames, budget, on)
 
     @property
     def dose_e_per_nm2(self) -> float:
-        """Fluence of one scout, with that while the blanker works."""
-        return scout_dose_e_per_nm2(self._context.settings, self._scan, self._on)
+        """Fluence that hardly any scout passes, with that while the blanker works."""
+        on = self._on(self._context.least_on.careful_s)
+        return scout_dose_e_per_nm2(self._context.settings, self._scan, on)
 
-    @property
-    def _on(self) -> BeamOnTimes:
+    def _on(self, least_s: float) -> BeamOnTimes:
         context = self._context
-        return BeamOnTimes(
-            context.switching.expected_s, context.least_on.typical_s, 1.0 / context.clock.wall_s(1)
-        )
+        return BeamOnTimes(context.switching.expected_s, least_s, 1.0 / context.clock.wall_s(1))
 
     def _settings_of(self, kind: ScanKind) -> BeamSettings:
         context = self._context
