@@ -36,7 +36,7 @@ class SwitchingTime:
     0.005
     >>> for time_s in (0.002, 0.007, 0.08, 0.006):
     ...     switching.add(time_s)
-    >>> switching.expected_s
+    >>> round(switching.expected_s, 6)
     0.0065
     >>> round(switching.typical_s, 6), switching.careful_s
     (0.0065, 0.08)
