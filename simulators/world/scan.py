@@ -197,6 +197,7 @@ class Scan:
                 shape=list(exposure.shape),
                 tilt_deg=state.tilt_deg,
                 temperature_c=state.temperature_c,
+                equivalent_s=state.equivalent_s,
                 offset_nm=list(state.shift_nm),
                 defocus_nm=state.defocus_nm,
                 dose_e_per_nm2=fluence_e_per_nm2(
