@@ -29,6 +29,7 @@ BENCHMARKS = (
     ("tracking/fast_lane", "--seeds", "2"),
     ("tracking/frame_cost",),
     ("tracking/through_wires", "--series", "4"),
+    ("tracking/necks", "--seeds", "1"),
     ("acquisition/latency",),
 )
 

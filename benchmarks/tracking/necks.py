@@ -145,8 +145,9 @@ def main():
         if rows:
             mine, same = pooled([a for a, _ in rows]), pooled([b for _, b in rows])
             ratio = mine[1] / same[1]
-            print(f"  {mode:8s} pairs {mine[0]} of {same[0]}, necks {ratio:.2f} (at most {AT_MOST}: "
-                  f"{'kept' if ratio <= AT_MOST else 'MISSED'})")  # fmt: skip
+            kept_or_not = "kept" if ratio <= AT_MOST else "MISSED"
+            print(f"  {mode:8s} pairs {mine[0]} of {same[0]}, necks {ratio:.2f} (at most "
+                  f"{AT_MOST}: {kept_or_not})")  # fmt: skip
 
 
 if __name__ == "__main__":
