@@ -235,6 +235,8 @@ def tracking_table(told: dict[str, Any]) -> Group:
         style="dim",
     )
     parts: list[Table | Text] = [table, notes]
+    if rests := told["not_tracked"]:
+        parts.append(Text(f"not tracked: {', '.join(rests)}", style="dim"))
     if any(one["beyond_shift_limit"] for one in told["series"]):
         parts.append(
             Text(

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.ndimage import shift as shifted
 
-from pyrotome.daemon.tracking.shift_pictures import PATTERN
+from pyrotome.daemon.schedule.scout_scans import SHIFT_PATTERN as PATTERN
 from pyrotome.daemon.tracking.shift_solution import NoMatrix, displacements_px, solve_shifts
 
 UNITS = [(100.0 * a, 100.0 * b) for a, b in PATTERN]
