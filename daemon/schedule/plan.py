@@ -284,7 +284,7 @@ def make_plan(recipe: Recipe, rig: Rig, name: str = "recipe") -> Plan:
     dose, budget = plan.dose_e_per_nm2, recipe.limits.dose_e_per_nm2
     parked, scouts = plan.parked_dose_e_per_nm2, plan.scouts_dose_e_per_nm2
     if budget is not None and dose + parked + scouts > budget * (1 + 1e-9):
-        by_scouts = f" and {scouts:.3g} by scouts (track.scouts, calibrate)" if scouts else ""
+        by_scouts = f" and {scouts:.3g} by scouts (track.scouts)" if scouts else ""
         raise BadInput(
             f"{name}: limits.dose",
             f"the {plan.frames} frames of this recipe take {dose:.1f} e/nm^2, and up to "
