@@ -254,7 +254,7 @@ class Tracker:
         change = np.array(known) @ back
         covariance = np.array(told.covariance_nm2)
         spread = np.stack([back.T @ covariance[k : k + 2, k : k + 2] @ back for k in (0, 2)])
-        shift_nm = np.linalg.solve(change, self._shift_nm)
+        shift_nm = np.array(np.linalg.solve(change, self._shift_nm), np.float64)
         self.motion.recalibrate(change, spread, shift_nm)
         self._shift_nm = float(shift_nm[0]), float(shift_nm[1])
         self._recent, self._trusted = [], True
