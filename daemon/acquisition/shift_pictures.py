@@ -76,12 +76,19 @@ async def take_pictures(
             pictures.append(await _picture(context, scan, account, units, number + 1))
     finally:
         if first is not None:
-            with contextlib.suppress(DeviceError):
-                await beam.deflect_units(first)
+            await _bring_back(context, account, first)
         with contextlib.suppress(DeviceError):
             await detector.disarm()
         ledger.release(account)
     return pictures
+
+
+async def _bring_back(context: ExposureContext, account: str, units: Pair) -> None:
+    try:
+        await context.beam.deflect_units(units)
+    except DeviceError as error:
+        text = f"{account}: the beam deflectors are not where they were: {error}"
+        context.out.event("error", "beam", text)
 
 
 async def _picture(
