@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict
 from ..protocols.config.recipe import BeamSettings
 from ..protocols.config.rig import BeamRig, DetectorRig, HeaterRig, Role, StageRig
 from ..protocols.core.clock import ExperimentClock
+from ..protocols.core.errors import BadInput
 from ..protocols.messages.manifest import FrameDtype
 from .readings import (
     BeamReach,
@@ -262,6 +263,12 @@ class Beam(Device):
         self.rig = rig
         # The latest command to the blanker, where the driver tells; read-back does not count.
         self.switched: BlankerSwitch | None = None
+
+    @classmethod
+    def check_rig(cls, rig: Any) -> None:
+        """Check that the driver can shift the beam where the rig says how; see `Device`."""
+        if rig.shift is not None and cls.deflect_units is Beam.deflect_units:
+            raise BadInput("beam.shift", f"{rig.driver} cannot shift the beam; leave it out")
 
     @abstractmethod
     async def prepare(self, settings: BeamSettings) -> None:

@@ -47,6 +47,8 @@ SAME_TILT_DEG = 0.02
 # Hypotheses less likely than this are dropped, and not before so many measurements.
 _NEGLIGIBLE = 1e-8
 _MEASUREMENTS_BEFORE_DROPPING = 30
+# Squared distance in sd of two calibrations that cannot both be right.
+_EXCLUDED = 25.0
 # Most angles of the course; beyond them an angle shares that of its nearest neighbour.
 MOST_ANGLES = 300
 
@@ -199,6 +201,37 @@ class Motion:
             self.covariance[:, Y, HEIGHT, HEIGHT] += (turn_sd * z) ** 2 + (turn * error_z) ** 2
         self._arrive()
 
+    def recalibrate(self, change: Floats64, spread: Floats64, shift_nm: Floats64) -> None:
+        """Tell that beam shifts are given by another calibration from now on.
+
+        What was learned of the shift is converted, and then the new calibration is taken in as a
+        measurement of it. Where both exclude each other, the new one counts alone.
+
+        Parameters
+        ----------
+        change : ndarray
+            Shape (2, 2): turns a shift by the new calibration into the same one by the former.
+        spread : ndarray
+            Shape (2, 2, 2): for each axis of the image, covariance of what a shift of 1 nm of the
+            new calibration along (y, x) does beside 1 nm.
+        shift_nm : ndarray
+            Shape (2,): the shift that is applied, by the new calibration.
+        """
+        errors = [ERROR_Y, ERROR_X]
+        turn = np.eye(self.mean.shape[2])
+        turn[np.ix_(errors, errors)] = change.T
+        self.mean = self.mean @ turn.T
+        self.mean[..., errors] += change - np.eye(2)
+        self.covariance = turn @ self.covariance @ turn.T
+        for axis in (Y, X):
+            for mean, covariance in zip(self.mean[:, axis], self.covariance[:, axis], strict=True):
+                _measure_errors(mean, covariance, spread[axis], shift_nm)
+
+    def displace(self, by_nm: Floats64, sd_nm: tuple[float, float]) -> None:
+        """Tell that the specimen stands elsewhere by (y, x) than expected, known to `sd_nm`."""
+        self.mean[..., CONSTANT] += by_nm
+        self.covariance[..., CONSTANT, CONSTANT] += np.square(sd_nm)
+
     def focus_here(self, sd_nm: float = 0.0, defocus_nm: float = 0.0) -> None:
         """Tell that the specimen is in focus now with this defocus applied, known to `sd_nm`."""
         row = _defocus_row(self)
@@ -333,6 +366,26 @@ def _condition(
     gain = towards / variance[..., None]
     mean += gain * innovation[..., None]
     covariance -= gain[..., :, None] * towards[..., None, :]
+
+
+def _measure_errors(
+    mean: Floats64, covariance: Floats64, spread: Floats64, shift_nm: Floats64
+) -> None:
+    """Take in, for one hypothesis and axis, that the errors of the shift are none, to `spread`."""
+    errors = [ERROR_Y, ERROR_X]
+    found = mean[errors]
+    variance = covariance[np.ix_(errors, errors)] + spread
+    if found @ np.linalg.solve(variance, found) > _EXCLUDED:
+        # Another column, or deflectors that were turned: the place was told by them, too.
+        covariance[CONSTANT, CONSTANT] += (found @ shift_nm) ** 2
+        mean[errors] = 0.0
+        covariance[errors, :] = covariance[:, errors] = 0.0
+        covariance[np.ix_(errors, errors)] = spread
+        return
+    towards = covariance[:, errors]
+    gain = np.linalg.solve(variance, towards.T).T
+    mean -= gain @ found
+    covariance -= gain @ towards.T
 
 
 def _axis_turn(motion: Motion) -> tuple[float, float]:

@@ -26,6 +26,7 @@ from ...protocols.messages.stream import BadMessage, Message, array_of, parse
 from ...protocols.messages.tracking import (
     FrameTaken,
     OffsetMeasured,
+    ShiftCalibrated,
     Table,
     parse_tracking,
 )
@@ -102,6 +103,9 @@ class Worker:
             raise BadMessage("a tracking message that tells nothing")
         else:
             self._answer(None, self._tracker.tell(told))
+            if isinstance(told, ShiftCalibrated):
+                # A run that is killed now goes on with the new calibration.
+                self._keep()
 
     def _look(self, taken: FrameTaken, message: Message) -> None:
         """Take in a scout, which needs no credit; show what a search has seen."""

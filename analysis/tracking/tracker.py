@@ -14,7 +14,9 @@ from ...protocols.messages.tracking import (
     FrameTaken,
     HoldDone,
     OffsetMeasured,
+    PlaceTold,
     SeriesBegun,
+    ShiftCalibrated,
     ShiftSet,
     StageMoved,
     Table,
@@ -94,6 +96,7 @@ class Tracker:
         self._epoch_ns = state.epoch_ns
         self._series, self._visits, self._late_ns = state.series, state.visits, state.late_ns
         self._shift_nm, self._defocus_nm = state.shift_nm, state.defocus_nm
+        self._matrix_nm = state.matrix_nm
         self._recent = list(state.recent)
         self._trusted, self._tables = state.trusted, state.tables
 
@@ -114,6 +117,7 @@ class Tracker:
             late_ns=self._late_ns,
             shift_nm=self._shift_nm,
             defocus_nm=self._defocus_nm,
+            matrix_nm=self._matrix_nm,
             recent=tuple(self._recent),
             trusted=self._trusted,
             tables=self._tables,
@@ -121,14 +125,15 @@ class Tracker:
 
     def state_for_next_run(self) -> TrackerState:
         """What another specimen on the same column can use."""
-        return TrackerState(motion=for_next_specimen(state_of(self.motion)))
+        motion = for_next_specimen(state_of(self.motion))
+        return TrackerState(motion=motion, matrix_nm=self._matrix_nm)
 
     def tell(self, message: Told) -> Table | None:
         """Take in what happened between frames.
 
         Parameters
         ----------
-        message : SeriesBegun, StageMoved, HoldDone, TemperatureRead, ShiftSet or Focused
+        message : Told
             What happened. A frame goes to :meth:`feed`.
 
         Returns
@@ -158,6 +163,15 @@ class Tracker:
                 if self._epoch_ns is None and message.visits:
                     self._epoch_ns = first_ns
                 return self._table(first_ns, None)
+            case ShiftCalibrated():
+                self._recalibrate(message)
+            case PlaceTold():
+                self._pass_time(message.t_ns)
+                self._recent, self._trusted = [], True
+                expected = self._expected(self.motion.tilt_deg or 0.0)
+                self.motion.displace(
+                    np.array(message.offset_nm) - expected.offset_nm[0], message.sd_nm
+                )
             case HoldDone():
                 self._pass_time(message.t_ns)
                 self.motion.hold(message.rise_k)
@@ -223,18 +237,34 @@ class Tracker:
             self._epoch_ns = t_ns
         self.motion.advance((t_ns - self._epoch_ns) * 1e-9)
 
+    def _expected(self, tilt_deg: float) -> MotionPrediction:
+        """What is expected at an angle now, with the beam shift as it is."""
+        return predict(
+            self.motion, [tilt_deg], [self.motion.time_s], assumed_shift_nm=self._shift_nm
+        )
+
+    def _recalibrate(self, told: ShiftCalibrated) -> None:
+        """Convert what was learned of beam shifts, where they were given by another calibration."""
+        new, known = np.array(told.matrix_nm), self._matrix_nm
+        self._matrix_nm = told.matrix_nm
+        if known is None or known == told.matrix_nm:
+            return
+        back = np.linalg.inv(new)
+        change = np.array(known) @ back
+        covariance = np.array(told.covariance_nm2)
+        spread = np.stack([back.T @ covariance[k : k + 2, k : k + 2] @ back for k in (0, 2)])
+        shift_nm = np.array(np.linalg.solve(change, self._shift_nm), np.float64)
+        self.motion.recalibrate(change, spread, shift_nm)
+        self._shift_nm = float(shift_nm[0]), float(shift_nm[1])
+        self._recent, self._trusted = [], True
+
     def _measure(self, header: FrameTaken, picture: Picture) -> OffsetMeasured:
         """Compare a picture with its reference, and teach the model."""
         reference = self._references.for_tilt(header.tilt_deg, header.series)
         if reference is None:
             self._before[header.scan] = picture
             return self._define_place(header, picture)
-        expected = predict(
-            self.motion,
-            [header.tilt_deg],
-            [self.motion.time_s],
-            assumed_shift_nm=self._shift_nm,
-        )
+        expected = self._expected(header.tilt_deg)
         if header.cut_short:
             exposed = picture.electrons / reference.picture.electrons
             lit = lit_part(picture, background_of(reference.picture) * exposed)

@@ -33,6 +33,8 @@ class TrackerState(Strict):
         What is applied.
     recent : tuple of OffsetMeasured
         The last frames of the series.
+    matrix_nm : tuple or None
+        Of the calibration by which the shifts are given; None: it was never told.
     trusted : bool
         False after the corrections made things worse.
     tables : int
@@ -55,6 +57,7 @@ class TrackerState(Strict):
     late_ns: int = 0
     shift_nm: Pair = (0.0, 0.0)
     defocus_nm: float = 0.0
+    matrix_nm: tuple[Pair, Pair] | None = None
     recent: tuple[OffsetMeasured, ...] = ()
     trusted: bool = True
     tables: int = 0

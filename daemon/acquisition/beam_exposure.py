@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
-from ...drivers.base import BlankerSwitch
+from ...drivers.base import Beam, BlankerSwitch, Detector
+from ...protocols.config.recipe import BeamSettings
+from ...protocols.core.clock import ExperimentClock
 from ...protocols.messages.journal import Exposed
-from .context import AcquisitionContext
+from ..resume.run_journal import Journal
+from ..schedule.dose import DoseLedger
+from ..schedule.switching import SwitchingTime
 
 Read = TypeVar("Read")
 
@@ -22,12 +26,87 @@ class Begun:
     charged: float
 
 
+class ExposureFlag(Protocol):
+    """Says whether the beam is on for an exposure; `PlanProgress` in a run."""
+
+    exposing: bool
+
+
+class ExposureReport(Protocol):
+    """Takes what an exposure has to tell; `RunStreams` in a run."""
+
+    def telemetry(self, device: str, values: dict[str, float], t_ns: int) -> None:
+        """Send readings of a device."""
+
+    def event(self, level: str, source: str, message: str, **details: Any) -> None:
+        """Make an event."""
+
+
+class ExposureContext(Protocol):
+    """What an exposure needs: of a run (`AcquisitionContext`), or of a command without one."""
+
+    @property
+    def beam(self) -> Beam:
+        """Connected; blanked."""
+        ...
+
+    @property
+    def detector(self) -> Detector:
+        """Connected."""
+        ...
+
+    @property
+    def settings(self) -> BeamSettings:
+        """Current, dwell time and field of the recipe."""
+        ...
+
+    @property
+    def ledger(self) -> DoseLedger:
+        """Fluence so far and its limits."""
+        ...
+
+    @property
+    def journal(self) -> Journal:
+        """Takes every trigger."""
+        ...
+
+    @property
+    def clock(self) -> ExperimentClock:
+        """Time of the exposures."""
+        ...
+
+    @property
+    def progress(self) -> ExposureFlag:
+        """Knows of an exposure under way."""
+        ...
+
+    @property
+    def out(self) -> ExposureReport:
+        """Takes readings and events."""
+        ...
+
+    @property
+    def switching(self) -> SwitchingTime:
+        """How long the beam is on beside exposures."""
+        ...
+
+    @property
+    def least_on(self) -> SwitchingTime:
+        """How long the beam is on where the command that blanks follows the trigger at once."""
+        ...
+
+    @property
+    def parked_dose_e_per_nm2(self) -> float:
+        """Fluence that a trigger is expected to add while the blanker works."""
+        ...
+
+
 class BeamExposure:
     """Exposures of one account of the ledger.
 
     Parameters
     ----------
-    context : AcquisitionContext
+    context : ExposureContext
         Beam, detector, ledger and journal.
     account : str
         Stack that is charged.
@@ -40,7 +119,7 @@ class BeamExposure:
 
     def __init__(
         self,
-        context: AcquisitionContext,
+        context: ExposureContext,
         account: str,
         *,
         dark: bool = False,

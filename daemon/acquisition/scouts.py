@@ -45,6 +45,8 @@ class Scouts:
     def __init__(self, context: AcquisitionContext, follower: Follower) -> None:
         self._context, self._follower = context, follower
         self._account, self._spent, self._unanswered = "", 0.0, 0
+        # What a person saw last, and what it is called.
+        self.latest_picture = context.settings, "the last frame"
         # Whether the detector is armed for scouts, and no longer for frames.
         self.detector_taken = False
         self._scan = SCOUT_SCANS[0]
@@ -107,6 +109,7 @@ class Scouts:
         """
         follower, taken, before = self._follower, 0, self._spent
         follower.scouts, follower.scout_dose_e_per_nm2 = 0, 0.0
+        self.latest_picture = self._context.settings, "the last frame"
         following = follower.before_exposure(tilt_deg, self._spent, self.dose_e_per_nm2)
         if always and following.do == "expose":
             following = Next("scout")
@@ -138,6 +141,7 @@ class Scouts:
             return None
         try:
             if kind == "wide":
+                self.latest_picture = scan, f"the picture of the search at {tilt_deg:g} deg"
                 await context.beam.prepare(scan)
             found = await self._take(kind, scan, index, tilt_deg)
         except DeviceLost as error:

@@ -179,12 +179,16 @@ def plan_table(plan: Plan) -> Group:
         stack = getattr(operation, "stack", None)
         frames = 0 if stack is None or stack.is_dark else stack.frames
         dose = f"{frames * per_frame:.1f}" if stack is not None else ""
+        if scans := getattr(operation, "scans", getattr(operation, "scouts", 0)):
+            dose = f"{scans * plan.scout_dose_e_per_nm2:.2g}"
         table.add_row(str(number), operation.label, clock_text(duration_s), dose)
     total = Text.assemble(
         (f"{plan.frames} frames", "bold"),
         f" of {plan.recipe.beam.exposure_s:.3g} s, {per_frame:.3g} e/nm² each; ",
         (f"{plan.dose_e_per_nm2:.1f} e/nm²", "bold"),
-        f" in all, and up to {plan.parked_dose_e_per_nm2:.2g} while the blanker works; about ",
+        f" in all, and up to {plan.parked_dose_e_per_nm2:.2g} while the blanker works",
+        f" and {plan.scouts_dose_e_per_nm2:.2g} by scouts" if plan.scouts_dose_e_per_nm2 else "",
+        "; about ",
         (clock_text(plan.duration_s), "bold"),
         f"; at most {size_text(plan.bytes_uncompressed)} on disk",
         f"; {plan.worst_case}" if plan.worst_case else "",
@@ -235,6 +239,8 @@ def tracking_table(told: dict[str, Any]) -> Group:
         style="dim",
     )
     parts: list[Table | Text] = [table, notes]
+    if rests := told["not_tracked"]:
+        parts.append(Text(f"not tracked: {', '.join(rests)}", style="dim"))
     if any(one["beyond_shift_limit"] for one in told["series"]):
         parts.append(
             Text(

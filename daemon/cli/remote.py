@@ -14,9 +14,11 @@ from ...protocols.messages.control import (
     EXIT_DEVICE,
     EXIT_FAILED,
     Request,
+    Resume,
     Simple,
     Submit,
     TakeLease,
+    parse_point,
 )
 from .options import (
     JsonOption,
@@ -109,11 +111,28 @@ def pause(endpoint: ControlOption = _CONTROL, key: KeyOption = None) -> None:
     output_console().print("pausing: the exposure or hold under way is finished first")
 
 
-@commands.command(epilog="Example: `pyrotome resume`")
-def resume(endpoint: ControlOption = _CONTROL, key: KeyOption = None) -> None:
-    """Continue after a pause."""
-    _control(endpoint, key, Simple(verb="resume"))
-    output_console().print("resumed")
+@commands.command(
+    epilog='Examples: `pyrotome resume`, `pyrotome resume --at "120 nm,-340 nm"`, '
+    '`pyrotome resume --at "31 px,140 px"`'
+)
+def resume(
+    at: Annotated[
+        str | None,
+        typer.Option(metavar="Y,X", help="Where the specimen stands in the picture of the search."),
+    ] = None,
+    endpoint: ControlOption = _CONTROL,
+    key: KeyOption = None,
+) -> None:
+    """Continue after a pause.
+
+    With --at where the run did not find the specimen: Y (down) and X (right) from the middle of the
+    picture of the search, with a unit, or row and column in it, in px. Without a search, in the
+    last frame. A scout looks there before anything is exposed; if it does not show the specimen,
+    the run pauses again.
+    """
+    point = None if at is None else parse_point(at, "--at")
+    _control(endpoint, key, Resume(verb="resume", at=point))
+    output_console().print("resumed" if point is None else f"resumed: a scout looks at {point}")
 
 
 @commands.command(epilog="Example: `pyrotome abort`")

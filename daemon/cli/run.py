@@ -99,7 +99,7 @@ def _new_experiment(
 
     recipe_model, recipe_text = load_recipe(recipe)
     rig_model, rig_text = rig_of(rig, recipe_model)
-    plan = make_new_plan(recipe_model, rig_model, str(recipe))
+    plan = make_new_plan(recipe_model, rig_model, str(recipe), recipe_text)
     return ForegroundRun(
         plan=plan,
         recipe_text=recipe_text,
@@ -191,9 +191,9 @@ def check(recipe: RecipeArgument, rig: RigOption = None, as_json: JsonOption = F
     from ..tracking.expected_tracking import expected_tracking
     from .progress import plan_table, tracking_table
 
-    recipe_model, _ = load_recipe(recipe)
+    recipe_model, text = load_recipe(recipe)
     rig_model, _ = rig_of(rig, recipe_model)
-    plan = make_new_plan(recipe_model, rig_model, str(recipe))
+    plan = make_new_plan(recipe_model, rig_model, str(recipe), text)
     tracking = expected_tracking(plan, rig_model)
     if as_json:
         print_json(plan.summary() | {"tracking": tracking})

@@ -20,6 +20,7 @@ from ...protocols.messages.control import (
     Latest,
     Reply,
     Request,
+    Resume,
     Submit,
     TakeLease,
 )
@@ -115,13 +116,14 @@ class Commands:
             return self._take_lease(request, person)
         if isinstance(request, Latest):
             return {"headers": daemon.publisher.latest(request.topics)}
+        if isinstance(request, Resume):
+            daemon.resume(request.at, person.name)
+            return daemon.status()
         match request.verb:
             case "status":
                 return daemon.status()
             case "pause":
                 daemon.pause()
-            case "resume":
-                daemon.resume()
             case "abort":
                 outcome = await daemon.abort()
                 return {"status": outcome.status, "reason": outcome.reason}
@@ -180,4 +182,4 @@ class Commands:
 
 def _planned(request: Submit, rig: Rig) -> Plan:
     recipe = load_model(Recipe, request.recipe, request.name)
-    return make_new_plan(recipe, rig, request.name)
+    return make_new_plan(recipe, rig, request.name, request.recipe)

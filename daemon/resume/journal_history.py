@@ -11,6 +11,7 @@ from ...protocols.messages.journal import (
     Carried,
     Chosen,
     Decision,
+    Deflectors,
     Ended,
     Exposed,
     MadeSafe,
@@ -59,6 +60,8 @@ class History:
         Electrons per nm^2 by stack.
     open, open_ns : Trigger or None, int
         A trigger whose end was not noted, and when it began; its dose is charged already.
+    deflectors : tuple of float or None
+        Where the beam deflectors stood before a calibration that is not over.
     beam_blanked_ns, heater_off_ns : int or None
         When beam and heater were made safe after the run ended.
     """
@@ -84,6 +87,7 @@ class History:
     charged: dict[str, float] = field(default_factory=dict[str, float])
     open: Trigger | None = None
     open_ns: int = 0
+    deflectors: tuple[float, float] | None = None
     beam_blanked_ns: int | None = None
     heater_off_ns: int | None = None
 
@@ -118,7 +122,7 @@ class History:
                 elif index == self.index and (timing := self.timing()) is not None:
                     self.held[index] = timing
                 self._go_to(following)
-                self.begun, self.moments = False, {}
+                self.begun, self.moments, self.deflectors = False, {}, None
             case Moment(what=what, at_ns=at_ns):
                 self.moments[what] = at_ns
             case Trigger() as trigger:
@@ -130,6 +134,9 @@ class History:
                 if dose is not None and self.open is not None and self.open.stack == stack:
                     self._charge(stack, max(0.0, dose - self.open.dose_e_per_nm2))
                 self.open = None
+            case Deflectors(units=units):
+                # A calibration that is tried again has found them elsewhere.
+                self.deflectors = self.deflectors or units
             case Decision(index=index, goes_on=goes_on):
                 self.decisions[index] = goes_on
             case Necks(series=series, ratio=ratio):

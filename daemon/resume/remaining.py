@@ -29,6 +29,8 @@ class RemainingWork:
         Moments of a hold that is over but not reported yet.
     goes_on : bool or None
         What was decided, if the decision has been made.
+    deflectors : tuple of float or None
+        Where the beam deflectors stood before a calibration of the shift began.
     """
 
     frame_indices: tuple[int, ...] | None = None
@@ -37,6 +39,7 @@ class RemainingWork:
     crossed_up_ns: int | None = None
     finished: HoldTiming | None = None
     goes_on: bool | None = None
+    deflectors: tuple[float, float] | None = None
 
     def whole_hold(self, timing: HoldTiming) -> HoldTiming:
         """Moments of the whole hold, from those of its last part."""

@@ -115,6 +115,8 @@ class RemainingHeat:
         history, carried = self._history, self._history.carried
         if history.index in history.decisions:
             return 0.0, RemainingWork(goes_on=history.decisions[history.index])
+        if history.deflectors is not None:
+            return 0.0, RemainingWork(deflectors=history.deflectors)
         match self._operation:
             case HoldAt(hold=hold):
                 return self._rest_of_hold(hold)

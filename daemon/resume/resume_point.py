@@ -236,8 +236,9 @@ def _charged(plan: Plan, history: History) -> tuple[dict[str, float], Exposed | 
     if trigger is None:
         return charged, None
     beam, dose = plan.recipe.beam, trigger.dose_e_per_nm2
-    exposed = {stack.name for stack in plan.stacks if not stack.is_dark}
-    if trigger.stack in exposed:
+    # Calibrations have an account without a stack.
+    dark = {stack.name for stack in plan.stacks if stack.is_dark}
+    if trigger.stack not in dark:
         # What the blanker let through besides was not noted any more.
         dose += beam.parked_dose_e_per_nm2(SWITCHING_S)
         if history.beam_blanked_ns is not None:

@@ -10,7 +10,10 @@ from dataclasses import asdict
 from typing import Protocol
 
 from ...drivers.base import Beam, StagePosition
+from ...protocols.config.tracking import Track
 from ...protocols.core.clock import ExperimentClock
+from ...protocols.core.errors import BadInput
+from ...protocols.messages.control import Point
 from ...protocols.messages.journal import Begun, Chosen, Decision, Ended, FinishedMoments, Pause
 from ..acquisition.context import AcquisitionContext
 from ..acquisition.heater_watch import HeaterWatch
@@ -26,6 +29,7 @@ from ..schedule.dose import DoseLedger
 from ..schedule.plan import (
     AcquireStack,
     CalibrateHeight,
+    CalibrateShifts,
     ChooseHold,
     Decide,
     HeatTo,
@@ -38,6 +42,7 @@ from ..schedule.steering_history import SteeringHistory
 from ..steering.steering import Steering
 from ..tracking.follower import Follower
 from .heating import Heating
+from .shift_calibration import ShiftCalibrator
 from .specimen_tracking import SpecimenTracking
 
 
@@ -118,16 +123,18 @@ class Engine:
                 self._acquisition, self.follower, plan.recipe.settle, self._checkpoint
             )
         )
+        self._shifts = ShiftCalibrator(
+            self._acquisition, self.follower, self.pause, self._checkpoint
+        )
         self._pause = False
         self._resumed = asyncio.Event()
 
     def _followed(self, beam: Beam) -> Follower:
         """What keeps the specimen in the frame."""
         recipe, out = self._plan.recipe, self._out
-        assert recipe.track is not None
         return Follower(
-            recipe.track, recipe.focus, beam, self._clock, recipe.beam.field_nm, out.tracking,
-            out.telemetry, out.event, self.pause,
+            recipe.track or Track(), recipe.focus, beam, self._clock, recipe.beam.field_nm,
+            out.tracking, out.telemetry, out.event, self.pause,
         )  # fmt: skip
 
     # --- control -----------------------------------------------------------------------------
@@ -141,6 +148,18 @@ class Engine:
         """Continue after a pause."""
         self._pause = False
         self._resumed.set()
+
+    def point_out(self, point: Point) -> str:
+        """A person says where the specimen stands; see `SpecimenTracking.point_out`.
+
+        Raises
+        ------
+        BadInput
+            If the run does not track, or that is outside the picture.
+        """
+        if self._tracking is None:
+            raise BadInput("--at", "the run does not track the specimen; resume without it")
+        return self._tracking.point_out(point)
 
     @property
     def pause_requested(self) -> bool:
@@ -249,8 +268,13 @@ class Engine:
                     self.follower.held(rise_k, timing.achieved_s)
             case CalibrateHeight() as calibration:
                 assert self._tracking is not None
+                assert self.follower is not None
                 await self._heating.settled(calibration.at_c)
+                self.follower.use(self._plan.recipe.track or Track())
                 await self._tracking.calibrate_height(calibration)
+            case CalibrateShifts() as calibration:
+                await self._heating.settled(calibration.at_c)
+                await self._shifts.calibrate(calibration, rest.deflectors)
             case AcquireStack() as stack:
                 await self._acquire(stack, rest.frame_indices)
             case RampTo() as ramp:
@@ -281,10 +305,16 @@ class Engine:
         await self._heating.settled(operation.at_c)
         exposure_s, most = self._plan.recipe.beam.exposure_s, self._out.most_at_a_time
         at_a_time = frames_per_trigger(stack.tilt_deg, exposure_s, most, indices)
-        tracking = self._tracking if stack.kind == "series" else None
+        tracking, track = None, operation.track
+        if self.follower is not None and stack.kind == "series":
+            if track is None:
+                self.follower.rest(stack.name)
+            else:
+                tracking = self._tracking
+                self.follower.use(track)
         if tracking is not None:
             await tracking.settled(stack.name)
-        for_scouts = self._plan.recipe.scouts_e_per_nm2 if tracking is not None else 0.0
+        for_scouts = 0.0 if track is None else track.scouts_e_per_nm2
         async with StackAcquisition(
             self._acquisition, stack, at_a_time, indices, for_scouts
         ) as acquisition:

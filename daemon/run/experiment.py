@@ -272,7 +272,8 @@ class Experiment:
         self._context.bus.publish(RunPrepared(self.output))
         await devices.beam.prepare(self.plan.recipe.beam)
         if self.engine.follower is not None:
-            await self.engine.follower.prepare()
+            later = self.plan.calibrates_shifts_first
+            await self.engine.follower.prepare(calibrated_later=later)
 
     async def open(self) -> None:
         """Start recorder and analysis; see `RunProcesses.open`."""

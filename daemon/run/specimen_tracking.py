@@ -6,6 +6,8 @@ import math
 from collections.abc import Awaitable, Callable, Sequence
 
 from ...protocols.config.tracking import Settle
+from ...protocols.core.errors import BadInput
+from ...protocols.messages.control import Point
 from ...protocols.messages.tracking_rules import settled_ns
 from ..acquisition.context import AcquisitionContext
 from ..acquisition.scouts import Scouts
@@ -15,6 +17,8 @@ from ..tracking.follower import Follower
 
 # A picture further away in angle is not compared with.
 _FAR_DEG = 8.0
+# How well a person can point at the specimen (one sd), as a part of the field.
+_POINTED_PART = 0.05
 # A height that is smaller than twice its own doubt, or than this, is left as it is.
 _LEAST_HEIGHT_NM = 50.0
 
@@ -149,15 +153,62 @@ class SpecimenTracking:
             await self._move_stage(z_nm=by_nm)
         taken = 0
         while True:
+            always = await self._goes_there() or taken > 0
             await follower.follow(tilt_deg)
-            taken += await self._scouts.before(
-                acquisition.indices[first], tilt_deg, always=taken > 0
-            )
-            if not await self._checkpoint() or not taken:
+            taken += await self._scouts.before(acquisition.indices[first], tilt_deg, always=always)
+            if not await self._checkpoint() or not (taken or follower.pointed_out):
                 break
         if self._scouts.detector_taken:
             await acquisition.arm_from(first)
             self._scouts.detector_taken = False
+
+    async def _goes_there(self) -> bool:
+        """Take in where a person says that the specimen stands; whether one has said so."""
+        follower = self._follower
+        if not follower.pointed_out:
+            return False
+        follower.pointed_out = False
+        await follower.table_comes()
+        if (by_nm := follower.hand_over_nm()) is not None:
+            await self._move_stage(y_nm=by_nm[0], x_nm=by_nm[1])
+        return True
+
+    def point_out(self, point: Point) -> str:
+        """A person says where the specimen stands in the last picture; it is looked for there.
+
+        Parameters
+        ----------
+        point : Point
+            In nm from the middle of the picture of the search, or of the last frame where nothing
+            was searched; or its row and column there.
+
+        Returns
+        -------
+        str
+            What was said, in words.
+
+        Raises
+        ------
+        BadInput
+            If that is outside the picture.
+        """
+        scan, what = self._scouts.latest_picture
+        size_nm = tuple(count * scan.pixel_nm for count in scan.frame)
+        offset_nm = point.y, point.x
+        if point.unit == "px":
+            offset_nm = tuple(
+                (at + 0.5) * scan.pixel_nm - 0.5 * size
+                for at, size in zip(offset_nm, size_nm, strict=True)
+            )
+        y_nm, x_nm = offset_nm
+        if abs(y_nm) > 0.5 * size_nm[0] or abs(x_nm) > 0.5 * size_nm[1]:
+            raise BadInput(
+                "--at",
+                f"{point} is outside {what}, which shows {scan.frame[0]} x {scan.frame[1]} px, "
+                f"\u00b1{0.5 * size_nm[0]:.0f} nm by \u00b1{0.5 * size_nm[1]:.0f} nm (y, x)",
+            )
+        self._follower.point_out((y_nm, x_nm), _POINTED_PART * self._context.settings.field_nm)
+        return f"the specimen stands at ({y_nm:.0f}, {x_nm:.0f}) nm (y, x) in {what}"
 
     async def _keep_time(self, first: int) -> None:
         """Measure the time from frame to frame; after the way to the first, ask for a new table.
@@ -217,8 +268,9 @@ class SpecimenTracking:
         for index, tilt in enumerate(tilt_deg):
             await self._checkpoint()
             await self._context.stage.tilt(tilt)
-            await self._follower.follow(tilt)
             while True:
+                await self._goes_there()
+                await self._follower.follow(tilt)
                 await self._scouts.before(index, tilt, always=True)
                 if not await self._checkpoint():
                     break

@@ -16,6 +16,7 @@ from ...protocols.steps import StackKind
 from .operations import (
     AcquireStack,
     CalibrateHeight,
+    CalibrateShifts,
     ChooseHold,
     Decide,
     HeatTo,
@@ -23,7 +24,7 @@ from .operations import (
     Operation,
     RampTo,
 )
-from .scout_scans import HEIGHT_CHECK_DEG, HEIGHT_TILTS_DEG
+from .scout_scans import HEIGHT_CHECK_DEG, HEIGHT_TILTS_DEG, SHIFT_PATTERN
 from .switching import SWITCHING_S
 from .tilt_angles import tilt_angles
 
@@ -54,7 +55,7 @@ class Expansion:
         self.tilt_deg = 0.0
         self.holds = 0
         self.counts: dict[str, int] = {"series": 0, "reference": 0, "ramp": 0, "dark": 0}
-        self.heights = 0
+        self.heights = self.shifts = 0
 
     def _bad(self, path: str, problem: str) -> BadInput:
         return BadInput(f"{self.name}: {path}", problem)
@@ -78,8 +79,10 @@ class Expansion:
                 yield from self._cycle(f"{path}.cycle", step.cycle)
             elif step.ramp is not None:
                 yield self._ramp(f"{path}.ramp", step.ramp)
-            elif step.calibrate is not None:
+            elif step.calibrate == "height":
                 yield self._height(f"{path}.calibrate")
+            elif step.calibrate == "shifts":
+                yield self._shifts(f"{path}.calibrate")
 
     def _check_temperature(self, path: str, temperature_c: float) -> None:
         limits = self.rig.heater.limits
@@ -158,7 +161,8 @@ class Expansion:
         beam = self.recipe.beam
         dose = stack.frames * beam.dose_per_frame_e_per_nm2
         parked = stack.frames * beam.parked_dose_e_per_nm2(SWITCHING_S)
-        scouts = self.recipe.scouts_e_per_nm2
+        track = self.recipe.track_of(series)
+        scouts = 0.0 if track is None else track.scouts_e_per_nm2
         limit = self.recipe.limits.dose_per_series_e_per_nm2
         if limit is not None and dose + parked + scouts > limit * (1 + 1e-9):
             by_scouts = f" and {scouts:g} by scouts (track.scouts)" if scouts else ""
@@ -168,7 +172,7 @@ class Expansion:
                 f"works{by_scouts}, beyond limits.dose_per_series of {limit:g} e/nm^2; lower the "
                 "current, the dwell time or the number of angles",
             )
-        return AcquireStack(stack, self.temperature_c), self._frames_s(tilts)
+        return AcquireStack(stack, self.temperature_c, track), self._frames_s(tilts)
 
     def _check_tilt(self, path: str, angles: Sequence[float]) -> None:
         low, high = self.rig.stage.limits.tilt_deg
@@ -193,6 +197,19 @@ class Expansion:
         name = f"height_{self.heights:03d}"
         calibration = CalibrateHeight(name, self.temperature_c, HEIGHT_TILTS_DEG, HEIGHT_CHECK_DEG)
         return calibration, self._frames_s(tilts)
+
+    def _shifts(self, path: str) -> tuple[Operation, float]:
+        shift = self.rig.beam.shift
+        if shift is None or shift.calibration_file is None:
+            raise self._bad(
+                path,
+                f"the rig '{self.rig.name}' names no file for it; give its beam a "
+                "shift: {calibration_file: shift.json, limit: 1.5 um}, or leave this step out",
+            )
+        self.shifts += 1
+        scans = len(SHIFT_PATTERN)
+        calibration = CalibrateShifts(f"shifts_{self.shifts:03d}", self.temperature_c, scans)
+        return calibration, scans * (self.recipe.beam.exposure_s + shift.settle_s)
 
     def _cycle(self, path: str, cycle: Cycle) -> Iterator[tuple[Operation, float]]:
         self._check_temperature(f"{path}.standby", cycle.standby_c)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...protocols.config.steering import Adaptive, Until
+from ...protocols.config.tracking import Track
 from ...protocols.messages.manifest import HoldPlan, StackPlan
 
 
@@ -42,10 +43,14 @@ class HoldAt:
 
 @dataclass(frozen=True)
 class AcquireStack:
-    """Acquire a tilt series, reference frames or dark frames at standby."""
+    """Acquire a tilt series, reference frames or dark frames at standby.
+
+    `track` says how the specimen is kept in the frame; None: it is not.
+    """
 
     stack: StackPlan
     at_c: float
+    track: Track | None = None
 
     @property
     def label(self) -> str:
@@ -144,4 +149,30 @@ class CalibrateHeight:
         return f"{self.name}: height over the tilt axis by {self.scouts} scouts"
 
 
-Operation = CalibrateHeight | HeatTo | HoldAt | AcquireStack | RampTo | Decide | ChooseHold
+@dataclass(frozen=True)
+class CalibrateShifts:
+    """Measure by sparse scans what the beam shift does to the image, and use it from then on.
+
+    `name` is the account of its dose.
+    """
+
+    name: str
+    at_c: float
+    scans: int
+
+    @property
+    def label(self) -> str:
+        """The operation in words."""
+        return f"{self.name}: beam shift by {self.scans} sparse scans"
+
+
+Operation = (
+    CalibrateHeight
+    | CalibrateShifts
+    | HeatTo
+    | HoldAt
+    | AcquireStack
+    | RampTo
+    | Decide
+    | ChooseHold
+)

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from ...protocols.config.pipeline import ResultPlan, check_steps, planned_run_results
-from ...protocols.config.recipe import Recipe, TiltSeries
+from ...protocols.config.recipe import Recipe
 from ...protocols.config.rig import Rig
 from ...protocols.config.tracking import BLIND_WAY_DEG
+from ...protocols.core.documents import located
 from ...protocols.core.errors import BadInput
 from ...protocols.messages.manifest import HoldPlan, StackPlan
 from .expansion import Expansion
 from .operations import (
     AcquireStack,
     CalibrateHeight,
+    CalibrateShifts,
     ChooseHold,
     Decide,
     HeatTo,
@@ -31,6 +32,7 @@ from .tilt_angles import tilt_angles
 __all__ = [
     "AcquireStack",
     "CalibrateHeight",
+    "CalibrateShifts",
     "ChooseHold",
     "Decide",
     "HeatTo",
@@ -147,9 +149,25 @@ class Plan:
 
         A search for a specimen that was lost may come on top.
         """
-        series = sum(stack.kind == "series" for stack in self.stacks)
-        heights = sum(op.scouts for op in self.operations if isinstance(op, CalibrateHeight))
-        return series * self.recipe.scouts_e_per_nm2 + heights * self.scout_dose_e_per_nm2
+        dose, scans = 0.0, 0
+        for op in self.operations:
+            if isinstance(op, AcquireStack) and op.track is not None:
+                dose += op.track.scouts_e_per_nm2
+            elif isinstance(op, CalibrateHeight):
+                scans += op.scouts
+            elif isinstance(op, CalibrateShifts):
+                scans += op.scans
+        return dose + scans * self.scout_dose_e_per_nm2
+
+    @property
+    def calibrates_shifts_first(self) -> bool:
+        """Whether the beam shift is calibrated before anything is done that needs it."""
+        for op in self.operations:
+            if isinstance(op, CalibrateShifts):
+                return True
+            if isinstance(op, CalibrateHeight) or getattr(op, "track", None) is not None:
+                return False
+        return False
 
     @property
     def scout_dose_e_per_nm2(self) -> float:
@@ -204,13 +222,21 @@ class Plan:
         }
 
 
-def make_new_plan(recipe: Recipe, rig: Rig, name: str = "recipe") -> Plan:
+def make_new_plan(recipe: Recipe, rig: Rig, name: str = "recipe", text: str = "") -> Plan:
     """Make the plan of a run that is to begin; the analysis checks its settings and files too.
 
     A run that is resumed has begun with them: its plan is that of `make_plan`, which has the same
-    parameters and errors.
+    parameters and errors. With the `text` of the recipe, an error names its line.
     """
-    plan = make_plan(recipe, rig, name)
+    try:
+        plan = make_plan(recipe, rig, name)
+    except BadInput as error:
+        path = error.where.removeprefix(f"{name}: ")
+        if not text or path == error.where:
+            raise
+        keys = path.replace("[", ".").replace("]", "")
+        where = located(text, name, keys).replace(keys, path)
+        raise BadInput(where, error.problem) from None
     check_steps(recipe.analysis, recipe.beam.frame, name)
     return plan
 
@@ -280,9 +306,12 @@ def _check_tracking(recipe: Recipe, rig: Rig, name: str) -> None:
         )
     if rig.goniometer_file is not None:
         return
-    if recipe.scouts_e_per_nm2 > 0:
-        return
-    for path, series in _series_of(recipe):
+    for path, series in recipe.tilt_series():
+        track = recipe.track_of(series)
+        if track is None:
+            continue
+        if track.scouts_e_per_nm2 > 0:
+            return
         begin_deg = tilt_angles(series)[0]
         if abs(begin_deg) > BLIND_WAY_DEG:
             raise BadInput(
@@ -292,12 +321,3 @@ def _check_tracking(recipe: Recipe, rig: Rig, name: str) -> None:
                 "scouts (track.scouts)",
             )
         return
-
-
-def _series_of(recipe: Recipe) -> Iterator[tuple[str, TiltSeries]]:
-    for number, step in enumerate(recipe.steps):
-        if step.tilt_series is not None:
-            yield f"steps[{number}].tilt_series", step.tilt_series
-        for place, inner in enumerate(step.cycle.then if step.cycle is not None else ()):
-            if inner.tilt_series is not None:
-                yield f"steps[{number}].cycle.then[{place}].tilt_series", inner.tilt_series

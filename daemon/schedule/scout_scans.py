@@ -13,6 +13,11 @@ WIDE = 3
 HEIGHT_TILTS_DEG = (0.0, 2.0, 5.0, 10.0, 16.0, 8.0, 0.0, -8.0)
 # Where it is looked at again once the stage has moved.
 HEIGHT_CHECK_DEG = (0.0, 16.0)
+# Deflections that tell what the beam shift does, in steps from where the deflectors stand; the
+# middle is seen at both ends, for the drift.
+SHIFT_PATTERN: tuple[tuple[float, float], ...] = (
+    (0, 0), (1, 0), (-1, 0), (0, 1), (0, -1), (0, 0),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,10 @@ from ...protocols.messages.control import (
     EXIT_DONE,
     EXIT_FAILED,
     EXIT_INTERRUPTED,
+    Point,
 )
 from ..access.access_control import AccessControl
+from ..access.people import LOCAL
 from ..acquisition.heater_watch import HeaterWatch
 from ..resume.interrupted_run import InterruptedRun
 from ..resume.run_journal import journal_path
@@ -287,11 +289,32 @@ class Daemon:
             raise Busy(f"nothing to pause: the daemon is {self.machine.state}")
         self.running().pause()
 
-    def resume(self) -> None:
-        """Continue after a pause."""
+    def resume(self, at: Point | None = None, who: str = LOCAL) -> None:
+        """Continue after a pause.
+
+        Parameters
+        ----------
+        at : Point, optional
+            Where the specimen stands that was not found, as a person has seen it.
+        who : str
+            Who says so.
+
+        Raises
+        ------
+        Busy
+            If the experiment is not paused.
+        BadInput
+            If `at` cannot be.
+        """
         experiment = self.running()
         if not experiment.pause_requested:
             raise Busy("nothing to resume: the experiment is not paused")
+        if at is not None:
+            if self.machine.state is not State.PAUSED:
+                raise Busy("the experiment has not paused yet: an exposure or hold is under way")
+            said = experiment.engine.point_out(at)
+            self.bus.event("info", "tracker", f"'{who}' says: {said}; it is looked for there",
+                           who=who)  # fmt: skip
         experiment.engine.resume()
 
     async def abort(self, reason: str = "aborted by the operator") -> Outcome:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from ...drivers.base import Beam, DeviceRefused
 from ...protocols.core.clock import ExperimentClock
+from ...protocols.messages.tracking import Row, ShiftSet
 
 # A change smaller than this is not worth a command.
 _NEAR_NM = 0.05
@@ -45,6 +47,28 @@ class AppliedShift:
         self.shift_nm, self.defocus_nm = (0.0, 0.0), 0.0
         self._times = 0
 
+    def message(self, t_ns: int) -> ShiftSet:
+        """What the tracker is told of it."""
+        return ShiftSet(t_ns=t_ns, shift_nm=self.shift_nm, defocus_nm=self.defocus_nm)
+
+    @property
+    def readings(self) -> dict[str, float]:
+        """Channels of the telemetry."""
+        y, x = self.shift_nm
+        return {"shift_y_nm": y, "shift_x_nm": x, "defocus_nm": self.defocus_nm}
+
+    def header(self, row: Row | None) -> dict[str, Any]:
+        """What the header of a frame says of its shift, and of the row by which it was set."""
+        known: dict[str, Any] = {}
+        if row is not None:
+            known = {
+                "shift_predicted_nm": list(row.shift_nm),
+                "shift_sd_nm": list(row.shift_sd_nm),
+                "defocus_sd_nm": row.defocus_sd_nm,
+                "drift_nm_per_s": row.drift_nm_per_s,
+            }
+        return {"shift_nm": list(self.shift_nm), "defocus_nm": self.defocus_nm, **known}
+
     async def set(
         self, shift_nm: tuple[float, float], defocus_nm: float, *, even_if_near: bool = False
     ) -> int:
@@ -66,6 +90,13 @@ class AppliedShift:
             t_ns = await self._beam.focus(defocus_nm)
             self.defocus_nm = defocus_nm
         return t_ns
+
+    async def read_back(self) -> int:
+        """Take over what the deflectors say by a new calibration; returns when, in ns."""
+        found = await self._beam.deflection()
+        if found.shift_nm is not None:
+            self.shift_nm = found.shift_nm
+        return found.t_ns
 
     async def moved_by_itself(self) -> MovedByItself | None:
         """Read back whether the deflectors are still where they were set to.

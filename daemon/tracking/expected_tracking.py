@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ...protocols.config.rig import Rig
+from ...protocols.config.tracking import Track
 from ...protocols.core.errors import BadInput
 from ...protocols.messages.manifest import StackPlan
 from ...protocols.messages.tracking_expectation import (
@@ -16,8 +17,8 @@ from ...protocols.messages.tracking_expectation import (
     expected_series,
     stage_of,
 )
-from ...protocols.messages.tracking_rules import TrackingLimits
-from ..schedule.plan import Plan
+from ...protocols.messages.tracking_rules import TrackingLimits, limits_of
+from ..schedule.plan import AcquireStack, Plan
 from ..schedule.scout_scans import BeamOnTimes, scout_dose_e_per_nm2, scout_for
 
 _MOST_BYTES = 64 << 20
@@ -44,40 +45,46 @@ def expected_tracking(plan: Plan, rig: Rig) -> dict[str, Any] | None:
         If the rig's goniometer file is there and cannot be used.
     """
     recipe, shift = plan.recipe, rig.beam.shift
-    if recipe.track is None or not recipe.tracked:
+    if not recipe.tracked:
         return None
-    limits = TrackingLimits(
-        keep_within_nm=recipe.track.keep_within_nm,
-        scouts_e_per_nm2=recipe.track.scouts_e_per_nm2,
-        lost_beyond=recipe.track.lost_beyond,
-    )
+    rig_limits = TrackingLimits()
     if shift is not None:
-        limits = replace(limits, shift_limit_nm=shift.limit_nm, hand_over_nm=shift.hand_over_nm)
+        rig_limits = replace(
+            rig_limits, shift_limit_nm=shift.limit_nm, hand_over_nm=shift.hand_over_nm
+        )
     stage, basis = _stage(rig)
     focus = rig.beam.focus
     cone = None if focus is None else focus.convergence_mrad
     depth_nm = None if cone is None else depth_of_focus_nm(recipe.beam.voltage_kv, cone)
     tracks_focus = recipe.focus.by == "model" and focus is not None
-    series: list[dict[str, Any]] = []
+    series, rests = list[dict[str, Any]](), list[str]()
     before: dict[tuple[float, ...], int] = {}
     held = 0
-    for number, stack in enumerate(s for s in plan.stacks if s.kind == "series"):
+    acquired = (op for op in plan.operations if isinstance(op, AcquireStack))
+    for number, op in enumerate(op for op in acquired if op.stack.kind == "series"):
+        stack = op.stack
         angles = tuple(sorted(stack.tilt_deg))
         holds = plan.holds_before.get(stack.name, 0)
         # Another schedule of angles shares no course, but its place is known too.
         seen = before.get(angles, 0)
+        after_hold, held = holds > held, holds
+        before[angles] = seen + 1
+        if op.track is None:
+            rests.append(stack.name)
+            continue
+        limits = limits_of(op.track, rig_limits)
         found = expected_series(
-            stack.tilt_deg, limits, stage, max(seen, min(number, 1)), after_hold=holds > held
+            stack.tilt_deg, limits, stage, max(seen, min(number, 1)), after_hold=after_hold
         )
-        before[angles], held = seen + 1, holds
         row = _row(stack, found, depth_nm if tracks_focus else None, tracks_focus)
         series.append(row | _scouts(found, limits, plan))
     return {
         "basis": basis,
         "jitter_nm": round(stage.jitter_nm, 1),
-        "lost_beyond_nm": round(recipe.track.lost_beyond * recipe.beam.field_nm, 1),
-        "shift_limit_nm": round(limits.shift_limit_nm, 1),
+        "lost_beyond_nm": round((recipe.track or Track()).lost_beyond * recipe.beam.field_nm, 1),
+        "shift_limit_nm": round(rig_limits.shift_limit_nm, 1),
         "series": series,
+        "not_tracked": rests,
     }
 
 

@@ -22,9 +22,9 @@ from ...protocols.messages.tracking import (
     DriftAt,
     HoldDone,
     OffsetMeasured,
+    PlaceTold,
     Row,
     SeriesBegun,
-    ShiftSet,
     StageMoved,
     Table,
     TemperatureRead,
@@ -39,12 +39,14 @@ from ...protocols.messages.tracking_rules import (
     before_exposure,
     beyond_shift_limit,
     is_lost,
+    limits_of,
     not_found_running,
     stage_takes_over,
 )
 from .applied_shift import AppliedShift
 from .height_correction import MOVE_ERROR_NM, HeightCorrection
 from .scout_answers import ScoutAnswers
+from .tracking_plan import calibration_told
 
 # Wall seconds that the engine waits for a table at the beginning of a series and after a move.
 _ANSWER_S, _POLL_S = 1.0, 0.005
@@ -102,16 +104,14 @@ class Follower:
         self._track, self._focus = track, focus
         self._beam, self._clock, self._field_nm = beam, clock, field_nm
         self._tell, self._telemetry, self._event, self._pause = tell, telemetry, event, pause
-        self._limits = TrackingLimits(
-            keep_within_nm=track.keep_within_nm,
-            scouts_e_per_nm2=track.scouts_e_per_nm2,
-            lost_beyond=track.lost_beyond,
-        )
+        self._limits = limits_of(track)
         self.answers = ScoutAnswers()
         # Taken before the next frame, and their fluence.
         self.scouts, self.scout_dose_e_per_nm2 = 0, 0.0
         self._table: Table | None = None
-        self._series = ""
+        self._series, self._following = "", True
+        # A person has said where the specimen stands, and nobody has looked there yet.
+        self.pointed_out = False
         self._applied = AppliedShift(beam, clock)
         self._row: Row | None = None
         self._can_focus = False
@@ -122,15 +122,35 @@ class Follower:
         self._heights = HeightCorrection()
         self._said: set[str] = set()
 
-    async def prepare(self) -> None:
+    async def prepare(self, *, calibrated_later: bool = False) -> None:
         """See what the beam can do; it stands at zero shift and in focus now.
+
+        Parameters
+        ----------
+        calibrated_later : bool
+            Whether the run calibrates the shift before it needs it, see `recalibrated`.
 
         Raises
         ------
         DeviceRefused
             If the beam cannot be shifted, or its shift is not calibrated.
         """
+        if await self._is_ready(calibrated_later):
+            await self._apply((0.0, 0.0), 0.0)
+
+    async def recalibrated(self) -> None:
+        """Go on by a calibration that was measured just now, and that the beam has read."""
+        t_ns = await self._applied.read_back()
+        await self._is_ready()
+        self._tell(self._applied.message(t_ns))
+        self._table, self._distrusted = None, False
+
+    async def _is_ready(self, calibrated_later: bool = False) -> bool:
+        """See what the beam can do; False where its shift is to be calibrated first."""
         reach = await self._beam.reach()
+        self._can_focus = self._focus.by == "model" and reach.defocus_nm is not None
+        if reach.shift_nm is None and reach.units is not None and calibrated_later:
+            return False
         if reach.shift_nm is None:
             why = reach.needs_calibration or "the rig names no beam shift (beam.shift)"
             raise DeviceRefused(
@@ -145,8 +165,19 @@ class Follower:
             shift_limit_nm=reach.shift_nm,
             hand_over_nm=0.6 * reach.shift_nm if shift is None else shift.hand_over_nm,
         )
-        self._can_focus = self._focus.by == "model" and reach.defocus_nm is not None
-        await self._apply((0.0, 0.0), 0.0)
+        if (told := calibration_told(self._beam.rig, self._clock.now_ns())) is not None:
+            self._tell(told)
+        return True
+
+    def use(self, track: Track) -> None:
+        """Follow by the settings of the recipe, or by those of a series, from now on."""
+        self._track, self._limits = track, limits_of(track, self._limits)
+
+    def rest(self, series: str) -> None:
+        """A series begins that is not followed: the beam stays where it is, nothing is told."""
+        self._series, self._following = series, False
+        self._table = self._row = None
+        self.scouts, self.scout_dose_e_per_nm2 = 0, 0.0
 
     # --- what happens -----------------------------------------------------------------------------
 
@@ -174,7 +205,7 @@ class Follower:
             for k, tilt in enumerate(tilt_deg)
         )
         self._series, self._table, self._frames, self._recent = series, None, 0, []
-        self._said = set()
+        self._said, self._following = set(), True
         self._tell(SeriesBegun(series=series, visits=visits))
 
     def held(self, rise_k: float, hold_s: float) -> None:
@@ -304,33 +335,25 @@ class Follower:
             )
         )
 
+    def point_out(self, offset_nm: tuple[float, float], sd_nm: float) -> None:
+        """A person says how far (y, x) the specimen is off with the present shift, and how well."""
+        now_ns = self._clock.now_ns()
+        self._frames, self._table, self._since_ns, self._recent = 0, None, now_ns, []
+        self.pointed_out, self._distrusted = True, False
+        self._tell(PlaceTold(t_ns=now_ns, offset_nm=offset_nm, sd_nm=(sd_nm, sd_nm)))
+
     async def _apply(self, shift_nm: tuple[float, float], defocus_nm: float) -> None:
         """Set and read back; the tracker learns what was set."""
         applied = self._applied
         wanted_nm = defocus_nm if self._can_focus else applied.defocus_nm
         t_ns = await applied.set(shift_nm, wanted_nm, even_if_near=self._table is None)
-        self._tell(ShiftSet(t_ns=t_ns, shift_nm=applied.shift_nm, defocus_nm=applied.defocus_nm))
-        values = {
-            "shift_y_nm": applied.shift_nm[0],
-            "shift_x_nm": applied.shift_nm[1],
-            "defocus_nm": applied.defocus_nm,
-        }
-        self._telemetry("beam", values, t_ns)
+        self._tell(applied.message(t_ns))
+        self._telemetry("beam", applied.readings, t_ns)
 
     def header(self) -> dict[str, Any]:
         """What the header of a frame says of its shift."""
-        known: dict[str, Any] = {}
-        if (row := self._row) is not None:
-            known = {
-                "shift_predicted_nm": list(row.shift_nm),
-                "shift_sd_nm": list(row.shift_sd_nm),
-                "defocus_sd_nm": row.defocus_sd_nm,
-                "drift_nm_per_s": row.drift_nm_per_s,
-            }
-        applied = self._applied
-        shift = {"shift_nm": list(applied.shift_nm), "defocus_nm": applied.defocus_nm}
         scouts = {"scouts": self.scouts, "scout_dose_e_per_nm2": self.scout_dose_e_per_nm2}
-        return {**shift, **known, **scouts}
+        return self._applied.header(self._row) | scouts
 
     # --- what the tracker answers -----------------------------------------------------------------
 
@@ -376,6 +399,8 @@ class Follower:
                 "score": found.score,
             }
             self._telemetry("tracker", values, found.t_ns)
+        if not self._following:
+            return
         self._frames += not found.doubt
         why = is_lost(found, self._field_nm, self._limits)
         self._recent = [*self._recent, found][-GROWING_FRAMES:]

@@ -12,10 +12,15 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Pair = tuple[float, float]
 
-# Pictures are registered to this part of a pixel, and no better known than to so much of one.
-_UPSAMPLE, _LEAST_PX, _ROUNDS = 50, 0.1, 3
+# Pictures are binned to so many pixels at most, blurred by so many, and no better known than to so
+# much of one; they share this part of the field at least.
+_MOST_PX, _BLUR_PX, _LEAST_PX, _LEAST_COMMON = 128, 1.5, 0.15, 0.3
+# Noise correlates by up to 0.4 somewhere, sparse scans of one specimen by 0.9.
+_LEAST_ALIKE = 0.45
 # What a linear shift with a steady drift leaves may be this part of the largest shift at most.
 _MOST_LEFT = 0.05
+# Sd of an element, as a part of the largest one, beyond which nothing is known of it.
+_MOST_DOUBT = 0.05
 
 
 class NoMatrix(ValueError):
@@ -47,53 +52,107 @@ class ShiftSolution:
     largest_nm: float
 
 
-def displacements_px(pictures: Sequence[NDArray[Any]]) -> Floats:
-    """How far each picture lies from the first, (y, x) in pixels, shape (n, 2).
+def solve_pictures(
+    pictures: Sequence[NDArray[Any]],
+    units: Sequence[Pair],
+    times_s: Sequence[float],
+    pixel_nm: float,
+) -> ShiftSolution:
+    """Fit what the deflectors do to pictures at several deflections.
 
-    Cross-correlation of the square roots of the counts, blurred by two pixels, upsampled around its
-    maximum (Guizar-Sicairos et al., Opt. Lett. 33, 156, 2008).
+    Parameters
+    ----------
+    pictures : sequence of ndarray
+        Counts, of one shape.
+    units, times_s, pixel_nm
+        As for :func:`solve_shifts`.
 
     Raises
     ------
     NoMatrix
-        If a picture is blank.
+        If they do not tell it.
+    """
+    return solve_shifts(units, times_s, displacements_px(pictures), pixel_nm)
+
+
+def displacements_px(pictures: Sequence[NDArray[Any]]) -> Floats:
+    """How far each picture lies from the first, (y, x) in pixels, shape (n, 2).
+
+    Maximum of the normalised correlation of what both pictures show (Padfield, IEEE Trans. Image
+    Process. 21, 2706, 2012), of the square roots of the counts: the border of a picture then pulls
+    no displacement towards zero, as it does in a plain or a phase correlation.
+
+    Raises
+    ------
+    NoMatrix
+        If a picture is blank, or shows nothing that the first one shows.
     """
     from scipy.ndimage import gaussian_filter
-    from skimage import registration
 
-    # Its stubs do not know that the normalization may be left out.
-    correlate: Any = registration.phase_cross_correlation
+    size = max(pictures[0].shape)
+    bins = -(-size // _MOST_PX)
     smooth: list[Floats] = []
     for number, picture in enumerate(pictures, 1):
-        root = gaussian_filter(np.sqrt(np.asarray(picture, np.float64)), 2.0)
+        root = gaussian_filter(np.sqrt(_binned(np.asarray(picture, np.float64), bins)), _BLUR_PX)
         if not np.ptp(root) > 0:
             raise NoMatrix(f"picture {number} of {len(pictures)} is blank")
         smooth.append(root - root.mean())
     moved: list[Floats] = []
-    for other in smooth:
-        whole = np.zeros(2, np.int64)
-        rest = np.zeros(2)
-        # What both pictures show: the border of a picture pulls a correlation towards no shift.
-        for _ in range(_ROUNDS):
-            one, two = _common(smooth[0], other, whole)
-            found = correlate(one, two, upsample_factor=_UPSAMPLE, normalization=None)[0]
-            rest = -np.asarray(found, np.float64)
-            whole = whole + np.rint(rest).astype(np.int64)
-            rest = rest - np.rint(rest)
-        moved.append(whole + rest)
-    return np.array(moved, np.float64)
+    for number, other in enumerate(smooth, 1):
+        found, alike = _displacement(smooth[0], other)
+        if alike < _LEAST_ALIKE:
+            raise NoMatrix(
+                f"picture {number} of {len(pictures)} does not show what the first one does (their "
+                f"correlation is {alike:.2f})"
+            )
+        moved.append(found)
+    return np.array(moved, np.float64) * bins
 
 
-def _common(one: Floats, other: Floats, moved: NDArray[np.int64]) -> tuple[Floats, Floats]:
-    """The parts of two pictures that show the same, if the other lies so many pixels away."""
-    first: list[slice] = []
-    second: list[slice] = []
-    for away, size in zip(moved.tolist(), one.shape, strict=True):
-        by = max(-size // 2, min(size // 2, away))
-        first.append(slice(max(0, -by), size - max(0, by)))
-        second.append(slice(max(0, by), size - max(0, -by)))
-    parts = one[tuple(first)], other[tuple(second)]
-    return parts[0] - parts[0].mean(), parts[1] - parts[1].mean()
+def _binned(counts: Floats, bins: int) -> Floats:
+    rows, columns = (length // bins for length in counts.shape)
+    whole = counts[: rows * bins, : columns * bins]
+    return whole.reshape(rows, bins, columns, bins).sum(axis=(1, 3))
+
+
+def _displacement(one: Floats, other: Floats) -> tuple[Floats, float]:
+    """How far the other picture lies from the one in pixels, and their correlation there."""
+    alike = _correlations(one, other)
+    rows, columns = one.shape
+    place = np.unravel_index(int(np.argmax(alike)), alike.shape)
+    y, x = (min(max(int(at), 1), size - 2) for at, size in zip(place, alike.shape, strict=True))
+    near = alike[y - 1 : y + 2, x - 1 : x + 2]
+    away_y, away_x = np.mgrid[-1:2, -1:2].reshape(2, 9)
+    design = np.stack([np.ones(9), away_y, away_x, away_y**2, away_x**2, away_y * away_x], axis=1)
+    _, b_y, b_x, c_yy, c_xx, c_yx = np.linalg.lstsq(design, near.ravel(), rcond=None)[0]
+    bend = np.array([[2.0 * c_yy, c_yx], [c_yx, 2.0 * c_xx]])
+    rest = np.zeros(2)
+    if np.linalg.det(bend) > 0.0:
+        rest = np.clip(-np.linalg.solve(bend, [b_y, b_x]), -1.0, 1.0)
+    return np.array([y - (rows - 1), x - (columns - 1)]) + rest, float(alike.max())
+
+
+def _correlations(one: Floats, other: Floats) -> Floats:
+    """Normalised correlation of the common part at each displacement, shape (2n - 1, 2m - 1).
+
+    0 where the common part is too small.
+    """
+    full = tuple(2 * length - 1 for length in one.shape)
+
+    def summed(first: Floats, second: Floats) -> Floats:
+        """Sums of products of what lies on each other, for each displacement of the second."""
+        spectrum = np.fft.rfft2(first[::-1, ::-1], full) * np.fft.rfft2(second, full)
+        return np.fft.irfft2(spectrum, full)
+
+    whole = np.ones_like(one)
+    common = np.maximum(np.rint(summed(whole, whole)), 1.0)
+    sum_one, sum_other = summed(one, whole), summed(whole, other)
+    spread_one = summed(one**2, whole) - sum_one**2 / common
+    spread_other = summed(whole, other**2) - sum_other**2 / common
+    least = 1e-9 * max(float(spread_one.max()), float(spread_other.max()))
+    product = summed(one, other) - sum_one * sum_other / common
+    size = np.sqrt(np.maximum(spread_one, least) * np.maximum(spread_other, least))
+    return np.where(common >= _LEAST_COMMON * one.size, product / size, 0.0)
 
 
 def solve_shifts(
@@ -115,8 +174,8 @@ def solve_shifts(
     Raises
     ------
     NoMatrix
-        If shift and steady drift do not explain the displacements, or the deflectors move the image
-        along one line, or hardly.
+        If shift and steady drift do not explain the displacements, the deflectors move the image
+        along one line, or hardly, or an element is too uncertain.
 
     Examples
     --------
@@ -140,7 +199,7 @@ def solve_shifts(
     left_nm = float(np.sqrt((left**2).mean()))
     matrix = np.asarray(fitted[:2].T / scale, np.float64)
     largest_nm = float(np.hypot(*(matrix @ given.T)).max())
-    if left_nm > max(_MOST_LEFT * largest_nm, pixel_nm):
+    if left_nm > max(_MOST_LEFT * largest_nm, 0.5 * pixel_nm):
         raise NoMatrix(
             f"the pictures do not follow the deflectors: {left_nm:.1f} nm are left of shifts up to "
             f"{largest_nm:.0f} nm (a specimen without features, or one that repeats itself?)"
@@ -151,6 +210,13 @@ def solve_shifts(
     covariance = np.zeros((4, 4))
     for axis in (0, 1):
         covariance[2 * axis : 2 * axis + 2, 2 * axis : 2 * axis + 2] = variance[axis] * inverse
+    size = float(np.abs(matrix).max())
+    doubt = float(np.sqrt(np.diag(covariance).max()))
+    if doubt > _MOST_DOUBT * size:
+        raise NoMatrix(
+            f"an element is known to {doubt:.2g} nm only, and the largest is {size:.2g} nm; "
+            "deflect further, or take more counts"
+        )
     drift = fitted[2] / span_s
     return ShiftSolution(
         matrix, covariance, (float(drift[0]), float(drift[1])), left_nm, largest_nm

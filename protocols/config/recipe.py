@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -110,13 +111,17 @@ class Dark(Strict):
 
 
 class TiltSeries(Strict):
-    """One low-dose tilt series."""
+    """One low-dose tilt series.
+
+    `track` holds what is other than in the recipe's `track` (`Recipe.track_of`).
+    """
 
     from_deg: AngleDeg = Field(alias="from")
     to_deg: AngleDeg = Field(alias="to")
     step_deg: AngleDeg = Field(alias="step", gt=0)
     order: TiltOrder = "ascending"
     frames_per_tilt: Count = 1
+    track: Track | None = None
 
     @model_validator(mode="after")
     def _angles_make_sense(self) -> TiltSeries:
@@ -231,7 +236,8 @@ class RecipeStep(Strict):
     ----------
     calibrate : str or None
         ``height``: measure by scouts how high the specimen stands over the tilt axis, and let the
-        stage bring it there.
+        stage bring it there. ``shifts``: measure by sparse scans what the beam shift does to the
+        image, and write it into the rig's `beam.shift.calibration_file`.
     """
 
     heat: Heat | None = None
@@ -240,7 +246,7 @@ class RecipeStep(Strict):
     tilt_series: TiltSeries | None = None
     cycle: Cycle | None = None
     ramp: Ramp | None = None
-    calibrate: Literal["height"] | None = None
+    calibrate: Literal["height", "shifts"] | None = None
 
     @model_validator(mode="after")
     def _exactly_one(self) -> RecipeStep:
@@ -254,7 +260,7 @@ class Recipe(Strict):
     Attributes
     ----------
     track : Track or None
-        How the specimen is kept in the frame; None: it is not.
+        How the specimen is kept in the frame, where a series says nothing else; None: it is not.
     focus : Focus
         How it is kept in focus, where it is tracked.
     settle : Settle or None
@@ -287,15 +293,31 @@ class Recipe(Strict):
             )
         return self
 
+    def tilt_series(self) -> Iterator[tuple[str, TiltSeries]]:
+        """Every tilt series that is written, with its place in the recipe, in order."""
+        for number, step in enumerate(self.steps):
+            if step.tilt_series is not None:
+                yield f"steps[{number}].tilt_series", step.tilt_series
+            for place, inner in enumerate(step.cycle.then if step.cycle is not None else ()):
+                if inner.tilt_series is not None:
+                    yield f"steps[{number}].cycle.then[{place}].tilt_series", inner.tilt_series
+
+    def track_of(self, series: TiltSeries) -> Track | None:
+        """How the specimen is kept in the frame in a series; None: it is not."""
+        track = self.track if series.track is None else series.track.over(self.track)
+        return track if track is not None and track.by != "none" else None
+
     @property
     def tracked(self) -> bool:
-        """Whether the specimen is kept in the frame."""
-        return self.track is not None and self.track.by != "none"
+        """Whether the specimen is kept in the frame, at least in one series."""
+        own = self.track is not None and self.track.by != "none"
+        return own or any(self.track_of(series) is not None for _, series in self.tilt_series())
 
     @property
     def scouts_e_per_nm2(self) -> float:
-        """Most fluence that the scouts of a series may take."""
-        return self.track.scouts_e_per_nm2 if self.track is not None and self.tracked else 0.0
+        """Most fluence that the scouts of a series may take that says nothing else."""
+        track = self.track
+        return track.scouts_e_per_nm2 if track is not None and track.by != "none" else 0.0
 
     @model_validator(mode="after")
     def _only_where_tracked(self) -> Recipe:
@@ -303,7 +325,7 @@ class Recipe(Strict):
         if self.settle is not None and not self.tracked:
             raise Misplaced("needs the drift that tracking finds: add 'track: model'", "settle")
         for number, step in enumerate(self.steps):
-            if step.calibrate is not None and not self.scouts_e_per_nm2:
+            if step.calibrate == "height" and not self.scouts_e_per_nm2:
                 raise Misplaced(
                     "needs tracking with scouts: add 'track: {by: model, scouts: 1 e/nm^2}'",
                     "steps", number, "calibrate",

@@ -59,6 +59,21 @@ class Track(Strict):
     def _a_word_is_enough(cls, value: object) -> object:
         return {"by": value} if isinstance(value, str) else value
 
+    def over(self, other: Track | None) -> Track:
+        """These settings as far as they are written, and those of `other` where they are not.
+
+        What is kept in the frame here is so unless ``by: none`` is written here.
+
+        Examples
+        --------
+        >>> recipe = Track.model_validate({"keep_within": "20 nm", "scouts": "2 e/nm^2"})
+        >>> series = Track.model_validate({"keep_within": "always"}).over(recipe)
+        >>> series.keep_within_nm, series.scouts_e_per_nm2
+        (0.0, 2.0)
+        """
+        written = {name: getattr(self, name) for name in self.model_fields_set}
+        return (other or Track()).model_copy(update={"by": self.by, **written})
+
 
 class Focus(Strict):
     """How the specimen is kept in focus.

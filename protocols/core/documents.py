@@ -134,7 +134,8 @@ def located(text: str, name: str, path: str) -> str:
         Keys joined by dots, such as ``heater.options.data_endpoint``; where the text does not have
         the last ones, the line of those before is given.
     """
-    line, reached = _locate(yaml.compose(text, Loader=yaml.SafeLoader), tuple(path.split(".")))
+    keys = tuple(int(key) if key.isdecimal() else key for key in path.split("."))
+    line, reached = _locate(yaml.compose(text, Loader=yaml.SafeLoader), keys)
     return f"{name}:{line}: {path}" if line and reached else f"{name}: {path}"
 
 

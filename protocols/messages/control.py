@@ -16,6 +16,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from ..core.documents import MAX_TEXT_BYTES
+from ..core.errors import BadInput
+from ..core.units import parse_quantity
 
 MAX_REQUEST_BYTES = 2 * MAX_TEXT_BYTES
 
@@ -32,7 +34,71 @@ class _Request(BaseModel):
 class Simple(_Request):
     """A verb without arguments."""
 
-    verb: Literal["status", "pause", "resume", "abort", "safe", "clear", "release"]
+    verb: Literal["status", "pause", "abort", "safe", "clear", "release"]
+
+
+class Point(BaseModel):
+    """A place in a picture: nm from its middle, or row and column of a pixel, counted from 0.
+
+    `y` grows towards higher rows, `x` towards higher columns.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    y: Annotated[float, Field(allow_inf_nan=False)]
+    x: Annotated[float, Field(allow_inf_nan=False)]
+    unit: Literal["nm", "px"] = "nm"
+
+    def __str__(self) -> str:
+        return f"({self.y:g}, {self.x:g}) {self.unit}"
+
+
+def parse_point(text: str, where: str) -> Point:
+    """A point as people write it.
+
+    Parameters
+    ----------
+    text : str
+        ``Y,X``, both with a unit of length, or both in px.
+    where : str
+        What it is, for messages.
+
+    Raises
+    ------
+    BadInput
+        If it is not one.
+
+    Examples
+    --------
+    >>> parse_point("120 nm, -0.34 um", "--at")
+    Point(y=120.0, x=-340.0, unit='nm')
+    >>> str(parse_point("31 px,140 px", "--at"))
+    '(31, 140) px'
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) != 2:
+        raise BadInput(where, f"'{text}' is no Y,X; write it as in '120 nm,-340 nm'")
+    pixels = [part.endswith("px") for part in parts]
+    try:
+        if all(pixels):
+            y, x = (float(part[:-2]) for part in parts)
+            return Point(y=y, x=x, unit="px")
+        y, x = (parse_quantity(part, "nm", "120 nm") for part in parts)
+        return Point(y=y, x=x)
+    except ValidationError:
+        raise BadInput(where, f"'{text}' is no place in a picture") from None
+    except ValueError as error:
+        raise BadInput(where, f"{error}; or both in px, as in '31 px,140 px'") from None
+
+
+class Resume(_Request):
+    """Continue after a pause.
+
+    With `at`, a person says where the specimen stands that was not found: in the picture of the
+    search, or in the last frame where nothing was searched. It is looked for there first.
+    """
+
+    verb: Literal["resume"]
+    at: Point | None = None
 
 
 class TakeLease(_Request):
@@ -63,7 +129,7 @@ class Submit(_Request):
     output: str | None = Field(default=None, max_length=1000)
 
 
-Request = Simple | Submit | TakeLease | Latest
+Request = Simple | Resume | Submit | TakeLease | Latest
 _REQUEST: TypeAdapter[Request] = TypeAdapter(Annotated[Request, Field(discriminator="verb")])
 
 

@@ -119,6 +119,15 @@ class Exposed(Entry):
     dose_e_per_nm2: Dose | None = None
 
 
+class Deflectors(Entry):
+    """Where the beam deflectors stand, in their unit, before a calibration moves them."""
+
+    kind: Literal["deflectors"] = "deflectors"
+    units: tuple[
+        Annotated[float, Field(allow_inf_nan=False)], Annotated[float, Field(allow_inf_nan=False)]
+    ]
+
+
 class Decision(Entry):
     """Whether a steered cycle continues."""
 
@@ -188,6 +197,7 @@ _KINDS: dict[str, type[Entry]] = {
     "moment": Moment,
     "trigger": Trigger,
     "exposed": Exposed,
+    "deflectors": Deflectors,
     "decision": Decision,
     "necks": Necks,
     "measured": Measured,

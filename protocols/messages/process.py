@@ -68,6 +68,22 @@ class AnalysisConfig(Strict):
     manifest: RunManifest
 
 
+class ShiftSolverConfig(Strict):
+    """What ``python -m pyrotome.daemon.tracking.shift_solver`` reads: pictures at deflections.
+
+    `counts` are those of all pictures of `shape`, one after the other, uint32, base64. `units` are
+    those of the deflectors from where they stood, `times_s` when each picture was taken, `pixel_nm`
+    is its sampling. The ready line is the solution, by the names of `ShiftSolution`, or
+    ``{"problem": ...}`` where the pictures do not tell it.
+    """
+
+    shape: tuple[int, int]
+    counts: str
+    units: tuple[tuple[float, float], ...]
+    times_s: tuple[float, ...]
+    pixel_nm: float
+
+
 class TrackerConfig(Strict):
     """What ``python -m pyrotome.analysis.tracking.process`` reads. Ready line: ``{}``.
 

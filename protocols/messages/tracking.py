@@ -121,6 +121,30 @@ class Focused(Strict):
     reset: bool = False
 
 
+class ShiftCalibrated(Strict):
+    """The calibration by which beam shifts are given from now on, see `ShiftCalibration`.
+
+    Shifts by the former one mean something else: a tracker that knows it converts what it has
+    learned of them.
+    """
+
+    kind: Literal["calibration"] = "calibration"
+    t_ns: Nanoseconds
+    matrix_nm: tuple[Pair, Pair]
+    covariance_nm2: tuple[tuple[Finite, Finite, Finite, Finite], ...] = Field(
+        min_length=4, max_length=4
+    )
+
+
+class PlaceTold(Strict):
+    """A person says where the specimen stands, with the beam shift as it is, and how well."""
+
+    kind: Literal["place"] = "place"
+    t_ns: Nanoseconds
+    offset_nm: Pair
+    sd_nm: SdPair
+
+
 class OffsetMeasured(Strict):
     """Where the specimen was in a frame; `offset_nm` is absent where that could not be measured.
 
@@ -197,7 +221,17 @@ class Table(Strict):
         return near if near is not None and abs(near.tilt_deg - tilt_deg) <= 0.1 else None
 
 
-Told = SeriesBegun | FrameTaken | StageMoved | HoldDone | TemperatureRead | ShiftSet | Focused
+Told = (
+    SeriesBegun
+    | FrameTaken
+    | StageMoved
+    | HoldDone
+    | TemperatureRead
+    | ShiftSet
+    | ShiftCalibrated
+    | Focused
+    | PlaceTold
+)
 Answer = OffsetMeasured | Table
 TrackingMessage = Told | Answer
 _MESSAGE: TypeAdapter[TrackingMessage] = TypeAdapter(

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
 
+from ..config.tracking import Track
 from .tracking import DriftAt, OffsetMeasured, Pair, Row, SdPair
 
 # Frames whose offset grows although it is corrected, after which correcting stops.
@@ -52,6 +53,16 @@ class TrackingLimits:
     shift_limit_nm: float = 1500.0
     hand_over_nm: float = 1000.0
     focus_within_nm: float = 680.0
+
+
+def limits_of(track: Track, rig: TrackingLimits | None = None) -> TrackingLimits:
+    """The limits of a recipe's or a series' `track`, with those of `rig` for beam and focus."""
+    return replace(
+        rig or TrackingLimits(),
+        keep_within_nm=track.keep_within_nm,
+        scouts_e_per_nm2=track.scouts_e_per_nm2,
+        lost_beyond=track.lost_beyond,
+    )
 
 
 @dataclass(frozen=True)

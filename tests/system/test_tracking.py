@@ -9,7 +9,7 @@ import h5py
 import hdf5plugin  # noqa: F401 the frames' filter
 import numpy as np
 import pytest
-from tracked import TRACKED, offsets_nm, realistic
+from tracked import SERIES, TRACKED, offsets_nm, realistic
 
 import pyrotome
 
@@ -101,6 +101,32 @@ def test_height_way_and_drift_are_looked_after_before_a_frame(cli: Any) -> None:
     waits = [text for text in said if "with the beam blanked, until the drift" in text]
     assert all(text.startswith("series_003 waits ") for text in waits)
     assert waits or drift_nm_per_s < 1
+
+
+def test_a_series_has_settings_of_its_own(cli: Any) -> None:
+    """Scouts before each frame of the first series, the beam left alone in the second."""
+    track = {"keep_within": "always", "scouts": "30 e/nm^2"}
+    narrow = SERIES["tilt_series"] | {"from": "-16 deg", "to": "16 deg"}
+    steps = [{"tilt_series": narrow | {"track": how}} for how in (track, "none")]
+    recipe = cli.recipe(**TRACKED | {"steps": steps}, analysis=[])
+    rig = cli.rig(**realistic(cli.folder))
+    told = json.loads(cli("check", recipe, "--rig", rig, "--json").stdout)
+    assert [one["name"] for one in told["tracking"]["series"]] == ["series_001"]
+    assert told["tracking"]["series"][0]["scouts"] == 4
+    assert told["tracking"]["not_tracked"] == ["series_002"]
+    assert told["dose_of_scouts_e_per_nm2"] == 30
+    assert "not tracked: series_002" in cli("check", recipe, "--rig", rig).stdout
+    done = cli("run", recipe, "--rig", rig, "-o", "run.nxs")
+    assert done.returncode == 0, done.stderr
+    with pyrotome.open(cli.folder / "run.nxs") as run:
+        first, second = (run.series[number].tracking for number in (1, 2))
+        said = [event.message for event in run.events]
+    assert first.scouts.tolist() == [0, 1, 1, 1, 1]
+    assert np.isfinite(first.shift_predicted_nm[1:]).all()
+    assert second.scouts.tolist() == [0] * 5
+    assert np.ptp(second.shift_applied_nm, axis=0).max() == 0, "the beam stays where it is"
+    assert np.isnan(second.shift_predicted_nm).all()
+    assert not any("series_002 " in text and "off" in text for text in said)
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,57 @@ def test_errors_of_the_shift_matrix_are_learned_from_frames():
     assert learned.shift_error[0, 1] == pytest.approx(0.05, abs=0.03)
 
 
+def recalibrated(motion, former, new, spread=1e-4):
+    """Tell that shifts are given by another matrix of the deflectors; what it turns shifts by."""
+    change = np.array(former) @ np.linalg.inv(new)
+    motion.recalibrate(change, np.stack([np.eye(2) * spread**2] * 2), np.zeros(2))
+    return change
+
+
+def test_what_was_learned_of_the_shift_holds_after_a_calibration():
+    """The column is wrong by 5 %; what is learned of it must agree with a right calibration."""
+    truth = np.array([[1.0, 0.05], [0.0, 1.0]])
+    motion, stage, _ = tracked(series=4, jitter_nm=5.0, matrix=truth)
+    before = predict(motion, [20.0], [motion.time_s])
+    recalibrated(motion, np.eye(2), truth, spread=1.0)
+    after = predict(motion, [20.0], [motion.time_s])
+    # The same deflection, told in other nanometres; a calibration known to 100 % adds nothing.
+    assert np.allclose(after.shift_nm[0], truth @ before.shift_nm[0], atol=1.0)
+    assert np.allclose(after.sd_nm, before.sd_nm, rtol=0.02)
+    learned = what_was_learned(motion).shift_error
+    assert np.abs(learned).max() < 0.03
+    stage.matrix = np.eye(2)  # shifts are right now
+    rows = follow(motion, stage, ASCENDING)
+    assert np.abs(rows[1:, :2]).max() < 40
+
+
+def test_a_calibration_narrows_what_is_known_of_the_shift():
+    motion, _, _ = tracked(jitter_nm=5.0)
+    recalibrated(motion, np.eye(2), np.array([[1.0, 0.02], [0.0, 1.0]]))
+    assert np.abs(what_was_learned(motion).shift_error).max() < 1e-3
+
+
+def test_a_column_that_was_inverted_is_believed_after_a_calibration():
+    motion, stage, _ = tracked(jitter_nm=5.0)
+    stage.matrix = -np.eye(2)
+    recalibrated(motion, np.eye(2), -np.eye(2))
+    assert np.abs(what_was_learned(motion).shift_error).max() < 1e-3
+    stage.matrix = np.eye(2)  # by the new calibration
+    rows = follow(motion, stage, ASCENDING)
+    assert np.abs(rows[1:, :2]).max() < 60
+    low = np.linalg.eigvalsh(motion.covariance).min()
+    assert low > -1e-6 * np.abs(motion.covariance).max()
+
+
+def test_where_a_person_says_that_it_stands_is_where_it_is_looked_for():
+    motion, stage, _ = tracked(jitter_nm=10.0)
+    stage.place += np.array([-700.0, 1200.0])
+    motion.displace(np.array([-680.0, 1220.0]), (50.0, 50.0))
+    rows = follow(motion, stage, [-36.0, -32.0])
+    assert np.abs(rows[0, :2]).max() < 4 * rows[0, 2:].max() < 400
+    assert np.abs(rows[1, :2]).max() < 60
+
+
 def test_a_move_of_the_stage_enters_as_known():
     motion, stage, _ = tracked(series=2, jitter_nm=10.0)
     moved = -stage.height_nm

@@ -9,7 +9,9 @@ from pyrotome.protocols.messages.tracking import (
     Focused,
     FrameTaken,
     HoldDone,
+    PlaceTold,
     SeriesBegun,
+    ShiftCalibrated,
     ShiftSet,
     StageMoved,
     TemperatureRead,
@@ -106,6 +108,38 @@ def test_events_between_frames_widen_or_move_what_is_expected():
     assert tracker.tell(TemperatureRead(t_ns=now, temperature_c=200)) is None
     with pytest.raises(TypeError, match="pixels"):
         tracker.tell(header(0, 0.0))
+
+
+def calibrated(matrix):
+    vague = tuple(tuple(float(i == k) for i in range(4)) for k in range(4))
+    return ShiftCalibrated(t_ns=0, matrix_nm=tuple(map(tuple, matrix)), covariance_nm2=vague)
+
+
+def test_a_new_calibration_is_converted_once_and_kept_from_run_to_run():
+    tracker = Tracker()
+    tracker.tell(calibrated(np.eye(2)))
+    run(tracker, Stage(4))
+    before = begin(tracker, "series_002", 10**11).row_at(20.0)
+    # What a deflection does is said to be 10 % more: by that, a shift does 10 % less than it says.
+    other = calibrated(np.diag([1.1, 1.1]))
+    after = tracker.tell(other).row_at(20.0)
+    again = tracker.tell(other).row_at(20.0)
+    assert np.allclose(after.shift_nm, 1.1 * np.array(before.shift_nm), rtol=0.02, atol=1)
+    assert again.shift_nm == after.shift_nm
+    resumed = Tracker(TrackerState.model_validate_json(tracker.state().model_dump_json()))
+    assert np.allclose(resumed.tell(other).row_at(20.0).shift_nm, after.shift_nm)
+    assert tracker.state_for_next_run().matrix_nm == ((1.1, 0.0), (0.0, 1.1))
+
+
+def test_where_a_person_says_that_it_stands_counts_from_the_shift_that_is_applied():
+    tracker = Tracker()
+    run(tracker, Stage(4, jitter_nm=10.0))
+    row = begin(tracker, "series_002", 10**11, [20.0, 16.0]).row_at(20.0)
+    tracker.tell(ShiftSet(t_ns=10**11, shift_nm=row.shift_nm))
+    told = PlaceTold(t_ns=10**11, offset_nm=(300.0, -900.0), sd_nm=(50.0, 50.0))
+    moved = tracker.tell(told).row_at(20.0)
+    assert np.allclose(np.subtract(moved.shift_nm, row.shift_nm), (-300, 900), rtol=0.05)
+    assert min(moved.shift_sd_nm) > 50
 
 
 def test_doubtful_frames_teach_nothing_and_say_why():

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
+from tracked import SHIFT
 
 from pyrotome.daemon.tracking.follower import Follower
 from pyrotome.drivers.base import Beam, DeviceRefused, Identity, OutOfRange
-from pyrotome.drivers.readings import BeamReach, Reach
+from pyrotome.drivers.readings import BeamReach, Deflection, Reach
 from pyrotome.protocols.config.rig import BeamRig
 from pyrotome.protocols.config.tracking import Focus, Track
 from pyrotome.protocols.core.clock import ExperimentClock
 from pyrotome.protocols.messages.tracking import (
     OffsetMeasured,
+    PlaceTold,
     Row,
     SeriesBegun,
+    ShiftCalibrated,
     ShiftSet,
     StageMoved,
     Table,
@@ -34,6 +39,7 @@ class Column(Beam):
         self.shifts: list[tuple[float, float]] = []
         self.foci: list[float] = []
         self.refuses = False
+        self.found_nm: tuple[float, float] | None = None
         self.limits = BeamReach(shift_nm=1500.0, defocus_nm=Reach(-20_000, 20_000))
 
     async def reach(self) -> BeamReach:
@@ -46,6 +52,9 @@ class Column(Beam):
             raise OutOfRange(self.name, "shift the beam", "the rig's limit is 1500 nm")
         self.shifts.append(shift_nm)
         return self.clock.now_ns()
+
+    async def deflection(self) -> Deflection:
+        return Deflection(self.clock.now_ns(), (3.0, 4.0), self.found_nm)
 
     async def focus(self, defocus_nm: float) -> int:
         self.foci.append(defocus_nm)
@@ -244,3 +253,55 @@ async def test_a_beam_without_a_calibrated_shift_is_refused() -> None:
     bench.column.limits = BeamReach(needs_calibration="the deflectors are not calibrated")
     with pytest.raises(DeviceRefused, match=r"not calibrated.*leave track out"):
         await bench.follower.prepare()
+
+
+async def test_a_calibration_that_comes_later_is_waited_for_and_taken_over(tmp_path: Path) -> None:
+    bench = Bench()
+    bench.column.limits = BeamReach(needs_calibration="it has not been calibrated", units=1500.0)
+    with pytest.raises(DeviceRefused, match="not been calibrated"):
+        await bench.follower.prepare()
+    await bench.follower.prepare(calibrated_later=True)
+    assert bench.column.shifts == [], "nothing can be set yet"
+    (tmp_path / "shift.json").write_text(json.dumps(SHIFT))
+    rig = {"calibration_file": str(tmp_path / "shift.json"), "limit": "1.5 um"}
+    bench.column.rig = BeamRig(driver="test", endpoint="n", shift=rig)
+    bench.column.limits = BeamReach(shift_nm=1500.0, units=1500.0)
+    bench.column.found_nm = (30.0, -40.0)
+    await bench.follower.recalibrated()
+    told, applied = bench.told
+    assert isinstance(told, ShiftCalibrated)
+    assert [list(row) for row in told.matrix_nm] == SHIFT["matrix_nm"]
+    assert isinstance(applied, ShiftSet)
+    assert applied.shift_nm == (30.0, -40.0), "the deflectors stay, their shift is told anew"
+    assert bench.follower.limits.shift_limit_nm == 1500.0
+
+
+async def test_a_series_may_have_settings_of_its_own_or_none() -> None:
+    bench = Bench(when_lost="pause")
+    await bench.begin()
+    bench.follower.use(Track.model_validate({"keep_within": "always", "when_lost": "go on"}))
+    assert bench.follower.limits.keep_within_nm == 0
+    assert bench.follower.limits.shift_limit_nm == 1500.0
+    bench.follower.lost("frame 3")
+    assert bench.pauses == 0
+    bench.table(1000.0)
+    bench.follower.rest("series_001")
+    await bench.follower.follow(16.0)
+    assert bench.column.shifts == [(0.0, 0.0)], "the beam stays where it is"
+    said = len(bench.events)
+    for index in range(4):
+        bench.measured(index, doubt="blank", offset_nm=None, sd_nm=None)
+    assert (len(bench.events), bench.pauses) == (said, 0)
+
+
+async def test_where_a_person_says_that_it_stands_goes_to_the_tracker() -> None:
+    bench = Bench()
+    await bench.begin()
+    bench.table(1000.0)
+    bench.follower.point_out((120.0, -340.0), 50.0)
+    told = bench.told[-1]
+    assert isinstance(told, PlaceTold)
+    assert (told.offset_nm, told.sd_nm) == ((120.0, -340.0), (50.0, 50.0))
+    assert bench.follower.pointed_out
+    await bench.follower.follow(16.0)
+    assert bench.column.shifts == [(0.0, 0.0)], "until there is a table of it"

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 import zmq
 from microscope import Microscope
-from tracked import SIMULATOR, TRACKED, offsets_nm, realistic
+from tracked import SHIFT, SIMULATOR, TRACKED, offsets_nm, realistic
 
 import pyrotome
+from pyrotome.protocols.config.shift_calibration import load_shift_calibration
 from pyrotome.protocols.messages.stream import parse
 
 # Near the axis: what follows is the fault's, not the height's.
@@ -33,6 +34,13 @@ RECIPE = {
     ],
     "analysis": [],
 }  # fmt: skip
+# Scans of 82 ms, so that there is a middle of them.
+CALIBRATED: dict[str, Any] = {
+    "steps": [{"calibrate": "shifts"}, *RECIPE["steps"]],
+    "beam": {**TRACKED["beam"], "dwell": "20 us", "current": "2 pA"},
+}
+# What a search shows to each side, a little less.
+SEARCHED_NM = 1590.0
 WHERE = ["-o", "run.nxs"]
 SCOUTS: dict[str, Any] = {
     "track": {"by": "model", "keep_within": "always", "scouts": "30 e/nm^2"},
@@ -217,6 +225,81 @@ def test_lost(cli: Any, microscope: Microscope, reaction: Any) -> None:
     assert frames_of(microscope).sum() <= before + 1, "at most the one that was under way"
     assert "the wide search did not find the specimen" in running.text()
     assert "resume or abort" in running.text()
+
+
+@pytest.mark.fault(
+    broken="the specimen stands at the border of the search, which does not find it",
+    must="a person tells where, after one who is wrong; a scout looks there; no frame is off",
+    within_s=240,
+)  # fmt: skip
+def test_lost_and_pointed_out(cli: Any, microscope: Microscope, reaction: Any) -> None:
+    running = begun(cli, microscope, 6, **SCOUTS)
+    microscope.fault("stage:slip=2100nm")
+    reaction.begins()
+    running.wait_for("state paused")
+    frames = frames_of(microscope).sum()
+
+    def resumed_at(place: str) -> Any:
+        return cli("resume", "--at", place, "--endpoint", running.control)
+
+    outside = resumed_at("120 nm,-3 um")
+    assert outside.returncode == 2
+    assert "(120, -3000) nm is outside the picture of the search at" in outside.stderr
+    assert resumed_at("95.5 px,95.5 px").returncode == 0
+    while running.text().count("state paused") < 2:
+        assert running.process.poll() is None, running.text()
+        time.sleep(0.05)
+    assert "paused at standby" not in running.text() or frames_of(microscope).sum() == frames
+    off_nm = np.clip(offsets_nm(microscope.logs[-1])[-1, 1:], -SEARCHED_NM, SEARCHED_NM)
+    assert resumed_at(f"{off_nm[0]:.0f} nm,{off_nm[1]:.0f} nm").returncode == 0
+    assert running.wait() == 0, running.text()
+    reaction.ends()
+    off, are_frames = truly_off(microscope), frames_of(microscope)
+    assert off[~are_frames].max() > 2000, "a scout has seen it"
+    assert off[are_frames][1:].max() < 60, off.round()
+    said = messages(cli.folder)
+    assert sum("'local' says: the specimen stands at" in text for text in said) == 2
+    assert any("stands at (0, 0) nm (y, x) in the picture of the search" in text for text in said)
+
+
+@pytest.mark.fault(
+    broken="kill -9 of the daemon while the beam shift is calibrated for the first time",
+    must="the resumed run calibrates again, from where the deflectors stood", within_s=240,
+)  # fmt: skip
+def test_daemon_dies_in_a_calibration(cli: Any, microscope: Microscope, reaction: Any) -> None:
+    (cli.folder / "shift.json").unlink()
+    running = begun(cli, microscope, 3, **SCOUTS | CALIBRATED)
+    running.process.kill()
+    running.process.wait()
+    reaction.begins()
+    assert not (cli.folder / "shift.json").exists()
+    done = cli("run", "--resume", "run.nxs", timeout_s=240)
+    assert done.returncode == 0, done.stderr
+    reaction.ends()
+    assert load_shift_calibration(cli.folder / "shift.json").zero == pytest.approx((0, 0), abs=0.1)
+    sparse = (~frames_of(microscope)).tolist()
+    assert 9 <= sparse.index(False) <= 11, "three or more scans before the kill, and six after"
+    off = truly_off(microscope)[frames_of(microscope)]
+    assert len(off) == 13
+    assert off[1:].max() < 60, off.round()
+
+
+@pytest.mark.fault(
+    broken="the deflectors stop short, silently, while the beam shift is calibrated",
+    must="it is said; the calibration that is there stays; nothing is exposed", within_s=60,
+)  # fmt: skip
+def test_shift_clips_in_a_calibration(cli: Any, microscope: Microscope, reaction: Any) -> None:
+    microscope.fault("beam:shift-clips=5nm")
+    changes = CALIBRATED | {"steps": [{"calibrate": "shifts"}], "track": "none"}
+    recipe, rig = cli.recipe(**{**RECIPE, **changes}), str(microscope.write_rig())
+    reaction.begins()
+    done = cli("run", recipe, "--rig", rig, *WHERE)
+    reaction.ends()
+    assert done.returncode == 0, done.stderr
+    assert "the deflectors were set to" in done.stderr
+    assert "stays as it is" in done.stderr
+    assert json.loads((cli.folder / "shift.json").read_text()) == SHIFT
+    assert len(microscope.log().of("exposure")) == 1, "the one at zero, and no further one"
 
 
 @pytest.mark.parametrize("recipe", [{}, "scouts"], ids=["frames alone", "scouts"])
