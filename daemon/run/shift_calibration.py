@@ -32,7 +32,17 @@ DEFLECTED_PART = 0.2
 
 
 def step_units(rig: BeamRig, settings: BeamSettings, most: float) -> float:
-    """One step of the deflectors for a calibration, in their unit; `most` is what they may go."""
+    """One step of the deflectors for a calibration, in their unit.
+
+    Parameters
+    ----------
+    rig : BeamRig
+        Tells what one unit does, roughly.
+    settings : BeamSettings
+        Whose field the step is a part of.
+    most : float
+        How far the deflectors may go.
+    """
     nominal_nm = 1.0 if rig.shift is None else rig.shift.nominal_nm
     return min(DEFLECTED_PART * settings.field_nm / nominal_nm, most)
 
