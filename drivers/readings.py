@@ -63,16 +63,11 @@ class BeamState:
 class BlankerSwitch:
     """A command to the blanker: when it went out, and when the instrument answered (ns).
 
-    The beam went on or off at some moment between the two.
+    The beam went on or off at some moment between the two; `SwitchingTime` says when, probably.
     """
 
     sent_ns: int
     answered_ns: int
-
-    @property
-    def at_ns(self) -> int:
-        """The middle, the best estimate of that moment."""
-        return (self.sent_ns + self.answered_ns) // 2
 
 
 FrameData = NDArray[np.unsignedinteger[Any]] | Chunk

@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from ...drivers.base import Beam, BlankerSwitch, Detector
+from ...drivers.base import Beam, Detector
 from ...protocols.config.recipe import BeamSettings
 from ...protocols.core.clock import ExperimentClock
 from ...protocols.messages.journal import Exposed
@@ -152,17 +152,17 @@ class BeamExposure:
         """
         context, clock = self._context, self._context.clock
         reading: asyncio.Task[Read] | None = None
-        on, start_ns = BlankerSwitch(clock.now_ns(), clock.now_ns()), None
+        on_ns, start_ns = clock.now_ns(), None
         try:
             try:
                 context.progress.exposing = not self._dark
-                on = await self._unblanked(on.sent_ns)
+                on_ns = await self._unblanked(on_ns)
                 sent_ns = await context.detector.trigger()
                 # The exposure began between the command and its answer: blanking before the answer
                 # plus the exposure could cut its last rows off.
                 answered_ns = clock.now_ns()
                 start_ns = (sent_ns + answered_ns) // 2
-                before = self._dose_while_parked(clock.wall_s((start_ns - on.at_ns) * 1e-9))
+                before = self._dose_while_parked(clock.wall_s((start_ns - on_ns) * 1e-9))
                 begun = Begun(start_ns, context.ledger.charged + max(0.0, before))
                 reading = asyncio.create_task(read(begun), name="frames of a trigger")
                 if not self._at_once:
@@ -170,7 +170,7 @@ class BeamExposure:
                     if not await context.detector.exposed():
                         self._warn_of_late_detector()
             finally:
-                await self._blank(on, start_ns, exposed_ns, dose)
+                await self._blank(on_ns, start_ns, exposed_ns, dose)
             assert reading is not None
             return await reading
         finally:
@@ -178,34 +178,32 @@ class BeamExposure:
                 reading.cancel()
                 await asyncio.gather(reading, return_exceptions=True)
 
-    async def _unblanked(self, asked_ns: int) -> BlankerSwitch:
-        """Unblank the beam, unless it stays dark."""
+    async def _unblanked(self, asked_ns: int) -> int:
+        """Unblank the beam, unless it stays dark; returns when it went on."""
         if self._dark:
-            return BlankerSwitch(asked_ns, asked_ns)
+            return asked_ns
         await self._context.beam.unblank()
-        return self._switch_since(asked_ns)
+        return self._switched_ns(asked_ns)
 
-    async def _blank(
-        self, on: BlankerSwitch, start_ns: int | None, exposed_ns: int, dose: float
-    ) -> None:
+    async def _blank(self, on_ns: int, start_ns: int | None, exposed_ns: int, dose: float) -> None:
         """Blank the beam and charge what the specimen has received since it was unblanked."""
         context, settings = self._context, self._context.settings
         asked_ns, off_ns = context.clock.now_ns(), None
         try:
             # Even when cancelled: the specimen is not left under the beam.
             blanked_ns = await asyncio.shield(context.beam.blank())
-            off_ns = self._switch_since(asked_ns).at_ns
+            off_ns = self._switched_ns(asked_ns)
         finally:
             context.progress.exposing = False
             until_ns = context.clock.now_ns() if off_ns is None else off_ns
             scanned_ns = exposed_ns
             if self._at_once and start_ns is not None:
                 scanned_ns = min(exposed_ns, max(0, until_ns - start_ns))
-            parked_s = context.clock.wall_s(max(0, until_ns - on.at_ns - scanned_ns) * 1e-9)
+            parked_s = context.clock.wall_s(max(0, until_ns - on_ns - scanned_ns) * 1e-9)
             received = dose * scanned_ns / exposed_ns + self._dose_while_parked(parked_s)
             if off_ns is not None:
                 if self._at_once:
-                    context.least_on.add(context.clock.wall_s((off_ns - on.at_ns) * 1e-9))
+                    context.least_on.add(context.clock.wall_s((off_ns - on_ns) * 1e-9))
                 else:
                     context.switching.add(parked_s)
                 context.journal.note(Exposed(stack=self._account, dose_e_per_nm2=received))
@@ -226,9 +224,9 @@ class BeamExposure:
         """Fluence, averaged over the field, of so many wall seconds without a scan."""
         return 0.0 if self._dark else self._context.settings.parked_dose_e_per_nm2(time_s)
 
-    def _switch_since(self, asked_ns: int) -> BlankerSwitch:
-        """The blanker's latest switch, as the driver tells it, or as the time around it does."""
-        told = self._context.beam.switched
+    def _switched_ns(self, asked_ns: int) -> int:
+        """When the blanker has switched, as the driver tells it, or as the time around it does."""
+        told, switching = self._context.beam.switched, self._context.switching
         if told is not None and told.sent_ns >= asked_ns:
-            return told
-        return BlankerSwitch(asked_ns, self._context.clock.now_ns())
+            return switching.moment_ns(told.sent_ns, told.answered_ns)
+        return switching.moment_ns(asked_ns, self._context.clock.now_ns())

@@ -155,6 +155,8 @@ class History:
     def _go_to(self, index: int) -> None:
         if index != self.carried.index:
             self.carried = Carried(index=index)
+        if index != self.index:
+            self.deflectors = None
         self.index = index
 
     def _charge(self, stack: str, dose: float) -> None:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ...protocols.messages.manifest import HoldPlan
 from ..schedule.hold_timing import HoldTiming
-from ..schedule.plan import HeatTo, HoldAt, Plan, RampTo
+from ..schedule.plan import CalibrateShifts, HeatTo, HoldAt, Plan, RampTo
 from .journal_history import History, first_of
 from .remaining import NOTHING_DONE, Conditions, Recorded, RemainingWork
 
@@ -115,7 +115,10 @@ class RemainingHeat:
         history, carried = self._history, self._history.carried
         if history.index in history.decisions:
             return 0.0, RemainingWork(goes_on=history.decisions[history.index])
-        if history.deflectors is not None:
+        operations = self._plan.operations
+        if history.deflectors is not None and isinstance(
+            operations[history.index] if history.index < len(operations) else None, CalibrateShifts
+        ):
             return 0.0, RemainingWork(deflectors=history.deflectors)
         match self._operation:
             case HoldAt(hold=hold):

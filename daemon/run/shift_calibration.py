@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,7 +32,17 @@ DEFLECTED_PART = 0.2
 
 
 def step_units(rig: BeamRig, settings: BeamSettings, most: float) -> float:
-    """One step of the deflectors for a calibration, in their unit; `most` is what they may go."""
+    """One step of the deflectors for a calibration, in their unit.
+
+    Parameters
+    ----------
+    rig : BeamRig
+        Tells what one unit does, roughly.
+    settings : BeamSettings
+        Whose field the step is a part of.
+    most : float
+        How far the deflectors may go.
+    """
     nominal_nm = 1.0 if rig.shift is None else rig.shift.nominal_nm
     return min(DEFLECTED_PART * settings.field_nm / nominal_nm, most)
 
@@ -128,8 +137,7 @@ class ShiftCalibrator:
         while True:
             holds = (await beam.reach()).needs_calibration is None
             try:
-                await self._attempt(operation, None if holds else back_to)
-                return
+                found, former = await self._attempt(operation, None if holds else back_to)
             except DoseExceeded as error:
                 problem: Exception = error
                 if not holds:
@@ -141,6 +149,9 @@ class ShiftCalibrator:
                 await self._context.detector.connect()
             except (NoMatrix, DeviceRefused, OutOfRange, ChildFailed, BadInput) as error:
                 problem = error
+            else:
+                await self._use(operation.name, found, former)
+                return
             stays = f"the calibration in {file} stays as it is" if holds else "nothing was stored"
             text = f"{operation.name}: {problem}; {stays}"
             if holds:
@@ -155,7 +166,10 @@ class ShiftCalibrator:
             self._pause()
             await self._checkpoint()
 
-    async def _attempt(self, operation: CalibrateShifts, back_to: Pair | None) -> None:
+    async def _attempt(
+        self, operation: CalibrateShifts, back_to: Pair | None
+    ) -> tuple[ShiftCalibration, ShiftCalibration | None]:
+        """Measure and store; returns the new calibration and the former one."""
         context, name = self._context, operation.name
         beam, settings, rig = context.beam, context.settings, context.beam.rig
         reach = await beam.reach()
@@ -173,32 +187,28 @@ class ShiftCalibrator:
         calibration = calibration_from(found, here, zero, settings, rig)
         path = Path(rig.shift.calibration_file)
         await asyncio.to_thread(save_shift_calibration, path, calibration)
+        return calibration, former
+
+    async def _use(
+        self, name: str, calibration: ShiftCalibration, former: ShiftCalibration | None
+    ) -> None:
+        """Let beam and tracker go on by a calibration that was stored, and tell it."""
+        context = self._context
         # The beam reads the file when it is prepared.
-        await beam.prepare(settings)
+        await context.beam.prepare(context.settings)
         if self._follower is not None:
             await self._follower.recalibrated()
-        self._tell(name, calibration, former, found, path)
-
-    def _tell(
-        self,
-        name: str,
-        calibration: ShiftCalibration,
-        former: ShiftCalibration | None,
-        found: ShiftSolution,
-        path: Path,
-    ) -> None:
-        changed = ""
+        shift, changed = context.beam.rig.shift, ""
         if former is not None and former.unit == calibration.unit:
             matrix, was = np.array(calibration.matrix_nm), np.array(former.matrix_nm)
             most = float(np.abs(matrix - was).max() / np.abs(was).max())
             changed = f"; {100 * most:.1f} % other than before"
-        drift = math.hypot(*found.drift_nm_per_s)
-        self._context.out.event(
+        context.out.event(
             "info",
             "tracker",
             f"{name}: the beam shift is calibrated, {'; '.join(matrix_text(calibration))} for one "
-            f"{calibration.unit} of each deflector{changed}; drift {drift:.2f} nm/s; used from now "
-            f"on, and written to {path}",
+            f"{calibration.unit} of each deflector{changed}; used from now on, and written to "
+            f"{None if shift is None else shift.calibration_file}",
             shift_calibration=calibration.model_dump(mode="json"),
         )
 

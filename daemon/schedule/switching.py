@@ -45,7 +45,25 @@ class SwitchingTime:
     def __init__(self, planned_s: float = SWITCHING_S) -> None:
         self._planned_s = planned_s
         self._measured: deque[float] = deque(maxlen=_KEPT)
+        self._least_ns: int | None = None
         self.total_s = 0.0
+
+    def moment_ns(self, sent_ns: int, answered_ns: int) -> int:
+        """When the blanker has switched, by the times of a command and of its answer.
+
+        An instrument answers as soon as it has switched; what it has to do before delays the switch
+        too. So the switch lies before the answer by as long as an answer needs at best: half of the
+        shortest time from a command to its answer that was seen so far.
+
+        Examples
+        --------
+        >>> switching = SwitchingTime()
+        >>> switching.moment_ns(1000, 1600), switching.moment_ns(5000, 8000)
+        (1300, 7700)
+        """
+        trip_ns = answered_ns - sent_ns
+        self._least_ns = trip_ns if self._least_ns is None else min(self._least_ns, trip_ns)
+        return answered_ns - self._least_ns // 2
 
     def add(self, time_s: float) -> None:
         """Take note of a trigger, in wall seconds."""

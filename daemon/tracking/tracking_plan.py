@@ -45,7 +45,20 @@ def calibration_of(beam: BeamRig) -> ShiftCalibration | None:
 
 
 def calibration_told(beam: BeamRig, t_ns: int) -> ShiftCalibrated | None:
-    """What the tracker is told of the calibration that a rig names; None where there is none."""
+    """What the tracker is told of the calibration that a rig names.
+
+    Parameters
+    ----------
+    beam : BeamRig
+        The rig's beam.
+    t_ns : int
+        Now.
+
+    Returns
+    -------
+    ShiftCalibrated or None
+        None where there is no calibration.
+    """
     if (found := calibration_of(beam)) is None:
         return None
     return ShiftCalibrated(

@@ -78,6 +78,9 @@ def parse_point(text: str, where: str) -> Point:
     if len(parts) != 2:
         raise BadInput(where, f"'{text}' is no Y,X; write it as in '120 nm,-340 nm'")
     pixels = [part.endswith("px") for part in parts]
+    if any(pixels) and not all(pixels):
+        # "px" is also a length, of stylesheets.
+        raise BadInput(where, f"'{text}' is in px by half; write it as in '31 px,140 px'")
     try:
         if all(pixels):
             y, x = (float(part[:-2]) for part in parts)

@@ -56,7 +56,15 @@ class TrackingLimits:
 
 
 def limits_of(track: Track, rig: TrackingLimits | None = None) -> TrackingLimits:
-    """The limits of a recipe's or a series' `track`, with those of `rig` for beam and focus."""
+    """The limits of a recipe's or a series' `track`.
+
+    Parameters
+    ----------
+    track : Track
+        What is asked.
+    rig : TrackingLimits, optional
+        Whose limits of beam and focus hold.
+    """
     return replace(
         rig or TrackingLimits(),
         keep_within_nm=track.keep_within_nm,

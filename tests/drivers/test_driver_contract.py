@@ -830,6 +830,10 @@ async def test_a_driver_without_such_axes_says_so():
     for work in (beam.deflect((1.0, 1.0)), beam.focus(1.0), beam.deflection()):
         with pytest.raises(DeviceRefused, match=r"beam \(old\): cannot .*nothing was sent"):
             await work
+    OldBeam.check_rig(beam.rig)
+    shifts = BeamRig.model_validate({"driver": "old", "endpoint": "", "shift": {}})
+    with pytest.raises(BadInput, match=r"beam\.shift: old cannot shift the beam; leave it out"):
+        OldBeam.check_rig(shifts)
 
 
 # Nobody, or somebody else, at the other end.

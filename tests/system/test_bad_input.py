@@ -160,6 +160,10 @@ def test_a_stream_port_in_use_is_named(cli: Any) -> None:
         (["watch", "--endpoint", "http://x"], ["is not a ZeroMQ address"]),
         (["simulate", "--rig", "nowhere.yaml"], ["nowhere.yaml: no such file"]),
         (["submit", "nowhere.yaml"], ["nowhere.yaml: no such file"]),
+        (["resume", "--at", "12 nm"], ["--at: '12 nm' is no Y,X; write it as in"]),
+        (["resume", "--at", "12,13"], ["--at: '12' has no unit", "or both in px"]),
+        (["resume", "--at", "12 px,1 nm"], ["'12 px,1 nm' is in px by half"]),
+        (["resume", "--at", "nan px,1 px"], ["is no place in a picture"]),
     ],
 )
 def test_wrong_arguments_are_refused(cli: Any, arguments: list[str], words: list[str]) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from microscope import Microscope
 from tracked import SERIES, SHIFT, SIMULATOR, TRACKED, realistic
 
 import pyrotome
@@ -53,6 +55,20 @@ def test_the_matrix_is_found_and_written(cli: Any) -> None:
     assert (np.abs(np.array(found.matrix_nm) - truth()) < 5 * sd).all()
     assert (found.unit, found.voltage_kv, found.scan_rotation_deg) == ("nm", 300.0, 1.5)
     assert "e/nm²" in done.stderr
+
+
+def test_the_command_charges_what_the_world_counts(cli: Any) -> None:
+    microscope = Microscope(cli.folder, **realistic(cli.folder))
+    try:
+        recipe = cli.recipe(**TRACKED | {"beam": SLOW, "track": "none"}, analysis=[])
+        done = cli("calibrate", recipe, "--rig", str(microscope.write_rig()))
+        world = microscope.log().fluence_e_per_nm2
+    finally:
+        microscope.close()
+    assert done.returncode == 0, done.stderr
+    charged = re.search(r"([\d.]+) e/nm² in all, with what the blanker", done.stderr)
+    assert charged is not None
+    assert float(charged[1]) == pytest.approx(world, rel=0.02)
 
 
 @pytest.mark.parametrize(

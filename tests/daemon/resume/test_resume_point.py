@@ -46,7 +46,7 @@ from pyrotome.drivers.base import (
 )
 from pyrotome.protocols.config.pipeline import NECK_COLUMNS
 from pyrotome.protocols.config.recipe import Recipe
-from pyrotome.protocols.config.rig import simulated_rig
+from pyrotome.protocols.config.rig import ShiftRig, simulated_rig
 from pyrotome.protocols.core.clock import ExperimentClock
 from pyrotome.protocols.core.documents import load_model
 from pyrotome.protocols.core.errors import BadInput
@@ -54,6 +54,7 @@ from pyrotome.protocols.messages.journal import (
     Begun,
     Carried,
     Decision,
+    Deflectors,
     Ended,
     Entry,
     Exposed,
@@ -763,6 +764,31 @@ def test_charges_never_decrease_as_a_journal_grows_and_any_line_may_be_missing()
         assert point.index == len(PLAN.operations)
 
 
+def test_a_calibration_that_was_cut_off_begins_anew_from_where_the_deflectors_stood() -> None:
+    rig = simulated_rig()
+    shift = ShiftRig.model_validate({"calibration_file": "shift.json", "limit": "2 um"})
+    rig = rig.model_copy(update={"beam": rig.beam.model_copy(update={"shift": shift})})
+    text = yaml.safe_dump({**RECIPE, "steps": [{"calibrate": "shifts"}, *RECIPE["steps"]]})
+    plan = make_plan(load_model(Recipe, text, "r.yaml"), rig)
+    trigger = Trigger(stack="shifts_001", first=0, count=0, dose_e_per_nm2=0.1)
+    journal = [
+        RunLine(run="r"), Begun(index=0), Deflectors(units=(3.0, -4.0)), trigger,
+        Exposed(stack="shifts_001", dose_e_per_nm2=0.2), Deflectors(units=(99.0, 0.0)), trigger,
+    ]  # fmt: skip
+
+    def resumed(*more: Entry) -> ResumePoint:
+        noted = [Noted(EPOCH_NS + k, entry) for k, entry in enumerate([*journal, *more])]
+        return resume_point(plan, History.of(noted), Disk(plan).recorded(), Conditions(EPOCH_NS))
+
+    point = resumed()
+    assert (point.index, point.remaining[0].deflectors) == (0, (3.0, -4.0))
+    parked = plan.recipe.beam.parked_dose_e_per_nm2(SWITCHING_S)
+    assert point.charged == {"shifts_001": pytest.approx(0.2 + 0.1 + parked)}
+    assert resumed(RunLine(run="r", resumed=1)).remaining[0].deflectors == (3.0, -4.0)
+    assert resumed(Ended(index=0, next=1)).remaining == {}
+    assert resumed(Begun(index=1)).remaining == {}, "its last line is missing"
+
+
 def test_a_journal_of_another_plan_is_refused() -> None:
     recorded = Disk(PLAN).recorded()
     for entry in (Begun(index=99), Ended(index=1, next=99)):
@@ -785,6 +811,7 @@ entries = st.one_of(
         count=st.integers(0, 10**7),
         dose_e_per_nm2=st.floats(0, 1e6),
     ),
+    st.builds(Deflectors, units=st.tuples(st.floats(-1e6, 1e6), st.floats(-1e6, 1e6))),
     st.builds(Exposed, stack=st.just("series_001"), dose_e_per_nm2=st.none() | st.floats(0, 1e6)),
     st.builds(MadeSafe, beam_blanked_ns=st.integers(0, 10**18), heater_safe_ns=st.just(5)),
     st.builds(

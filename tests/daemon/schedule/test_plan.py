@@ -8,14 +8,16 @@ from hypothesis import strategies as st
 
 from pyrotome.daemon.schedule.plan import (
     AcquireStack,
+    CalibrateShifts,
     HeatTo,
     HoldAt,
     RampTo,
+    make_new_plan,
     make_plan,
 )
 from pyrotome.daemon.schedule.tilt_angles import tilt_angles
 from pyrotome.protocols.config.recipe import Recipe, TiltSeries
-from pyrotome.protocols.config.rig import Rig, simulated_rig
+from pyrotome.protocols.config.rig import Rig, ShiftRig, simulated_rig
 from pyrotome.protocols.core.errors import BadInput
 
 SERIES = {"from": "-40 deg", "to": "40 deg", "step": "2 deg"}
@@ -77,6 +79,54 @@ def test_dark_frames_are_planned_without_dose_and_without_moving_the_stage() -> 
     assert set(plan.stacks[3].tilt_deg) == {40.0}
     label = plan.operations[0].label
     assert label == "dark_001: 20 frames with the beam blanked"
+
+
+def shifting_rig() -> Rig:
+    """The simulated microscope, whose beam shift is calibrated in a file."""
+    rig = simulated_rig()
+    shift = ShiftRig.model_validate({"calibration_file": "shift.json", "limit": "1.5 um"})
+    return rig.model_copy(update={"beam": rig.beam.model_copy(update={"shift": shift})})
+
+
+def test_scouts_are_reserved_as_each_series_says_and_those_of_a_calibration_come_on_top() -> None:
+    near = SERIES | {"from": "0 deg"}
+    own = [{"keep_within": "always", "scouts": "3 e/nm^2"}, "none", {"when_lost": "go on"}]
+    cycle = {
+        "standby": "200 degC", "processing": "350 degC", "holds": ["5 s", "5 s"],
+        "then": [{"tilt_series": near}],
+    }  # fmt: skip
+    steps = [{"calibrate": "shifts"}, *({"tilt_series": near | {"track": how}} for how in own)]
+    tracked = recipe(*steps, {"cycle": cycle}, track={"scouts": "2 e/nm^2", "lost_beyond": "20 %"})
+    plan = make_plan(tracked, shifting_rig())
+    tracks = [op.track for op in plan.operations if isinstance(op, AcquireStack)]
+    doses = [None if track is None else track.scouts_e_per_nm2 for track in tracks]
+    assert doses == [3, None, 2, 2, 2]
+    assert [track.lost_beyond for track in tracks if track is not None] == [0.2] * 4
+    assert plan.scouts_dose_e_per_nm2 == pytest.approx(9 + 6 * plan.scout_dose_e_per_nm2)
+    assert plan.operations[0] == CalibrateShifts("shifts_001", 25.0, 6)
+    assert plan.calibrates_shifts_first
+    later = recipe({"tilt_series": near}, {"calibrate": "shifts"}, track="model")
+    assert not make_plan(later, shifting_rig()).calibrates_shifts_first
+
+
+def test_a_series_may_be_the_only_one_that_is_tracked() -> None:
+    series = {"tilt_series": SERIES | {"track": {"scouts": "none"}}}
+    with pytest.raises(BadInput, match=r"steps\[1\]\.tilt_series: the first series begins at -40"):
+        make_plan(recipe({"tilt_series": SERIES}, series), shifting_rig())
+    with pytest.raises(BadInput, match="names no calibrated beam shift"):
+        make_plan(recipe(series), simulated_rig())
+    assert not recipe({"tilt_series": SERIES}).tracked
+
+
+def test_what_a_plan_refuses_is_told_with_the_line_of_the_recipe() -> None:
+    text = "title: t\nsteps:\n- heat: {to: 50 degC}\n- calibrate: shifts\n"
+    calibrated = recipe({"heat": {"to": "50 degC"}}, {"calibrate": "shifts"})
+    with pytest.raises(BadInput) as refused:
+        make_new_plan(calibrated, simulated_rig(), "r.yaml", text)
+    assert refused.value.where == "r.yaml:4: steps[1].calibrate"
+    with pytest.raises(BadInput) as refused:
+        make_new_plan(calibrated, simulated_rig(), "r.yaml")
+    assert refused.value.where == "r.yaml: steps[1].calibrate"
 
 
 def test_a_cycle_goes_to_standby_first_when_it_is_elsewhere() -> None:

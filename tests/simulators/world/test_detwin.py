@@ -9,6 +9,9 @@ import json
 import numpy as np
 import pytest
 
+from pyrotome.daemon.schedule.scout_scans import SHIFT_PATTERN
+from pyrotome.daemon.tracking.shift_solution import solve_pictures
+
 pytest.importorskip("de_twin", reason="de-twin is not installed (extra 'interop')")
 
 
@@ -47,6 +50,13 @@ def test_shift_height_and_stage_against_its_own_truth(pictures, tmp_path):
             assert soap.pair("ImageShift") == pytest.approx(shift)
             found = seen_um(before=first)
             np.testing.assert_allclose(found, matrix @ shift, atol=0.02 * 0.15)
+        # What `calibrate: shifts` makes of its six pictures, the drive of the stage at rest.
+        taken, units = [], [(0.15 * one, 0.15 * other) for one, other in SHIFT_PATTERN]
+        for one, other in units:
+            soap.call("setImageShift", x=one, y=other)
+            taken.append(np.maximum(camera.picture(), 0))
+        solved = solve_pictures(taken, units, range(len(units)), pixel_um)
+        np.testing.assert_allclose(solved.matrix_nm, matrix, atol=0.02 * np.abs(matrix).max())
         soap.call("setImageShift", x=0.0, y=0.0)
         soap.move(a=10.0)
         first = seen_um()
