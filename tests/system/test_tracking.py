@@ -32,10 +32,11 @@ def test_the_specimen_stays_in_the_frame(cli: Any) -> None:
         told = run.series[1].tracking
         columns = told.offset_measured_nm, told.shift_applied_nm, told.shift_predicted_sd_nm
         measured_in_file = [np.isfinite(values).all(axis=1).sum() for values in columns]
-        score, scouts = told.registration_score, told.scouts
+        score, scouts, stage_nm = told.registration_score, told.scouts, told.stage_nm
     assert measured_in_file == [11, 11, 11]
     assert score.min() > 0.1
     assert scouts.tolist() == [0] * 11
+    assert np.isfinite(stage_nm).all()
     assert np.isfinite(measured).sum() >= 9
     assert np.nanmax(np.abs(shifts)) > 300
     assert not (cli.folder / "run.nxs.tracking").exists(), "it has served"
