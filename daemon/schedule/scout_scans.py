@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from ...protocols.config.recipe import BeamSettings
+from ...protocols.messages.manifest import ScoutGrid
 
 # Positions along a row of a scout: many where there is dose for them, few where a small budget has
 # to do for every frame. The specimen is found to some 1, 2 and 3 nm.
@@ -59,6 +62,39 @@ def scout_settings(
     down = max(1, round(along * tall / across))
     pixel_nm = times * beam.field_nm / along
     return beam.model_copy(update={"frame": (down, along), "pixel_nm": pixel_nm})
+
+
+def scout_grids(beam: BeamSettings, most: tuple[int, int] | None) -> tuple[ScoutGrid, ...]:
+    """Grids of positions of all scouts that a run may take, for its file.
+
+    Parameters
+    ----------
+    beam : BeamSettings
+        Of the frames.
+    most : tuple of int or None
+        Rows and columns that the detector can deliver.
+
+    Examples
+    --------
+    >>> beam = BeamSettings.model_validate(
+    ...     {"voltage": "300 kV", "current": "2 pA", "dwell": "500 ns", "frame": [512, 1024],
+    ...      "pixel_size": "1 nm"}
+    ... )
+    >>> grids = scout_grids(beam, (128, 128))
+    >>> [grid.name for grid in grids]
+    ['field_64', 'field_48', 'field_32', 'search']
+    >>> grids[-1].shape, grids[-1].pixel_nm
+    ((64, 128), 24.0)
+    """
+    scans: dict[str, tuple[Literal["scout", "wide"], BeamSettings]] = {}
+    for columns in SCOUT_COLUMNS:
+        scan = scout_settings(beam, columns=columns, most=most)
+        scans[f"field_{scan.frame[1]}"] = "scout", scan  # alike where the detector is small
+    scans["search"] = "wide", scout_settings(beam, wide=True, most=most)
+    return tuple(
+        ScoutGrid(name=name, kind=kind, shape=scan.frame, pixel_nm=scan.pixel_nm)
+        for name, (kind, scan) in scans.items()
+    )
 
 
 def scout_dose_e_per_nm2(beam: BeamSettings, columns: int, parked: float) -> float:

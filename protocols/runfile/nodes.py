@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Storage = Literal["plain", "growing", "frames"]
+Storage = Literal["plain", "growing", "frames", "pictures"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,8 @@ class Dataset:
     `value` is what it holds from the start (text is written with variable length), and None
     where only `dtype`, `shape` and `fill` are known. `dtype` ``"S64"`` is UTF-8 text of at most
     64 bytes. `storage` is ``"growing"`` for an unlimited first axis, ``"frames"`` for one
-    chunk per index of the first axis, compressed with bitshuffle and LZ4 (filter 32008).
+    chunk per index of the first axis, compressed with bitshuffle and LZ4 (filter 32008), and
+    ``"pictures"`` for the same with an unlimited first axis.
     """
 
     path: str

@@ -168,6 +168,7 @@ def _tracking_report(stack: Stack, warnings: list[str]) -> dict[str, Any]:
             "offset_largest_nm": [_number(value) for value in figures.offset_largest],
             "scouts": figures.scouts,
             "scout_dose_e_per_nm2": _number(figures.scout_dose),
+            "scout_pictures": 0 if (scouts := stack.scouts) is None else len(scouts),
             "stage_nm": {
                 axis: _range(tracking.stage_nm[:, place]) for place, axis in enumerate("xyz")
             },

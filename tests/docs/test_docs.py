@@ -82,8 +82,9 @@ def as_rig(text: str) -> Rig:
 
 
 def as_recipe(part: dict[str, Any]) -> Recipe:
-    """A whole recipe, or one in which a part replaces that of the quickstart."""
+    """A whole recipe, or one in which a part replaces that of the quickstart, untracked."""
     whole = yaml.safe_load((ROOT / "examples" / "recipes" / "quickstart.yaml").read_text())
+    del whole["track"]
     return load_model(Recipe, yaml.safe_dump({**whole, **part}), "docs")
 
 

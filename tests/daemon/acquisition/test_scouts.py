@@ -123,6 +123,7 @@ class Bench:
         self.ledger.reserve(SERIES, 1.0, is_series=True)
         self.events: list[str] = []
         self.journal: list[Any] = []
+        self.told: list[FrameTaken] = []
         self.pauses, self.dead = 0, False
         self.tracker = Tracker()
         self.follower = Follower(
@@ -154,6 +155,7 @@ class Bench:
         if self.dead:
             return
         if isinstance(told, FrameTaken):
+            self.told.append(told)
             measured, table = self.tracker.feed(told, pixels)
             answers = {"measured": measured, "table": table}
         else:
@@ -195,7 +197,9 @@ async def test_a_scout_brings_the_specimen_to_within_nanometres() -> None:
     bench.scanner.off_nm = np.array([70.0, -110.0])
     assert await bench.before() == 1
     assert bench.off_nm < 6
-    assert bench.follower.header()["scouts"] == 1
+    header = bench.follower.header()
+    assert header["scouts"] == 1
+    assert header["scout_t_ns"] == bench.told[-1].t_ns
     assert bench.scouts.detector_taken
     assert bench.scanner.shapes == [(64, 64)]
     assert bench.column.blanked
@@ -219,6 +223,7 @@ async def test_without_need_or_without_dose_there_is_none() -> None:
     bench = Bench(keep_within="5 um")
     await bench.begin()
     assert await bench.before() == 0
+    assert "scout_t_ns" not in bench.follower.header()
     assert not bench.scouts.detector_taken
     bench = Bench(scouts="none", keep_within="always")
     await bench.begin()

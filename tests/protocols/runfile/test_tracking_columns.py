@@ -86,7 +86,7 @@ def test_columns_and_figures_go_through_a_kill_and_a_resumed_run(tmp_path: Path)
         "frames_measured": 3, "frames_not_believed": 1, "frames_off": 1, "lost_beyond_nm": 10.0,
         "offset_rms_nm": [pytest.approx(math.sqrt(54)), pytest.approx(math.sqrt(32 / 3))],
         "offset_largest_nm": [12.0, 4.0], "scouts": 2, "scout_dose_e_per_nm2": 0.05,
-        "stage_nm": {"x": [-500, -500], "y": None, "z": [1000, 1003]},
+        "scout_pictures": 0, "stage_nm": {"x": [-500, -500], "y": None, "z": [1000, 1003]},
     }  # fmt: skip
     assert "2 of 4 frames were off" in inspect_file(left)["series"][0]["warnings"][0]
 

@@ -1,0 +1,1 @@
+"""Pictures of scouts in a run file: where they stand, and how they are read."""
