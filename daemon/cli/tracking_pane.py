@@ -47,8 +47,9 @@ _LOOKS = {"scout": "looks (scout)", "wide": "searches a wider field"}
 
 
 def _state(told: dict[str, Any], status: dict[str, Any]) -> str:
-    state = _LOOKS.get(told["looking"]) or _STATES.get(told["state"], told["state"])
-    if told["state"] == "not found":
+    told_state, looking = str(told["state"]), str(told["looking"])
+    state = _LOOKS.get(looking) or _STATES.get(told_state, told_state)
+    if told_state == "not found" and not looking:
         waits = status.get("state") == "paused" or status.get("pause_requested")
         state += ": paused, centre it and resume" if waits else ": the run goes on"
     return state if not told["series"] else f"{told['series']}, {state}"

@@ -15,9 +15,9 @@ from pydantic import ValidationError
 from ...protocols.messages.manifest import Interruption, RunManifest
 from ...protocols.runfile import layout
 from ...protocols.runfile.nexus import add_node
-from ...protocols.runfile.scouts.scout_layout import scout_nodes
 from ...protocols.runfile.steering_table import steering_nodes
 from ...protocols.runfile.tracking_columns import tracking_nodes
+from ...protocols.runfile.tree.scout_layout import scout_nodes
 from ...protocols.storage.transaction import edited
 
 # What must not differ between the run as it began and as it is resumed. Instruments, software, the

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ...protocols.messages.manifest import RunManifest, ScoutGrid
 from ...protocols.messages.offsets import pair_of
-from ...protocols.runfile.scouts.scout_layout import (
+from ...protocols.runfile.tree.scout_layout import (
     COLUMNS,
     MOST_PICTURES,
     TIME,
@@ -94,11 +94,10 @@ class ScoutRecord:
     ) -> None:
         plan = None if manifest.tracking is None else manifest.tracking.scouts
         self._seconds = seconds
-        self._accounts = {
-            account: _Account(file, account, plan.grids)
-            for account in (() if plan is None else plan.accounts)
-            if scouts_path(account) in file
-        }
+        self._accounts: dict[str, _Account] = {}
+        if plan is not None:
+            there = (account for account in plan.accounts if scouts_path(account) in file)
+            self._accounts = {account: _Account(file, account, plan.grids) for account in there}
 
     def write(self, header: Mapping[str, Any], picture: NDArray[Any]) -> None:
         """Write the picture of a scout, and keep its row until it is written.

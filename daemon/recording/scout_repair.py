@@ -13,14 +13,14 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from ...protocols.runfile.scouts.scout_layout import (
+from ...protocols.runfile.tracking_columns import SCOUT_COLUMN
+from ...protocols.runfile.tree.scout_layout import (
     COLUMNS,
     account_of,
     column_path,
     is_scouts,
     scouts_path,
 )
-from ...protocols.runfile.tracking_columns import SCOUT_COLUMN
 from .file_contents import H5_ERRORS, chunks_of
 
 

@@ -24,9 +24,9 @@ from ..storage.overlay import PAGE_BYTES
 from ..storage.redo_log import redo_path
 from ..storage.transaction import CHUNK_CACHE_BYTES, LIBVER, edited
 from . import layout
-from .scouts.scout_layout import TIME, is_scouts, scout_nodes
 from .steering_table import steering_nodes
 from .tracking_columns import tracking_nodes
+from .tree.scout_layout import TIME, is_scouts, scout_nodes
 
 _LOG_CHUNK_BYTES = 32_768
 _NEW = ".new"

@@ -26,10 +26,10 @@ from .file_state import open_hdf5
 from .holds import Hold, heater_log, hold_total_s, holds_of, interruptions_of
 from .logs import Channel, DeviceLog, RecordedEvent, Telemetry, events_of
 from .results import Axis, StoredResult, last_process, stored_results
-from .scouts.scout_layout import account_of, is_scouts
-from .scouts.scout_pictures import RecordedScouts, scouts_of
 from .stack import Floats, Frames, NotRecorded, Stack
 from .steering_table import read_table
+from .tree.scout_layout import account_of, is_scouts
+from .tree.scout_pictures import RecordedScouts, scouts_of
 
 __all__ = [
     "Axis",

@@ -22,8 +22,8 @@ from .frames import Frames, read_outliers
 from .logs import utc_of
 from .references import StackReferences, references_of
 from .results import StoredResult, last_process, stored_results
-from .scouts.scout_pictures import RecordedScouts, scouts_of
 from .tracking_columns import SeriesTracking, tracking_of
+from .tree.scout_pictures import RecordedScouts, scouts_of
 
 Floats = NDArray[np.float64]
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+DOSE_UNIT = "1/nm^2"
 Storage = Literal["plain", "growing", "frames", "pictures"]
 
 
@@ -47,3 +48,8 @@ class Link:
 
 
 Node = Group | Dataset | Link
+
+
+def epoch_ns(started_ns: int) -> int:
+    """Zero of the times in a file: the start of the run, cut to the milliseconds of ``@start``."""
+    return started_ns // 1_000_000 * 1_000_000

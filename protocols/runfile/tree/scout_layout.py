@@ -17,8 +17,7 @@ import numpy as np
 
 from ...core.clock import iso_utc
 from ...messages.manifest import RunManifest, ScoutGrid
-from ..layout import DOSE_UNIT, epoch_ns
-from ..nodes import Dataset, Group, Node
+from .nodes import DOSE_UNIT, Dataset, Group, Node, epoch_ns
 
 # Of one grid in one series. A series of 41 frames takes some 60. More are told and left out: so
 # many keep the index of the pictures within blocks that a kill cannot tear (decision 10).

@@ -1,1 +1,0 @@
-"""Pictures of scouts in a run file: where they stand, and how they are read."""
