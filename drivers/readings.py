@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -37,13 +38,18 @@ class HeaterSample:
 
 @dataclass(frozen=True)
 class StagePosition:
-    """Where the stage says it is."""
+    """Where the stage says it is; NaN for an axis that it does not tell."""
 
     t_ns: int
     tilt_deg: float
-    x_nm: float = 0.0
-    y_nm: float = 0.0
-    z_nm: float = 0.0
+    x_nm: float = math.nan
+    y_nm: float = math.nan
+    z_nm: float = math.nan
+
+    def way_nm(self, other: StagePosition) -> float:
+        """Distance to another position, along the axes that both tell."""
+        ways = (other.x_nm - self.x_nm, other.y_nm - self.y_nm, other.z_nm - self.z_nm)
+        return math.hypot(*(way for way in ways if math.isfinite(way)))
 
 
 @dataclass(frozen=True)

@@ -164,9 +164,9 @@ def export(
         str | None,
         typer.Option(
             metavar="WHAT",
-            help="frames, an image or volume (denoised, volume, ...), a table (necks, shifts, "
-            "heater, tuning, steering, tracking) or a plot (growth, model, tuning, steering, "
-            "tracking).",
+            help="frames, scouts, an image or volume (denoised, volume, ...), a table (necks, "
+            "shifts, heater, tuning, steering, tracking) or a plot (growth, model, tuning, "
+            "steering, tracking).",
         ),
     ] = None,
 ) -> None:

@@ -29,7 +29,7 @@ from ..report.tables import NECKS, PLOTS, SHIFTS, TUNING, export_table
 from ..report.tracking import TRACKING, export_tracking
 from .interrupts import notify
 
-FRAMES, HEATER = "frames", "heater"
+FRAMES, HEATER, SCOUTS = "frames", "heater", "scouts"
 _LENGTHS = {"x", "y", "z"}
 # ImageJ's kind of TIFF cannot be longer.
 _IMAGEJ_BYTES = (1 << 32) - (1 << 25)
@@ -215,6 +215,58 @@ WRITERS: dict[str, Writer] = {
 }
 
 
+def _writer_for(target: Path, what: str) -> Writer:
+    writer = WRITERS.get(target.suffix.lower())
+    if writer is None:
+        raise BadInput(
+            "--to",
+            f"{target}: '{what}' cannot be written as '{target.suffix}'; use "
+            f"{', '.join(WRITERS)} (.csv takes --what {HEATER}, {NECKS}, {SHIFTS}, {TUNING} or "
+            f"{TRACKING}; .png {', '.join(PLOTS)}, {TUNING} or {TRACKING})",
+        )
+    return writer
+
+
+def export_scouts(run: Run, target: Path, number: int | None) -> list[Path]:
+    """Write the pictures of the scouts of one series, in the order in which they were taken.
+
+    Parameters
+    ----------
+    run : Run
+        The run file.
+    target : Path
+        As for `export_images`. Where scouts differ in their grid of positions, there is one file
+        for each grid, such as ``scouts-search.tif``.
+    number : int or None
+        Of the tilt series; None for the only one.
+
+    Raises
+    ------
+    BadInput
+        If none was recorded, or a file is there already.
+    """
+    writer, stack = _writer_for(target, SCOUTS), run.one_series(number)
+    scouts = stack.scouts
+    if scouts is None:
+        raise BadInput("--what", f"{stack.name} of {run.path} holds no scouts")
+    written: list[Path] = []
+    for pictures in scouts.stacks:
+        counts, tilt_deg = pictures.counts, scouts.tilt_deg[pictures.rows]
+        lengths: list[tuple[str, Floats, str]] = [
+            (axis, np.arange(size) * pictures.pixel_nm, "nm")
+            for axis, size in zip("yx", counts.shape[1:], strict=True)
+        ]
+        title = f"{run.text(f'{layout.ENTRY}/title')}: scouts of {stack.name}, {pictures.grid}"
+        data = counts.astype(narrowed(counts, counts.min(), counts.max()))
+        axes = (("angle", tilt_deg, "degree"), *lengths)
+        exported = Exported(SCOUTS, title, data, axes, pictures.pixel_nm, tilt_deg)
+        path = target
+        if len(scouts.stacks) > 1:
+            path = target.with_stem(f"{target.stem}-{pictures.grid}")
+        written += _write_images(writer, path, exported)
+    return written
+
+
 def export_images(run: Run, target: Path, what: str, number: int | None) -> list[Path]:
     """Write frames or a result of one series; angles go into a ``.rawtlt`` where needed.
 
@@ -239,19 +291,17 @@ def export_images(run: Run, target: Path, what: str, number: int | None) -> list
     BadInput
         If something is missing, or a file exists at `target`.
     """
-    writer = WRITERS.get(target.suffix.lower())
-    if writer is None:
-        raise BadInput(
-            "--to",
-            f"{target}: '{what}' cannot be written as '{target.suffix}'; use "
-            f"{', '.join(WRITERS)} (.csv takes --what {HEATER}, {NECKS}, {SHIFTS}, {TUNING} or "
-            f"{TRACKING}; .png {', '.join(PLOTS)}, {TUNING} or {TRACKING})",
-        )
+    writer = _writer_for(target, what)
     stack = run.one_series(number)
     exported = recorded_frames(run, stack) if what == FRAMES else stored_result(run, stack, what)
     left_out = stack.frame_count - len(exported.data) if exported.tilt_deg is not None else 0
     if left_out:
         notify(f"{left_out} of {stack.frame_count} frames of {stack.name} are missing and left out")
+    return _write_images(writer, target, exported)
+
+
+def _write_images(writer: Writer, target: Path, exported: Exported) -> list[Path]:
+    """Write images, and their angles beside them where the format takes none."""
     written = [target]
     with ExitStack() as files:
         partial = files.enter_context(new_file(target))
@@ -341,6 +391,8 @@ def export_command(file: Path, target: Path, series: int | None, what: str | Non
             written = export_steering(run, target)
         elif what == TRACKING:
             written = export_tracking(run, target, series)
+        elif what == SCOUTS:
+            written = export_scouts(run, target, series)
         elif what in (NECKS, SHIFTS, TUNING, *PLOTS):
             written = export_table(run, target, what, series, notify)
         else:

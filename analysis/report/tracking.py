@@ -23,7 +23,8 @@ _DPI = 150
 _FEW = 3
 _COLUMNS = (
     "series", "index", "tilt_deg", "predicted_y_nm", "predicted_x_nm", "sd_nm", "measured_y_nm",
-    "measured_x_nm", "applied_y_nm", "applied_x_nm", "defocus_nm",
+    "measured_x_nm", "applied_y_nm", "applied_x_nm", "defocus_nm", "stage_x_nm", "stage_y_nm",
+    "stage_z_nm",
 )  # fmt: skip
 
 Tracked = Mapping[str, tuple[Stack, SeriesTracking]]
@@ -83,6 +84,7 @@ def _write(path: Path, tracked: Tracked) -> None:
                     told.offset_measured_nm,
                     told.shift_applied_nm,
                     told.defocus_applied_nm,
+                    told.stage_nm,
                 ]
             )
             for index in np.flatnonzero(stack.exposed):

@@ -1,7 +1,7 @@
 """Scouts before a frame: find the specimen, search for it where it is not, pause without it.
 
 A scout is a sparse scan of the field, taken with the probe and the dwell time of a frame. Its
-picture goes to the tracker, whose answer the engine waits for; it is not recorded. What it costs
+picture goes to the tracker, whose answer the engine waits for, and to the recorder. What it costs
 is charged to the series.
 """
 
@@ -49,12 +49,14 @@ class Scouts:
         self.latest_picture = context.settings, "the last frame"
         # Whether the detector is armed for scouts, and no longer for frames.
         self.detector_taken = False
+        # Of the series: how many, and which kind is being taken now.
+        self._taken, self._looking = 0, ""
         self._scan = SCOUT_SCANS[0]
 
     def begin(self, account: str) -> None:
         """A series begins, whose dose the scouts are charged to."""
         self._account, self._spent, self._unanswered = account, 0.0, 0
-        self._scan = SCOUT_SCANS[0]
+        self._taken, self._scan = 0, SCOUT_SCANS[0]
 
     def spread(self, frames: int) -> None:
         """Let the dose of the series suffice for a scout before each of so many frames.
@@ -85,6 +87,16 @@ class Scouts:
             most=context.detector.rig.limits.frame,
         )
 
+    @property
+    def status(self) -> dict[str, Any]:
+        """Scouts of the series so far, for those who watch."""
+        return {
+            "scouts": self._taken,
+            "scouts_e_per_nm2": round(self._spent, 4),
+            "scouts_limit_e_per_nm2": self._follower.limits.scouts_e_per_nm2,
+            "looking": self._looking,
+        }
+
     async def before(self, index: int, tilt_deg: float, *, always: bool = False) -> int:
         """Find the specimen before a frame, as far as the tracking rules ask for it.
 
@@ -108,7 +120,7 @@ class Scouts:
             From beam and detector.
         """
         follower, taken, before = self._follower, 0, self._spent
-        follower.scouts, follower.scout_dose_e_per_nm2 = 0, 0.0
+        follower.scouts, follower.scout_dose_e_per_nm2, follower.scout_t_ns = 0, 0.0, None
         self.latest_picture = self._context.settings, "the last frame"
         following = follower.before_exposure(tilt_deg, self._spent, self.dose_e_per_nm2)
         if always and following.do == "expose":
@@ -139,6 +151,7 @@ class Scouts:
         except DoseExceeded as error:
             self._warn(f"no scout, because its dose would pass a limit: {error}")
             return None
+        self._taken, self._looking = self._taken + 1, kind
         try:
             if kind == "wide":
                 self.latest_picture = scan, f"the picture of the search at {tilt_deg:g} deg"
@@ -149,6 +162,7 @@ class Scouts:
             await context.detector.connect()
             found = None
         finally:
+            self._looking = ""
             self._spent += context.ledger.of(self._account) - before
             if kind == "wide":
                 await context.beam.prepare(context.settings)
@@ -199,6 +213,7 @@ class Scouts:
             temperature_c=round(context.watch.temperature_at(t_ns), 4),
         )
         context.out.tracking(taken, frame.data)
+        follower.scout_t_ns = t_ns
         return await answer_to(answer)
 
     def _warn(self, text: str) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...drivers.base import DetectorFrame, DeviceLost
+from ...drivers.base import DetectorFrame, DeviceLost, StagePosition
 from ...protocols.messages.journal import Trigger
 from ...protocols.messages.manifest import StackPlan
 from .beam_exposure import BeamExposure, Begun
@@ -58,6 +58,18 @@ def frames_per_trigger(
     together = math.gcd(*(len(list(group)) for _, group in itertools.groupby(alike)))
     largest = max(1, min(most, int(BURST_S / exposure_s)))
     return max(n for n in range(1, min(largest, together) + 1) if together % n == 0)
+
+
+def stage_header(position: StagePosition) -> dict[str, float]:
+    """What the header of a frame says of the stage, as it was last read back before the exposure.
+
+    Examples
+    --------
+    >>> stage_header(StagePosition(0, 10.0, 1500.0, -20.0))
+    {'stage_x_nm': 1500.0, 'stage_y_nm': -20.0}
+    """
+    told = {"x": position.x_nm, "y": position.y_nm, "z": position.z_nm}
+    return {f"stage_{axis}_nm": at for axis, at in told.items() if math.isfinite(at)}
 
 
 @dataclass(frozen=True)
@@ -264,6 +276,8 @@ class StackAcquisition:
             "frame_number": -1 if frame is None else frame.number,
             "start_ns": start_ns,
         }
+        if position is not None:
+            header |= stage_header(position)
         if context.follower is not None:
             header |= context.follower.header()
         context.out.frame(header, None if frame is None else frame.data, centre_ns)

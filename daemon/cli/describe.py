@@ -17,6 +17,7 @@ from ...protocols.runfile.summary import SeriesFigures, inspect_closely
 
 _MOST_GAPS = 8  # that are shown by their angles
 _MOST_WARNINGS = 5  # of one series
+_STAGE_MOVED_NM = 50.0  # along x, y or z within a series; less is read-back
 
 
 def describe_file(path: Path) -> RenderableType:
@@ -136,6 +137,10 @@ def _tracking(name: str, told: dict[str, Any]) -> Text:
         text += f", {told['frames_not_believed']} frames not found"
     if told["scouts"]:
         text += f", {told['scouts']} scouts{_show(told['scout_dose_e_per_nm2'], ' ({:.2g} e/nm²)')}"
+    moved = {axis: span[1] - span[0] for axis, span in told["stage_nm"].items() if span}
+    if any(way_nm > _STAGE_MOVED_NM for way_nm in moved.values()):
+        ways = ", ".join(f"{axis} {way_nm:.0f}" for axis, way_nm in moved.items())
+        text += f", the stage moved by {ways} nm"
     return Text(text, style="dim")
 
 

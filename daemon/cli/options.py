@@ -87,13 +87,15 @@ def rig_of(path: Path | None, recipe: Recipe | None = None) -> tuple[Rig, str]:
     path : Path or None
         The rig file; None for the simulated microscope.
     recipe : Recipe or None
-        Its high tension is that of the simulated microscope.
+        Its high tension is that of the simulated microscope. For a recipe that tracks, that has the
+        errors of a real one.
 
     Raises
     ------
     BadInput
         If the rig is not valid, or names drivers, options, endpoints or files that cannot be.
     """
+    from ...protocols.config.realistic_rig import realistic_rig
     from ...protocols.config.rig import load_rig, simulated_rig
     from ...protocols.core.documents import located
     from ..service.rig_check import rig_problems
@@ -101,7 +103,8 @@ def rig_of(path: Path | None, recipe: Recipe | None = None) -> tuple[Rig, str]:
     if path is not None:
         rig, text = load_rig(path)
     else:
-        rig = simulated_rig()
+        tracks = recipe is not None and recipe.tracked
+        rig = realistic_rig() if tracks else simulated_rig()
         if recipe is not None and rig.simulator is not None:
             column = rig.simulator.column.model_copy(update={"voltage_kv": recipe.beam.voltage_kv})
             simulator = rig.simulator.model_copy(update={"column": column})

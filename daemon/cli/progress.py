@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..schedule.plan import Plan
+from .tracking_pane import tracking_lines
 
 # Where there is no terminal, a line of status comes at least this often (wall seconds).
 _LINE_INTERVAL_S = 10.0
@@ -64,6 +65,7 @@ def status_lines(status: dict[str, Any], speed: float = 1.0) -> list[tuple[str, 
         ("frames", f"{done} of {frames}" + (f", {lost} lost" if lost else "")),
         ("dose", f"{status['dose_e_per_nm2']:.1f}{budget} e/nm²"),
         ("left", clock_text(status["eta_s"] / speed)),
+        *tracking_lines(status),
     ]
     if analysis:
         backlog = analysis.get("backlog", 0)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from ...protocols.messages.manifest import RunManifest
 from ...protocols.runfile import layout
 from ...protocols.runfile.tracking_columns import TRACKING_COLUMNS
+from ...protocols.storage.overlay import PAGE_BYTES
 
 
 class BadRecord(ValueError):
@@ -35,6 +36,18 @@ def number_of(value: object) -> float:
         return float(value)
     except OverflowError:
         return math.nan
+
+
+def whole_pages(chunk: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Fill the last page of a chunk with zeros, which its filter does not read.
+
+    The file is no larger for it, nothing else would be put there; but HDF5 would remember the
+    place, for every frame.
+    """
+    rest = -len(chunk) % PAGE_BYTES
+    if rest == 0 or len(chunk) <= PAGE_BYTES // 2:  # small ones share pages
+        return chunk
+    return np.concatenate((chunk, np.zeros(rest, np.uint8)))
 
 
 class StackBuffer:
@@ -144,6 +157,16 @@ class LogBuffer:
         self._data = {name: file[path] for name, path in paths.items()}
         self._rows: list[Mapping[str, Any]] = []
         self._written = min(dataset.shape[0] for dataset in self._data.values())
+
+    @property
+    def rows(self) -> int:
+        """Rows, written or not."""
+        return self._written + len(self._rows)
+
+    @property
+    def waits(self) -> bool:
+        """Whether rows are not yet written."""
+        return bool(self._rows)
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Keep a row, with a value for each column, until it is written."""

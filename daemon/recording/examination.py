@@ -49,6 +49,7 @@ from .file_contents import (
     text_of,
     walk,
 )
+from .scout_repair import repair_scouts, scout_pictures
 
 KILLED = "the program that recorded it was killed"
 MEMORY_BYTES = 8 << 30
@@ -213,8 +214,9 @@ class FileRepair:
             self._found.done.append(f"repaired {len(changes)} index tables of frames")
 
     def _read_all(self, file: Any) -> None:
-        """Read everything but frames, which are looked at by chunk."""
+        """Read everything but frames and scouts, which are looked at by chunk."""
         frames = {address_of(file[p]) for n in file if (p := layout.frames_path(n)) in file}
+        frames |= {address_of(pictures) for pictures in scout_pictures(file)}
         seen: set[int] = set()
         for name, item in walk(file):
             if item is None:
@@ -257,6 +259,9 @@ class FileRepair:
             for name in sorted(n for n in file if layout.frames_path(n) in file):
                 self._repair_stack(file, name)
             self._repair_logs(file)
+            done, lost = repair_scouts(file, self._size, self._was_open)
+            self._found.done += done
+            self._found.lost += lost
             self._found.last_ns = last_moment_ns(file)
             if self._found.status == "running":
                 self._interrupt(file)

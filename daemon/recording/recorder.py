@@ -43,6 +43,7 @@ from ...protocols.messages import credit_link as link
 from ...protocols.messages.offsets import OFFSET_TOPIC
 from ...protocols.messages.parent_pipe import announce, fail, read_config, watch_parent
 from ...protocols.messages.process import RecorderConfig
+from ...protocols.messages.scouts import SCOUT_TOPIC
 from ...protocols.messages.stream import (
     STEERING_TOPIC,
     BadMessage,
@@ -73,7 +74,7 @@ def credit_for(frame_bytes: int) -> int:
 
 @dataclass
 class _Job:
-    """A frame, its measured offset or a result on its way to the disk."""
+    """A frame, its measured offset, a scout or a result on its way to the disk."""
 
     message: Message
     is_frame: bool = False
@@ -158,8 +159,8 @@ class Recorder:
         kind, _, name = message.topic.partition("/")
         if kind == "frame":
             self._queue.append(_Job(message, is_frame=True, chunk=self._compress(message)))
-        elif message.topic == OFFSET_TOPIC:
-            self._queue.append(_Job(message))  # behind its frame
+        elif message.topic in (OFFSET_TOPIC, SCOUT_TOPIC):
+            self._queue.append(_Job(message))  # behind its frame, or before it
         elif kind == "result":
             if message.header.get("record", True) is not False:
                 self._queue.append(_Job(message))
@@ -245,6 +246,8 @@ class Recorder:
         try:
             if job.message.topic == OFFSET_TOPIC:
                 self._file.set_offset(header)
+            elif job.message.topic == SCOUT_TOPIC:
+                self._file.write_scout(header, array_of(job.message))
             elif not job.is_frame:
                 self._file.write_result(header, array_of(job.message))
             elif header.get("lost") is True:

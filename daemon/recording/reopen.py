@@ -17,6 +17,7 @@ from ...protocols.runfile import layout
 from ...protocols.runfile.nexus import add_node
 from ...protocols.runfile.steering_table import steering_nodes
 from ...protocols.runfile.tracking_columns import tracking_nodes
+from ...protocols.runfile.tree.scout_layout import scout_nodes
 from ...protocols.storage.transaction import edited
 
 # What must not differ between the run as it began and as it is resumed. Instruments, software, the
@@ -72,6 +73,7 @@ def reopen(path: Path, manifest: RunManifest, resumed: Interruption) -> RunManif
         _add_missing(file, layout.tree(stored))
         _add_missing(file, steering_nodes(stored))
         _add_missing(file, tracking_nodes(stored))
+        _add_missing(file, scout_nodes(stored))
         _add_missing(file, layout.interruptions())
         file[layout.STATUS][()] = b"running"
         file[layout.REASON][()] = b""

@@ -32,11 +32,19 @@ from ...protocols.runfile import layout
 from ...protocols.runfile.nexus import create_run_file, finalise
 from ...protocols.runfile.steering_table import COLUMNS, STEERING, steering_row
 from ...protocols.runfile.tracking_columns import frame_stamps
-from ...protocols.storage.overlay import PAGE_BYTES
 from ...protocols.storage.transaction import CHUNK_CACHE_BYTES, LIBVER
 from ...protocols.storage.writer_lock import WriterLock
-from .buffers import BadRecord, HoldTimes, LogBuffer, StackBuffer, integer_of, number_of
+from .buffers import (
+    BadRecord,
+    HoldTimes,
+    LogBuffer,
+    StackBuffer,
+    integer_of,
+    number_of,
+    whole_pages,
+)
 from .reopen import reopen
+from .scout_record import ScoutRecord
 from .tracking_record import TrackingRecord
 
 RESERVE_BYTES = 32 << 20
@@ -122,6 +130,7 @@ class RunFile:
             self._logs.append(self._steering)
         self._holds = HoldTimes(self._file, manifest)
         self._tracking = TrackingRecord(self._file, manifest, self._stacks)
+        self._scouts = ScoutRecord(self._file, manifest, self._seconds)
         self.frames = sum(stack.recorded for stack in self._stacks.values())
         self.lost = sum(stack.lost for stack in self._stacks.values())
         self._file.swmr_mode = True
@@ -179,14 +188,16 @@ class RunFile:
                 chunk = np.frombuffer(frame.raw, np.uint8)
             try:
                 if chunk is not None:
-                    stack.data.id.write_direct_chunk((index, 0, 0), _whole_pages(chunk))
+                    stack.data.id.write_direct_chunk((index, 0, 0), whole_pages(chunk))
                 else:
                     stack.data[index] = frame
             except (OSError, RuntimeError):
                 stack.reopen()
                 raise
         self.lost -= stack.is_lost(index)
-        stamps = self._stamps(header) | (frame_stamps(header) if stack.is_tracked else {})
+        stamps = self._stamps(header)
+        if stack.is_tracked:
+            stamps |= frame_stamps(header, self._scouts.row_before(header))
         stack.note(index, stamps, lost=frame is None)
         if frame is None:
             self.lost += 1
@@ -291,6 +302,11 @@ class RunFile:
         """
         self._tracking.note(header)
 
+    def write_scout(self, header: Mapping[str, Any], picture: NDArray[Any]) -> None:
+        """Write the picture of a scout; raises as `ScoutRecord.write`."""
+        self._check_room()
+        self._scouts.write(header, picture)
+
     def flush(self) -> None:
         """Write what was gathered and let readers see it; returns when the disk has it."""
         self._check_room()
@@ -302,10 +318,11 @@ class RunFile:
         self._tracking.write(self.last_ns)
         self._holds.write()
         self._file.flush()
-        if begun:
+        if begun or self._scouts.is_behind:
             # HDF5 flushes in an order of its own: a frame is called recorded when the rest is in.
             for stack in begun:
                 stack.write_keys()
+            self._scouts.write_rows()
             self._file.flush()
         self._sync()
 
@@ -381,15 +398,3 @@ class RunFile:
     def _seconds(self, t_ns: object) -> float:
         known = self._note_time(t_ns)
         return math.nan if known is None else (known - self._epoch_ns) * 1e-9
-
-
-def _whole_pages(chunk: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Fill the last page of a chunk with zeros, which its filter does not read.
-
-    The file is no larger for it, nothing else would be put there; but HDF5 would remember the
-    place, for every frame.
-    """
-    rest = -len(chunk) % PAGE_BYTES
-    if rest == 0 or len(chunk) <= PAGE_BYTES // 2:  # small ones share pages
-        return chunk
-    return np.concatenate((chunk, np.zeros(rest, np.uint8)))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import asdict
-from typing import Protocol
+from typing import Any, Protocol
 
 from ...drivers.base import Beam, StagePosition
 from ...protocols.config.tracking import Track
@@ -136,6 +136,11 @@ class Engine:
             recipe.track or Track(), recipe.focus, beam, self._clock, recipe.beam.field_nm,
             out.tracking, out.telemetry, out.event, self.pause,
         )  # fmt: skip
+
+    @property
+    def tracking_status(self) -> dict[str, Any] | None:
+        """How the specimen is kept in the frame at this moment; None in a run that does not."""
+        return None if self._tracking is None else self._tracking.status
 
     # --- control -----------------------------------------------------------------------------
 

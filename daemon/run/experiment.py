@@ -159,6 +159,7 @@ class Experiment:
             "waiting_for_credit": progress.waiting_for_credit,
             "resumed": 0 if resume is None else resume.history.resumed + 1,
             "losses": {"recorder": {"frames": progress.frames_lost}, **self.streams.losses()},
+            "tracking": self.engine.tracking_status,
             **self._processes.status(),
         }
 

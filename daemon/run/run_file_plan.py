@@ -13,6 +13,7 @@ from ...protocols.messages.manifest import RunManifest
 from ..resume.run_journal import journal_path
 from ..schedule.plan import Plan
 from ..tracking.follower import BEAM_CHANNELS, CHANNELS
+from ..tracking.scout_plan import scouts_plan
 from ..tracking.tracking_plan import tracking_plan
 from .context import RunContext
 
@@ -50,6 +51,9 @@ def new_manifest(plan: Plan, recipe_text: str, context: RunContext) -> RunManife
         The daemon's rig and devices.
     """
     rig, devices = context.rig, context.devices
+    tracking = tracking_plan(plan.recipe, rig)
+    if tracking is not None:
+        tracking = tracking.model_copy(update={"scouts": scouts_plan(plan, rig)})
     started_ns = context.clock.now_ns()
     return RunManifest(
         run=f"{iso_utc(started_ns)[:19].replace(':', '')}-{secrets.token_hex(3)}",
@@ -76,7 +80,7 @@ def new_manifest(plan: Plan, recipe_text: str, context: RunContext) -> RunManife
         analysis=tuple(step.model_dump() for step in plan.recipe.analysis),
         run_results=plan.run_results,
         adaptive_holds=plan.adaptive_holds,
-        tracking=tracking_plan(plan.recipe, rig),
+        tracking=tracking,
     )
 
 

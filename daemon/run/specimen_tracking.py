@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 from ...protocols.config.tracking import Settle
 from ...protocols.core.errors import BadInput
@@ -52,6 +53,11 @@ class SpecimenTracking:
         # Time from frame to frame as it was last, and when the latest series came to its first.
         self._frame_s: float | None = None
         self._first_ns = 0
+
+    @property
+    def status(self) -> dict[str, Any]:
+        """How the specimen is kept in the frame at this moment, for those who watch."""
+        return {**self._follower.status, **self._scouts.status}
 
     async def settled(self, series: str) -> None:
         """Wait, with the beam blanked, until the drift is slow enough by the model."""

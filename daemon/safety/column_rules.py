@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from .observations import BeamObservation, Observation, StageObservation
 from .rules import Check, Violation
 
@@ -34,9 +32,7 @@ class Moving(Check):
         if tilt_deg > self.limits.bound:
             text = f"the stage has moved by {tilt_deg:.3f} deg during {observation.frames}"
             return Violation(tilt_deg, self.limits.bound, text)
-        way_nm = math.dist(
-            (before.x_nm, before.y_nm, before.z_nm), (after.x_nm, after.y_nm, after.z_nm)
-        )
+        way_nm = before.way_nm(after)
         if way_nm > self.limits.supervisor.moving.distance_nm:
             text = f"the stage has moved by {way_nm:.0f} nm during {observation.frames}"
             return Violation(tilt_deg, self.limits.bound, text)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from ...protocols.config.recipe import BeamSettings
+from ...protocols.messages.manifest import ScoutGrid
 from .switching import LEAST_ON_S, SWITCHING_S
 
 # Width of a search, in widths of the field.
@@ -108,6 +110,39 @@ def scout_settings(
     down = max(1, round(along * tall / across))
     pixel_nm = times * beam.field_nm / along
     return beam.model_copy(update={"frame": (down, along), "pixel_nm": pixel_nm})
+
+
+def scout_grids(beam: BeamSettings, most: tuple[int, int] | None) -> tuple[ScoutGrid, ...]:
+    """Grids of positions of all scouts that a run may take, for its file.
+
+    Parameters
+    ----------
+    beam : BeamSettings
+        Of the frames.
+    most : tuple of int or None
+        Rows and columns that the detector can deliver.
+
+    Examples
+    --------
+    >>> beam = BeamSettings.model_validate(
+    ...     {"voltage": "300 kV", "current": "2 pA", "dwell": "500 ns", "frame": [512, 1024],
+    ...      "pixel_size": "1 nm"}
+    ... )
+    >>> grids = scout_grids(beam, (128, 128))
+    >>> [grid.name for grid in grids]
+    ['field_128', 'field_96', 'field_64', 'field_48', 'field_32', 'search']
+    >>> grids[-1].shape, grids[-1].pixel_nm
+    ((64, 128), 24.0)
+    """
+    scans: dict[str, tuple[Literal["scout", "wide"], BeamSettings]] = {}
+    for columns in sorted({scan.columns for scan in SCOUT_SCANS}, reverse=True):
+        scan = scout_settings(beam, columns=columns, most=most)
+        scans[f"field_{scan.frame[1]}"] = "scout", scan  # alike where the detector is small
+    scans["search"] = "wide", scout_settings(beam, wide=True, most=most)
+    return tuple(
+        ScoutGrid(name=name, kind=kind, shape=scan.frame, pixel_nm=scan.pixel_nm)
+        for name, (kind, scan) in scans.items()
+    )
 
 
 def scout_dose_e_per_nm2(beam: BeamSettings, scan: ScoutScan, on: BeamOnTimes) -> float:

@@ -10,9 +10,10 @@ from typing import Any
 
 from ...drivers.readings import FrameData
 from ...protocols.core.chunk import ENCODING, Chunk
-from ...protocols.messages.credit_link import ANALYSIS, TRACKER, TRACKING_TOPIC
+from ...protocols.messages.credit_link import ANALYSIS, RECORDER, TRACKER, TRACKING_TOPIC
+from ...protocols.messages.scouts import scout_message
 from ...protocols.messages.stream import STEERING_TOPIC, Message
-from ...protocols.messages.tracking import Told, encode_tracking
+from ...protocols.messages.tracking import FrameTaken, Told, encode_tracking
 from ..runtime.event_bus import Event
 from ..schedule.hold_timing import HoldTiming
 from .credit_link import CreditLink
@@ -137,11 +138,14 @@ class RunStreams:
     def tracking(self, told: Told, pixels: FrameData | None = None) -> None:
         """Tell the tracker what happened between frames, or what a scout showed, with its pixels.
 
-        Frames of the plan go to it by `frame`.
+        Frames of the plan go to it by `frame`. The pictures of scouts go to the recorder too, after
+        the tracker, whose answer is waited for.
         """
         more, payload = ({}, ()) if pixels is None else _pixels(pixels)
         message = Message(TRACKING_TOPIC, more, (encode_tracking(told), *payload))
         self._link.send_only(TRACKER, message)
+        if isinstance(told, FrameTaken) and told.scan != "frame":
+            self._link.send_only(RECORDER, scout_message(told, more, payload))
 
     async def send_recorded(self, headers: Iterable[Message]) -> None:
         """Send the analysis the headers of frames that were recorded before it was started."""

@@ -47,6 +47,7 @@ from .applied_shift import AppliedShift
 from .height_correction import MOVE_ERROR_NM, HeightCorrection
 from .scout_answers import ScoutAnswers
 from .tracking_plan import calibration_told
+from .tracking_status import tracking_status
 
 # Wall seconds that the engine waits for a table at the beginning of a series and after a move.
 _ANSWER_S, _POLL_S = 1.0, 0.005
@@ -108,6 +109,8 @@ class Follower:
         self.answers = ScoutAnswers()
         # Taken before the next frame, and their fluence.
         self.scouts, self.scout_dose_e_per_nm2 = 0, 0.0
+        # When the latest of them was taken.
+        self.scout_t_ns: int | None = None
         self._table: Table | None = None
         self._series, self._following = "", True
         # A person has said where the specimen stands, and nobody has looked there yet.
@@ -119,6 +122,8 @@ class Follower:
         self._frames = 0
         self._since_ns = 0
         self._distrusted = False
+        # Why the specimen counts as lost, until it is seen again.
+        self._lost = ""
         self._heights = HeightCorrection()
         self._said: set[str] = set()
 
@@ -205,7 +210,7 @@ class Follower:
             for k, tilt in enumerate(tilt_deg)
         )
         self._series, self._table, self._frames, self._recent = series, None, 0, []
-        self._said, self._following = set(), True
+        self._said, self._following, self._lost = set(), True, ""
         self._tell(SeriesBegun(series=series, visits=visits))
 
     def held(self, rise_k: float, hold_s: float) -> None:
@@ -234,6 +239,14 @@ class Follower:
         except (OutOfRange, DeviceRefused) as error:
             self.lost(f"{self._series} at {tilt_deg:g} deg: {error}")
 
+    @property
+    def status(self) -> dict[str, Any]:
+        """How the specimen is followed at this moment; see `tracking_status`."""
+        last = self._recent[-1] if self._recent else None
+        return tracking_status(
+            self._series, self._table, self._row, self._applied, last, self._lost, self._limits
+        )
+
     def before_exposure(
         self, tilt_deg: float, spent_e_per_nm2: float, scout_e_per_nm2: float
     ) -> Next:
@@ -249,7 +262,10 @@ class Follower:
 
     def after_scout(self, found: OffsetMeasured, taken: int) -> Next:
         """What follows a scout; see the rule of the same name."""
-        return after_scout(found, self._field_nm, self._limits, taken)
+        following = after_scout(found, self._field_nm, self._limits, taken)
+        if following.do == "expose":
+            self._lost = ""
+        return following
 
     def lift_nm(self, tilt_deg: float) -> float | None:
         """How far the stage should lift the specimen before the next frame; None: not at all.
@@ -353,7 +369,10 @@ class Follower:
     def header(self) -> dict[str, Any]:
         """What the header of a frame says of its shift."""
         scouts = {"scouts": self.scouts, "scout_dose_e_per_nm2": self.scout_dose_e_per_nm2}
-        return self._applied.header(self._row) | scouts
+        known = self._applied.header(self._row) | scouts
+        if self.scout_t_ns is not None:
+            known["scout_t_ns"] = self.scout_t_ns
+        return known
 
     # --- what the tracker answers -----------------------------------------------------------------
 
@@ -405,6 +424,7 @@ class Follower:
         why = is_lost(found, self._field_nm, self._limits)
         self._recent = [*self._recent, found][-GROWING_FRAMES:]
         if not why:
+            self._lost = ""
             return
         where = f"{found.series} frame {found.index} at {found.tilt_deg:g} deg"
         self._event("warning", "tracker", f"{where}: {why}")
@@ -426,6 +446,7 @@ class Follower:
         why : str
             Which frame, and what was seen.
         """
+        self._lost = why
         if self._track.when_lost == "pause":
             text = (
                 f"{why}; the run pauses: look at the last frame, centre the specimen, then resume "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, Field, field_validator
 
@@ -73,16 +73,34 @@ class ShiftMatrix(Strict):
     largest_nm: float
 
 
+class ScoutGrid(Strict):
+    """Positions of a scan that the file has room for: so many rows and columns of `pixel_nm`."""
+
+    name: str
+    kind: Literal["scout", "wide"]
+    shape: tuple[int, int]
+    pixel_nm: float
+
+
+class ScoutsPlan(Strict):
+    """Scouts that a run may take: for which series, or calibrations, and in which grids."""
+
+    accounts: tuple[str, ...]
+    grids: Annotated[tuple[ScoutGrid, ...], Field(min_length=1)]
+
+
 class TrackingPlan(Strict):
     """How the specimen of a run is kept in the frame and in focus.
 
     `settings` are those of the recipe, by names such as ``track.by``; `lost_beyond_nm` is the
-    offset beyond which a frame counts as off; `calibration` is that of the beam shift.
+    offset beyond which a frame counts as off; `calibration` is that of the beam shift. `scouts` is
+    None for a run that takes none.
     """
 
     settings: dict[str, str | float | None]
     lost_beyond_nm: float
     calibration: ShiftMatrix | None = None
+    scouts: ScoutsPlan | None = None
 
 
 class RunManifest(Strict):

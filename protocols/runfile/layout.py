@@ -17,7 +17,7 @@ import numpy as np
 from ..config.pipeline import CORRECTION, ResultPlan
 from ..core.clock import iso_utc
 from ..messages.manifest import RunManifest, StackPlan
-from .nodes import Dataset, Group, Link, Node
+from .tree.nodes import DOSE_UNIT, Dataset, Group, Link, Node, epoch_ns
 
 ENTRY = "/entry"
 TELEMETRY = f"{ENTRY}/telemetry"
@@ -45,7 +45,6 @@ TILT_AXIS = "tilt_axis_deg"  # attribute of the group of a series
 
 HEATER = "heater"
 TEMPERATURE_CHANNELS = ("temperature_c", "temperature")
-DOSE_UNIT = "1/nm^2"
 
 
 @dataclass(frozen=True)
@@ -85,11 +84,6 @@ HOLD_BEGINS = ("commanded_up_ns", "crossed_up_ns")
 HOLD_TIMES = (*HOLD_BEGINS, "commanded_down_ns", "crossed_down_ns")
 CLOCK_COLUMNS = ("monotonic_ns", "utc_ns", "uncertainty_ns")
 EVENT_TEXT = {"level": 16, "source": 48, "message": 400, "json": 1024}  # bytes of UTF-8
-
-
-def epoch_ns(started_ns: int) -> int:
-    """Zero of the times in a file: the start of the run, cut to the milliseconds of ``@start``."""
-    return started_ns // 1_000_000 * 1_000_000
 
 
 def frames_path(stack: str) -> str:

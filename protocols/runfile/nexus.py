@@ -26,6 +26,7 @@ from ..storage.transaction import CHUNK_CACHE_BYTES, LIBVER, edited
 from . import layout
 from .steering_table import steering_nodes
 from .tracking_columns import tracking_nodes
+from .tree.scout_layout import TIME, is_scouts, scout_nodes
 
 _LOG_CHUNK_BYTES = 32_768
 _NEW = ".new"
@@ -55,7 +56,7 @@ def create_run_file(path: Path, manifest: RunManifest) -> Any:
     OSError
         If it cannot be written; nothing is left behind then.
     """
-    tables = (*steering_nodes(manifest), *tracking_nodes(manifest))
+    tables = (*steering_nodes(manifest), *tracking_nodes(manifest), *scout_nodes(manifest))
     return create_file(path, (*layout.tree(manifest), *tables))
 
 
@@ -159,10 +160,11 @@ def _dataset(file: Any, node: layout.Dataset) -> Any:
         return file.create_dataset(
             node.path, shape=(0,), maxshape=(None,), chunks=(rows,), dtype=dtype
         )
-    if node.storage == "frames":
+    if node.storage in ("frames", "pictures"):
         return file.create_dataset(
             node.path,
             shape=node.shape,
+            maxshape=(None, *node.shape[1:]) if node.storage == "pictures" else None,
             dtype=dtype,
             chunks=frame_chunk(node.shape),
             fillvalue=node.fill,
@@ -194,8 +196,8 @@ def finalise(path: Path) -> None:
 def tidy(file: Any) -> bool:
     """Remove from an open run file what stayed empty, since readers stumble over empty arrays.
 
-    That is the date of a result that never came, the end time of a run that never ended, and
-    logs without a single entry.
+    That is the date of a result that never came, the end time of a run that never ended, logs
+    without a single entry, and room for scouts that were not taken.
 
     Returns
     -------
@@ -215,9 +217,26 @@ def tidy(file: Any) -> bool:
             empty += [layout.telemetry_path(device, c) for c in channels if _is_empty(channels[c])]
     logs = (layout.DOSE, layout.EVENTS, layout.CLOCK)
     empty += [path for path in logs if path in file and _is_empty(file[path])]
+    empty += [path for name in file if is_scouts(name) for path in _empty_scouts(file, name)]
     for path in empty:
         del file[path]
     return bool(empty)
+
+
+def _empty_scouts(file: Any, name: str) -> list[str]:
+    """All of a group of scouts if none was taken, else the grids that have no picture."""
+    group = file[name]
+    if not len(group["scouts"][TIME]):
+        return [f"/{name}"]
+    grids = {grid: len(item["data"]) for grid, item in group.items() if "data" in _names(item)}
+    used = [grid for grid, pictures in grids.items() if pictures]
+    if used and group.attrs["default"] not in used:
+        group.attrs["default"] = used[0]
+    return [f"/{name}/{grid}" for grid in grids if grid not in used]
+
+
+def _names(item: Any) -> list[str]:
+    return list(item) if isinstance(item, h5py.Group) else []
 
 
 def _is_empty(log: Any) -> bool:

@@ -28,6 +28,8 @@ from .logs import Channel, DeviceLog, RecordedEvent, Telemetry, events_of
 from .results import Axis, StoredResult, last_process, stored_results
 from .stack import Floats, Frames, NotRecorded, Stack
 from .steering_table import read_table
+from .tree.scout_layout import account_of, is_scouts
+from .tree.scout_pictures import RecordedScouts, scouts_of
 
 __all__ = [
     "Axis",
@@ -38,6 +40,7 @@ __all__ = [
     "Hold",
     "NotRecorded",
     "RecordedEvent",
+    "RecordedScouts",
     "Run",
     "SeriesTable",
     "Stack",
@@ -333,6 +336,14 @@ class Run:
     def series(self) -> SeriesTable:
         """Tilt series, by number from 1 or by name."""
         return SeriesTable([s for s in self.stacks.values() if s.kind == "series"], str(self.path))
+
+    @property
+    def scouts(self) -> dict[str, RecordedScouts]:
+        """Scouts by what they were taken for: a series, or a calibration such as height_001."""
+        file, growing = self._file, bool(self._file.swmr_mode)
+        names = [account_of(name) for name in file if is_scouts(name)]
+        found = {name: scouts_of(file, name, growing) for name in names}
+        return {name: scouts for name, scouts in found.items() if scouts is not None}
 
     def one_series(self, number: int | None) -> Stack:
         """Find the tilt series that a command names.

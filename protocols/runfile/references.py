@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .nodes import Dataset, Group, Node
+from .tree.nodes import Dataset, Group, Node
 
 DARK, FLAT = "dark", "flat"
 _WHAT = {DARK: "mean of the frames without beam", FLAT: "mean of the frames without specimen"}

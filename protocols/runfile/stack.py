@@ -23,6 +23,7 @@ from .logs import utc_of
 from .references import StackReferences, references_of
 from .results import StoredResult, last_process, stored_results
 from .tracking_columns import SeriesTracking, tracking_of
+from .tree.scout_pictures import RecordedScouts, scouts_of
 
 Floats = NDArray[np.float64]
 
@@ -273,6 +274,11 @@ class Stack:
     def tracking(self) -> SeriesTracking | None:
         """Where the beam was and where the specimen was, frame by frame; None if not tracked."""
         return tracking_of(self._read, self.name)
+
+    @property
+    def scouts(self) -> RecordedScouts | None:
+        """Scouts before its frames, with their pictures; None where none was taken."""
+        return scouts_of(self._file, self.name, self._growing)
 
     @property
     def views_deg(self) -> tuple[float, ...]:

@@ -168,6 +168,10 @@ def _tracking_report(stack: Stack, warnings: list[str]) -> dict[str, Any]:
             "offset_largest_nm": [_number(value) for value in figures.offset_largest],
             "scouts": figures.scouts,
             "scout_dose_e_per_nm2": _number(figures.scout_dose),
+            "scout_pictures": 0 if (scouts := stack.scouts) is None else len(scouts),
+            "stage_nm": {
+                axis: _range(tracking.stage_nm[:, place]) for place, axis in enumerate("xyz")
+            },
         },
     }
 
@@ -237,6 +241,12 @@ class SeriesFigures:
 
 def _number(value: Any) -> float | None:
     return float(value) if np.isfinite(value) else None
+
+
+def _range(values: Floats) -> list[float] | None:
+    """Lowest and highest of what is known; None if nothing is."""
+    known = values[np.isfinite(values)]
+    return [float(known.min()), float(known.max())] if known.size else None
 
 
 def _sum(values: Floats) -> float | None:

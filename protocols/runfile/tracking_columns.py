@@ -62,6 +62,17 @@ FRAME_COLUMNS = (
     TrackingColumn("frames/scouts", "scouts", "int64", text="scouts taken before the frame"),
     _number("scout_dose", "scout_dose_e_per_nm2", DOSE_UNIT, "electrons per area of those scouts"),
 )
+# The stage as it was last read back before the exposure; an axis that it does not tell is NaN.
+STAGE_COLUMNS = tuple(
+    _number(f"stage_{axis}", f"stage_{axis}_nm", "nm", f"{axis} of the stage, as it reads back")
+    for axis in "xyz"
+)
+SCOUT_COLUMN = TrackingColumn(
+    "frames/scout",
+    "scout",
+    "int64",
+    text="row of the latest scout before the frame in the table of the scouts; -1: none recorded",
+)
 # ... and the tracker's answer these, some milliseconds later.
 ANSWER_COLUMNS = (
     _pair("offset_measured", "offset_nm", "where the specimen was, from its place; NaN: unknown"),
@@ -74,7 +85,9 @@ ANSWER_COLUMNS = (
         "not believed",
     ),
 )
-TRACKING_COLUMNS = (*FRAME_COLUMNS, *ANSWER_COLUMNS)
+# Files of earlier builds lack these.
+LATER_COLUMNS = (*STAGE_COLUMNS, SCOUT_COLUMN)
+TRACKING_COLUMNS = (*FRAME_COLUMNS, *LATER_COLUMNS, *ANSWER_COLUMNS)
 
 
 # --- what is there before the first frame ---------------------------------------------------------
@@ -140,25 +153,27 @@ def _process(software: str, plan: TrackingPlan) -> Iterator[Node]:
 # --- frames ---------------------------------------------------------------------------------------
 
 
-def frame_stamps(header: Mapping[str, Any]) -> dict[str, Any]:
+def frame_stamps(header: Mapping[str, Any], scout: int = -1) -> dict[str, Any]:
     """Columns of a frame that was taken, from its header; nothing is measured of it yet.
 
     Parameters
     ----------
     header : mapping
         Of the frame's message.
+    scout : int
+        Row of the latest scout before it, -1 where there is none.
 
     Returns
     -------
     dict
         By the keys of `TRACKING_COLUMNS`: numbers, and arrays of shape (2,).
     """
-    stamps = _stamps(header, FRAME_COLUMNS) | _stamps({}, ANSWER_COLUMNS)
+    stamps = _stamps(header, (*FRAME_COLUMNS, *STAGE_COLUMNS)) | _stamps({}, ANSWER_COLUMNS)
     scouts: object = header.get("scouts", 0)
     stamps["scouts"] = scouts if type(scouts) is int and 0 <= scouts < 1 << 31 else -1
     if stamps["scouts"] == 0:
         stamps["scout_dose_e_per_nm2"] = 0.0
-    return stamps
+    return stamps | {SCOUT_COLUMN.key: scout}
 
 
 def answer_stamps(header: Mapping[str, Any]) -> dict[str, Any]:
@@ -279,6 +294,11 @@ class SeriesTracking:
         Scouts before the frame; -1 where the frame was not taken.
     scout_dose_e_per_nm2 : ndarray of shape (frames,)
         Their dose.
+    scout : ndarray of shape (frames,)
+        Row of the latest of them in `Stack.scouts`; -1 where none was recorded.
+    stage_nm : ndarray of shape (frames, 3)
+        Where the stage stood along (x, y, z), as it was read back before the exposure; NaN for an
+        axis that it does not tell.
     lost_beyond_nm : float
         Offset beyond which a frame counts as off.
     figures : TrackingFigures
@@ -296,6 +316,8 @@ class SeriesTracking:
     drift_speed_nm_per_s: Floats
     scouts: NDArray[np.int64]
     scout_dose_e_per_nm2: Floats
+    scout: NDArray[np.int64]
+    stage_nm: Floats
     lost_beyond_nm: float
     figures: TrackingFigures
 
@@ -329,7 +351,10 @@ def tracking_of(read: Callable[[str], NDArray[Any]], stack: str) -> SeriesTracki
         None where the specimen was not tracked, as in files of earlier versions.
     """
     columns = {column.key: read(f"/{stack}/{column.path}") for column in TRACKING_COLUMNS}
-    beyond = read(LOST_BEYOND)
+    beyond, frames = read(LOST_BEYOND), len(columns["shift_nm"])
+    for column in LATER_COLUMNS:
+        if not columns[column.key].size:
+            columns[column.key] = column.empty(frames)
     if not beyond.size or not all(values.size for values in columns.values()):
         return None
     lost_beyond_nm = float(beyond)
@@ -345,6 +370,8 @@ def tracking_of(read: Callable[[str], NDArray[Any]], stack: str) -> SeriesTracki
         drift_speed_nm_per_s=columns["drift_nm_per_s"],
         scouts=columns["scouts"],
         scout_dose_e_per_nm2=columns["scout_dose_e_per_nm2"],
+        scout=columns[SCOUT_COLUMN.key],
+        stage_nm=np.stack([columns[column.key] for column in STAGE_COLUMNS], axis=1),
         lost_beyond_nm=lost_beyond_nm,
         figures=figures_of(columns, lost_beyond_nm),
     )

@@ -13,8 +13,9 @@ import pytest
 
 from pyrotome.daemon.schedule.plan import make_plan
 from pyrotome.drivers.registry import check_drivers
+from pyrotome.protocols.config.realistic_rig import realistic_rig
 from pyrotome.protocols.config.recipe import Recipe
-from pyrotome.protocols.config.rig import Rig, simulated_rig
+from pyrotome.protocols.config.rig import Rig
 from pyrotome.protocols.core.documents import load_model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,7 +30,7 @@ def blocks(language: str) -> list[str]:
 def test_recipe_and_rig_are_valid() -> None:
     recipe_text, rig_text = blocks("yaml")
     recipe = load_model(Recipe, recipe_text, "README.md")
-    assert make_plan(recipe, simulated_rig()).frames > 0
+    assert make_plan(recipe, realistic_rig()).frames > 0
     rig = load_model(Rig, rig_text, "README.md")
     check_drivers(rig)
     assert rig.simulator is None

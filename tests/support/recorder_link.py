@@ -17,7 +17,15 @@ import zmq
 from pyrotome.protocols.config.pipeline import ResultPlan
 from pyrotome.protocols.config.recipe import BeamSettings, Sample
 from pyrotome.protocols.messages import credit_link as link
-from pyrotome.protocols.messages.manifest import HoldPlan, Interruption, RunManifest, StackPlan
+from pyrotome.protocols.messages.manifest import (
+    HoldPlan,
+    Interruption,
+    RunManifest,
+    ScoutGrid,
+    ScoutsPlan,
+    StackPlan,
+    TrackingPlan,
+)
 from pyrotome.protocols.messages.parent_pipe import dump_config
 from pyrotome.protocols.messages.process import RecorderConfig
 from pyrotome.protocols.messages.stream import Message
@@ -67,6 +75,30 @@ def a_manifest(**changes: Any) -> RunManifest:
         },
     }  # fmt: skip
     return RunManifest(**(fields | changes))
+
+
+GRIDS = (
+    ScoutGrid(name="field_8", kind="scout", shape=(6, 8), pixel_nm=4.16),
+    ScoutGrid(name="field_4", kind="scout", shape=(3, 4), pixel_nm=8.32),
+    ScoutGrid(name="search", kind="wide", shape=(18, 24), pixel_nm=4.16),
+)
+
+
+def scouted(*accounts: str) -> TrackingPlan:
+    """The tracking of a run that may take scouts."""
+    plan = ScoutsPlan(accounts=accounts, grids=GRIDS)
+    return TrackingPlan(settings={}, lost_beyond_nm=10.0, scouts=plan)
+
+
+def scout(series: str, number: int, grid: int = 0) -> tuple[dict[str, Any], np.ndarray]:
+    """Header and picture of a scout, known by its number."""
+    header = {
+        "type": "scout", "series": series, "index": 0, "scan": GRIDS[grid].kind,
+        "t_ns": T0 + number * S // 10, "tilt_deg": 2.0 * number, "dose_e_per_nm2": 0.02,
+        "shift_nm": [10.0 * number, -1.0], "defocus_nm": 50.0, "field_nm": 33.28,
+    }  # fmt: skip
+    seed = [*series.encode(), number]
+    return header, np.random.default_rng(seed).poisson(3.0, GRIDS[grid].shape).astype("<u2")
 
 
 class Daemon:

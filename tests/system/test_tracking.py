@@ -32,10 +32,11 @@ def test_the_specimen_stays_in_the_frame(cli: Any) -> None:
         told = run.series[1].tracking
         columns = told.offset_measured_nm, told.shift_applied_nm, told.shift_predicted_sd_nm
         measured_in_file = [np.isfinite(values).all(axis=1).sum() for values in columns]
-        score, scouts = told.registration_score, told.scouts
+        score, scouts, stage_nm = told.registration_score, told.scouts, told.stage_nm
     assert measured_in_file == [11, 11, 11]
     assert score.min() > 0.1
     assert scouts.tolist() == [0] * 11
+    assert np.isfinite(stage_nm).all()
     assert np.isfinite(measured).sum() >= 9
     assert np.nanmax(np.abs(shifts)) > 300
     assert not (cli.folder / "run.nxs.tracking").exists(), "it has served"
@@ -44,12 +45,15 @@ def test_the_specimen_stays_in_the_frame(cli: Any) -> None:
 
 
 def test_scouts_keep_it_within_nanometres(cli: Any) -> None:
-    track = {"by": "model", "keep_within": "always", "scouts": "30 e/nm^2"}
+    # A busy computer leaves the beam on for longer.
+    track = {"by": "model", "keep_within": "always", "scouts": "200 e/nm^2"}
+    recipe = TRACKED | {"track": track, "limits": {"dose": "900 e/nm^2"}}
     done = cli(
-        "run", cli.recipe(**TRACKED | {"track": track}, analysis=[]), "--rig",
+        "run", cli.recipe(**recipe, analysis=[]), "--rig",
         cli.rig(**realistic(cli.folder)), "-o", "run.nxs", "--simulator-log", "world.log",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+    assert "tracking series_001, trusted" in done.stdout + done.stderr
     lines = [json.loads(line) for line in (cli.folder / "world.log").read_text().splitlines()]
     exposures = [line for line in lines if line["event"] == "exposure"]
     frames = [e for e in exposures if e["shape"] == [128, 128]]
@@ -60,6 +64,19 @@ def test_scouts_keep_it_within_nanometres(cli: Any) -> None:
     off = np.hypot(*np.array([e["offset_nm"] for e in frames]).T)
     assert np.median(off[1:]) < 5
     assert off.max() < 50
+    with pyrotome.open(cli.folder / "run.nxs") as run:
+        told, recorded = run.series[1].tracking, run.series[1].scouts
+        pictures = [recorded.picture(row) for row in range(len(recorded))]
+    assert len(recorded) == len(scouts) == told.scouts.sum()
+    assert set(recorded.kind) == {"scout"}
+    assert recorded.tilt_deg == pytest.approx([e["tilt_deg"] for e in scouts], abs=0.5)
+    assert (
+        told.scout[told.scouts > 0].tolist()
+        == (np.cumsum(told.scouts[told.scouts > 0]) - 1).tolist()
+    )
+    assert all(picture.shape == (64, 64) for picture in pictures)
+    electrons = recorded.dose_e_per_nm2 * (128 * 8.32) ** 2
+    assert 0 < np.sum(pictures) < 2 * electrons.sum()
     (world,) = (line for line in lines if line["event"] == "dose")
     charged = cli.inspect("run.nxs")["dose_e_per_nm2"]
     assert charged == pytest.approx(world["total_e_per_nm2"], rel=0.05), "frames and scouts"

@@ -28,6 +28,7 @@ def run_file(tmp_path: Path) -> Path:
                 "series": series, "index": index, "t_ns": T0 + index * S, "tilt_deg": TILTS[index],
                 "shift_nm": [10.0, index * 1.0], "shift_predicted_nm": [8.0, index * 1.0],
                 "shift_sd_nm": [5.0, 6.0], "defocus_nm": 40.0, "defocus_sd_nm": 100.0,
+                "stage_x_nm": 5.0,
             }  # fmt: skip
             file.write_frame(header, picture(series, index))
     for index, offset in enumerate(([3.0, -4.0], None, [20.0, 1.0])):
@@ -48,10 +49,10 @@ def test_a_row_for_each_frame_that_was_taken(run_file: Path, tmp_path: Path) -> 
     assert len(rows) == 6
     assert ",".join(rows[0]) == (
         "series,index,tilt_deg,predicted_y_nm,predicted_x_nm,sd_nm,measured_y_nm,measured_x_nm,"
-        "applied_y_nm,applied_x_nm,defocus_nm"
+        "applied_y_nm,applied_x_nm,defocus_nm,stage_x_nm,stage_y_nm,stage_z_nm"
     )
     assert list(rows[2].values()) == [
-        "series_001", "2", "0", "2", "0", "6", "20", "1", "10", "2", "40",
+        "series_001", "2", "0", "2", "0", "6", "20", "1", "10", "2", "40", "5", "", "",
     ]  # fmt: skip
     assert [row["measured_x_nm"] for row in rows] == ["-4", "", "1", "", "", ""]
     assert len((tmp_path / "second.csv").read_text().splitlines()) == 2

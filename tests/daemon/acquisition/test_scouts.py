@@ -117,13 +117,13 @@ class Bench:
 
     def __init__(self, limit: float | None = None, speed: float = 100, **track: Any) -> None:
         clock = ExperimentClock(speed=speed)
-        self.told: list[Any] = []
         self.column = Column(clock)
         self.scanner = Scanner(clock, self.column)
         self.ledger = DoseLedger(limit, None)
         self.ledger.reserve(SERIES, 1.0, is_series=True)
         self.events: list[str] = []
         self.journal: list[Any] = []
+        self.told: list[FrameTaken] = []
         self.pauses, self.dead = 0, False
         self.tracker = Tracker()
         self.follower = Follower(
@@ -152,10 +152,10 @@ class Bench:
         self.pauses += 1
 
     def tracking(self, told: Any, pixels: Any = None) -> None:
-        self.told.append(told)
         if self.dead:
             return
         if isinstance(told, FrameTaken):
+            self.told.append(told)
             measured, table = self.tracker.feed(told, pixels)
             answers = {"measured": measured, "table": table}
         else:
@@ -197,7 +197,9 @@ async def test_a_scout_brings_the_specimen_to_within_nanometres() -> None:
     bench.scanner.off_nm = np.array([70.0, -110.0])
     assert await bench.before() == 1
     assert bench.off_nm < 6
-    assert bench.follower.header()["scouts"] == 1
+    header = bench.follower.header()
+    assert header["scouts"] == 1
+    assert header["scout_t_ns"] == bench.told[-1].t_ns
     assert bench.scouts.detector_taken
     assert bench.scanner.shapes == [(64, 64)]
     assert bench.column.blanked
@@ -228,7 +230,7 @@ async def test_where_every_frame_gets_a_scout_the_beam_is_on_no_longer_than_it_m
     assert await bench.before() == 1
     points = bench.scanner.shapes[-1][1]
     assert points == (64 if speed == 1 else 32)
-    assert [told.cut_short for told in bench.told if isinstance(told, FrameTaken)] == [False, True]
+    assert [told.cut_short for told in bench.told] == [False, True]
     on_s = bench.context.least_on.total_s
     scan = SETTINGS.dose_per_frame_e_per_nm2 * (points / 1024) ** 2
     scan_s = SETTINGS.exposure_s * (points / 1024) ** 2
@@ -244,6 +246,7 @@ async def test_without_need_or_without_dose_there_is_none() -> None:
     bench = Bench(keep_within="5 um")
     await bench.begin()
     assert await bench.before() == 0
+    assert "scout_t_ns" not in bench.follower.header()
     assert not bench.scouts.detector_taken
     bench = Bench(scouts="none", keep_within="always")
     await bench.begin()

@@ -15,7 +15,18 @@ import h5py
 import hdf5plugin  # noqa: F401 # registers the filters
 import numpy as np
 import pytest
-from recorder_link import SHAPE, T0, TILTS, Daemon, S, a_manifest, nexus_errors, picture
+from recorder_link import (
+    SHAPE,
+    T0,
+    TILTS,
+    Daemon,
+    S,
+    a_manifest,
+    nexus_errors,
+    picture,
+    scout,
+    scouted,
+)
 
 from pyrotome.daemon.recording.recorder import CREDIT_BYTES, credit_for
 from pyrotome.protocols.core.bitshuffle import Bitshuffle
@@ -383,6 +394,29 @@ def test_a_killed_recorder_leaves_a_file_that_can_be_read(start: Start) -> None:
     daemon.child.wait(60)
     report = inspect_file(daemon.path)
     assert (report["status"], report["frames"]) == ("running", 4)
+
+
+def test_scouts_come_in_order_with_the_frames_and_cost_no_credit(start: Start) -> None:
+    daemon = start(tracking=scouted("series_001"))
+    credit = daemon.start()
+    for index in range(3):
+        header, seen = scout("series_001", index, grid=index)
+        pixels = {"shape": list(seen.shape), "dtype": "uint16"}
+        daemon.send("scout", header | pixels, seen)
+        daemon.frame("series_001", index, scouts=1, scout_t_ns=header["t_ns"])
+    daemon.wait_for_credit(3)
+    assert credit >= 4
+    daemon.send("scout", header | {"shape": [2, 2], "dtype": "uint16"}, b"12345678")
+    assert "not 'wide' (2, 2)" in daemon.wait_for_event("takes scouts of")["message"]
+    daemon.send("scout", {"series": "series_001", "shape": [9], "dtype": "uint16"}, b"1")
+    daemon.wait_for_event("payload of")
+    assert daemon.end()["frames"] == 3
+    with h5py.File(daemon.path) as file:
+        assert file["series_001/frames/scout"][...].tolist() == [0, 1, 2, -1, -1]
+        grids = file["scouts_001/scouts/grid"].asstr()[...]
+        for row, grid in enumerate(grids):
+            seen = scout("series_001", row, grid=row)[1]
+            assert np.array_equal(file[f"scouts_001/{grid}/data"][0], seen)
 
 
 def test_a_full_disk_holds_the_schedule_and_loses_nothing(start: Start) -> None:

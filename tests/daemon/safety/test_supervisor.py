@@ -462,9 +462,10 @@ def test_valves_may_be_closed_where_no_frames_are_taken_but_the_vacuum_matters()
 
 def test_a_stage_that_shifts_is_moving_too_and_the_frames_are_named() -> None:
     course = Course(Supervisor(rig()))
-    course.stage(StagePosition(0, 10.0), StagePosition(1, 10.04, 100.0, 100.0))
+    still = StagePosition(0, 10.0, 0.0, 0.0)  # it does not tell z
+    course.stage(still, StagePosition(1, 10.04, 100.0, 100.0))
     assert course.trips == []
-    course.stage(StagePosition(0, 10.0), StagePosition(1, 10.0, 300.0))
+    course.stage(still, StagePosition(1, 10.0, 300.0, 0.0))
     (trip,) = course.trips
     assert "300 nm during frame 3 of series_001" in trip.message
     course.stage(StagePosition(0, 10.0), StagePosition(1, 10.0))

@@ -16,6 +16,7 @@ from pyrotome.daemon.streaming.telemetry_hub import PublishedEvent
 from pyrotome.protocols.core.bitshuffle import Bitshuffle
 from pyrotome.protocols.core.chunk import ENCODING, Chunk
 from pyrotome.protocols.messages.stream import Message, array_of
+from pyrotome.protocols.messages.tracking import FrameTaken, ShiftSet
 
 FRAME = np.arange(64, dtype=np.uint16).reshape(8, 8)
 
@@ -127,4 +128,22 @@ async def test_before_and_after_the_run_nothing_waits_and_nothing_is_sent() -> N
         assert streams.most_at_a_time == 1
         streams.frame({"series": "s", "index": 0}, FRAME, 7)
         assert streams.losses() == {"analysis": {"headers_only": 0}, "views": {"not_shown": 0}}
+        await streams.close()
+
+
+async def test_the_picture_of_a_scout_goes_to_the_recorder_too() -> None:
+    async with linked() as here:
+        streams = RunStreams(here.hub, here.link, "merlin")
+        await here.connect()
+        told = FrameTaken(
+            t_ns=7, series="series_001", index=3, scan="scout", tilt_deg=2.0, field_nm=8.0,
+            dose_e_per_nm2=0.02, shift_nm=(1.0, -2.0),
+        )  # fmt: skip
+        streams.tracking(ShiftSet(t_ns=6, shift_nm=(0.0, 0.0)))
+        streams.tracking(told, FRAME)
+        scout = await here.receive()
+        assert scout.topic == "scout", "what is told without a picture is for the tracker alone"
+        assert scout.header | {"scan": "scout", "t_ns": 7, "shift_nm": [1, -2]} == scout.header
+        np.testing.assert_array_equal(array_of(scout), FRAME)
+        assert here.link.consumers["recorder"].credit == 10, "it costs none"
         await streams.close()

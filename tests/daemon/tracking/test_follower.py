@@ -305,3 +305,28 @@ async def test_where_a_person_says_that_it_stands_goes_to_the_tracker() -> None:
     assert bench.follower.pointed_out
     await bench.follower.follow(16.0)
     assert bench.column.shifts == [(0.0, 0.0)], "until there is a table of it"
+
+
+async def test_those_who_watch_see_what_is_expected_applied_and_found() -> None:
+    bench = Bench()
+    follower = bench.follower
+    assert follower.status["state"] == "no table"
+    await bench.begin()
+    bench.table(height_nm=1000.0)
+    await follower.follow(16.0)
+    bench.measured(index=2)
+    told = follower.status
+    assert told["series"] == "series_001"
+    assert (told["state"], told["frame"]) == ("trusted", 2)
+    assert told["shift_nm"] == pytest.approx(bench.column.shifts[-1], abs=0.01)
+    assert (told["shift_limit_nm"], told["expected_nm"]) == (1500, [0, 0])
+    assert (told["expected_sd_nm"], told["offset_nm"]) == ([30, 30], [3, -4])
+    assert (told["defocus_nm"], told["defocus_sd_nm"]) == (100, 50)
+    for index in range(3, 6):
+        bench.measured(index=index, offset_nm=None, sd_nm=None, doubt="decoy")
+    told = follower.status
+    assert (told["state"], told["offset_nm"]) == ("not found", None)
+    assert "frames in a row do not show the specimen" in told["why"]
+    bench.measured(index=6)
+    assert follower.status["state"] == "trusted"
+    json.dumps(told, allow_nan=False)

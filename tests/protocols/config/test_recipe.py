@@ -6,8 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pyrotome.protocols.config.realistic_rig import realistic_rig
 from pyrotome.protocols.config.recipe import Recipe, load_recipe
 from pyrotome.protocols.config.rig import Rig, load_rig, simulated_rig
+from pyrotome.protocols.config.shift_calibration import load_shift_calibration
 from pyrotome.protocols.config.simulated import Replay
 from pyrotome.protocols.core.documents import load_model
 from pyrotome.protocols.core.errors import BadInput
@@ -56,6 +58,15 @@ def test_the_designs_recipe_is_understood() -> None:
 def test_every_example_is_valid(name: str) -> None:
     recipe, _ = load_recipe(EXAMPLES / "recipes" / f"{name}.yaml")
     assert recipe.title
+
+
+def test_the_built_in_microscope_that_errs_is_that_of_the_example() -> None:
+    built_in = realistic_rig().model_dump()
+    example = load_rig(EXAMPLES / "rigs" / "realistic.yaml")[0].model_dump()
+    files = [rig["beam"]["shift"].pop("calibration_file") for rig in (built_in, example)]
+    assert built_in == example
+    first, second = (load_shift_calibration(Path(file)) for file in files)
+    assert first == second
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+import h5py
+import hdf5plugin  # noqa: F401 the frames' filter
 import numpy as np
 import pytest
 from recorder_link import T0, S, a_manifest, picture
@@ -29,7 +31,8 @@ def frame(file: RunFile, index: int, series: str = "series_001", **more: Any) ->
     header = {
         "series": series, "index": index, "t_ns": T0 + index * S, "shift_nm": [10.0 * index, -2.0],
         "shift_predicted_nm": [10.0 * index, 0.0], "shift_sd_nm": [4.0, 5.0], "defocus_nm": 100.0,
-        "defocus_sd_nm": 130.0, "drift_nm_per_s": 0.5,
+        "defocus_sd_nm": 130.0, "drift_nm_per_s": 0.5, "stage_x_nm": -500.0,
+        "stage_z_nm": 1000.0 + index,
     }  # fmt: skip
     file.write_frame(header | more, picture(series, index))
 
@@ -71,6 +74,11 @@ def test_columns_and_figures_go_through_a_kill_and_a_resumed_run(tmp_path: Path)
     assert np.isfinite(told.offset_measured_nm[:, 0]).tolist() == [1, 1, 0, 1, 0]
     assert told.registration_score[2] == 0.7
     assert told.scouts.tolist() == [0, 0, 2, 0, -1]
+    assert told.stage_nm[:, 0].tolist()[:4] == [-500] * 4
+    assert np.isnan(told.stage_nm[:, 1]).all(), "the stage does not tell its y"
+    assert told.stage_nm[3, 2] == 1003
+    with h5py.File(left) as raw:
+        assert raw["series_001/frames/stage_z"].attrs["units"] == "nm"
     assert row[0].tolist() == [12, 4]
     assert np.isnan(row[1]).all()
     figures = inspect_file(left)["series"][0]["tracking"]
@@ -78,8 +86,33 @@ def test_columns_and_figures_go_through_a_kill_and_a_resumed_run(tmp_path: Path)
         "frames_measured": 3, "frames_not_believed": 1, "frames_off": 1, "lost_beyond_nm": 10.0,
         "offset_rms_nm": [pytest.approx(math.sqrt(54)), pytest.approx(math.sqrt(32 / 3))],
         "offset_largest_nm": [12.0, 4.0], "scouts": 2, "scout_dose_e_per_nm2": 0.05,
+        "scout_pictures": 0, "stage_nm": {"x": [-500, -500], "y": None, "z": [1000, 1003]},
     }  # fmt: skip
     assert "2 of 4 frames were off" in inspect_file(left)["series"][0]["warnings"][0]
+
+
+def test_a_file_without_the_columns_of_the_stage_is_read_and_resumed(tmp_path: Path) -> None:
+    """Files that an earlier build has written."""
+    path = tmp_path / "run.nxs"
+    file = RunFile(path, TRACKED)
+    frame(file, 0)
+    file.close("aborted", None, 1.0, "")
+    with h5py.File(path, "r+") as raw:
+        for axis in "xyz":
+            for series in ("series_001", "series_002"):
+                del raw[f"{series}/frames/stage_{axis}"]
+    with pyrotome.open(path) as run:
+        told = run.series[1].tracking
+    assert told is not None
+    assert told.shift_applied_nm[0].tolist() == [0, -2]
+    assert np.isnan(told.stage_nm).all()
+    file = RunFile(path, TRACKED, Interruption(from_ns=T0 + 3 * S, until_ns=T0 + 9 * S))
+    frame(file, 1)
+    file.close("complete", None, 1.0, "")
+    with pyrotome.open(path) as run:
+        told = run.series[1].tracking
+    assert told is not None
+    assert np.isfinite(told.stage_nm[:, 2]).tolist() == [0, 1, 0, 0, 0]
 
 
 def test_an_offset_without_a_place_is_refused_and_harms_nothing(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import h5py
 import hdf5plugin  # noqa: F401 # registers the filters
 import numpy as np
 import pytest
-from recorder_link import T0, S, a_manifest, picture
+from recorder_link import T0, S, a_manifest, picture, scout, scouted
 
 from pyrotome.daemon.recording.examination import examine
 from pyrotome.daemon.recording.run_file import RunFile
@@ -44,11 +44,15 @@ def record(path: Path, frames: int, per_flush: int, points: Path) -> None:
     """Record a run; notes how long the log was when so many frames were acknowledged."""
     log = Path(os.environ["WRITE_LOG"])
     stack = StackPlan(name="series_001", kind="series", frames=frames, tilt_deg=(0.0,) * frames)
-    file = RunFile(path, a_manifest(stacks=(stack,)))
+    file = RunFile(path, a_manifest(stacks=(stack,), tracking=scouted("series_001")))
     known = [(log.stat().st_size, 0)]
     for index in range(frames):
         t_ns = T0 + index * S
         header = {"series": "series_001", "index": index, "t_ns": t_ns, "temperature_c": 200.0}
+        if index % 2:
+            told, seen = scout("series_001", index // 2)
+            file.write_scout(told, seen)
+            header["scout_t_ns"] = told["t_ns"]
         file.write_frame(header, picture("series_001", index))
         for sample in range(SAMPLES):
             values = {"temperature_c": 200.0 + sample, "power_mw": 1.0}
@@ -144,12 +148,31 @@ def check(path: Path, image: bytearray, durable: int) -> None:
             assert np.array_equal(frames[index], picture("series_001", index))
         times = file[layout.column_path("series_001", "t_ns")][...]
         assert np.isfinite(times[there]).all()
+        check_scouts(file, durable)
         if durable:
             log = file[layout.telemetry_path("heater", "temperature_c")]
             rows = len(log["time"])
             assert rows == len(log["value"]) >= durable * SAMPLES
             assert np.array_equal(log["value"][...], 200.0 + np.arange(rows) % SAMPLES)
             assert len(file[f"{layout.EVENTS}/message"]) >= durable
+
+
+def check_scouts(file: h5py.File, durable: int) -> None:
+    """Every scout that the table names is there, those before acknowledged frames among them."""
+    if "scouts_001" not in file:
+        assert durable < 2
+        return
+    group = file["scouts_001"]
+    rows = {name: column[...] for name, column in group["scouts"].items()}
+    assert {len(column) for column in rows.values()} == {len(rows["time"])}
+    assert len(rows["time"]) >= durable // 2
+    for row, (grid, place) in enumerate(zip(rows["grid"], rows["picture"], strict=True)):
+        told, seen = scout("series_001", row)
+        assert np.array_equal(group[grid.decode()]["data"][place], seen)
+        assert rows["tilt"][row] == told["tilt_deg"]
+    named = file["series_001/frames/scout"][...]
+    assert named.max() < len(rows["time"])
+    assert named[1:durable:2].tolist() == list(range(durable // 2))
 
 
 @pytest.fixture

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Storage = Literal["plain", "growing", "frames"]
+DOSE_UNIT = "1/nm^2"
+Storage = Literal["plain", "growing", "frames", "pictures"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,8 @@ class Dataset:
     `value` is what it holds from the start (text is written with variable length), and None
     where only `dtype`, `shape` and `fill` are known. `dtype` ``"S64"`` is UTF-8 text of at most
     64 bytes. `storage` is ``"growing"`` for an unlimited first axis, ``"frames"`` for one
-    chunk per index of the first axis, compressed with bitshuffle and LZ4 (filter 32008).
+    chunk per index of the first axis, compressed with bitshuffle and LZ4 (filter 32008), and
+    ``"pictures"`` for the same with an unlimited first axis.
     """
 
     path: str
@@ -46,3 +48,8 @@ class Link:
 
 
 Node = Group | Dataset | Link
+
+
+def epoch_ns(started_ns: int) -> int:
+    """Zero of the times in a file: the start of the run, cut to the milliseconds of ``@start``."""
+    return started_ns // 1_000_000 * 1_000_000
