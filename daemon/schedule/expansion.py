@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TypeGuard
 
 from ...protocols.config.pipeline import planned_results
+from ...protocols.config.realistic_rig import SHIFT_FILE
 from ...protocols.config.recipe import Cycle, Ramp, Recipe, TiltSeries
 from ...protocols.config.rig import Rig
 from ...protocols.config.steering import Adaptive
@@ -205,6 +207,12 @@ class Expansion:
                 path,
                 f"the rig '{self.rig.name}' names no file for it; give its beam a "
                 "shift: {calibration_file: shift.json, limit: 1.5 um}, or leave this step out",
+            )
+        if Path(shift.calibration_file) == SHIFT_FILE:
+            raise self._bad(
+                path,
+                "the built-in microscope keeps its calibration; name a rig with a file of its own "
+                "(--rig), such as a copy of examples/rigs/realistic.yaml",
             )
         self.shifts += 1
         scans = len(SHIFT_PATTERN)

@@ -16,6 +16,7 @@ from pyrotome.daemon.schedule.plan import (
     make_plan,
 )
 from pyrotome.daemon.schedule.tilt_angles import tilt_angles
+from pyrotome.protocols.config.realistic_rig import realistic_rig
 from pyrotome.protocols.config.recipe import Recipe, TiltSeries
 from pyrotome.protocols.config.rig import Rig, ShiftRig, simulated_rig
 from pyrotome.protocols.core.errors import BadInput
@@ -116,6 +117,12 @@ def test_a_series_may_be_the_only_one_that_is_tracked() -> None:
     with pytest.raises(BadInput, match="names no calibrated beam shift"):
         make_plan(recipe(series), simulated_rig())
     assert not recipe({"tilt_series": SERIES}).tracked
+
+
+def test_the_calibration_of_the_built_in_microscope_is_never_written_over() -> None:
+    calibrated = recipe({"calibrate": "shifts"}, track="model")
+    with pytest.raises(BadInput, match=r"steps\[0\]\.calibrate: the built-in microscope keeps"):
+        make_plan(calibrated, realistic_rig())
 
 
 def test_what_a_plan_refuses_is_told_with_the_line_of_the_recipe() -> None:
