@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from ...protocols.config.tracking import Settle
 from ...protocols.messages.tracking_rules import settled_ns
 from ..acquisition.context import AcquisitionContext
+from ..acquisition.focus_series import FocusSeries
 from ..acquisition.scouts import Scouts
 from ..acquisition.stack_acquisition import StackAcquisition
 from ..schedule.operations import CalibrateHeight
@@ -44,6 +45,7 @@ class SpecimenTracking:
         self._context, self._follower, self._settle = context, follower, settle
         self._checkpoint = checkpoint
         self._scouts = Scouts(context, follower)
+        self._focus = FocusSeries(context, follower)
         self._series, self._tilts = "", tuple[float, ...]()
         # Time from frame to frame as it was last, and when the latest series came to its first.
         self._frame_s: float | None = None
@@ -92,6 +94,7 @@ class SpecimenTracking:
         self._series, self._tilts = series, tuple(tilt_deg)
         frame_s = self._frame_s = frame_s if self._frame_s is None else self._frame_s
         self._scouts.begin(series)
+        self._focus.begin(series)
         await self._expect(series, tilt_deg, frame_s)
         if follower.limits.scouts_e_per_nm2 > 0 and len(tilt_deg):
             way = self._way_to(tilt_deg[0])
@@ -150,14 +153,15 @@ class SpecimenTracking:
         taken = 0
         while True:
             await follower.follow(tilt_deg)
+            await self._focus.before(acquisition.indices[first], tilt_deg)
             taken += await self._scouts.before(
                 acquisition.indices[first], tilt_deg, always=taken > 0
             )
             if not await self._checkpoint() or not taken:
                 break
-        if self._scouts.detector_taken:
+        if self._scouts.detector_taken or self._focus.detector_taken:
             await acquisition.arm_from(first)
-            self._scouts.detector_taken = False
+            self._scouts.detector_taken = self._focus.detector_taken = False
 
     async def _keep_time(self, first: int) -> None:
         """Measure the time from frame to frame; after the way to the first, ask for a new table.

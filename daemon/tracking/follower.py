@@ -20,6 +20,7 @@ from ...protocols.config.tracking import Focus, Track
 from ...protocols.core.clock import ExperimentClock
 from ...protocols.messages.tracking import (
     DriftAt,
+    FocusMeasured,
     HoldDone,
     OffsetMeasured,
     Row,
@@ -43,6 +44,7 @@ from ...protocols.messages.tracking_rules import (
     stage_takes_over,
 )
 from .applied_shift import AppliedShift
+from .focus_needs import FocusNeeds
 from .height_correction import MOVE_ERROR_NM, HeightCorrection
 from .scout_answers import ScoutAnswers
 
@@ -108,6 +110,7 @@ class Follower:
             lost_beyond=track.lost_beyond,
         )
         self.answers = ScoutAnswers()
+        self.focus_needs = FocusNeeds(focus, beam.rig.focus, event)
         # Taken before the next frame, and their fluence.
         self.scouts, self.scout_dose_e_per_nm2 = 0, 0.0
         self._table: Table | None = None
@@ -145,7 +148,7 @@ class Follower:
             shift_limit_nm=reach.shift_nm,
             hand_over_nm=0.6 * reach.shift_nm if shift is None else shift.hand_over_nm,
         )
-        self._can_focus = self._focus.by == "model" and reach.defocus_nm is not None
+        self._can_focus = self._focus.by != "none" and reach.defocus_nm is not None
         await self._apply((0.0, 0.0), 0.0)
 
     # --- what happens -----------------------------------------------------------------------------
@@ -202,6 +205,23 @@ class Follower:
             await self._apply(row.shift_nm, row.defocus_nm)
         except (OutOfRange, DeviceRefused) as error:
             self.lost(f"{self._series} at {tilt_deg:g} deg: {error}")
+
+    async def look_at(self, shift_nm: tuple[float, float], defocus_nm: float) -> None:
+        """Shift the beam and focus it for a picture that is no frame of the series.
+
+        Raises OutOfRange or DeviceRefused, as `Beam.deflect` and `Beam.focus` do.
+        """
+        await self._apply(shift_nm, defocus_nm)
+
+    @property
+    def applied(self) -> tuple[tuple[float, float], float]:
+        """Shift (y, x) and defocus that are applied, in nm."""
+        return self._applied.shift_nm, self._applied.defocus_nm
+
+    def focus_due(self, voltage_kv: float) -> str:
+        """Why a focus series comes before the next frame; empty if none does."""
+        placed = self._table is not None and self._table.placed
+        return self.focus_needs.due(self._row, placed, voltage_kv)
 
     def before_exposure(
         self, tilt_deg: float, spent_e_per_nm2: float, scout_e_per_nm2: float
@@ -339,6 +359,8 @@ class Follower:
         try:
             if (told := body.get("table")) is not None:
                 self._note_table(Table.model_validate(told))
+            if (told := body.get("focused")) is not None:
+                self.focus_needs.note_focus(FocusMeasured.model_validate(told))
             if (told := body.get("measured")) is not None:
                 self._note_measured(OffsetMeasured.model_validate(told))
         except ValidationError as error:
@@ -376,6 +398,7 @@ class Follower:
                 "score": found.score,
             }
             self._telemetry("tracker", values, found.t_ns)
+        self.focus_needs.note_frame(found)
         self._frames += not found.doubt
         why = is_lost(found, self._field_nm, self._limits)
         self._recent = [*self._recent, found][-GROWING_FRAMES:]

@@ -1,0 +1,246 @@
+"""Watch the sharpness of the frames of a run, and tell when the focus is not what it should be."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+from pydantic import Field
+
+from ...protocols.core.documents import Strict
+from .blur import Blur, blur_between
+from .spectrum import RINGS, Spectrum, mean_of
+
+# Frames further away in angle show too much else. A series older, a frame is less alike by as much
+# as these degrees.
+_FAR_DEG, _OLD_DEG = 12.0, 4.0
+# Pictures that are averaged to compare with, and those that are kept.
+_COMPARED, _KEPT = 8, 96
+# Blur is believed where the mean of the last 1, 2, 3, 5 or 8 frames is so many of its own sd above
+# what does not matter.
+_CERTAIN_SD = 5.0
+_WINDOWS = (1, 2, 3, 5, 8)
+# Without a known convergence, a blur of a tenth of a pixel's area does not matter.
+_UNSEEN_PIXELS2 = 0.1
+# Frames that are still blurred after the focus was measured, after which it is not the focus.
+_AFTER_FOCUS = 3
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class KeptSpectrum(Strict):
+    """A sharp frame to compare with, as JSON."""
+
+    series: str
+    tilt_deg: Finite
+    power: Annotated[tuple[Finite, ...], Field(max_length=RINGS)]
+    noise: Positive
+    modes: Annotated[tuple[Positive, ...], Field(max_length=RINGS)]
+    per_nm: Annotated[tuple[Positive, ...], Field(max_length=RINGS)]
+    pitch_nm: Positive
+
+
+class WatchState(Strict):
+    """A watch as JSON: sharp frames, the latest blurs (square, sd, in nm^2), and what was told."""
+
+    kept: Annotated[tuple[KeptSpectrum, ...], Field(max_length=_KEPT)] = ()
+    recent: Annotated[tuple[tuple[Finite, Positive], ...], Field(max_length=max(_WINDOWS))] = ()
+    out_of_focus: bool = False
+    focused: bool = False
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a frame shows of the focus.
+
+    Attributes
+    ----------
+    blur : Blur
+        Of this frame, beside sharp ones.
+    radius_nm, radius_sd_nm : float
+        Radius of the disc: mean of the latest frames, where those have told it.
+    begins : bool
+        Whether blur that matters has been seen now, and not before.
+    blurred : bool
+        Whether it has been seen, and not ended since.
+    stays : bool
+        Whether it is still seen after the focus was measured: something else than focus.
+    """
+
+    blur: Blur
+    radius_nm: float
+    radius_sd_nm: float
+    begins: bool
+    blurred: bool
+    stays: bool = False
+
+
+class SharpnessWatch:
+    """Compares each frame with sharp ones of nearby angles, of this series and the one before.
+
+    Frames that are blurred are never compared with.
+
+    Parameters
+    ----------
+    unseen_nm : float, optional
+        Radius of a disc that does not matter, such as that at the depth of focus; by default a
+        third of a pixel.
+    state : WatchState, optional
+        To go on from.
+
+    Raises
+    ------
+    ValueError
+        If the state is damaged.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> per_nm = np.linspace(0.005, 0.1, 23)
+    >>> def frame(radius_nm):
+    ...     kept = disc_contrast(2 * np.pi * radius_nm * per_nm) ** 2
+    ...     return Spectrum(kept * per_nm**-2, 1.0, np.full(23, 2e3), per_nm, 4.0)
+    >>> watch = SharpnessWatch(1.0)
+    >>> _ = [watch.look(frame(0.0), "series_001", tilt) for tilt in (0.0, 2.0)]
+    >>> found = watch.look(frame(8.0), "series_001", 4.0)
+    >>> found.begins, round(found.radius_nm)
+    (True, 8)
+    """
+
+    def __init__(self, unseen_nm: float | None = None, state: WatchState | None = None) -> None:
+        state = WatchState() if state is None else state
+        self._unseen_nm = unseen_nm
+        self._kept = [(one.series, one.tilt_deg, _spectrum(one)) for one in state.kept]
+        self._recent = list(state.recent)
+        self._blurred, self._focused = state.out_of_focus, state.focused
+
+    def state(self) -> WatchState:
+        """What a later watch goes on from."""
+        return WatchState(
+            kept=tuple(_stored(*one) for one in self._kept),
+            recent=tuple(self._recent),
+            out_of_focus=self._blurred,
+            focused=self._focused,
+        )
+
+    def look(self, spectrum: Spectrum, series: str, tilt_deg: float) -> Verdict | None:
+        """Compare a frame with sharp ones.
+
+        Parameters
+        ----------
+        spectrum : Spectrum
+            Of the frame.
+        series : str
+            Its series.
+        tilt_deg : float
+            Its angle.
+
+        Returns
+        -------
+        Verdict or None
+            None where there is none to compare with; the frame then counts as sharp.
+        """
+        near = self._near(spectrum, series, tilt_deg)
+        if not near:
+            self._keep(series, tilt_deg, spectrum)
+            return None
+        blur = blur_between(mean_of(near), spectrum)
+        self._recent = [*self._recent, (blur.square_nm2, blur.sd_nm2)][-max(_WINDOWS) :]
+        unseen = self._unseen_nm2(spectrum)
+        over = self._over(unseen)
+        was = self._blurred
+        if over is not None:
+            self._blurred = True
+        elif was and self._is_sharp(unseen):
+            self._blurred = self._focused = False
+        stays = self._focused and self._blurred and len(self._recent) >= _AFTER_FOCUS
+        if stays:
+            # From now on these frames are what there is to compare with.
+            self._kept, self._recent = [], []
+            self._blurred = self._focused = False
+        elif not self._blurred:
+            self._keep(series, tilt_deg, spectrum)
+        square, sd = (blur.square_nm2, blur.sd_nm2) if over is None else over
+        mean = Blur(square, sd, blur.misfit)
+        return Verdict(
+            blur, mean.radius_nm, mean.radius_sd_nm, self._blurred and not was, self._blurred, stays
+        )
+
+    def focused(self) -> None:
+        """Tell that the focus was measured and set: the next frames should be sharp."""
+        self._recent, self._focused = [], self._blurred
+
+    # --- parts -----------------------------------------------------------------------------------
+
+    def _near(self, spectrum: Spectrum, series: str, tilt_deg: float) -> list[Spectrum]:
+        """Sharp frames to compare with, the most alike first."""
+        found: list[tuple[float, int]] = []
+        for number, (of_series, at_deg, other) in enumerate(self._kept):
+            apart_deg = abs(at_deg - tilt_deg) + _OLD_DEG * (of_series != series)
+            if apart_deg <= _FAR_DEG and other.is_like(spectrum):
+                found.append((apart_deg, -number))
+        return [self._kept[-number][2] for _, number in sorted(found)[:_COMPARED]]
+
+    def _keep(self, series: str, tilt_deg: float, spectrum: Spectrum) -> None:
+        self._kept = [*self._kept, (series, tilt_deg, spectrum)][-_KEPT:]
+
+    def _unseen_nm2(self, spectrum: Spectrum) -> float:
+        if self._unseen_nm is None:
+            return _UNSEEN_PIXELS2 * spectrum.pitch_nm**2
+        return self._unseen_nm**2
+
+    def _over(self, unseen_nm2: float) -> tuple[float, float] | None:
+        """Mean and sd of the latest blurs, over the shortest time in which they are certain."""
+        for length in _WINDOWS:
+            if length > len(self._recent):
+                return None
+            mean, sd = _mean(self._recent[-length:])
+            if mean - unseen_nm2 > _CERTAIN_SD * sd:
+                return mean, sd
+        return None
+
+    def _is_sharp(self, unseen_nm2: float) -> bool:
+        """Whether the latest frame is more likely sharp than as blurred as the ones before."""
+        (square, sd), before = self._recent[-1], self._recent[:-1]
+        if not before:
+            return square < unseen_nm2 + 2.0 * sd
+        return square < 0.5 * (_mean(before)[0] + unseen_nm2)
+
+
+def _mean(blurs: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Mean of squares, and its sd: that of the noise, which differs from frame to frame."""
+    squares, sds = np.array(blurs).T
+    weights = sds**-2.0
+    return float((weights * squares).sum() / weights.sum()), math.sqrt(1.0 / float(weights.sum()))
+
+
+def _stored(series: str, tilt_deg: float, spectrum: Spectrum) -> KeptSpectrum:
+    return KeptSpectrum(
+        series=series,
+        tilt_deg=tilt_deg,
+        power=_rounded(spectrum.power),
+        noise=spectrum.noise,
+        modes=_rounded(spectrum.modes),
+        per_nm=_rounded(spectrum.per_nm),
+        pitch_nm=spectrum.pitch_nm,
+    )
+
+
+def _rounded(values: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> tuple[float, ...]:
+    return tuple(float(f"{value:.7g}") for value in values.tolist())
+
+
+def _spectrum(stored: KeptSpectrum) -> Spectrum:
+    if not len(stored.power) == len(stored.modes) == len(stored.per_nm) > 0:
+        raise ValueError("a kept spectrum is damaged: its rings differ in number")
+    return Spectrum(
+        np.array(stored.power),
+        stored.noise,
+        np.array(stored.modes),
+        np.array(stored.per_nm),
+        stored.pitch_nm,
+    )
