@@ -13,8 +13,11 @@ from .spectrum import Spectrum, disc_contrast
 
 Floats64 = NDArray[np.float64]
 
-# Radii that are tried, in pixels: so many steps up to the largest.
+# Radii that are tried, in pixels: so many steps up to the largest; and for a frame that is sharper.
 _STEPS, _LARGEST_PIXELS = 96, 12.0
+_SHARPER_STEPS, _SHARPEST_PIXELS = 16, 2.0
+# Beyond so much, what a disc has taken is lost in the noise.
+_MOST_GAINED = 10.0
 # By how much the power in a ring changes besides, because other parts of the specimen are seen.
 _CONTENT = 0.05
 # No measurement is better than this, in pixels^2: the spectrum itself is not quite the same.
@@ -74,8 +77,8 @@ def blur_between(reference: Spectrum, spectrum: Spectrum, content: float = _CONT
     -----
     The disc of geometrical optics, radius = convergence half angle times defocus, leaves
     (2 J1(x) / x)^2 of the power, x = 2 pi radius times frequency. How much there is of the
-    specimen in the field is a free factor. Each radius is tried; mean and standard deviation are
-    those of the likelihood over the square of the radius.
+    specimen in the field is a free factor. Each radius is tried; the standard deviation is
+    half of the range of squares in which chi^2 is larger by one at most.
 
     Examples
     --------
@@ -91,39 +94,59 @@ def blur_between(reference: Spectrum, spectrum: Spectrum, content: float = _CONT
         raise ValueError("the rings of the two spectra differ; both need one pixel size and shape")
     squares, kept = _tried(spectrum.per_nm.tobytes(), spectrum.pitch_nm)
     ratio = _ratio(reference, spectrum)
-    shown, own = reference.power * ratio, spectrum.power
-    variance = spectrum.variance + ratio**2 * reference.variance
-    variance = variance + (content * np.maximum(np.maximum(own, shown), 0.0)) ** 2
-    # The blurred one of the two is the frame, or else the reference.
-    misfits = np.concatenate(
-        [_misfit(own, shown, kept, variance)[:0:-1], _misfit(shown, own, kept, variance)]
-    )
-    squares = np.concatenate([-squares[:0:-1], squares])
-    freedom = max(1, len(own) - 2)
+    model = kept * (ratio * reference.power)
+    signal = np.maximum(model, 0.0)
+    # Of what is expected, not of what came: that would favour rings with too little.
+    noise = spectrum.noise
+    variance = (noise**2 + 2.0 * noise * signal) / spectrum.modes + (content * signal) ** 2
+    variance += kept**2 * (ratio**2 * reference.variance)
+    misfits, logs = _misfit(model, spectrum.power, variance)
+    freedom = max(1, len(spectrum.power) - 2)
+    judged = misfits + logs
     misfit = float(misfits.min()) / freedom
-    weights = np.exp(-0.5 * (misfits - misfits.min()) / max(1.0, misfit))
-    weights *= np.gradient(squares)
-    weights /= weights.sum()
-    mean = float(weights @ squares)
+    best, sd = _best(squares, judged, max(1.0, misfit))
     least = _LEAST_SD_PIXELS2 * spectrum.pitch_nm**2
-    sd = math.hypot(math.sqrt(float(weights @ (squares - mean) ** 2)), least)
-    return Blur(mean, sd, misfit)
+    return Blur(best, math.hypot(sd, least), misfit)
 
 
-def _misfit(sharp: Floats64, blurred: Floats64, kept: Floats64, variance: Floats64) -> Floats64:
-    """Chi^2 of `blurred` being `sharp` times what each radius keeps, with a free factor."""
-    model = kept * sharp
-    least = (blurred * blurred / variance).sum()
-    cross = (model * blurred / variance).sum(axis=1)
+def _misfit(model: Floats64, own: Floats64, variance: Floats64) -> tuple[Floats64, Floats64]:
+    """Chi^2 of `own` being each model with a free factor, and the logarithm of the variance."""
+    least = (own * own / variance).sum(axis=1)
+    cross = (model * own / variance).sum(axis=1)
     square = (model * model / variance).sum(axis=1)
-    return least - np.maximum(cross, 0.0) ** 2 / np.maximum(square, 1e-30)
+    misfits = least - np.maximum(cross, 0.0) ** 2 / np.maximum(square, 1e-30)
+    return misfits, np.log(variance).sum(axis=1)
+
+
+def _best(squares: Floats64, misfits: Floats64, scale: float) -> tuple[float, float]:
+    """The least misfit between the squares that were tried, and how far chi^2 rises by one."""
+    at = int(np.argmin(misfits))
+    inner = min(max(at, 1), len(squares) - 2)
+    part = slice(inner - 1, inner + 2)
+    bend, slope, _ = np.polyfit(squares[part] - squares[inner], misfits[part], 2).tolist()
+    best = float(squares[at])
+    if bend > 0.0:
+        best = float(squares[inner]) - 0.5 * slope / bend
+        best = min(max(best, float(squares[part][0])), float(squares[part][-1]))
+    wide = np.flatnonzero(misfits <= misfits[at] + scale)
+    low, high = max(int(wide[0]) - 1, 0), min(int(wide[-1]) + 1, len(squares) - 1)
+    sides = [
+        float(np.interp(misfits[at] + scale, *_rising(misfits[rows], squares[rows])))
+        for rows in (slice(at, low - 1 if low else None, -1), slice(at, high + 1))
+    ]
+    return best, max(0.5 * (sides[1] - sides[0]), 1e-6)
+
+
+def _rising(misfits: Floats64, squares: Floats64) -> tuple[Floats64, Floats64]:
+    """Misfits that do not fall, from the least one on, with their squares."""
+    return np.maximum.accumulate(misfits), squares
 
 
 def _ratio(reference: Spectrum, spectrum: Spectrum) -> float:
     """Power of the frame in that of the reference, where blur does not matter."""
-    low = len(spectrum.power) // 4
-    total = float((reference.power * reference.modes)[:low].sum())
-    own = float((spectrum.power * spectrum.modes)[:low].sum())
+    low, modes = len(spectrum.power) // 4, spectrum.modes
+    total = float((reference.power * modes)[:low].sum())
+    own = float((spectrum.power * modes)[:low].sum())
     return max(own, 1e-12) / max(total, 1e-12)
 
 
@@ -133,4 +156,10 @@ def _tried(per_nm: bytes, pitch_nm: float) -> tuple[Floats64, Floats64]:
     radii = np.linspace(0.0, _LARGEST_PIXELS * pitch_nm, _STEPS + 1)
     frequencies = np.frombuffer(per_nm, np.float64)
     kept = disc_contrast(2.0 * np.pi * radii[:, None] * frequencies[None, :]) ** 2
-    return radii**2, kept
+    # A sharper frame: the reference, freed of a small disc.
+    sharper = np.linspace(_SHARPEST_PIXELS * pitch_nm, 0.0, _SHARPER_STEPS, endpoint=False)
+    gained = np.exp((np.pi * sharper[:, None] * frequencies[None, :]) ** 2)
+    return (
+        np.concatenate([-(sharper**2), radii**2]),
+        np.concatenate([np.minimum(gained, _MOST_GAINED), kept]),
+    )

@@ -122,10 +122,10 @@ def best_focus(views: Sequence[FocusView], convergence_mrad: float) -> FocusFit:
     doubt: FocusDoubt = ""
     if gain < _LEAST_GAIN:
         doubt = "no-contrast"
-    elif not low <= mean_nm <= high:
-        doubt = "outside"
     elif misfit > _MOST_MISFIT:
         doubt = "different"
+    elif not low <= mean_nm <= high:
+        doubt = "outside"
     return FocusFit(mean_nm, sd_nm, gain, misfit, doubt)
 
 

@@ -25,7 +25,7 @@ FINE_SIDE = 256
 LEAST_SIDE = 32
 RINGS = 24
 # Part of each side over which the window falls to zero, both ends together.
-_TAPER = 0.5
+_TAPER = 0.25
 # The innermost ring holds the extent of the field, not its sharpness.
 _FIRST = 1
 

@@ -23,31 +23,43 @@ _COMPARED, _KEPT = 8, 96
 # what does not matter.
 _CERTAIN_SD = 5.0
 _WINDOWS = (1, 2, 3, 5, 8)
+# Sharp frames of the past that tell how much spectra differ by other things than blur.
+_PAST = 40
 # Without a known convergence, a blur of a tenth of a pixel's area does not matter.
 _UNSEEN_PIXELS2 = 0.1
 # Frames that are still blurred after the focus was measured, after which it is not the focus.
 _AFTER_FOCUS = 3
 
+# Square of a radius and its sd, in nm^2.
+Square = tuple[float, float]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
+class Rings(Strict):
+    """Frequencies of rings and independent waves in each, shared by frames of one size."""
+
+    per_nm: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=RINGS)]
+    modes: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=RINGS)]
+    pitch_nm: Positive
+
+
 class KeptSpectrum(Strict):
-    """A sharp frame to compare with, as JSON."""
+    """A sharp frame to compare with, as JSON; `rings` counts those of the watch."""
 
     series: str
     tilt_deg: Finite
     power: Annotated[tuple[Finite, ...], Field(max_length=RINGS)]
     noise: Positive
-    modes: Annotated[tuple[Positive, ...], Field(max_length=RINGS)]
-    per_nm: Annotated[tuple[Positive, ...], Field(max_length=RINGS)]
-    pitch_nm: Positive
+    rings: Annotated[int, Field(ge=0)] = 0
 
 
 class WatchState(Strict):
-    """A watch as JSON: sharp frames, the latest blurs (square, sd, in nm^2), and what was told."""
+    """A watch as JSON: sharp frames, blurs (square, sd, in nm^2), and what was told."""
 
+    rings: Annotated[tuple[Rings, ...], Field(max_length=_KEPT)] = ()
     kept: Annotated[tuple[KeptSpectrum, ...], Field(max_length=_KEPT)] = ()
+    past: Annotated[tuple[tuple[Finite, Positive], ...], Field(max_length=_PAST)] = ()
     recent: Annotated[tuple[tuple[Finite, Positive], ...], Field(max_length=max(_WINDOWS))] = ()
     out_of_focus: bool = False
     focused: bool = False
@@ -82,7 +94,8 @@ class Verdict:
 class SharpnessWatch:
     """Compares each frame with sharp ones of nearby angles, of this series and the one before.
 
-    Frames that are blurred are never compared with.
+    Frames that are blurred are never compared with. Sharp ones of the past tell by how much the
+    measured blur scatters, and about which mean.
 
     Parameters
     ----------
@@ -114,14 +127,18 @@ class SharpnessWatch:
     def __init__(self, unseen_nm: float | None = None, state: WatchState | None = None) -> None:
         state = WatchState() if state is None else state
         self._unseen_nm = unseen_nm
-        self._kept = [(one.series, one.tilt_deg, _spectrum(one)) for one in state.kept]
-        self._recent = list(state.recent)
+        self._kept = [(one.series, one.tilt_deg, _spectrum(one, state.rings)) for one in state.kept]
+        self._past, self._recent = list(state.past), list(state.recent)
         self._blurred, self._focused = state.out_of_focus, state.focused
 
     def state(self) -> WatchState:
         """What a later watch goes on from."""
+        rings: list[Rings] = []
+        kept = tuple(_stored(*one, rings) for one in self._kept)
         return WatchState(
-            kept=tuple(_stored(*one) for one in self._kept),
+            rings=tuple(rings),
+            kept=kept,
+            past=tuple(self._past),
             recent=tuple(self._recent),
             out_of_focus=self._blurred,
             focused=self._focused,
@@ -148,15 +165,18 @@ class SharpnessWatch:
         if not near:
             self._keep(series, tilt_deg, spectrum)
             return None
-        blur = blur_between(mean_of(near), spectrum)
-        self._recent = [*self._recent, (blur.square_nm2, blur.sd_nm2)][-max(_WINDOWS) :]
+        found = blur_between(mean_of(near), spectrum)
+        self._remember(found)
+        latest = self._judged()
+        blur = Blur(*latest[-1], found.misfit)
         unseen = self._unseen_nm2(spectrum)
-        over = self._over(unseen)
         was = self._blurred
-        if over is not None:
-            self._blurred = True
-        elif was and self._is_sharp(unseen):
+        if was and _is_sharp(latest, unseen):
+            # What was blurred says nothing about what comes.
+            latest, self._recent = latest[-1:], self._recent[-1:]
             self._blurred = self._focused = False
+        over = _over(latest, unseen)
+        self._blurred = self._blurred or over is not None
         stays = self._focused and self._blurred and len(self._recent) >= _AFTER_FOCUS
         if stays:
             # From now on these frames are what there is to compare with.
@@ -176,6 +196,26 @@ class SharpnessWatch:
 
     # --- parts -----------------------------------------------------------------------------------
 
+    def _judged(self) -> list[Square]:
+        """The latest blurs, less the mean of sharp frames, at least as uncertain as those scatter."""
+        if not self._past:
+            return self._recent
+        squares, sds = np.array(self._past).T
+        weights = sds**-2.0
+        # As if one more frame had told exactly nothing.
+        base = float((weights * squares).sum() / (weights.sum() + weights.mean()))
+        z = (squares - base) / sds
+        scale = max(1.0, math.sqrt((1.0 + float((z**2).sum())) / (1.0 + len(z))))
+        return [(square - base, sd * scale) for square, sd in self._recent]
+
+    def _remember(self, blur: Blur) -> None:
+        """Add to the latest blurs; what falls out of them belongs to the past."""
+        self._recent.append((blur.square_nm2, blur.sd_nm2))
+        if len(self._recent) > max(_WINDOWS):
+            oldest = self._recent.pop(0)
+            if not self._blurred:
+                self._past = [*self._past, oldest][-_PAST:]
+
     def _near(self, spectrum: Spectrum, series: str, tilt_deg: float) -> list[Spectrum]:
         """Sharp frames to compare with, the most alike first."""
         found: list[tuple[float, int]] = []
@@ -193,54 +233,54 @@ class SharpnessWatch:
             return _UNSEEN_PIXELS2 * spectrum.pitch_nm**2
         return self._unseen_nm**2
 
-    def _over(self, unseen_nm2: float) -> tuple[float, float] | None:
-        """Mean and sd of the latest blurs, over the shortest time in which they are certain."""
-        for length in _WINDOWS:
-            if length > len(self._recent):
-                return None
-            mean, sd = _mean(self._recent[-length:])
-            if mean - unseen_nm2 > _CERTAIN_SD * sd:
-                return mean, sd
-        return None
 
-    def _is_sharp(self, unseen_nm2: float) -> bool:
-        """Whether the latest frame is more likely sharp than as blurred as the ones before."""
-        (square, sd), before = self._recent[-1], self._recent[:-1]
-        if not before:
-            return square < unseen_nm2 + 2.0 * sd
-        return square < 0.5 * (_mean(before)[0] + unseen_nm2)
+def _over(latest: Sequence[Square], unseen_nm2: float) -> Square | None:
+    """Mean and sd of the latest blurs, over the shortest time in which they are certain."""
+    for length in _WINDOWS:
+        if length > len(latest):
+            return None
+        mean, sd = _mean(latest[-length:])
+        if mean - unseen_nm2 > _CERTAIN_SD * sd:
+            return mean, sd
+    return None
 
 
-def _mean(blurs: Sequence[tuple[float, float]]) -> tuple[float, float]:
+def _is_sharp(latest: Sequence[Square], unseen_nm2: float) -> bool:
+    """Whether the latest frame is more likely sharp than as blurred as the ones before."""
+    (square, sd), before = latest[-1], latest[:-1]
+    if not before:
+        return square < unseen_nm2 + 2.0 * sd
+    return square < 0.5 * (_mean(before)[0] + unseen_nm2)
+
+
+def _mean(blurs: Sequence[Square]) -> Square:
     """Mean of squares, and its sd: that of the noise, which differs from frame to frame."""
     squares, sds = np.array(blurs).T
     weights = sds**-2.0
     return float((weights * squares).sum() / weights.sum()), math.sqrt(1.0 / float(weights.sum()))
 
 
-def _stored(series: str, tilt_deg: float, spectrum: Spectrum) -> KeptSpectrum:
+def _stored(series: str, tilt_deg: float, spectrum: Spectrum, rings: list[Rings]) -> KeptSpectrum:
+    own = Rings(
+        per_nm=tuple(spectrum.per_nm.tolist()),
+        modes=tuple(spectrum.modes.tolist()),
+        pitch_nm=spectrum.pitch_nm,
+    )
+    if own not in rings:
+        rings.append(own)
     return KeptSpectrum(
         series=series,
         tilt_deg=tilt_deg,
-        power=_rounded(spectrum.power),
+        power=tuple(spectrum.power.tolist()),
         noise=spectrum.noise,
-        modes=_rounded(spectrum.modes),
-        per_nm=_rounded(spectrum.per_nm),
-        pitch_nm=spectrum.pitch_nm,
+        rings=rings.index(own),
     )
 
 
-def _rounded(values: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> tuple[float, ...]:
-    return tuple(float(f"{value:.7g}") for value in values.tolist())
-
-
-def _spectrum(stored: KeptSpectrum) -> Spectrum:
-    if not len(stored.power) == len(stored.modes) == len(stored.per_nm) > 0:
+def _spectrum(stored: KeptSpectrum, rings: Sequence[Rings]) -> Spectrum:
+    own = rings[stored.rings] if stored.rings < len(rings) else None
+    if own is None or not len(stored.power) == len(own.modes) == len(own.per_nm):
         raise ValueError("a kept spectrum is damaged: its rings differ in number")
     return Spectrum(
-        np.array(stored.power),
-        stored.noise,
-        np.array(stored.modes),
-        np.array(stored.per_nm),
-        stored.pitch_nm,
+        np.array(stored.power), stored.noise, np.array(own.modes), np.array(own.per_nm), own.pitch_nm
     )
