@@ -122,12 +122,16 @@ def _best(squares: Floats64, misfits: Floats64, scale: float) -> tuple[float, fl
     """The least misfit between the squares that were tried, and how far chi^2 rises by one."""
     at = int(np.argmin(misfits))
     inner = min(max(at, 1), len(squares) - 2)
-    part = slice(inner - 1, inner + 2)
-    bend, slope, _ = np.polyfit(squares[part] - squares[inner], misfits[part], 2).tolist()
+    (left, middle, right), (low, here, high) = (
+        values[inner - 1 : inner + 2].tolist() for values in (squares, misfits)
+    )
+    # Parabola through three points that need not be equally far from each other.
+    down, up = (low - here) / (left - middle), (high - here) / (right - middle)
+    bend = (up - down) / (right - left)
     best = float(squares[at])
     if bend > 0.0:
-        best = float(squares[inner]) - 0.5 * slope / bend
-        best = min(max(best, float(squares[part][0])), float(squares[part][-1]))
+        slope = down - bend * (left - middle)
+        best = min(max(middle - 0.5 * slope / bend, left), right)
     wide = np.flatnonzero(misfits <= misfits[at] + scale)
     low, high = max(int(wide[0]) - 1, 0), min(int(wide[-1]) + 1, len(squares) - 1)
     sides = [

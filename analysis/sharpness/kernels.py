@@ -12,16 +12,46 @@ import numpy as np
 def sum_squares(frame, binning, top, left, out):
     """Sum the counts of squares of `binning` pixels, from a first row and column on."""
     rows, columns = out.shape
+    wide = columns * binning
+    line = np.empty(wide, np.int64)
     for row in range(rows):
+        first = top + row * binning
+        for x in range(wide):
+            line[x] = frame[first, left + x]
+        for y in range(first + 1, first + binning):
+            for x in range(wide):
+                line[x] += frame[y, left + x]
         for column in range(columns):
-            out[row, column] = 0
-        for y in range(top + row * binning, top + (row + 1) * binning):
-            for column in range(columns):
-                first = left + column * binning
-                total = np.int64(0)
-                for x in range(first, first + binning):
-                    total += np.int64(frame[y, x])
-                out[row, column] += total
+            total = np.int64(0)
+            for x in range(column * binning, (column + 1) * binning):
+                total += line[x]
+            out[row, column] = total
+
+
+@numba.njit(nogil=True, cache=True)
+def windowed(counts, down, along, out):
+    """Counts times a window; the sum of those, and that of counts times its square."""
+    total, squares = 0.0, 0.0
+    for row in range(counts.shape[0]):
+        one, other = 0.0, 0.0
+        for column in range(counts.shape[1]):
+            value = np.float32(counts[row, column])
+            seen = value * along[column]
+            one += seen
+            other += seen * along[column]
+            out[row, column] = seen * down[row]
+        total += one * down[row]
+        squares += other * down[row] * down[row]
+    return total, squares
+
+
+@numba.njit(nogil=True, cache=True)
+def less_mean(shown, down, along, mean):
+    """Take a mean, times the window, out of windowed counts."""
+    for row in range(shown.shape[0]):
+        level = np.float32(mean * down[row])
+        for column in range(shown.shape[1]):
+            shown[row, column] -= level * along[column]
 
 
 @numba.njit(nogil=True, cache=True)

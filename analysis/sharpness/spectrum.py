@@ -21,8 +21,8 @@ Floats64 = NDArray[np.float64]
 
 # Longest side of the counts that are transformed; a larger frame is binned first.
 FINE_SIDE = 256
-# The smallest side that has enough rings.
-LEAST_SIDE = 32
+# The smallest side with waves in every ring.
+LEAST_SIDE = 64
 RINGS = 24
 # Part of each side over which the window falls to zero, both ends together.
 _TAPER = 0.25
@@ -141,20 +141,20 @@ def spectrum_of(counts: NDArray[Any], pitch_nm: float) -> Spectrum | None:
     """
     if min(counts.shape) < LEAST_SIDE:
         return None
-    window, ring, modes, waves, per_pitch = _rings(counts.shape)
-    shown = counts.astype(np.float32)
-    weights = window**2
-    noise = float((shown * weights).sum() / weights.sum())
+    rings = _rings(counts.shape)
+    shown = np.empty(counts.shape, np.float32)
+    total, squares = kernels.windowed(counts, *rings.windows, shown)
+    noise = squares / rings.weight
     if noise <= 0.0:
         return None
-    mean = float((shown * window).sum() / window.sum())
-    shown -= np.float32(mean)
-    shown *= window
+    kernels.less_mean(shown, *rings.windows, total / rings.area)
     power = np.empty(RINGS)
-    kernels.power_in_rings(rfft2(shown), ring, power)
-    power /= waves * float(weights.sum())
-    power -= noise
-    return Spectrum(power[_FIRST:], noise, modes[_FIRST:], per_pitch[_FIRST:] / pitch_nm, pitch_nm)
+    kernels.power_in_rings(rfft2(shown, overwrite_x=True), rings.ring, power)
+    power = power / (rings.waves * rings.weight) - noise
+    inner = slice(_FIRST, None)
+    return Spectrum(
+        power[inner], noise, rings.modes[inner], rings.per_pitch[inner] / pitch_nm, pitch_nm
+    )
 
 
 def mean_of(spectra: Sequence[Spectrum]) -> Spectrum:
@@ -198,11 +198,22 @@ def _strength(spectrum: Spectrum) -> float:
     return float((spectrum.power * spectrum.modes)[: len(spectrum.power) // 2].sum())
 
 
+@dataclass(frozen=True)
+class _Rings:
+    """Of pictures of one shape: windows along rows and columns, the ring of each wave, and sums."""
+
+    windows: tuple[NDArray[np.float32], NDArray[np.float32]]
+    area: float
+    weight: float
+    ring: NDArray[np.int16]
+    waves: Floats64
+    modes: Floats64
+    per_pitch: Floats64
+
+
 @lru_cache(maxsize=8)
-def _rings(shape: tuple[int, int]) -> tuple[Any, ...]:
-    """Window, ring of each wave, independent modes, waves, and frequencies times the pitch."""
+def _rings(shape: tuple[int, int]) -> _Rings:
     along = [_tukey(size) for size in shape]
-    window = np.outer(*along).astype(np.float32)
     frequency = np.hypot(np.fft.fftfreq(shape[0])[:, None], np.fft.rfftfreq(shape[1])[None, :])
     ring = np.floor(frequency * 2 * RINGS).astype(np.int16)
     ring[ring >= RINGS] = -1
@@ -216,8 +227,15 @@ def _rings(shape: tuple[int, int]) -> tuple[Any, ...]:
         size * float((w**4).sum()) / float((w**2).sum()) ** 2
         for w, size in zip(along, shape, strict=True)
     )
-    middles = (np.arange(RINGS) + 0.5) / (2 * RINGS)
-    return window, ring, waves / (2.0 * shared), waves, middles
+    return _Rings(
+        (along[0].astype(np.float32), along[1].astype(np.float32)),
+        math.prod(float(w.sum()) for w in along),
+        math.prod(float((w**2).sum()) for w in along),
+        ring,
+        waves,
+        waves / (2.0 * shared),
+        (np.arange(RINGS) + 0.5) / (2 * RINGS),
+    )
 
 
 def _tukey(size: int) -> Floats64:

@@ -385,7 +385,7 @@ def warm_up_tracking() -> None:
     """
     for dtype in (np.uint8, np.uint16, np.uint32):
         tracker = Tracker()
-        frame = np.arange(32 * 32, dtype=np.int64).reshape(32, 32).astype(dtype)
+        frame = (np.arange(512 * 512, dtype=np.int64) % 97).reshape(512, 512).astype(dtype)
         for index in range(2):
             header = FrameTaken(
                 t_ns=index, series="warm-up", index=index, tilt_deg=index, field_nm=100.0,
