@@ -43,9 +43,7 @@ class FocusWatch:
         """What a later watch goes on from."""
         return self._watch.state()
 
-    def look(
-        self, header: FrameTaken, counts: NDArray[Any], pitch_nm: float
-    ) -> BlurSeen | None:
+    def look(self, header: FrameTaken, counts: NDArray[Any], pitch_nm: float) -> BlurSeen | None:
         """How much a frame is blurred; None where that is not known.
 
         Parameters
@@ -71,7 +69,9 @@ class FocusWatch:
             stays=found.stays,
         )
 
-    def picture(self, header: FocusPicture, pixels: NDArray[np.unsignedinteger[Any]]) -> FocusFit | None:
+    def picture(
+        self, header: FocusPicture, pixels: NDArray[np.unsignedinteger[Any]]
+    ) -> FocusFit | None:
         """Take in a picture of a focus series; after the last one, where the focus is.
 
         Raises

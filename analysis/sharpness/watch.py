@@ -197,7 +197,7 @@ class SharpnessWatch:
     # --- parts -----------------------------------------------------------------------------------
 
     def _judged(self) -> list[Square]:
-        """The latest blurs, less the mean of sharp frames, at least as uncertain as those scatter."""
+        """The latest blurs less the mean of sharp frames, as uncertain as those scatter."""
         if not self._past:
             return self._recent
         squares, sds = np.array(self._past).T
@@ -282,5 +282,9 @@ def _spectrum(stored: KeptSpectrum, rings: Sequence[Rings]) -> Spectrum:
     if own is None or not len(stored.power) == len(own.modes) == len(own.per_nm):
         raise ValueError("a kept spectrum is damaged: its rings differ in number")
     return Spectrum(
-        np.array(stored.power), stored.noise, np.array(own.modes), np.array(own.per_nm), own.pitch_nm
+        np.array(stored.power),
+        stored.noise,
+        np.array(own.modes),
+        np.array(own.per_nm),
+        own.pitch_nm,
     )

@@ -1,14 +1,14 @@
 """After how many frames a jump of the focus is told, and how often sharp frames are called blurred.
 
-``python benchmarks/tracking/sharpness.py [--seeds 3] [--convergence 1.2]``. Frames of 1024 x 1024 at
-the paper's dose (5.77 e/nm^2, 1.04 nm) of 36 copper particles, drawn out of focus as the simulators
-do; each is 54 nm off its place and 150 nm out of focus (rms), as in a tracked run. A series of 41
-sharp frames comes first; in the one after it the focus jumps at the 10th of 20 frames. The focus
-series afterwards is three pictures of half the side at a quarter of the dwell time.
+``python benchmarks/tracking/sharpness.py [--seeds 3] [--convergence 1.2]``. Frames of 1024 x 1024
+at the paper's dose (5.77 e/nm^2, 1.04 nm) of 36 copper particles, drawn out of focus as the
+simulators do; each is 54 nm off its place and 150 nm out of focus (rms), as in a tracked run. A
+series of 41 sharp frames comes first; in the one after it the focus jumps at the 10th of 20 frames.
+The focus series afterwards is three pictures of half the side at a quarter of the dwell time.
 
 The peer is the sharpness that autofocus routines use, the normalised variance of the Laplacian of
-the binned frame (Sun et al., Microsc. Res. Tech. 65, 139, 2004), with the same rule: the mean of the
-latest frames five standard deviations off, where those of the sharp series are known.
+the binned frame (Sun et al., Microsc. Res. Tech. 65, 139, 2004), with the same rule: the mean of
+the latest frames five standard deviations off, where those of the sharp series are known.
 """
 
 import argparse
@@ -80,8 +80,7 @@ def delay(column, jump_nm, depth_nm):
                 mean, sd = np.mean(sharp), np.std(sharp)
                 alarms.append(
                     any(
-                        len(values) >= n
-                        and mean - np.mean(values[-n:]) > CERTAIN * sd / np.sqrt(n)
+                        len(values) >= n and mean - np.mean(values[-n:]) > CERTAIN * sd / np.sqrt(n)
                         for n in WINDOWS
                     )
                 )
@@ -128,10 +127,10 @@ def main():
     good = [(fit, true) for fit, true in fits if not fit.doubt]
     errors = np.array([fit.defocus_nm - true for fit, true in good])
     told = np.array([fit.sd_nm for fit, _ in good])
-    rms = np.sqrt(np.mean(errors**2)) if len(good) else np.nan
+    rms = np.sqrt(np.mean(errors**2)) if good else np.nan
     print(
         f"focus series: {len(good)} of {len(fits)} used, error {rms:.0f} nm rms, told "
-        f"{np.mean(told) if len(good) else np.nan:.0f}; largest {np.abs(errors / told).max():.1f} sd"
+        f"{np.mean(told) if good else np.nan:.0f}; largest {np.abs(errors / told).max():.1f} sd"
     )
     if false[0]:
         raise SystemExit("not as it should be: sharp frames were called blurred")

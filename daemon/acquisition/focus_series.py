@@ -112,14 +112,16 @@ class FocusSeries:
             "the run began",
         )
 
-    # --- dose --------------------------------------------------------------------------------------
+    # --- dose ------------------------------------------------------------------------------------
 
     def _unaffordable(self) -> str:
         """Reserve a focus series; why that cannot be, or nothing."""
         context, most = self._context, self._follower.focus_needs.dose_e_per_nm2
         dose = focus_series_e_per_nm2(context.settings, context.parked_dose_e_per_nm2)
         if self._spent + dose > most * (1 + 1e-9):
-            return f"it takes {dose:.2g} e/nm^2, of {most:g} {self._spent:.2g} are used (focus.dose)"
+            return (
+                f"it takes {dose:.2g} e/nm^2, of {most:g} {self._spent:.2g} are used (focus.dose)"
+            )
         limit = context.ledger.limit
         if limit is not None:
             left = limit - context.ledger.charged - self._needed_by_the_plan()
@@ -148,7 +150,7 @@ class FocusSeries:
             needed += max(0.0, of_stack)
         return needed
 
-    # --- pictures ----------------------------------------------------------------------------------
+    # --- pictures --------------------------------------------------------------------------------
 
     async def _take(
         self, index: int, tilt_deg: float, out_of_focus_nm: float
@@ -162,11 +164,13 @@ class FocusSeries:
         (y_nm, x_nm), middle_nm = follower.applied
         # Along the tilt axis, on one side and then on the other.
         side = 1 if self._taken % 2 == 0 else -1
-        y_aside_nm = y_nm + side * ASIDE * context.settings.field_nm * (scan.frame[0] / scan.frame[1])
+        y_aside_nm = y_nm + side * ASIDE * context.settings.field_nm * (
+            scan.frame[0] / scan.frame[1]
+        )
         self._taken += 1
         self.detector_taken = True
         answer: asyncio.Future[FocusMeasured] = asyncio.get_running_loop().create_future()
-        follower.focus_needs.expect(lambda found: answer.done() or answer.set_result(found))
+        follower.focus_needs.expect(answer)
         before = context.ledger.of(self._account)
         try:
             # Before the field changes, for which the beam shift is calibrated.

@@ -1,4 +1,4 @@
-"""Focus series: three short scans of a part of the field, out of the middle, at different defocus."""
+"""Focus series: three short scans of a part of the field at different defocus."""
 
 from __future__ import annotations
 
@@ -197,10 +197,10 @@ def focus_warnings(recipe: Recipe, rig: Rig, tilt_deg: Sequence[float]) -> tuple
     height_nm = 0.5 * recipe.beam.field_nm * math.tan(math.radians(max(tilts)))
     if height_nm > depth_nm and not focus.dynamic:
         said.append(
-            f"at {max(tilts):g} deg the field spans \u00b1{height_nm:.0f} nm of height, and {known}: "
-            f"its edges are blurred by up to {2e-3 * cone * height_nm:.1f} nm. Switch dynamic focus "
-            "on at the column and write beam.focus.dynamic: true in the rig, or take a smaller "
-            "field or convergence"
+            f"at {max(tilts):g} deg the field spans \u00b1{height_nm:.0f} nm of height, and "
+            f"{known}: its edges are blurred by up to {2e-3 * cone * height_nm:.1f} nm. Switch "
+            "dynamic focus on at the column and write beam.focus.dynamic: true in the rig, or take "
+            "a smaller field or convergence"
         )
     if recipe.tracked and recipe.focus.by != "none" and depth_nm < KNOWN_BY_GEOMETRY_NM:
         blur_nm = 2e-3 * cone * KNOWN_BY_GEOMETRY_NM

@@ -1,7 +1,8 @@
-"""Whether the focus has to be measured before the next frame, and what is told of blurred frames."""
+"""Whether the focus is measured before the next frame, and what is told of blurred frames."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 from ...protocols.config.rig import FocusRig
@@ -41,7 +42,7 @@ class FocusNeeds:
         self._focus, self._rig, self._event = focus, rig, event
         self._blurred, self._begun = False, False
         self.out_of_focus_nm = 0.0
-        self._answer: Callable[[FocusMeasured], None] | None = None
+        self._answer: asyncio.Future[FocusMeasured] | None = None
 
     @property
     def convergence_mrad(self) -> float | None:
@@ -126,11 +127,11 @@ class FocusNeeds:
             f"says; {then}"
         )
 
-    def expect(self, answer: Callable[[FocusMeasured], None] | None) -> None:
-        """Who gets the result of the focus series under way; None: nobody waits."""
+    def expect(self, answer: asyncio.Future[FocusMeasured] | None) -> None:
+        """What is to get the result of the focus series under way; None: nobody waits."""
         self._answer = answer
 
     def note_focus(self, found: FocusMeasured) -> None:
         """Take in the result of a focus series; one that nobody waits for any more is dropped."""
-        if self._answer is not None:
-            self._answer(found)
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_result(found)

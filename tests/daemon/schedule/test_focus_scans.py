@@ -79,7 +79,8 @@ def test_what_can_work_is_taken() -> None:
 
 
 @pytest.mark.parametrize(
-    "focus", [{"within": "0 nm"}, {"by": "none", "within": "auto"}, {"by": "series", "dose": "none"}]
+    "focus",
+    [{"within": "0 nm"}, {"by": "none", "within": "auto"}, {"by": "series", "dose": "none"}],
 )
 def test_a_recipe_that_contradicts_itself_is_refused(focus: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"focus\."):

@@ -45,7 +45,9 @@ def test_a_height_is_taken_out_once_it_is_known_and_matters() -> None:
     assert heights.due(table(2000.0), 5, 30.0, LIMITS) is None, "a move would move the image"
     assert heights.due(table(2300.0), 5, 40.0, LIMITS) is not None, "the shift is at its end"
     assert heights.due(table(2000.0, 1500.0), 5, 0.0, LIMITS) is None, "it is not known"
-    assert heights.due(table(2000.0, 300.0), 5, 10.0, LIMITS) is None, "the focus would not be known"
+    assert heights.due(table(2000.0, 300.0), 5, 10.0, LIMITS) is None, (
+        "the focus would not be known"
+    )
     assert heights.due(table(2300.0, 300.0), 5, 40.0, LIMITS) is not None, "the shift is at its end"
 
 
