@@ -107,7 +107,7 @@ class Tracker:
         self._recent = list(state.recent)
         self._trusted, self._tables = state.trusted, state.tables
         self._sharpness = FocusWatch(convergence_mrad, depth_nm, state.sharpness)
-        self._focused = state.focused
+        self._focused, self._depth_nm = state.focused, depth_nm or 0.0
 
     def state(self, *, pictures: bool = True) -> TrackerState:
         """What a later tracker goes on from.
@@ -268,11 +268,14 @@ class Tracker:
         self._pass_time(header.t_ns)
         self.motion.tilt_to(header.tilt_deg)
         if not fit.doubt:
-            if len(self._references):
-                self.motion.measure_focus(fit.defocus_nm, fit.sd_nm)
-            else:
+            if not len(self._references):
                 self.motion.focus_here(fit.sd_nm, fit.defocus_nm)
-                self._focused = True
+            else:
+                if not self._focused:
+                    # Until now it was as good as a person sees it.
+                    self.motion.doubt_focus(self._depth_nm)
+                self.motion.measure_focus(fit.defocus_nm, fit.sd_nm)
+            self._focused = True
         found = FocusMeasured(
             t_ns=header.t_ns,
             series=header.series,

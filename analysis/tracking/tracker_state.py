@@ -39,7 +39,7 @@ class TrackerState(Strict):
     tables : int
         How many tables were sent.
     focused : bool
-        Whether a focus series came before the first picture.
+        Whether a focus series has told the focus.
     sharpness : WatchState
         Sharp frames, and whether the latest are.
 

@@ -56,6 +56,7 @@ class FocusSeries:
     def begin(self, account: str) -> None:
         """A series begins, whose dose the focus series are charged to."""
         self._account, self._spent, self._refused = account, 0.0, set()
+        self._follower.focus_needs.series_begins()
 
     async def before(self, index: int, tilt_deg: float) -> bool:
         """Measure the focus before a frame, where it has to be.
@@ -88,14 +89,15 @@ class FocusSeries:
             needs.answered()
             return False
         self._tell("info", f"{where}: {why}; a focus series")
+        found = None
         try:
             found = await self._take(index, tilt_deg, needs.out_of_focus_nm)
         except (OutOfRange, DeviceRefused, DeviceLost) as error:
             self._tell("warning", f"{where}: the focus series has failed: {error}")
-            await context.detector.connect()
-            found = None
+            if isinstance(error, DeviceLost):
+                await context.detector.connect()
         finally:
-            needs.answered()
+            needs.answered(found)
             await follower.follow(tilt_deg)
         if found is not None:
             self._report(where, found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 
 from ...protocols.config.rig import FocusRig
@@ -42,6 +43,8 @@ class FocusNeeds:
         self._focus, self._rig, self._event = focus, rig, event
         self._blurred, self._begun = False, False
         self.out_of_focus_nm = 0.0
+        # What a focus series of this tilt series has told; infinite where it told nothing.
+        self._told_sd_nm = 0.0
         self._answer: asyncio.Future[FocusMeasured] | None = None
 
     @property
@@ -81,12 +84,25 @@ class FocusNeeds:
             return f"the latest frames are {self.out_of_focus_nm * 1e-3:.1f} um out of focus"
         if row is None or not placed:
             return ""
+        if row.defocus_sd_nm <= self._told_sd_nm:
+            return ""  # another one would tell less than is known
         within_nm = focus_within_nm(self._focus, voltage_kv, self.convergence_mrad)
         return needs_focus_series([row], TrackingLimits(focus_within_nm=within_nm))
 
-    def answered(self) -> None:
-        """A focus series was taken, or cannot be: the blur that was seen calls for no other."""
+    def series_begins(self) -> None:
+        """A tilt series begins: what did not work in the one before may be tried again."""
+        self._told_sd_nm = 0.0
+
+    def answered(self, found: FocusMeasured | None = None) -> None:
+        """A focus series was taken, or cannot be: the blur that was seen calls for no other.
+
+        Parameters
+        ----------
+        found : FocusMeasured, optional
+            What it has told; None: nothing.
+        """
         self._begun, self.out_of_focus_nm = True, 0.0
+        self._told_sd_nm = math.inf if found is None or found.doubt else found.sd_nm
 
     # --- what the tracker answers -----------------------------------------------------------------
 

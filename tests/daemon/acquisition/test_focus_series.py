@@ -277,3 +277,18 @@ async def test_a_lost_picture_and_a_silent_tracker_are_told(
     bench.dead = True
     assert await bench.frame()
     assert bench.said("had no answer") == 1
+
+
+async def test_one_that_tells_less_than_is_known_is_not_taken_again() -> None:
+    bench = Bench(by="series", within="20 nm", dose="100 e/nm^2")
+    await bench.begin()
+    taken = [await bench.frame() for _ in TILTS]
+    assert taken[0]
+    assert not all(taken), "a focus series cannot tell 20 nm"
+    bench = Bench(within="200 nm", dose="100 e/nm^2")
+    await bench.begin()
+    await bench.frame()
+    bench.scanner.empty = True
+    bench.tracker.motion.doubt_focus(800.0)
+    bench.follower.series_begins(SERIES, TILTS, 2.0, 200.0)
+    assert [await bench.frame() for _ in range(3)] == [True, False, False]
