@@ -15,8 +15,9 @@ from .spectrum import Spectrum, disc_contrast
 Floats64 = NDArray[np.float64]
 
 _STEPS = 401
-# Chi^2 by which the best focus has to explain the pictures better than no blur at all.
-_LEAST_GAIN = 16.0
+# A focus that is known worse than so, as a part of the step between the pictures, is none; nor is
+# one that explains them worse than no blur at all.
+_MOST_SD = 0.25
 # Chi^2 a degree of freedom beyond which the pictures do not show one thing at several heights.
 _MOST_MISFIT = 6.0
 # Pictures of one field show the same; only their borders differ.
@@ -120,10 +121,10 @@ def best_focus(views: Sequence[FocusView], convergence_mrad: float) -> FocusFit:
     sd_nm = math.hypot(math.sqrt(float(weights @ (tried - mean_nm) ** 2)), step_nm / 2)
     gain = (flat - best) / scale
     doubt: FocusDoubt = ""
-    if gain < _LEAST_GAIN:
-        doubt = "no-contrast"
-    elif misfit > _MOST_MISFIT:
+    if misfit > _MOST_MISFIT:
         doubt = "different"
+    elif gain < 0.0 or sd_nm > _MOST_SD * 0.5 * (high - low):
+        doubt = "no-contrast"
     elif not low <= mean_nm <= high:
         doubt = "outside"
     return FocusFit(mean_nm, sd_nm, gain, misfit, doubt)

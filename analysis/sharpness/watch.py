@@ -21,7 +21,7 @@ _FAR_DEG, _OLD_DEG = 12.0, 4.0
 _COMPARED, _KEPT = 8, 96
 # Blur is believed where the mean of the last 1, 2, 3, 5 or 8 frames is so many of its own sd above
 # what does not matter.
-_CERTAIN_SD = 5.0
+_CERTAIN_SD = 4.5
 _WINDOWS = (1, 2, 3, 5, 8)
 # Sharp frames of the past that tell how much spectra differ by other things than blur.
 _PAST = 40

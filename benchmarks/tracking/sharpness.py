@@ -125,12 +125,14 @@ def main():
         column = Column(seed, given.convergence)
         fits.append(focus_error(column, column.rng.uniform(-3, 3) / given.convergence * 1e3))
     good = [(fit, true) for fit, true in fits if not fit.doubt]
+    if not good:
+        raise SystemExit("not as it should be: no focus series could be used")
     errors = np.array([fit.defocus_nm - true for fit, true in good])
     told = np.array([fit.sd_nm for fit, _ in good])
-    rms = np.sqrt(np.mean(errors**2)) if good else np.nan
+    rms = np.sqrt(np.mean(errors**2))
     print(
         f"focus series: {len(good)} of {len(fits)} used, error {rms:.0f} nm rms, told "
-        f"{np.mean(told) if good else np.nan:.0f}; largest {np.abs(errors / told).max():.1f} sd"
+        f"{np.mean(told):.0f}; largest {np.abs(errors / told).max():.1f} sd"
     )
     if false[0]:
         raise SystemExit("not as it should be: sharp frames were called blurred")
