@@ -8,7 +8,7 @@ The focus series afterwards is three pictures of half the side at a quarter of t
 
 The peer is the sharpness that autofocus routines use, the normalised variance of the Laplacian of
 the binned frame (Sun et al., Microsc. Res. Tech. 65, 139, 2004), with the same rule: the mean of
-the latest frames five standard deviations off, where those of the sharp series are known.
+the latest frames 4.5 standard deviations off, where those of the sharp series are known.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from pyrotome.simulators.world.image.defocus import out_of_focus
 
 PIXELS, PIXEL_NM, DOSE = 1024, 1.04, 5.77
 FIRST, SECOND = np.arange(-40.0, 41.0, 2.0), np.arange(-20.0, 20.0, 2.0)
-JUMP_AT, WINDOWS, CERTAIN = 10, (1, 2, 3, 5, 8), 5.0
+JUMP_AT, WINDOWS, CERTAIN = 10, (1, 2, 3, 5, 8), 4.5
 JUMPS_UM = (0.0, 1.0, 2.0, 3.0, 5.0)
 
 
