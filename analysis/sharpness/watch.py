@@ -14,9 +14,11 @@ from ...protocols.core.documents import Strict
 from .blur import Blur, blur_between
 from .spectrum import RINGS, Spectrum, mean_of
 
-# Frames further away in angle show too much else. A series older, a frame is less alike by as much
-# as these degrees.
-_FAR_DEG, _OLD_DEG = 12.0, 4.0
+# Frames further away in angle show too much else.
+_FAR_DEG = 12.0
+# So many of the series before are enough to compare with. Of this series, the latest frames are
+# left out where enough others are there.
+_ENOUGH, _FEWEST, _LATEST = 4, 3, 2
 # Pictures that are averaged to compare with, and those that are kept.
 _COMPARED, _KEPT = 8, 96
 # Blur is believed where the mean of the last 1, 2, 3, 5 or 8 frames is so many of its own sd above
@@ -217,13 +219,21 @@ class SharpnessWatch:
                 self._past = [*self._past, oldest][-_PAST:]
 
     def _near(self, spectrum: Spectrum, series: str, tilt_deg: float) -> list[Spectrum]:
-        """Sharp frames to compare with, the most alike first."""
-        found: list[tuple[float, int]] = []
+        """Sharp frames to compare with, the nearest in angle first.
+
+        Those of the series before, where there are enough: after a jump that is not certain yet,
+        the latest frames of this one are blurred too. Else those of this series, not the latest.
+        """
+        before: list[tuple[float, int]] = []
+        own: list[tuple[float, int]] = []
         for number, (of_series, at_deg, other) in enumerate(self._kept):
-            apart_deg = abs(at_deg - tilt_deg) + _OLD_DEG * (of_series != series)
+            apart_deg = abs(at_deg - tilt_deg)
             if apart_deg <= _FAR_DEG and other.is_like(spectrum):
-                found.append((apart_deg, -number))
-        return [self._kept[-number][2] for _, number in sorted(found)[:_COMPARED]]
+                (own if of_series == series else before).append((apart_deg, -number))
+        if len(before) < _ENOUGH:
+            earlier = own[:-_LATEST]
+            before += earlier if len(before) + len(earlier) >= _FEWEST else own
+        return [self._kept[-number][2] for _, number in sorted(before)[:_COMPARED]]
 
     def _keep(self, series: str, tilt_deg: float, spectrum: Spectrum) -> None:
         self._kept = [*self._kept, (series, tilt_deg, spectrum)][-_KEPT:]
