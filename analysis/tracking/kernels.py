@@ -1,4 +1,4 @@
-"""Loops over pixels: sums of counts over squares, and the correlation coefficient at each lag."""
+"""Loops over pixels: sums over rectangles, and the correlation coefficient at each lag."""
 # numba's decorators are untyped.
 # pyright: basic, reportMissingTypeStubs=false
 
@@ -7,23 +7,6 @@ from __future__ import annotations
 import math
 
 import numba
-import numpy as np
-
-
-@numba.njit(nogil=True, cache=True)
-def sum_squares(frame, binning, top, left, out):
-    """Sum the counts of squares of `binning` pixels, from a first row and column on."""
-    rows, columns = out.shape
-    for row in range(rows):
-        for column in range(columns):
-            out[row, column] = 0.0
-        for y in range(top + row * binning, top + (row + 1) * binning):
-            for column in range(columns):
-                first = left + column * binning
-                total = np.int64(0)
-                for x in range(first, first + binning):
-                    total += np.int64(frame[y, x])
-                out[row, column] += total
 
 
 @numba.njit(nogil=True, cache=True)

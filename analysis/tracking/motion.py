@@ -244,6 +244,10 @@ class Motion:
         part[:, :, FOCUSED] = towards
         part[:, FOCUSED, FOCUSED] = variance
 
+    def doubt_focus(self, sd_nm: float) -> None:
+        """Tell that the focus is no longer where it was, by about `sd_nm`."""
+        self.covariance[:, X, FOCUSED, FOCUSED] += sd_nm**2
+
     def measure_focus(self, defocus_nm: float, sd_nm: float) -> None:
         """Take in a measured height over the height at which the specimen was in focus."""
         row = _defocus_row(self)

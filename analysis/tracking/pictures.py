@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import kernels
+from ..sharpness import kernels
 
 Floats64 = NDArray[np.float64]
 

@@ -24,12 +24,15 @@ from ...protocols.messages.parent_pipe import announce, fail, read_config, watch
 from ...protocols.messages.process import TrackerConfig
 from ...protocols.messages.stream import BadMessage, Message, array_of, parse
 from ...protocols.messages.tracking import (
+    FocusMeasured,
+    FocusPicture,
     FrameTaken,
     OffsetMeasured,
     ShiftCalibrated,
     Table,
     parse_tracking,
 )
+from ...protocols.messages.tracking_expectation import depth_of_focus_nm
 from .tracker import Tracker, warm_up_tracking
 from .tracker_state import TrackerState
 
@@ -56,7 +59,11 @@ class Worker:
     def __init__(self, config: TrackerConfig) -> None:
         self._beam, self._offset = config.manifest.beam, config.manifest.value_offset
         self._state, self._goniometer = Path(config.state), config.goniometer
-        self._tracker = Tracker(_known(self._state, config.resumed, config.goniometer))
+        cone, depth_nm = config.convergence_mrad, None
+        if cone is not None:
+            depth_nm = depth_of_focus_nm(self._beam.voltage_kv, cone)
+        known = _known(self._state, config.resumed, config.goniometer)
+        self._tracker = Tracker(known, convergence_mrad=cone, depth_nm=depth_nm)
         self._context = zmq.Context()
         self._link = self._context.socket(zmq.DEALER)
         self._link.set(zmq.IDENTITY, TRACKER.encode())
@@ -98,8 +105,11 @@ class Worker:
         """Take in what happened between frames."""
         told = parse_tracking(message.payload[0]) if message.payload else None
         if isinstance(told, FrameTaken) and told.scan != "frame":
-            self._look(told, Message(message.topic, message.header, message.payload[1:]))
-        elif told is None or isinstance(told, FrameTaken | OffsetMeasured | Table):
+            self._look(told, _pixels_of(message))
+        elif isinstance(told, FocusPicture):
+            if (found := self._tracker.focus(told, self._counts(_pixels_of(message)))) is not None:
+                self._answer(None, found[1], found[0])
+        elif told is None or isinstance(told, FrameTaken | OffsetMeasured | Table | FocusMeasured):
             raise BadMessage("a tracking message that tells nothing")
         else:
             self._answer(None, self._tracker.tell(told))
@@ -151,9 +161,14 @@ class Worker:
         self._answer(*self._tracker.feed(taken, pixels))
         self._keep()
 
-    def _answer(self, measured: OffsetMeasured | None, table: Table | None) -> None:
+    def _answer(
+        self,
+        measured: OffsetMeasured | None,
+        table: Table | None,
+        focused: FocusMeasured | None = None,
+    ) -> None:
         body: dict[str, Any] = {"name": "tracking", "record": False}
-        for name, answer in (("measured", measured), ("table", table)):
+        for name, answer in (("measured", measured), ("focused", focused), ("table", table)):
             if answer is not None:
                 body |= {"series": answer.series, name: answer.model_dump(mode="json")}
         if len(body) > 2:
@@ -171,6 +186,11 @@ class Worker:
 
     def _send(self, kind: Any, body: dict[str, Any]) -> None:
         self._link.send_multipart(upstream(kind, body))
+
+
+def _pixels_of(message: Message) -> Message:
+    """A message without the part that says what its pixels are."""
+    return Message(message.topic, message.header, message.payload[1:])
 
 
 def _known(state: Path, resumed: bool, goniometer: str | None) -> TrackerState | None:

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from ...protocols.messages.tracking import (
     Doubt,
     Focused,
+    FocusMeasured,
+    FocusPicture,
     FrameTaken,
     HoldDone,
     OffsetMeasured,
@@ -24,6 +26,9 @@ from ...protocols.messages.tracking import (
     Told,
 )
 from ...protocols.messages.tracking_rules import correction_fails
+from ..sharpness.focus_watch import FocusWatch
+from ..sharpness.spectrum import fine_counts
+from ..sharpness.watch import WatchState
 from .assumptions import Assumptions
 from .motion import Motion
 from .motion_state import for_next_specimen, motion_from, state_of
@@ -61,6 +66,9 @@ class Tracker:
         Of a new model; a state brings its own.
     side : int
         Squares along the longer side of a binned frame.
+    convergence_mrad, depth_nm : float, optional
+        Half angle of the probe, and the defocus that is not seen; without them blur is told, and
+        not what defocus makes it.
 
     Raises
     ------
@@ -86,6 +94,8 @@ class Tracker:
         *,
         assumptions: Assumptions | None = None,
         side: int = SIDE,
+        convergence_mrad: float | None = None,
+        depth_nm: float | None = None,
     ) -> None:
         self._side = side
         self._before: dict[str, Picture] = {}
@@ -99,6 +109,8 @@ class Tracker:
         self._matrix_nm = state.matrix_nm
         self._recent = list(state.recent)
         self._trusted, self._tables = state.trusted, state.tables
+        self._sharpness = FocusWatch(convergence_mrad, depth_nm, state.sharpness)
+        self._focused, self._depth_nm = state.focused, depth_nm or 0.0
 
     def state(self, *, pictures: bool = True) -> TrackerState:
         """What a later tracker goes on from.
@@ -121,6 +133,8 @@ class Tracker:
             recent=tuple(self._recent),
             trusted=self._trusted,
             tables=self._tables,
+            focused=self._focused,
+            sharpness=self._sharpness.state() if pictures else WatchState(),
         )
 
     def state_for_next_run(self) -> TrackerState:
@@ -144,11 +158,11 @@ class Tracker:
         Raises
         ------
         TypeError
-            For a frame: its pixels are missing.
+            For a frame or a picture of a focus series: its pixels are missing.
         """
         match message:
-            case FrameTaken():
-                raise TypeError("a frame needs its pixels; give both to feed")
+            case FrameTaken() | FocusPicture():
+                raise TypeError("a frame needs its pixels; give both to feed or focus")
             case ShiftSet():
                 self._shift_nm, self._defocus_nm = message.shift_nm, message.defocus_nm
                 return None
@@ -208,10 +222,14 @@ class Tracker:
         ValueError
             If the pixels are no frame; nothing was taken in.
         """
-        side = self._side
+        side, field_nm, counts = self._side, header.field_nm, pixels
         if header.scan == "wide":
             side = max(pixels.shape, default=1)
-        picture = picture_of(pixels, header.field_nm, header.tilt_deg, header.dose_e_per_nm2, side)
+        elif header.scan == "frame":
+            counts, binning = fine_counts(pixels)
+            # What fills no square is cut off.
+            field_nm *= binning * counts.shape[1] / pixels.shape[1]
+        picture = picture_of(counts, field_nm, header.tilt_deg, header.dose_e_per_nm2, side)
         if header.shift_nm is not None:
             self._shift_nm = header.shift_nm
         if header.defocus_nm is not None:
@@ -225,10 +243,62 @@ class Tracker:
         self.motion.tilt_to(header.tilt_deg)
         measured = self._measure(header, picture)
         if header.scan == "frame":
+            if not measured.doubt:
+                blur = self._sharpness.look(header, counts, field_nm / counts.shape[1])
+                measured = measured.model_copy(update={"blur": blur})
+                if blur is not None and blur.begins:
+                    self.motion.doubt_focus(blur.out_of_focus_nm or 0.0)
             self._recent = [*self._recent, measured][-_RECENT:]
             self._trusted = self._trusted and not correction_fails(self._recent)
             self._next_visit(header)
         return measured, self._table(header.t_ns, header.index)
+
+    def focus(
+        self, header: FocusPicture, pixels: NDArray[Any]
+    ) -> tuple[FocusMeasured, Table] | None:
+        """Take in a picture of a focus series.
+
+        Parameters
+        ----------
+        header : FocusPicture
+            When, where and how it was taken.
+        pixels : ndarray
+            Counts as integers, shape (rows, columns).
+
+        Returns
+        -------
+        tuple of FocusMeasured and Table, or None
+            After the last picture: where the focus is, or why that is not known.
+
+        Raises
+        ------
+        ValueError
+            If a picture of the series is missing, or the convergence is not known.
+        """
+        fit = self._sharpness.picture(header, pixels)
+        if fit is None:
+            return None
+        self._pass_time(header.t_ns)
+        self.motion.tilt_to(header.tilt_deg)
+        if not fit.doubt:
+            if not len(self._references):
+                self.motion.focus_here(fit.sd_nm, fit.defocus_nm)
+            else:
+                if not self._focused:
+                    # Until now it was as good as a person sees it.
+                    self.motion.doubt_focus(self._depth_nm)
+                self.motion.measure_focus(fit.defocus_nm, fit.sd_nm)
+            self._focused = True
+        found = FocusMeasured(
+            t_ns=header.t_ns,
+            series=header.series,
+            index=header.index,
+            tilt_deg=header.tilt_deg,
+            defocus_nm=fit.defocus_nm,
+            sd_nm=min(fit.sd_nm, 1e9),
+            doubt=fit.doubt,
+        )
+        return found, self._table(header.t_ns, None)
 
     # --- parts -----------------------------------------------------------------------------------
 
@@ -307,7 +377,8 @@ class Tracker:
             return _answer(header).model_copy(update={"doubt": "blank"})
         sd = (_ORIGIN_SD_NM, _ORIGIN_SD_NM)
         self.motion.measure((0.0, 0.0), sd, self._shift_nm)
-        self.motion.focus_here(0.0, self._defocus_nm)
+        if not self._focused:
+            self.motion.focus_here(0.0, self._defocus_nm)
         sparse = header.scan != "frame"
         self._references.add(ReferencePicture(picture, (0.0, 0.0), sd, header.series, sparse))
         return _answer(header).model_copy(
@@ -354,7 +425,7 @@ def warm_up_tracking() -> None:
     """
     for dtype in (np.uint8, np.uint16, np.uint32):
         tracker = Tracker()
-        frame = np.arange(32 * 32, dtype=np.int64).reshape(32, 32).astype(dtype)
+        frame = (np.arange(512 * 512, dtype=np.int64) % 97).reshape(512, 512).astype(dtype)
         for index in range(2):
             header = FrameTaken(
                 t_ns=index, series="warm-up", index=index, tilt_deg=index, field_nm=100.0,

@@ -6,6 +6,7 @@ from typing import Literal
 
 from ...protocols.core.documents import Strict
 from ...protocols.messages.tracking import OffsetMeasured, Pair, Visit
+from ..sharpness.watch import WatchState
 from .motion_state import MotionState
 from .references import StoredReference
 
@@ -39,6 +40,10 @@ class TrackerState(Strict):
         False after the corrections made things worse.
     tables : int
         How many tables were sent.
+    focused : bool
+        Whether a focus series has told the focus.
+    sharpness : WatchState
+        Sharp frames, and whether the latest are.
 
     Examples
     --------
@@ -61,3 +66,5 @@ class TrackerState(Strict):
     recent: tuple[OffsetMeasured, ...] = ()
     trusted: bool = True
     tables: int = 0
+    focused: bool = False
+    sharpness: WatchState = WatchState()

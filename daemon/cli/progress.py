@@ -243,6 +243,12 @@ def tracking_table(told: dict[str, Any]) -> Group:
     parts: list[Table | Text] = [table, notes]
     if rests := told["not_tracked"]:
         parts.append(Text(f"not tracked: {', '.join(rests)}", style="dim"))
+    if most := max((one["focus_dose_e_per_nm2"] for one in told["series"]), default=0.0):
+        count = max(one["focus_series"] for one in told["series"])
+        text = (
+            f"Focus series: up to {count} a tilt series, {most:g} e/nm\u00b2 at most (focus.dose)"
+        )
+        parts.append(Text(text, style="dim"))
     if any(one["beyond_shift_limit"] for one in told["series"]):
         parts.append(
             Text(

@@ -196,11 +196,14 @@ def check(recipe: RecipeArgument, rig: RigOption = None, as_json: JsonOption = F
     plan = make_new_plan(recipe_model, rig_model, str(recipe), text)
     tracking = expected_tracking(plan, rig_model)
     if as_json:
-        print_json(plan.summary() | {"tracking": tracking})
+        told = {"tracking": tracking, "warnings": list(plan.warnings(rig_model))}
+        print_json(plan.summary() | told)
         return
     output_console().print(plan_table(plan))
     if tracking is not None:
         output_console().print(tracking_table(tracking))
+    for text in plan.warnings(rig_model):
+        output_console().print(f"Warning: {text}", style="yellow", markup=False)
 
 
 @commands.command(epilog="Example: `pyrotome serve --rig examples/rigs/simulated.yaml`")

@@ -260,6 +260,8 @@ class Experiment:
                         f"an angle of {angle:g} deg is beyond what the stage itself allows, "
                         f"{low:g} to {high:g} deg",
                     )
+        for text in self.plan.warnings(self._context.rig):
+            self._context.bus.event("warning", "engine", text)
         # Before anything else: a beam that was left on is charged up to here.
         await devices.beam.blank()
         context, resume, point = self._context, self._resume, self._point
@@ -281,7 +283,9 @@ class Experiment:
         point = self._point
         tracker = None
         if self.engine.follower is not None:
-            tracker = TrackerFiles(tracking_path(self.output), self._context.rig.goniometer_file)
+            rig = self._context.rig
+            cone = None if rig.beam.focus is None else rig.beam.focus.convergence_mrad
+            tracker = TrackerFiles(tracking_path(self.output), rig.goniometer_file, cone)
         interruption = None if point is None else point.interruption
         await self._processes.open(self.manifest, interruption, tracker)
 

@@ -11,6 +11,7 @@ from ...protocols.core.errors import BadInput
 from ...protocols.messages.control import Point
 from ...protocols.messages.tracking_rules import settled_ns
 from ..acquisition.context import AcquisitionContext
+from ..acquisition.focus_series import FocusSeries
 from ..acquisition.scouts import Scouts
 from ..acquisition.stack_acquisition import StackAcquisition
 from ..schedule.operations import CalibrateHeight
@@ -49,6 +50,7 @@ class SpecimenTracking:
         self._context, self._follower, self._settle = context, follower, settle
         self._checkpoint = checkpoint
         self._scouts = Scouts(context, follower)
+        self._focus = FocusSeries(context, follower)
         self._series, self._tilts = "", tuple[float, ...]()
         # Time from frame to frame as it was last, and when the latest series came to its first.
         self._frame_s: float | None = None
@@ -102,6 +104,7 @@ class SpecimenTracking:
         self._series, self._tilts = series, tuple(tilt_deg)
         frame_s = self._frame_s = frame_s if self._frame_s is None else self._frame_s
         self._scouts.begin(series)
+        self._focus.begin(series)
         await self._expect(series, tilt_deg, frame_s)
         if follower.limits.scouts_e_per_nm2 > 0 and len(tilt_deg):
             way = self._way_to(tilt_deg[0])
@@ -161,12 +164,14 @@ class SpecimenTracking:
         while True:
             always = await self._goes_there() or taken > 0
             await follower.follow(tilt_deg)
-            taken += await self._scouts.before(acquisition.indices[first], tilt_deg, always=always)
+            index = acquisition.indices[first]
+            await self._focus.before(index, tilt_deg)
+            taken += await self._scouts.before(index, tilt_deg, always=always)
             if not await self._checkpoint() or not (taken or follower.pointed_out):
                 break
-        if self._scouts.detector_taken:
+        if self._scouts.detector_taken or self._focus.detector_taken:
             await acquisition.arm_from(first)
-            self._scouts.detector_taken = False
+            self._scouts.detector_taken = self._focus.detector_taken = False
 
     async def _goes_there(self) -> bool:
         """Take in where a person says that the specimen stands; whether one has said so."""

@@ -163,11 +163,12 @@ class Expansion:
         beam = self.recipe.beam
         dose = stack.frames * beam.dose_per_frame_e_per_nm2
         parked = stack.frames * beam.parked_dose_e_per_nm2(SWITCHING_S)
-        track = self.recipe.track_of(series)
+        track, focus = self.recipe.track_of(series), self.recipe.focus_e_per_nm2
         scouts = 0.0 if track is None else track.scouts_e_per_nm2
         limit = self.recipe.limits.dose_per_series_e_per_nm2
-        if limit is not None and dose + parked + scouts > limit * (1 + 1e-9):
-            by_scouts = f" and {scouts:g} by scouts (track.scouts)" if scouts else ""
+        if limit is not None and dose + parked + scouts + focus > limit * (1 + 1e-9):
+            by_scouts = f", and {scouts:g} by scouts (track.scouts)" if scouts else ""
+            by_scouts += f", and {focus:g} by focus series (focus.dose)" if focus else ""
             raise self._bad(
                 path,
                 f"{stack.name} takes {dose:.1f} e/nm^2, and up to {parked:.2g} while the blanker "

@@ -14,6 +14,7 @@ from ...protocols.core.documents import located
 from ...protocols.core.errors import BadInput
 from ...protocols.messages.manifest import HoldPlan, StackPlan
 from .expansion import Expansion
+from .focus_scans import check_focus, focus_warnings
 from .operations import (
     AcquireStack,
     CalibrateHeight,
@@ -169,6 +170,17 @@ class Plan:
                 return False
         return False
 
+    def warnings(self, rig: Rig) -> tuple[str, ...]:
+        """What this plan cannot do on a rig, and is carried out all the same."""
+        series = [stack for stack in self.stacks if stack.kind == "series"]
+        return focus_warnings(self.recipe, rig, [a for stack in series for a in stack.tilt_deg])
+
+    @property
+    def focus_dose_e_per_nm2(self) -> float:
+        """Most fluence that the focus series take which the recipe asks for."""
+        series = sum(stack.kind == "series" for stack in self.stacks)
+        return series * self.recipe.focus_e_per_nm2
+
     @property
     def scout_dose_e_per_nm2(self) -> float:
         """Fluence of one scout, with that while the blanker works."""
@@ -218,6 +230,7 @@ class Plan:
             "dose_e_per_nm2": self.dose_e_per_nm2,
             "dose_while_parked_e_per_nm2": self.parked_dose_e_per_nm2,
             "dose_of_scouts_e_per_nm2": self.scouts_dose_e_per_nm2,
+            "dose_of_focus_e_per_nm2": self.focus_dose_e_per_nm2,
             "bytes": self.bytes_uncompressed,
         }
 
@@ -274,6 +287,7 @@ def make_plan(recipe: Recipe, rig: Rig, name: str = "recipe") -> Plan:
             f"{list(beam.frame)} is larger than the detector's {list(rig.detector.limits.frame)}",
         )
     _check_tracking(recipe, rig, name)
+    check_focus(recipe, rig, name)
     expanded = list(Expansion(recipe, rig, name).operations())
     plan = Plan(
         recipe,
@@ -282,8 +296,10 @@ def make_plan(recipe: Recipe, rig: Rig, name: str = "recipe") -> Plan:
     )
     dose, budget = plan.dose_e_per_nm2, recipe.limits.dose_e_per_nm2
     parked, scouts = plan.parked_dose_e_per_nm2, plan.scouts_dose_e_per_nm2
-    if budget is not None and dose + parked + scouts > budget * (1 + 1e-9):
-        by_scouts = f" and {scouts:.3g} by scouts (track.scouts)" if scouts else ""
+    focus = plan.focus_dose_e_per_nm2
+    if budget is not None and dose + parked + scouts + focus > budget * (1 + 1e-9):
+        by_scouts = f", and {scouts:.3g} by scouts (track.scouts)" if scouts else ""
+        by_scouts += f", and {focus:.3g} by focus series (focus.dose)" if focus else ""
         raise BadInput(
             f"{name}: limits.dose",
             f"the {plan.frames} frames of this recipe take {dose:.1f} e/nm^2, and up to "

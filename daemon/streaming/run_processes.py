@@ -53,10 +53,13 @@ class TrackerFiles:
         Of this run; it is there while the run is not complete.
     goniometer : str or None
         Of the column, from run to run.
+    convergence_mrad : float or None
+        Half angle of the probe, where the rig tells it.
     """
 
     state: Path
     goniometer: str | None = None
+    convergence_mrad: float | None = None
 
 
 class RunProcesses:
@@ -133,6 +136,7 @@ class RunProcesses:
             config = TrackerConfig(
                 link=endpoint, manifest=manifest, state=str(tracker.state),
                 goniometer=tracker.goniometer, resumed=resumed is not None,
+                convergence_mrad=tracker.convergence_mrad,
             )  # fmt: skip
             starts[TRACKER] = ("pyrotome.analysis.tracking.process", config)
         for name in starts:

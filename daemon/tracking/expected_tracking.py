@@ -18,8 +18,10 @@ from ...protocols.messages.tracking_expectation import (
     stage_of,
 )
 from ...protocols.messages.tracking_rules import TrackingLimits, limits_of
+from ..schedule.focus_scans import focus_series_e_per_nm2
 from ..schedule.plan import AcquireStack, Plan
 from ..schedule.scout_scans import BeamOnTimes, scout_dose_e_per_nm2, scout_for
+from ..schedule.switching import SWITCHING_S
 
 _MOST_BYTES = 64 << 20
 
@@ -56,7 +58,7 @@ def expected_tracking(plan: Plan, rig: Rig) -> dict[str, Any] | None:
     focus = rig.beam.focus
     cone = None if focus is None else focus.convergence_mrad
     depth_nm = None if cone is None else depth_of_focus_nm(recipe.beam.voltage_kv, cone)
-    tracks_focus = recipe.focus.by == "model" and focus is not None
+    tracks_focus = recipe.focus.by != "none" and focus is not None
     series, rests = list[dict[str, Any]](), list[str]()
     before: dict[tuple[float, ...], int] = {}
     held = 0
@@ -103,14 +105,21 @@ def _row(
 
 
 def _scouts(found: ExpectedSeries, limits: TrackingLimits, plan: Plan) -> dict[str, Any]:
-    """How many scouts a series takes at most, and their dose."""
+    """How many scouts and focus series a tilt series takes at most, and their dose."""
     beam, budget = plan.recipe.beam, limits.scouts_e_per_nm2
     frames = len(found.frame_sd_nm) if limits.keep_within_nm == 0 else 1
     scan = scout_for(beam, frames, budget, BeamOnTimes())
     dose = scout_dose_e_per_nm2(beam, scan, BeamOnTimes())
     wanted = sum(sd > limits.keep_within_nm for sd in found.frame_sd_nm)
     most = min(wanted, int(budget / dose * (1 + 1e-9)))
-    return {"scouts": most, "scouts_dose_e_per_nm2": round(most * dose, 4)}
+    planned = plan.recipe.focus_e_per_nm2
+    parked = beam.parked_dose_e_per_nm2(SWITCHING_S)
+    return {
+        "scouts": most,
+        "scouts_dose_e_per_nm2": round(most * dose, 4),
+        "focus_series": int(planned / focus_series_e_per_nm2(beam, parked) * (1 + 1e-9)),
+        "focus_dose_e_per_nm2": planned,
+    }
 
 
 def _stage(rig: Rig) -> tuple[StageFigures, str]:

@@ -20,6 +20,7 @@ from ...protocols.config.tracking import Focus, Track
 from ...protocols.core.clock import ExperimentClock
 from ...protocols.messages.tracking import (
     DriftAt,
+    FocusMeasured,
     HoldDone,
     OffsetMeasured,
     PlaceTold,
@@ -44,6 +45,7 @@ from ...protocols.messages.tracking_rules import (
     stage_takes_over,
 )
 from .applied_shift import AppliedShift
+from .focus_needs import FocusNeeds
 from .height_correction import MOVE_ERROR_NM, HeightCorrection
 from .scout_answers import ScoutAnswers
 from .tracking_plan import calibration_told
@@ -107,6 +109,7 @@ class Follower:
         self._tell, self._telemetry, self._event, self._pause = tell, telemetry, event, pause
         self._limits = limits_of(track)
         self.answers = ScoutAnswers()
+        self.focus_needs = FocusNeeds(focus, beam.rig.focus, event)
         # Taken before the next frame, and their fluence.
         self.scouts, self.scout_dose_e_per_nm2 = 0, 0.0
         # When the latest of them was taken.
@@ -153,7 +156,7 @@ class Follower:
     async def _is_ready(self, calibrated_later: bool = False) -> bool:
         """See what the beam can do; False where its shift is to be calibrated first."""
         reach = await self._beam.reach()
-        self._can_focus = self._focus.by == "model" and reach.defocus_nm is not None
+        self._can_focus = self._focus.by != "none" and reach.defocus_nm is not None
         if reach.shift_nm is None and reach.units is not None and calibrated_later:
             return False
         if reach.shift_nm is None:
@@ -246,6 +249,23 @@ class Follower:
         return tracking_status(
             self._series, self._table, self._row, self._applied, last, self._lost, self._limits
         )
+
+    async def look_at(self, shift_nm: tuple[float, float], defocus_nm: float) -> None:
+        """Shift the beam and focus it for a picture that is no frame of the series.
+
+        Raises OutOfRange or DeviceRefused, as `Beam.deflect` and `Beam.focus` do.
+        """
+        await self._apply(shift_nm, defocus_nm)
+
+    @property
+    def applied(self) -> tuple[tuple[float, float], float]:
+        """Shift (y, x) and defocus that are applied, in nm."""
+        return self._applied.shift_nm, self._applied.defocus_nm
+
+    def focus_due(self, voltage_kv: float) -> str:
+        """Why a focus series comes before the next frame; empty if none does."""
+        placed = self._table is not None and self._table.placed
+        return self.focus_needs.due(self._row, placed, voltage_kv)
 
     def before_exposure(
         self, tilt_deg: float, spent_e_per_nm2: float, scout_e_per_nm2: float
@@ -381,6 +401,8 @@ class Follower:
         try:
             if (told := body.get("table")) is not None:
                 self._note_table(Table.model_validate(told))
+            if (told := body.get("focused")) is not None:
+                self.focus_needs.note_focus(FocusMeasured.model_validate(told))
             if (told := body.get("measured")) is not None:
                 self._note_measured(OffsetMeasured.model_validate(told))
         except ValidationError as error:
@@ -418,6 +440,7 @@ class Follower:
                 "score": found.score,
             }
             self._telemetry("tracker", values, found.t_ns)
+        self.focus_needs.note_frame(found)
         if not self._following:
             return
         self._frames += not found.doubt

@@ -15,6 +15,9 @@ from ...protocols.messages.tracking_rules import TrackingLimits
 # where it is larger than twice its own doubt and than this many nm. A move errs by so much.
 _FRAMES_BEFORE, _WITHIN_DEG, _LEAST_NM = 3, 25.0, 300.0
 MOVE_ERROR_NM = 200.0
+# Better known than so. The focus was found at the height before the move: what is not known of that
+# then is an error of the focus for the rest of the run.
+_KNOWN_NM = 100.0
 # At any tilt where the next shift is this part of the largest.
 _NEARLY = 0.9
 # In sd: the height is certainly not what the move should have left. Moves running after which the
@@ -66,6 +69,8 @@ class HeightCorrection:
         if max(math.hypot(*row.shift_nm) for row in table.rows) < limits.hand_over_nm:
             return None
         if found is None or abs(found[0]) < max(_LEAST_NM, 2.0 * found[1]):
+            return None
+        if found[1] > _KNOWN_NM and not beyond:
             return None
         if self._was_no_move(*found):
             self.stuck_nm = found[0]

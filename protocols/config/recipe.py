@@ -319,11 +319,18 @@ class Recipe(Strict):
         track = self.track
         return track.scouts_e_per_nm2 if track is not None and track.by != "none" else 0.0
 
+    @property
+    def focus_e_per_nm2(self) -> float:
+        """Fluence that is planned for the focus series of a tilt series."""
+        return self.focus.dose_e_per_nm2 if self.tracked and self.focus.takes_series else 0.0
+
     @model_validator(mode="after")
     def _only_where_tracked(self) -> Recipe:
         """Refuse keys that mean nothing without tracking."""
         if self.settle is not None and not self.tracked:
             raise Misplaced("needs the drift that tracking finds: add 'track: model'", "settle")
+        if self.focus.takes_series and not self.tracked:
+            raise Misplaced("needs the height that tracking finds: add 'track: model'", "focus")
         for number, step in enumerate(self.steps):
             if step.calibrate == "height" and not self.scouts_e_per_nm2:
                 raise Misplaced(

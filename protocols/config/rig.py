@@ -148,12 +148,14 @@ class FocusRig(Strict):
     """How the focus may be changed: by a lens of the column, or by the stage's z.
 
     `limit_nm` is the largest change from the focus that was found when the beam was prepared;
-    `convergence_mrad` the half angle of the probe, for the depth of focus.
+    `convergence_mrad` the half angle of the probe, for the depth of focus. `dynamic` tells that the
+    column itself follows the height of a tilted field while it scans.
     """
 
     by: Literal["probe_defocus", "defocus", "stage"] = "stage"
     limit_nm: LengthNm = Field(default=20_000.0, alias="limit", gt=0)
     convergence_mrad: ConeMrad | None = Field(default=None, alias="convergence", gt=0, le=100)
+    dynamic: bool = False
 
 
 class BeamRig(DeviceRig):

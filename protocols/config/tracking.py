@@ -78,18 +78,47 @@ class Track(Strict):
 class Focus(Strict):
     """How the specimen is kept in focus.
 
+    A focus series is three short pictures of a part of the field at different defocus.
+
     Attributes
     ----------
     by : str
-        ``model``: by the height that tracking finds; ``none``: the focus stays.
+        ``model``: by the height that tracking finds; ``series``: also by a focus series before the
+        first frame of a run; ``none``: the focus stays.
+    within_nm : float, ``auto`` or None
+        Uncertainty of the predicted defocus (one sd) beyond which a focus series comes first;
+        ``auto``: half of lambda / alpha^2, and no less than what the model can know. None: only
+        after a frame that is out of focus.
+    dose_e_per_nm2 : float
+        Most fluence that the focus series of a tilt series may take; 0, written ``none``: there
+        are none.
     """
 
-    by: Literal["none", "model"] = "model"
+    by: Literal["none", "model", "series"] = "model"
+    within_nm: Literal["auto"] | LengthNm | None = Field(default=None, alias="within")
+    dose_e_per_nm2: Annotated[FluenceEPerNm2, _or_zero("none", "0 e/nm^2")] = Field(
+        default=5.0, alias="dose", ge=0
+    )
 
     @model_validator(mode="before")
     @classmethod
     def _a_word_is_enough(cls, value: object) -> object:
         return {"by": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _asks_for_one_thing(self) -> Focus:
+        if isinstance(self.within_nm, float) and self.within_nm <= 0.0:
+            raise ValueError("focus.within is not greater than 0")
+        if self.by == "none" and self.within_nm is not None:
+            raise ValueError("focus.within means nothing where the focus stays (by: none)")
+        if self.takes_series and not self.dose_e_per_nm2:
+            raise ValueError("focus.within and by: series need focus series, focus.dose has none")
+        return self
+
+    @property
+    def takes_series(self) -> bool:
+        """Whether focus series are asked for, and not only where a frame is out of focus."""
+        return self.by == "series" or self.within_nm is not None
 
 
 class Settle(Strict):

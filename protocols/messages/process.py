@@ -89,6 +89,7 @@ class TrackerConfig(Strict):
 
     `state` is the file in which the tracker keeps what it knows of this run; it goes on from it if
     the run is `resumed`. `goniometer` is the file of what is known of the column from run to run.
+    `convergence_mrad` is the half angle of the probe, where the rig tells it.
     """
 
     link: str
@@ -96,3 +97,4 @@ class TrackerConfig(Strict):
     state: str
     goniometer: str | None = None
     resumed: bool = False
+    convergence_mrad: float | None = None

@@ -33,6 +33,7 @@ ScanKind = Literal["frame", "scout", "wide"]
 Doubt = Literal[
     "", "blank", "same", "few-counts", "featureless", "decoy", "ambiguous", "unexpected"
 ]
+FocusDoubt = Literal["", "no-contrast", "outside", "different"]
 
 
 class Visit(Strict):
@@ -145,12 +146,64 @@ class PlaceTold(Strict):
     sd_nm: SdPair
 
 
+class FocusPicture(Strict):
+    """A picture of a focus series, the `number`-th of `of`; its pixels come as payload.
+
+    All of them show one field at one angle, each with another `defocus_nm` applied. The answer to
+    the last one is a :class:`FocusMeasured`.
+    """
+
+    kind: Literal["focus picture"] = "focus picture"
+    t_ns: Nanoseconds
+    series: Name
+    index: Index
+    number: Annotated[int, Field(ge=0, lt=20, strict=True)]
+    of: Annotated[int, Field(ge=3, le=20, strict=True)]
+    tilt_deg: Degrees
+    field_nm: Positive
+    defocus_nm: Finite
+
+
+class FocusMeasured(Strict):
+    """What a focus series has shown: the defocus at which the specimen is in focus.
+
+    `doubt` says why it is not used; it is empty if it is.
+    """
+
+    kind: Literal["focused"] = "focused"
+    t_ns: Nanoseconds
+    series: Name
+    index: Index
+    tilt_deg: Degrees
+    defocus_nm: Finite
+    sd_nm: NotNegative
+    doubt: FocusDoubt = ""
+
+
+class BlurSeen(Strict):
+    """How much a frame is blurred beside sharp ones of nearby angles.
+
+    `blur_nm` is the diameter of the disc that a point has become, `sd_nm` by how much it may be
+    larger, `out_of_focus_nm` the defocus that makes such a disc, where the convergence is known.
+    `begins` is true for the frame in which blur that matters is seen first, `blurred` until it is
+    over. `stays`: it is still there although the focus was measured, and is something else.
+    """
+
+    blur_nm: NotNegative
+    sd_nm: NotNegative
+    out_of_focus_nm: NotNegative | None = None
+    begins: bool = False
+    blurred: bool = False
+    stays: bool = False
+
+
 class OffsetMeasured(Strict):
     """Where the specimen was in a frame; `offset_nm` is absent where that could not be measured.
 
     `doubt` says why it is not believed; it is empty if it is. `unexpected` is a clear match at a
     place that the model excludes: a scout should confirm it. `slip` is the probability that the
-    stage has slipped before the frame, `least` the score below which nothing is believed.
+    stage has slipped before the frame, `least` the score below which nothing is believed. `blur`
+    is absent where there is nothing sharp to compare with.
     """
 
     kind: Literal["measured"] = "measured"
@@ -166,6 +219,7 @@ class OffsetMeasured(Strict):
     least: Finite = 0.0
     doubt: Doubt = ""
     slip: Annotated[float, Field(ge=0, le=1)] = 0.0
+    blur: BlurSeen | None = None
 
 
 class Row(Strict):
@@ -230,9 +284,10 @@ Told = (
     | ShiftSet
     | ShiftCalibrated
     | Focused
+    | FocusPicture
     | PlaceTold
 )
-Answer = OffsetMeasured | Table
+Answer = OffsetMeasured | Table | FocusMeasured
 TrackingMessage = Told | Answer
 _MESSAGE: TypeAdapter[TrackingMessage] = TypeAdapter(
     Annotated[TrackingMessage, Field(discriminator="kind")]

@@ -109,6 +109,7 @@ def test_height_way_and_drift_are_looked_after_before_a_frame(cli: Any) -> None:
         tracking = run.series[3].tracking
         assert tracking is not None
         drift_nm_per_s = tracking.drift_speed_nm_per_s[0]
+    assert not any("blurred by" in text for text in said), "the frames are in focus"
     (height,) = (text for text in said if "nm over the axis" in text)
     (left,) = (text for text in said if "nm are left" in text)
     assert abs(float(height.split("stands ")[1].split()[0])) > 1000
@@ -156,6 +157,8 @@ def test_a_series_has_settings_of_its_own(cli: Any) -> None:
         ({"steps": [{"calibrate": "height"}]}, None, "needs tracking with scouts"),
         ({"track": "none", "settle": {"drift_below": "1 nm/s"}}, None, "needs the drift"),
         ({"track": {"scouts": "300 e/nm^2"}}, None, "300 by scouts (track.scouts)"),
+        ({"focus": {"within": "100 nm"}}, None, "write by: series too"),
+        ({"focus": {"by": "series", "dose": "90 e/nm^2"}}, None, "90 by focus series (focus.dose)"),
     ],
 )  # fmt: skip
 def test_what_cannot_work_is_refused_by_check(
@@ -178,6 +181,7 @@ def test_check_tells_what_to_expect(cli: Any) -> None:
     assert 50 < series["expected_rms_nm"] < 100
     assert (told["shift_limit_nm"], series["beyond_shift_limit"]) == (1900, False)
     assert series["depth_of_focus_nm"] == 684
+    assert series["focus_dose_e_per_nm2"] == 0
     (cli.folder / "column.json").write_text("{}")
     rig_file = cli.rig(**rig, goniometer_file="column.json")
     done = cli("check", cli.recipe(**TRACKED, analysis=[]), "--rig", rig_file)

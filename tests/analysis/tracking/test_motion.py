@@ -33,6 +33,20 @@ def tracked(seed=1, series=1, **stage_is):
     return motion, stage, rows
 
 
+def test_a_focus_in_doubt_is_measured_anew_and_the_place_stays():
+    motion, _, _ = tracked()
+    tilt = [motion.tilt_deg]
+    before = predict(motion, tilt, [motion.time_s])
+    motion.doubt_focus(3000.0)
+    doubted = predict(motion, tilt, [motion.time_s])
+    assert doubted.defocus_sd_nm[0] > 2900
+    motion.measure_focus(float(before.defocus_nm[0]) + 3000.0, 500.0)
+    found = predict(motion, tilt, [motion.time_s])
+    assert found.defocus_nm[0] == pytest.approx(before.defocus_nm[0] + 3000.0, abs=150)
+    assert 400 < found.defocus_sd_nm[0] < 501
+    assert np.allclose(found.shift_nm, before.shift_nm, atol=1.0)
+
+
 def test_height_and_focus_follow_from_the_frames():
     motion, stage, _ = tracked()
     learned = what_was_learned(motion)

@@ -7,6 +7,7 @@ from tracked_specimen import DOSE, FIELD_NM, SCOUT_DOSE, Stage, frame
 from pyrotome.analysis.tracking import Tracker, TrackerState
 from pyrotome.protocols.messages.tracking import (
     Focused,
+    FocusPicture,
     FrameTaken,
     HoldDone,
     PlaceTold,
@@ -234,3 +235,30 @@ def test_a_scout_that_had_no_beam_to_speak_of_is_blank(rows):
     )
     assert found.doubt == "blank"
     assert found.offset_nm is None
+
+
+def test_a_picture_of_a_focus_series_that_is_missing_is_told():
+    tracker = Tracker(convergence_mrad=5.0, depth_nm=39.0)
+    begin(tracker)
+    shown = {"t_ns": 1, "series": "series_001", "index": 0, "of": 3, "tilt_deg": 0.0,
+             "field_nm": FIELD_NM / 2}  # fmt: skip
+    first = FocusPicture(number=0, defocus_nm=-900.0, **shown)
+    assert tracker.focus(first, frame()) is None
+    with pytest.raises(ValueError, match="missing"):
+        tracker.focus(FocusPicture(number=2, defocus_nm=900.0, **shown), frame())
+    with pytest.raises(TypeError, match="pixels"):
+        tracker.tell(first)
+
+
+def test_a_tiny_picture_tells_no_focus():
+    tracker = Tracker(convergence_mrad=5.0, depth_nm=39.0)
+    begin(tracker)
+    for number, at_nm in enumerate((-900.0, 0.0, 900.0)):
+        picture = FocusPicture(
+            t_ns=1, series="series_001", index=0, number=number, of=3, tilt_deg=0.0,
+            field_nm=FIELD_NM / 2, defocus_nm=at_nm,
+        )  # fmt: skip
+        answer = tracker.focus(picture, frame(points=32))
+    found, table = answer
+    assert found.doubt == "no-contrast"
+    assert table.row_at(0.0).defocus_nm == 0.0

@@ -26,13 +26,15 @@ def table(height_nm: float, sd_nm: float = 30.0) -> Table:
     return Table(t_ns=0, number=1, series="series_001", rows=rows, height=(height_nm, sd_nm))
 
 
-def moved(before_nm: float, sd_nm: float, after_nm: float) -> tuple[HeightCorrection, float | None]:
+def moved(
+    before_nm: float, sd_nm: float, after_nm: float, tilt_deg: float = 0.0
+) -> tuple[HeightCorrection, float | None]:
     """A correction of one height, and what is due when another is found afterwards."""
     heights = HeightCorrection()
-    by_nm = heights.due(table(before_nm, sd_nm), 5, 0.0, LIMITS)
+    by_nm = heights.due(table(before_nm, sd_nm), 5, tilt_deg, LIMITS)
     assert by_nm == pytest.approx(-before_nm, abs=1)
     heights.moved((before_nm, sd_nm), by_nm)
-    return heights, heights.due(table(after_nm), 5, 0.0, LIMITS)
+    return heights, heights.due(table(after_nm), 5, tilt_deg, LIMITS)
 
 
 def test_a_height_is_taken_out_once_it_is_known_and_matters() -> None:
@@ -43,17 +45,21 @@ def test_a_height_is_taken_out_once_it_is_known_and_matters() -> None:
     assert heights.due(table(2000.0), 5, 30.0, LIMITS) is None, "a move would move the image"
     assert heights.due(table(2300.0), 5, 40.0, LIMITS) is not None, "the shift is at its end"
     assert heights.due(table(2000.0, 1500.0), 5, 0.0, LIMITS) is None, "it is not known"
+    assert heights.due(table(2000.0, 300.0), 5, 10.0, LIMITS) is None, (
+        "the focus would not be known"
+    )
+    assert heights.due(table(2300.0, 300.0), 5, 40.0, LIMITS) is not None, "the shift is at its end"
 
 
 def test_what_an_uncertain_first_estimate_has_left_is_taken_out_too() -> None:
-    # The first estimate was 1700 +- 600; 1750 were left: as before, but not certainly so.
-    heights, due_nm = moved(1700.0, 600.0, 1750.0)
-    assert due_nm == pytest.approx(-1750, abs=1)
+    # The first estimate was 2200 +- 600; 2250 were left: as before, but not certainly so.
+    heights, due_nm = moved(2200.0, 600.0, 2250.0, 40.0)
+    assert due_nm == pytest.approx(-2250, abs=1)
     assert heights.stuck_nm is None
     # The same once more is no chance.
-    heights.moved((1750.0, 600.0), due_nm)
-    assert heights.due(table(1700.0, 600.0), 5, 0.0, LIMITS) is None
-    assert heights.stuck_nm == pytest.approx(1700, abs=1)
+    heights.moved((2250.0, 600.0), due_nm)
+    assert heights.due(table(2200.0, 600.0), 5, 40.0, LIMITS) is None
+    assert heights.stuck_nm == pytest.approx(2200, abs=1)
 
 
 def test_a_stage_that_does_not_move_is_found_out_and_not_asked_again() -> None:

@@ -6,7 +6,10 @@ from hypothesis import strategies as st
 
 from pyrotome.protocols.core.errors import BadMessage
 from pyrotome.protocols.messages.tracking import (
+    BlurSeen,
     Focused,
+    FocusMeasured,
+    FocusPicture,
     FrameTaken,
     HoldDone,
     OffsetMeasured,
@@ -77,6 +80,37 @@ messages = st.one_of(
         sd_nm=st.none() | spreads,
         doubt=st.sampled_from(("", "blank", "decoy")),
         slip=st.floats(0, 1),
+        blur=st.none()
+        | st.builds(
+            BlurSeen,
+            blur_nm=positive,
+            sd_nm=positive,
+            out_of_focus_nm=st.none() | positive,
+            begins=st.booleans(),
+            blurred=st.booleans(),
+            stays=st.booleans(),
+        ),
+    ),
+    st.builds(
+        FocusPicture,
+        t_ns=times,
+        series=names,
+        index=st.integers(0, 99),
+        number=st.integers(0, 2),
+        of=st.just(3),
+        tilt_deg=degrees,
+        field_nm=positive,
+        defocus_nm=finite,
+    ),
+    st.builds(
+        FocusMeasured,
+        t_ns=times,
+        series=names,
+        index=st.integers(0, 99),
+        tilt_deg=degrees,
+        defocus_nm=finite,
+        sd_nm=positive,
+        doubt=st.sampled_from(("", "no-contrast", "outside", "different")),
     ),
     st.builds(
         Table,

@@ -345,6 +345,38 @@ def test_frames_that_show_nothing(
 
 
 @pytest.mark.fault(
+    broken="the focus of the column jumps by 3 um at 5 mrad",
+    must="it is told within three frames; a focus series takes it out", within_s=240,
+)  # fmt: skip
+def test_focus_jumps(cli: Any, reaction: Any) -> None:
+    sharp = {**STILL, "column": {"ideal": False, "convergence": "5 mrad"}}
+    rig = realistic(cli.folder)
+    rig["beam"]["focus"]["convergence"] = "5 mrad"
+    microscope = Microscope(cli.folder, **{**rig, "simulator": sharp})
+    beam = TRACKED["beam"] | {"frame": [256, 256], "pixel_size": "4.16 nm"}
+    try:
+        running = begun(
+            cli, microscope, 5, beam=beam, focus={"dose": "200 e/nm^2"},
+            limits={"dose": "5000 e/nm^2"},
+        )  # fmt: skip
+        microscope.fault("beam:focus-jumps=3um")
+        reaction.begins()
+        assert running.wait() == 0, running.text()
+        reaction.ends()
+        frames = [e for e in microscope.log().of("exposure") if e["shape"] == [256, 256]]
+        away = np.abs([e["defocus_nm"] for e in frames])
+        far = np.flatnonzero(away > 2000)
+        assert 1 <= far.size <= 3, away.round()
+        assert (away[far[-1] + 1 :] < 1000).all(), away.round()
+        told = next(text for text in messages(cli.folder) if "the focus has jumped" in text)
+        assert "blurred by" in told
+        assert "a focus series follows" in told
+        assert any("in focus at" in text for text in messages(cli.folder))
+    finally:
+        microscope.close()
+
+
+@pytest.mark.fault(
     broken="another specimen of the same kind comes into the field",
     must="it is not followed: the run pauses, or goes on without correcting", within_s=120,
 )  # fmt: skip
