@@ -1,7 +1,7 @@
 from .blur import Blur, blur_between
 from .focus_fit import FocusFit, FocusView, best_focus
-from .spectrum import Spectrum, disc_contrast, fine_counts, mean_of, spectrum_of
-from .watch import SharpnessWatch, Verdict, WatchState
+from .spectrum import Spectrum, spectrum_of
+from .watch import SharpnessWatch, Verdict
 
 __all__ = [
     "Blur",
@@ -10,11 +10,7 @@ __all__ = [
     "SharpnessWatch",
     "Spectrum",
     "Verdict",
-    "WatchState",
     "best_focus",
     "blur_between",
-    "disc_contrast",
-    "fine_counts",
-    "mean_of",
     "spectrum_of",
 ]

@@ -26,7 +26,15 @@ _CONTENT = 0.02
 
 @dataclass(frozen=True)
 class FocusView:
-    """A picture of a focus series: its spectrum, and the defocus that was applied, in nm."""
+    """A picture of a focus series.
+
+    Attributes
+    ----------
+    spectrum : Spectrum
+        Of the picture.
+    defocus_nm : float
+        That was applied.
+    """
 
     spectrum: Spectrum
     defocus_nm: float
@@ -45,7 +53,7 @@ class FocusFit:
     misfit : float
         Chi^2 a degree of freedom.
     doubt : str
-        Why it is not to be used ; empty if it is.
+        Why it is not to be used; empty if it is.
     """
 
     defocus_nm: float

@@ -115,7 +115,7 @@ class SharpnessWatch:
     Examples
     --------
     >>> import numpy as np
-    >>> from pyrotome.analysis.sharpness import disc_contrast
+    >>> from pyrotome.analysis.sharpness.spectrum import disc_contrast
     >>> per_nm = np.linspace(0.005, 0.1, 23)
     >>> def frame(radius_nm):
     ...     kept = disc_contrast(2 * np.pi * radius_nm * per_nm) ** 2

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from ...protocols.messages.tracking import DriftAt, Row, Visit
-from .motion import Motion
-from .prediction import drift_speed, predict
+from ..motion.motion import Motion
+from ..motion.prediction import drift_speed, predict
 
 __all__ = ["drift_to_come", "table_rows"]
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...protocols.messages.tracking import (
-    Doubt,
     Focused,
     FocusMeasured,
     FocusPicture,
@@ -26,24 +24,21 @@ from ...protocols.messages.tracking import (
     Told,
 )
 from ...protocols.messages.tracking_rules import correction_fails
+from ..motion.assumptions import Assumptions
+from ..motion.motion import Motion
+from ..motion.motion_state import for_next_specimen, motion_from, state_of
+from ..motion.prediction import MotionPrediction, height_over_axis, predict
 from ..sharpness.focus_watch import FocusWatch
 from ..sharpness.spectrum import fine_counts
 from ..sharpness.watch import WatchState
-from .assumptions import Assumptions
-from .motion import Motion
-from .motion_state import for_next_specimen, motion_from, state_of
-from .pictures import SIDE, Picture, lit_part, picture_of
-from .prediction import MotionPrediction, height_over_axis, predict
+from .comparison import answer_of, answer_to, compared
+from .pictures import SIDE, Picture, picture_of
 from .references import SPARSE_DEG, ReferencePicture, ReferencePictures
-from .registration import WORDS, Registration, background_of, register
+from .registration import WORDS
 from .table import drift_to_come, table_rows
 from .tracker_state import TrackerState
 
 _RECENT = 5
-# An innovation of more than so many sd is unexpected; with a score this far below the expected one
-# it is not believed.
-_UNEXPECTED_SD = 4.5
-_UNEXPECTED_SCORE = 0.9
 # The first picture defines the place; its own noise is that of a registration.
 _ORIGIN_SD_NM = 0.3
 _WORSE = (
@@ -335,53 +330,33 @@ class Tracker:
             self._before[header.scan] = picture
             return self._define_place(header, picture)
         expected = self._expected(header.tilt_deg)
-        if header.cut_short:
-            exposed = picture.electrons / reference.picture.electrons
-            lit = lit_part(picture, background_of(reference.picture) * exposed)
-            if lit is None:
-                return _answer(header).model_copy(update={"doubt": "blank"})
-            picture = lit
-        before, self._before[header.scan] = self._before.get(header.scan), picture
-        found = _registered(reference, picture, expected, header, before)
-        offset = _sum(found.shift_nm, reference.offset_nm)
-        doubt = _doubt(found, offset, expected)
-        sd = (
-            math.hypot(found.sd_nm[0], reference.sd_nm[0]),
-            math.hypot(found.sd_nm[1], reference.sd_nm[1]),
-        )
+        found = compared(reference, picture, expected, header, self._before.get(header.scan))
+        self._before[header.scan] = found.picture
         slip = 0.0
-        if not doubt:
-            slip = self.motion.measure(offset, sd, self._shift_nm)
+        if not found.doubt:
+            slip = self.motion.measure(found.offset_nm, found.sd_nm, self._shift_nm)
             # A scout is coarser than a frame; it serves where no picture is near.
             sparse = header.scan != "frame"
             apart_deg = self._references.apart_deg(header.tilt_deg)
             if not sparse or (apart_deg or 0.0) > SPARSE_DEG:
-                self._references.add(ReferencePicture(picture, offset, sd, header.series, sparse))
-        known = math.isfinite(sum(offset)) and math.isfinite(sum(sd))
-        predicted_sd = expected.sd_nm[0].tolist()
-        return _answer(header).model_copy(
-            update={
-                "offset_nm": offset if known else None,
-                "sd_nm": sd if known else None,
-                "predicted_sd_nm": (predicted_sd[0], predicted_sd[1]),
-                "score": found.score,
-                "least": found.least,
-                "doubt": doubt,
-                "slip": slip,
-            }
-        )
+                self._references.add(
+                    ReferencePicture(
+                        found.picture, found.offset_nm, found.sd_nm, header.series, sparse
+                    )
+                )
+        return answer_of(header, found, expected, slip)
 
     def _define_place(self, header: FrameTaken, picture: Picture) -> OffsetMeasured:
         """The first picture: the specimen is where it belongs, and in focus."""
         if not picture.counts.any():
-            return _answer(header).model_copy(update={"doubt": "blank"})
+            return answer_to(header).model_copy(update={"doubt": "blank"})
         sd = (_ORIGIN_SD_NM, _ORIGIN_SD_NM)
         self.motion.measure((0.0, 0.0), sd, self._shift_nm)
         if not self._focused:
             self.motion.focus_here(0.0, self._defocus_nm)
         sparse = header.scan != "frame"
         self._references.add(ReferencePicture(picture, (0.0, 0.0), sd, header.series, sparse))
-        return _answer(header).model_copy(
+        return answer_to(header).model_copy(
             update={"offset_nm": (0.0, 0.0), "sd_nm": sd, "score": 1.0}
         )
 
@@ -432,41 +407,3 @@ def warm_up_tracking() -> None:
                 dose_e_per_nm2=1.0,
             )  # fmt: skip
             tracker.feed(header, frame + dtype(index))
-
-
-def _answer(header: FrameTaken) -> OffsetMeasured:
-    return OffsetMeasured(
-        t_ns=header.t_ns,
-        series=header.series,
-        index=header.index,
-        scan=header.scan,
-        tilt_deg=header.tilt_deg,
-    )
-
-
-def _registered(
-    reference: ReferencePicture,
-    picture: Picture,
-    expected: MotionPrediction,
-    header: FrameTaken,
-    before: Picture | None,
-) -> Registration:
-    offset, sd = expected.offset_nm[0].tolist(), expected.sd_nm[0].tolist()
-    if header.scan == "wide":
-        # A search: the prediction has failed.
-        sd = [math.inf, math.inf]
-    shift = (offset[0] - reference.offset_nm[0], offset[1] - reference.offset_nm[1])
-    return register(reference.picture, picture, shift, (sd[0], sd[1]), before)
-
-
-def _doubt(found: Registration, offset: tuple[float, float], expected: MotionPrediction) -> Doubt:
-    if found.reason:
-        return found.reason
-    away = max(abs((offset[a] - expected.offset_nm[0, a]) / expected.sd_nm[0, a]) for a in (0, 1))
-    if away > _UNEXPECTED_SD and found.score < _UNEXPECTED_SCORE * found.expected:
-        return "unexpected"
-    return ""
-
-
-def _sum(one: tuple[float, float], other: tuple[float, float]) -> tuple[float, float]:
-    return one[0] + other[0], one[1] + other[1]

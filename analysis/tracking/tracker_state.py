@@ -6,8 +6,8 @@ from typing import Literal
 
 from ...protocols.core.documents import Strict
 from ...protocols.messages.tracking import OffsetMeasured, Pair, Visit
+from ..motion.motion_state import MotionState
 from ..sharpness.watch import WatchState
-from .motion_state import MotionState
 from .references import StoredReference
 
 
@@ -47,7 +47,7 @@ class TrackerState(Strict):
 
     Examples
     --------
-    >>> from pyrotome.analysis.tracking import Motion, state_of
+    >>> from pyrotome.analysis.motion import Motion, state_of
     >>> text = TrackerState(motion=state_of(Motion())).model_dump_json()
     >>> TrackerState.model_validate_json(text).tables
     0

@@ -15,8 +15,8 @@ import argparse
 import numpy as np
 from column import HOLDS_S, RISE_K, TILTS, Column, Errors, outwards
 
-from pyrotome.analysis.tracking.motion import Motion
-from pyrotome.analysis.tracking.prediction import height_over_axis, predict
+from pyrotome.analysis.motion.motion import Motion
+from pyrotome.analysis.motion.prediction import height_over_axis, predict
 
 RULES = {"after 3 frames": 1e9, "known to 100 nm": 100.0, "between series": 0.0}
 MOVE_ERROR_NM, WITHIN_DEG, MEASURED_NM, LATER = 200.0, 25.0, 0.7, 3

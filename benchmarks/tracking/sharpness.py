@@ -15,13 +15,8 @@ import argparse
 
 import numpy as np
 
-from pyrotome.analysis.sharpness import (
-    FocusView,
-    SharpnessWatch,
-    best_focus,
-    fine_counts,
-    spectrum_of,
-)
+from pyrotome.analysis.sharpness import FocusView, SharpnessWatch, best_focus, spectrum_of
+from pyrotome.analysis.sharpness.spectrum import fine_counts
 from pyrotome.protocols.messages.tracking_expectation import depth_of_focus_nm
 from pyrotome.simulators.world.copper import Sintering
 from pyrotome.simulators.world.haadf import as_thickness, draw_counts, thickness_nm

@@ -9,9 +9,9 @@ import math
 import numpy as np
 from column import RISE_K, TILT_S, WAY_BACK_S
 
+from pyrotome.analysis.motion.summary import what_was_learned
 from pyrotome.analysis.tracking.pictures import picture_of
 from pyrotome.analysis.tracking.registration import register
-from pyrotome.analysis.tracking.summary import what_was_learned
 from pyrotome.analysis.tracking.tracker import Tracker
 from pyrotome.protocols.messages.tracking import (
     FrameTaken,

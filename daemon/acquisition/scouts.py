@@ -139,7 +139,9 @@ class Scouts:
             await follower.follow(tilt_deg)
             following = follower.after_scout(found, taken)
         if following.do == "pause":
-            follower.lost(f"{self._account} frame {index} at {tilt_deg:g} deg: {following.why}")
+            follower.alarms.lost(
+                f"{self._account} frame {index} at {tilt_deg:g} deg: {following.why}"
+            )
         return taken
 
     async def _look(self, kind: ScanKind, index: int, tilt_deg: float) -> OffsetMeasured | None:

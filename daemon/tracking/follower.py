@@ -33,21 +33,18 @@ from ...protocols.messages.tracking import (
     Visit,
 )
 from ...protocols.messages.tracking_rules import (
-    GROWING_FRAMES,
     Next,
     TrackingLimits,
     after_scout,
     before_exposure,
-    beyond_shift_limit,
-    is_lost,
     limits_of,
-    not_found_running,
     stage_takes_over,
 )
 from .applied_shift import AppliedShift
 from .focus_needs import FocusNeeds
 from .height_correction import MOVE_ERROR_NM, HeightCorrection
 from .scout_answers import ScoutAnswers
+from .tracking_alarms import TrackingAlarms
 from .tracking_plan import calibration_told
 from .tracking_status import tracking_status
 
@@ -104,9 +101,10 @@ class Follower:
         event: Callable[[str, str, str], None],
         pause: Callable[[], None],
     ) -> None:
-        self._track, self._focus = track, focus
+        self._focus = focus
         self._beam, self._clock, self._field_nm = beam, clock, field_nm
-        self._tell, self._telemetry, self._event, self._pause = tell, telemetry, event, pause
+        self._tell, self._telemetry, self._event = tell, telemetry, event
+        self.alarms = TrackingAlarms(track, event, pause)
         self._limits = limits_of(track)
         self.answers = ScoutAnswers()
         self.focus_needs = FocusNeeds(focus, beam.rig.focus, event)
@@ -121,14 +119,9 @@ class Follower:
         self._applied = AppliedShift(beam, clock)
         self._row: Row | None = None
         self._can_focus = False
-        self._recent: list[OffsetMeasured] = []
         self._frames = 0
         self._since_ns = 0
-        self._distrusted = False
-        # Why the specimen counts as lost, until it is seen again.
-        self._lost = ""
         self._heights = HeightCorrection()
-        self._said: set[str] = set()
 
     async def prepare(self, *, calibrated_later: bool = False) -> None:
         """See what the beam can do; it stands at zero shift and in focus now.
@@ -151,7 +144,8 @@ class Follower:
         t_ns = await self._applied.read_back()
         await self._is_ready()
         self._tell(self._applied.message(t_ns))
-        self._table, self._distrusted = None, False
+        self._table = None
+        self.alarms.calibrated()
 
     async def _is_ready(self, calibrated_later: bool = False) -> bool:
         """See what the beam can do; False where its shift is to be calibrated first."""
@@ -179,7 +173,8 @@ class Follower:
 
     def use(self, track: Track) -> None:
         """Follow by the settings of the recipe, or by those of a series, from now on."""
-        self._track, self._limits = track, limits_of(track, self._limits)
+        self._limits = limits_of(track, self._limits)
+        self.alarms.use(track)
 
     def rest(self, series: str) -> None:
         """A series begins that is not followed: the beam stays where it is, nothing is told."""
@@ -212,8 +207,8 @@ class Follower:
             Visit(tilt_deg=tilt, t_ns=now_ns + int((k + 1) * frame_s * 1e9))
             for k, tilt in enumerate(tilt_deg)
         )
-        self._series, self._table, self._frames, self._recent = series, None, 0, []
-        self._said, self._following, self._lost = set(), True, ""
+        self._series, self._table, self._frames, self._following = series, None, 0, True
+        self.alarms.series_begins()
         self._tell(SeriesBegun(series=series, visits=visits))
 
     def held(self, rise_k: float, hold_s: float) -> None:
@@ -230,9 +225,9 @@ class Follower:
         if moved is not None:
             text = f"{self._series}: {moved.text}"
             if moved.times < _MOST_FORGOTTEN:
-                self._event("warning", "tracker", f"{text}; it is set again")
+                self.alarms.warn(f"{text}; it is set again")
             else:
-                self.lost(text)
+                self.alarms.lost(text)
         row = None if self._table is None else self._table.row_at(tilt_deg)
         self._row = row
         if row is None or self._table is None or not self._table.trusted:
@@ -240,15 +235,16 @@ class Follower:
         try:
             await self._apply(row.shift_nm, row.defocus_nm)
         except (OutOfRange, DeviceRefused) as error:
-            self.lost(f"{self._series} at {tilt_deg:g} deg: {error}")
+            self.alarms.lost(f"{self._series} at {tilt_deg:g} deg: {error}")
 
     @property
     def status(self) -> dict[str, Any]:
         """How the specimen is followed at this moment; see `tracking_status`."""
-        last = self._recent[-1] if self._recent else None
+        alarms = self.alarms
         return tracking_status(
-            self._series, self._table, self._row, self._applied, last, self._lost, self._limits
-        )
+            self._series, self._table, self._row, self._applied, alarms.latest, alarms.why_lost,
+            self._limits,
+        )  # fmt: skip
 
     async def look_at(self, shift_nm: tuple[float, float], defocus_nm: float) -> None:
         """Shift the beam and focus it for a picture that is no frame of the series.
@@ -275,16 +271,16 @@ class Follower:
         row = None if table is None else table.row_at(tilt_deg)
         if row is None or table is None or not (table.trusted and table.placed):
             return Next("expose")
-        last = self._recent[-1] if self._recent else None
+        latest = self.alarms.latest
         return before_exposure(
-            row.shift_sd_nm, self._limits, spent_e_per_nm2, scout_e_per_nm2, last
+            row.shift_sd_nm, self._limits, spent_e_per_nm2, scout_e_per_nm2, latest
         )
 
     def after_scout(self, found: OffsetMeasured, taken: int) -> Next:
         """What follows a scout; see the rule of the same name."""
         following = after_scout(found, self._field_nm, self._limits, taken)
         if following.do == "expose":
-            self._lost = ""
+            self.alarms.why_lost = ""
         return following
 
     def lift_nm(self, tilt_deg: float) -> float | None:
@@ -303,7 +299,7 @@ class Follower:
             return None
         by_nm = heights.due(table, self._frames, tilt_deg, self._limits)
         if heights.stuck_nm is not None:
-            self._say_once(
+            self.alarms.warn_once(
                 "z",
                 f"{self._series}: the specimen still stands {heights.stuck_nm:.0f} nm off the tilt "
                 "axis, as before the stage was moved: its z does not move as it says. Bring the "
@@ -374,8 +370,8 @@ class Follower:
     def point_out(self, offset_nm: tuple[float, float], sd_nm: float) -> None:
         """A person says how far (y, x) the specimen is off with the present shift, and how well."""
         now_ns = self._clock.now_ns()
-        self._frames, self._table, self._since_ns, self._recent = 0, None, now_ns, []
-        self.pointed_out, self._distrusted = True, False
+        self._frames, self._table, self._since_ns, self.pointed_out = 0, None, now_ns, True
+        self.alarms.place_told()
         self._tell(PlaceTold(t_ns=now_ns, offset_nm=offset_nm, sd_nm=(sd_nm, sd_nm)))
 
     async def _apply(self, shift_nm: tuple[float, float], defocus_nm: float) -> None:
@@ -412,20 +408,7 @@ class Follower:
         if table.series != self._series or table.t_ns < self._since_ns:
             return
         self._table = table
-        for note in table.notes:
-            self._say_once(note, note)
-        if not table.trusted and not self._distrusted:
-            self._distrusted = True
-            if self._track.when_lost == "pause":
-                self._pause()
-        if far := beyond_shift_limit(table.rows, self._limits):
-            angles = ", ".join(f"{angle:g}" for angle in far[:5])
-            self._say_once(
-                "limit",
-                f"{table.series}: the beam shift will probably pass its limit of "
-                f"{self._limits.shift_limit_nm:.0f} nm at {angles} deg; bring the specimen closer "
-                "to the tilt axis",
-            )
+        self.alarms.note_table(table, self._limits)
 
     def _note_measured(self, found: OffsetMeasured) -> None:
         if found.scan != "frame":
@@ -441,41 +424,6 @@ class Follower:
             }
             self._telemetry("tracker", values, found.t_ns)
         self.focus_needs.note_frame(found)
-        if not self._following:
-            return
-        self._frames += not found.doubt
-        why = is_lost(found, self._field_nm, self._limits)
-        self._recent = [*self._recent, found][-GROWING_FRAMES:]
-        if not why:
-            self._lost = ""
-            return
-        where = f"{found.series} frame {found.index} at {found.tilt_deg:g} deg"
-        self._event("warning", "tracker", f"{where}: {why}")
-        if not_found_running(self._recent):
-            self._recent = []
-            self.lost(f"{where}: {GROWING_FRAMES} frames in a row do not show the specimen")
-
-    def _say_once(self, key: str, text: str) -> None:
-        """Warn, once in a series of each kind."""
-        if key not in self._said:
-            self._said.add(key)
-            self._event("warning", "tracker", text)
-
-    def lost(self, why: str) -> None:
-        """Tell that the specimen is not where a frame would show it; pause if the recipe says so.
-
-        Parameters
-        ----------
-        why : str
-            Which frame, and what was seen.
-        """
-        self._lost = why
-        if self._track.when_lost == "pause":
-            text = (
-                f"{why}; the run pauses: look at the last frame, centre the specimen, then resume "
-                "or abort"
-            )
-            self._event("error", "tracker", text)
-            self._pause()
-        else:
-            self._event("warning", "tracker", f"{why}; the run goes on, as the recipe says")
+        if self._following:
+            self._frames += not found.doubt
+            self.alarms.note_frame(found, self._field_nm, self._limits)

@@ -4,8 +4,8 @@ import math
 
 import numpy as np
 
-from pyrotome.analysis.tracking.motion import Motion
-from pyrotome.analysis.tracking.prediction import predict
+from pyrotome.analysis.motion.motion import Motion
+from pyrotome.analysis.motion.prediction import predict
 from pyrotome.simulators.world.copper import Sintering
 from pyrotome.simulators.world.haadf import draw_counts, thickness_nm
 

@@ -6,13 +6,8 @@ from blurred_specimen import CONVERGENCE_MRAD, blurred
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyrotome.analysis.sharpness import (
-    Spectrum,
-    blur_between,
-    disc_contrast,
-    mean_of,
-    spectrum_of,
-)
+from pyrotome.analysis.sharpness import Spectrum, blur_between, spectrum_of
+from pyrotome.analysis.sharpness.spectrum import disc_contrast, mean_of
 
 PER_NM = np.linspace(0.005, 0.11, 23)
 MODES = np.full(23, 1000.0)

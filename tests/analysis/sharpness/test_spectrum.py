@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from blurred_specimen import CONVERGENCE_MRAD, blurred
 
-from pyrotome.analysis.sharpness import disc_contrast, fine_counts, mean_of, spectrum_of
+from pyrotome.analysis.sharpness import spectrum_of
+from pyrotome.analysis.sharpness.spectrum import disc_contrast, fine_counts, mean_of
 
 
 def test_counting_noise_is_left_out_and_its_scatter_is_told():

@@ -5,7 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyrotome.analysis.sharpness import SharpnessWatch, Spectrum, WatchState, disc_contrast
+from pyrotome.analysis.sharpness import SharpnessWatch, Spectrum
+from pyrotome.analysis.sharpness.spectrum import disc_contrast
+from pyrotome.analysis.sharpness.watch import WatchState
 
 PER_NM = np.linspace(0.005, 0.11, 23)
 MODES = np.full(23, 150.0)

@@ -282,7 +282,7 @@ async def test_a_series_may_have_settings_of_its_own_or_none() -> None:
     bench.follower.use(Track.model_validate({"keep_within": "always", "when_lost": "go on"}))
     assert bench.follower.limits.keep_within_nm == 0
     assert bench.follower.limits.shift_limit_nm == 1500.0
-    bench.follower.lost("frame 3")
+    bench.follower.alarms.lost("frame 3")
     assert bench.pauses == 0
     bench.table(1000.0)
     bench.follower.rest("series_001")

@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from pyrotome.analysis.tracking.assumptions import Assumptions
+from pyrotome.analysis.motion.assumptions import Assumptions
 from pyrotome.analysis.tracking.tracker import Tracker
 from pyrotome.protocols.messages.tracking_expectation import (
     START_COURSE_NM,

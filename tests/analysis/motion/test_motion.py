@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tracked_specimen import Stage, follow
 
-from pyrotome.analysis.tracking import (
+from pyrotome.analysis.motion import (
     Assumptions,
     Motion,
     for_next_specimen,
@@ -15,7 +15,7 @@ from pyrotome.analysis.tracking import (
     state_of,
     what_was_learned,
 )
-from pyrotome.analysis.tracking.assumptions import DRIFT
+from pyrotome.analysis.motion.assumptions import DRIFT
 
 OUTWARDS = [*range(0, 41, 4), *range(-4, -41, -4)]
 ASCENDING = list(range(-40, 41, 4))
