@@ -28,6 +28,8 @@ BENCHMARKS = (
     ("analysis/wandering", "--quick", "--seeds", "1", "2", "3"),
     ("tracking/fast_lane", "--seeds", "2"),
     ("tracking/frame_cost",),
+    ("tracking/sharpness", "--seeds", "1"),
+    ("tracking/model_lane", "--seeds", "12"),
     ("tracking/through_wires", "--series", "4"),
     ("tracking/necks", "--seeds", "1"),
     ("acquisition/latency",),
