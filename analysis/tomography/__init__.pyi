@@ -4,6 +4,7 @@ from .iterative import sirt
 from .live_reconstruction import LiveReconstruction
 from .projector import backproject, project
 from .reconstruction import Reconstruction, central_slices, r_factor
+from .resire import resire
 from .total_variation import TvSolver, tv
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "project",
     "r_factor",
     "ramp",
+    "resire",
     "sirt",
     "tv",
     "vacuum_level",

@@ -12,7 +12,9 @@ import sys
 import numpy as np
 import pytest
 
-ROOMS = ("core", "io", "denoise", "tomography", "alignment", "particles", "report", "tracking")
+ROOMS = (
+    "core", "io", "denoise", "tomography", "alignment", "atoms", "particles", "report", "tracking",
+)  # fmt: skip
 # Sections of numpydoc that list names, types and descriptions.
 _HEADING = re.compile(r"^(\w[\w ]*)\n-{3,}$", re.MULTILINE)
 _ENTRY = re.compile(r"^(\S[^:\n]*?)(?: : .*)?$", re.MULTILINE)
