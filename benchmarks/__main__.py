@@ -29,6 +29,9 @@ BENCHMARKS = (
     ("tracking/fast_lane", "--seeds", "2"),
     ("tracking/frame_cost",),
     ("tracking/through_wires", "--series", "4"),
+    ("atoms/reconstruction",),
+    ("atoms/multislice", "--repeats", "1"),
+    ("atoms/particle", "--atoms", "3000"),
     ("acquisition/latency",),
 )
 

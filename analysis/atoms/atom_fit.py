@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
-from .model import Floats64
+from ..alignment.resampling import nearest_quarters_deg, quarter_turns, turned_shifts
+from .model import AtomModel, Floats64
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,8 @@ class AtomFit:
     positions_a : ndarray
         Shape (atoms, 3): x, y, z in angstrom about the mean of all atoms. y runs along the tilt
         axis, x across it; z is the direction of the beam at tilt 0.
+    origin_a : ndarray
+        Shape (3,): their mean from the centre of the volume, in angstrom.
     covariance_a2 : ndarray
         Shape (atoms, 3, 3): covariance of a position, in square angstrom.
     heights, height_sd : ndarray
@@ -89,6 +93,7 @@ class AtomFit:
     """
 
     positions_a: Floats64
+    origin_a: Floats64
     covariance_a2: Floats64
     heights: Floats64
     height_sd: Floats64
@@ -115,3 +120,28 @@ class AtomFit:
     def sigma_a(self) -> Floats64:
         """Standard deviations of x, y, z in angstrom, shape (atoms, 3)."""
         return np.sqrt(np.diagonal(self.covariance_a2, axis1=1, axis2=2))
+
+
+def model_of(fit: AtomFit, pixel_a: float) -> AtomModel:
+    """The model of a result, in pixels of images whose axis was turned upright by quarters.
+
+    Parameters
+    ----------
+    fit : AtomFit
+        The result.
+    pixel_a : float
+        Side of a pixel in angstrom.
+
+    Returns
+    -------
+    AtomModel
+        The model.
+    """
+    rotation = math.radians(fit.rotation_deg - nearest_quarters_deg(fit.rotation_deg))
+    shifts = turned_shifts(fit.shifts_px, -quarter_turns(fit.rotation_deg))
+    shifts = shifts + fit.axis_offset_px * np.array([math.sin(rotation), math.cos(rotation)])
+    return AtomModel(
+        (fit.positions_a + fit.origin_a) / pixel_a, fit.heights, shifts, np.deg2rad(fit.tilt_deg),
+        rotation, fit.background, fit.log_gain, fit.width_a / pixel_a, fit.tail,
+        fit.tail_width_a / pixel_a,
+    )  # fmt: skip

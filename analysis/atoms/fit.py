@@ -19,14 +19,14 @@ from ..alignment.resampling import TiltAxis, nearest_quarters_deg, quarter_turns
 from ..core.arrays import checked_series
 from ..core.progress import run_to_end
 from .alignment_of import common_motion, normalised
-from .atom_fit import AtomFit, LikelihoodSettings
+from .atom_fit import AtomFit, LikelihoodSettings, model_of
 from .doubts import doubts_of, scale_doubt
 from .model import AtomModel, Floats64, Views, make_views, margin_for
 from .newton import Fitted, fitted, newton_step, shape_step, typical_height
 from .priors import Priors
 from .search import SearchRules, missing_atoms, pruned, with_added
 from .start import border_level, smoothed_peaks, volume_of
-from .uncertainty import Errors, errors_of
+from .uncertainty import Errors, errors_of, position_bound
 
 _LONGEST_A = 0.25
 # Rounds of the search end when fewer than this part of the atoms is added.
@@ -157,6 +157,45 @@ def iter_fit_atoms(
     return replace(result, doubts=tuple(doubts))
 
 
+def error_bound_a(
+    counts: NDArray[Any],
+    pixel_a: float,
+    fit: AtomFit,
+    positions_a: NDArray[Any],
+    settings: LikelihoodSettings | None = None,
+) -> float:
+    """Error that no fit without bias can fall below, were these the true atoms (Cramer and Rao).
+
+    Parameters
+    ----------
+    counts : ndarray
+        Shape (views, rows, columns), as recorded.
+    pixel_a : float
+        Side of a pixel in angstrom.
+    fit : AtomFit
+        Gives alignment, shape of the peaks and typical height.
+    positions_a : ndarray
+        Shape (atoms, 3): the true atoms, about their mean, in angstrom.
+    settings : LikelihoodSettings, optional
+        What is known of alignment and heights.
+
+    Returns
+    -------
+    float
+        Root of the summed variances of x, y and z in angstrom, mean over the atoms.
+    """
+    settings = settings or LikelihoodSettings()
+    model = model_of(fit, pixel_a)
+    typical = typical_height(model)
+    places = (np.asarray(positions_a, np.float64) + fit.origin_a) / pixel_a
+    model = model.with_atoms(places, np.full(len(places), typical))
+    turned = np.ascontiguousarray(np.rot90(counts, quarter_turns(fit.rotation_deg), axes=(1, 2)))
+    views = make_views(turned, margin_for(model.width))
+    # Neighbours repel in the fit; that is no information of the counts.
+    priors = replace(_priors(model, pixel_a, settings, settings.height_spread), nearest=0.0)
+    return pixel_a * position_bound(views, fitted(views, model, priors, typical), priors)
+
+
 def _start(
     counts: NDArray[Any],
     tilts: Floats64,
@@ -269,6 +308,7 @@ def _result(
         squares[k] = np.mean((views.counts[k][at] - means[k][at]) ** 2 / means[k][at])
     return AtomFit(
         (model.positions - model.positions.mean(axis=0)) * pixel_a,
+        model.positions.mean(axis=0) * pixel_a,
         errors.covariance * pixel_a**2,
         model.heights,
         errors.height_sd,

@@ -12,7 +12,7 @@ from ..core.arrays import in_threads
 from . import kernels
 from .alignment_of import common_motion
 from .likelihood import removal_gains
-from .model import Floats64, Views, places, window
+from .model import Floats64, Step, Views, places, window
 from .newton import Fitted, NewtonSystem
 from .priors import Priors
 
@@ -97,11 +97,8 @@ def errors_of(views: Views, now: Fitted, priors: Priors, seed: int, draws: int =
     alignment = np.zeros((draws, views.size, 3))
     turns, offsets = np.zeros(draws), np.zeros(draws)
     for n in range(draws):
-        right = system.freed(system.curvature.drawn(rng).plus(system.terms.drawn(rng)))
-        step = system.solved(right, _PRODUCTS, _TOLERANCE)
-        translation, offsets[n] = common_motion(step.views[:, :2], model)
-        moves = step.atoms[:, :3] + translation
-        moves = moves - moves.mean(axis=0)
+        moves, step = _drawn(system, now, rng)
+        _, offsets[n] = common_motion(step.views[:, :2], model)
         ratios += np.einsum("ai,aij,aj->a", moves, inverse, moves) / (3 * draws)
         heights += step.atoms[:, 3] ** 2 / draws
         alignment[n] = step.views[:, :3]
@@ -122,6 +119,45 @@ def errors_of(views: Views, now: Fitted, priors: Priors, seed: int, draws: int =
         float(np.sqrt(np.mean(turns**2))),
         float(np.sqrt(np.mean(offsets**2))),
     )
+
+
+def position_bound(views: Views, now: Fitted, priors: Priors, seed: int = 0) -> float:
+    """Least root of the summed variances of x, y, z, mean over the atoms (Cramer and Rao).
+
+    It is that of the whole Fisher information at this model: no estimate without bias is better.
+
+    Parameters
+    ----------
+    views : Views
+        The recorded counts.
+    now : Fitted
+        The model, best with the true atoms.
+    priors : Priors
+        The priors.
+    seed : int
+        Seed of the random right-hand sides.
+
+    Returns
+    -------
+    float
+        In pixels.
+    """
+    system = NewtonSystem(views, now, priors)
+    rng = np.random.default_rng(seed)
+    squares = [
+        np.mean(np.sum(moves**2, axis=1))
+        for moves, _ in (_drawn(system, now, rng) for _ in range(_DRAWS))
+    ]
+    return float(np.sqrt(np.mean(squares)))
+
+
+def _drawn(system: NewtonSystem, now: Fitted, rng: np.random.Generator) -> tuple[Floats64, Step]:
+    """Moves of the atoms with the errors' covariance, about their mean, and the whole step."""
+    right = system.freed(system.curvature.drawn(rng).plus(system.terms.drawn(rng)))
+    step = system.solved(right, _PRODUCTS, _TOLERANCE)
+    translation, _ = common_motion(step.views[:, :2], now.model)
+    moves = step.atoms[:, :3] + translation
+    return moves - moves.mean(axis=0), step
 
 
 def probability_of(gains: Floats64) -> Floats64:

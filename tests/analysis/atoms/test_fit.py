@@ -80,7 +80,7 @@ def test_an_axis_along_the_rows_is_turned(particle, series):
     [
         (lambda counts: counts[:3], "3 images but 30 tilt angles"),
         (lambda counts: counts.astype(float) - 1, "counts are negative"),
-        (lambda counts: np.zeros_like(counts), "no atom"),
+        (np.zeros_like, "no atom"),
     ],
 )
 def test_wrong_input_is_refused(series, change, message):
