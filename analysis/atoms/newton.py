@@ -37,7 +37,11 @@ def typical_height(model: AtomModel) -> float:
 
 def fitted(views: Views, model: AtomModel, priors: Priors, typical: float) -> Fitted:
     """Weigh a model by counts and priors."""
-    found = expect(views, model)
+    return weighed(model, expect(views, model), priors, typical)
+
+
+def weighed(model: AtomModel, found: Expected, priors: Priors, typical: float) -> Fitted:
+    """Weigh a model whose expected counts are known by the priors."""
     value = PriorTerms(priors, model, typical).value
     return Fitted(model, found, found.log_likelihood + value, typical)
 
@@ -168,7 +172,8 @@ def newton_step(
     for _ in range(_HALVINGS):
         tried = fitted(views, now.model.moved(step, share), priors, now.typical)
         if tried.posterior > now.posterior:
-            return replace(tried, typical=typical_height(tried.model))
+            typical = typical_height(tried.model)
+            return weighed(tried.model, tried.found, priors, typical)
         share /= 2
     return now
 

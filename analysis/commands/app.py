@@ -1,4 +1,4 @@
-"""The commands `import`, `process`, `atoms` and `export`: their options, and help, stated here alone.
+"""The commands `import`, `process`, `atoms`, `export`: their options, and help, stated here alone.
 
 The command line finds them by the entry-point group `pyrotome.commands`. Each imports what it
 needs when it is carried out, so that other commands start fast.

@@ -251,6 +251,7 @@ def pixel_nm_of(
 def tilt_axis_of(
     request: ImportRequest, stack: TiltStack, given: TiltFile | None, known: KnownValues
 ) -> float | None:
+    """Direction of the tilt axis in deg; None if nothing says it."""
     mdoc_deg = None if given is None or given.mdoc is None else given.mdoc.tilt_axis_deg
     stack_deg = stack.tilt_axis_deg
     if stack_deg is not None and not abs(stack_deg) <= 360:
@@ -349,6 +350,7 @@ def _moment(written: str) -> datetime | float:
 
 
 def positive_quantity(option: str, written: str, unit: str, example: str) -> float:
+    """Value of an option with a unit; BadInput if it is not above zero."""
     value = quantity_of(option, written, unit, example)
     if not 0 < value < math.inf:
         raise BadInput(option, f"'{written}' is not above zero; write it as in '{example}'")
@@ -356,6 +358,7 @@ def positive_quantity(option: str, written: str, unit: str, example: str) -> flo
 
 
 def quantity_of(option: str, written: str, unit: str, example: str) -> float:
+    """Value of an option with a unit; BadInput if it cannot be read."""
     try:
         return parse_quantity(written, unit, example)
     except ValueError as error:
