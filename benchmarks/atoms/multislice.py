@@ -29,8 +29,8 @@ ITERATIONS = {"8p0e3": 60, "1p6e5": 200}
 
 
 def truth():
-    axis_0, axis_1, axis_2 = np.loadtxt(DATA / "asi_2nm_truth.xyz").T
-    return np.stack([axis_0, -axis_1, -axis_2], axis=1)
+    x, y, z = np.loadtxt(DATA / "asi_2nm_truth.xyz").T
+    return np.stack([y, -x, -z], axis=1)
 
 
 def papers_method(counts, tilts, iterations):

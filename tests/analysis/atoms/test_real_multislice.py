@@ -16,8 +16,8 @@ PIXEL_A = 0.195
 def truth():
     if not DATA.is_dir():
         pytest.skip("the multislice data are not beside this checkout (../shared/data)")
-    axis_0, axis_1, axis_2 = np.loadtxt(DATA / "asi_2nm_truth.xyz").T
-    return np.stack([axis_0, -axis_1, -axis_2], axis=1)
+    x, y, z = np.loadtxt(DATA / "asi_2nm_truth.xyz").T
+    return np.stack([y, -x, -z], axis=1)
 
 
 @pytest.mark.parametrize(
