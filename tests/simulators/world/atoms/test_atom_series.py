@@ -24,7 +24,7 @@ def test_a_particle_that_is_too_dense_is_refused():
 
 def test_a_view_shows_an_atom_where_axis_and_tilt_put_it():
     imaging = Imaging(
-        pixel_a=0.5, shape=(41, 41), dose_e_per_a2=1e7, pedestal=0.0,
+        pixel_a=0.5, shape=(41, 41), dose_e_per_a2=1e6, pedestal=0.0,
         axis_offset_px=1.5, rotation_deg=10.0,
     )  # fmt: skip
     series = simulated_series(
@@ -36,9 +36,9 @@ def test_a_view_shows_an_atom_where_axis_and_tilt_put_it():
         across = (2 * np.cos(tilt) + 3 * np.sin(tilt)) / 0.5 + 1.5
         row = (view.sum(axis=1) @ grid) / view.sum()
         column = (view.sum(axis=0) @ grid) / view.sum()
-        assert row == pytest.approx(2 * np.cos(turn) + across * np.sin(turn), abs=0.02)
-        assert column == pytest.approx(across * np.cos(turn) - 2 * np.sin(turn), abs=0.02)
-        assert view.sum() == pytest.approx(1e7 / 2 * imaging.counts_per_electron_a2, rel=0.01)
+        assert row == pytest.approx(2 * np.cos(turn) + across * np.sin(turn), abs=0.05)
+        assert column == pytest.approx(across * np.cos(turn) - 2 * np.sin(turn), abs=0.05)
+        assert view.sum() == pytest.approx(1e6 / 2 * imaging.counts_per_electron_a2, rel=0.01)
 
 
 def test_counts_are_poisson_and_errors_are_told():
