@@ -189,10 +189,12 @@ def trace_volume(
     >>> import numpy as np
     >>> axis = np.arange(32) - 15.5
     >>> y, z, x = np.meshgrid(axis, axis, axis, indexing="ij")
-    >>> peak = np.exp(-((x - 3.2) ** 2 + y**2 + z**2) / 8)
-    >>> found = trace_volume(peak + np.exp(-((x + 7) ** 2 + y**2 + z**2) / 8), 0.3)
-    >>> found.positions.round(1).tolist()
-    [[3.2, 0.0, 0.0], [-7.0, 0.0, 0.0]]
+    >>> volume = np.zeros((32, 32, 32))
+    >>> for place, height in ((3.2, 1.0), (-7.0, 0.9), (11.0, 0.1)):
+    ...     volume += height * np.exp(-((x - place) ** 2 + y**2 + z**2) / 8)
+    >>> found = trace_volume(volume, 0.3)
+    >>> found.positions[:, 0].round(1).tolist()
+    [3.2, -7.0]
     """
     if volume.ndim != 3 or not np.isfinite(volume).all():
         raise ValueError("tracing needs a volume of three axes without NaN")

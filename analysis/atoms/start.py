@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from ..alignment.resampling import TiltAxis, apply_alignment
-from ..tomography.resire import resire
+from ..tomography.projected_gradient import resire
 from .peaks import local_maxima, spaced, two_classes
 
 Floats64 = NDArray[np.float64]
