@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 from scipy.stats import poisson
 
 from .likelihood import expect
@@ -72,7 +72,7 @@ def bond_scale(positions_a: NDArray[Any], bond_a: float) -> BondScale | None:
     1.01
     """
     positions = np.asarray(positions_a, np.float64)
-    pairs = cKDTree(positions).query_pairs(1.5 * bond_a, output_type="ndarray")
+    pairs = KDTree(positions).query_pairs(1.5 * bond_a, output_type="ndarray")
     lengths = np.linalg.norm(positions[pairs[:, 0]] - positions[pairs[:, 1]], axis=1)
     lengths = lengths[lengths > 0.7 * bond_a]
     if lengths.size < 10:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 _REACH_A = 0.9
 _TURNS = 10
@@ -77,17 +77,15 @@ def match_atoms(
     found, reference = np.asarray(positions_a, np.float64), np.asarray(reference_a, np.float64)
     if not (len(found) and len(reference) and np.isfinite(found).all()):
         raise ValueError("matching needs atoms in both lists and positions without NaN")
-    tree = cKDTree(reference)
-    offset, before = np.zeros(3), None
-    if np.linalg.norm(found.mean(axis=0) - reference.mean(axis=0)) > 0:
-        offset = _better_start(found, reference, reach_a)
+    tree = KDTree(reference)
+    offset = _better_start(found, reference, reach_a)
+    pairs = _mutual(found - offset, reference, tree, reach_a)
     for _ in range(_TURNS):
-        pairs = _mutual(found - offset, reference, tree, reach_a)
-        if before is not None and np.array_equal(pairs, before):
-            break
-        before = pairs
         if len(pairs):
             offset = (found[pairs[:, 0]] - reference[pairs[:, 1]]).mean(axis=0)
+        before, pairs = pairs, _mutual(found - offset, reference, tree, reach_a)
+        if np.array_equal(pairs, before):
+            break
     errors = found[pairs[:, 0]] - reference[pairs[:, 1]] - offset
     rmsd = float(np.sqrt(errors.var(axis=0).sum())) if len(pairs) else float("nan")
     return AtomMatch(
@@ -99,16 +97,17 @@ def _better_start(
     found: NDArray[np.float64], reference: NDArray[np.float64], reach: float
 ) -> NDArray[np.float64]:
     """No displacement, or that of the means: whichever gives more pairs."""
-    tree = cKDTree(reference)
+    tree = KDTree(reference)
     tried = [np.zeros(3), found.mean(axis=0) - reference.mean(axis=0)]
     counts = [len(_mutual(found - offset, reference, tree, reach)) for offset in tried]
     return tried[int(np.argmax(counts))]
 
 
 def _mutual(
-    found: NDArray[np.float64], reference: NDArray[np.float64], tree: cKDTree, reach: float
+    found: NDArray[np.float64], reference: NDArray[np.float64], tree: KDTree, reach: float
 ) -> NDArray[np.intp]:
-    distances, nearest = tree.query(found)
-    _, back = cKDTree(found).query(reference)
+    distances, near = tree.query(found)
+    back = np.asarray(KDTree(found).query(reference)[1], np.intp)
+    nearest = np.asarray(near, np.intp)
     one = np.flatnonzero((distances < reach) & (back[nearest] == np.arange(len(found))))
     return np.stack([one, nearest[one]], axis=1).astype(np.intp)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import map_coordinates, spline_filter
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from ..core.arrays import in_threads
 from .peak_kernels import mark_maxima
@@ -144,7 +144,7 @@ def spaced(positions: Floats64, strength: NDArray[Any], nearest: float) -> NDArr
     rank[order] = np.arange(order.size)
     near: dict[int, list[int]] = {}
     if len(positions) > 1:
-        for one, two in cKDTree(positions).query_pairs(nearest, output_type="ndarray"):
+        for one, two in KDTree(positions).query_pairs(nearest, output_type="ndarray"):
             weak, strong = (one, two) if rank[one] > rank[two] else (two, one)
             near.setdefault(int(weak), []).append(int(strong))
     kept = np.zeros(order.size, np.bool_)
@@ -201,8 +201,8 @@ def trace_volume(
     if not pixel_a > 0:
         raise ValueError(f"a pixel size of {pixel_a:g} A; give the side of a voxel in angstrom")
     _, starts = local_maxima(volume, above)
-    coefficients = spline_filter(np.asarray(volume, np.float32), output=np.float32)
-    half = max(1, round(_BOX_A / pixel_a * _UPSAMPLING / 2))
+    coefficients = np.asarray(spline_filter(np.asarray(volume, np.float64)), np.float32)
+    half = max(1, round(_BOX_A / pixel_a / 2))
     positions, intensity = np.empty(starts.shape), np.empty(len(starts))
 
     def one(piece: int) -> None:
@@ -219,22 +219,33 @@ def _fitted(
     coefficients: NDArray[np.float32], starts: Floats64, half: int
 ) -> tuple[Floats64, Floats64]:
     """Maximum of a polynomial about each start, and the sum of the box about it."""
-    steps = np.arange(-half, half + 1) / _UPSAMPLING
-    x, y, z = (part.ravel() for part in np.meshgrid(steps, steps, steps, indexing="ij"))
-    terms = [np.ones_like(x), x, y, z, x * x, y * y, z * z, x * y, x * z, y * z]
-    solve = np.linalg.pinv(np.stack(terms, axis=1))
-    box = np.stack([y, z, x])
-    centre = (np.array(coefficients.shape) - 1) / 2
-    places = starts.copy()
+    fine = np.arange(-_UPSAMPLING, _UPSAMPLING + 1) / _UPSAMPLING
+    values, (x, y, z) = _sampled(coefficients, starts, fine)
+    best = values.argmax(axis=1)
+    places = starts + np.stack([x[best], y[best], z[best]], axis=1)
+    steps = np.arange(-half, half + 1, dtype=np.float64)
     sums = np.zeros(len(starts))
     for _ in range(_RECENTRINGS):
-        at = (places[:, [1, 2, 0]] + centre).T[:, :, None] + box[:, None, :]
-        values = map_coordinates(
-            coefficients, at.reshape(3, -1), order=3, prefilter=False, mode="nearest"
-        ).reshape(len(places), -1)
-        sums = values.sum(axis=1) / _UPSAMPLING**3
-        places = places + _summits(values @ solve.T, half / _UPSAMPLING)
+        values, (x, y, z) = _sampled(coefficients, places, steps)
+        terms = [np.ones_like(x), x, y, z, x * x, y * y, z * z, x * y, x * z, y * z]
+        sums = values.sum(axis=1)
+        places = places + _summits(
+            values.astype(np.float64) @ np.linalg.pinv(np.stack(terms, axis=1)).T, half
+        )
     return places, sums
+
+
+def _sampled(
+    coefficients: NDArray[np.float32], places: Floats64, steps: Floats64
+) -> tuple[NDArray[np.float32], tuple[Floats64, ...]]:
+    """Spline at a cube of offsets about each place (places, offsets), and the offsets x, y, z."""
+    x, y, z = (part.ravel() for part in np.meshgrid(steps, steps, steps, indexing="ij"))
+    centre = (np.array(coefficients.shape) - 1) / 2
+    at = (places[:, [1, 2, 0]] + centre).T[:, :, None] + np.stack([y, z, x])[:, None, :]
+    values = map_coordinates(
+        coefficients, at.reshape(3, -1), order=3, prefilter=False, mode="nearest"
+    )
+    return np.asarray(values, np.float32).reshape(len(places), -1), (x, y, z)
 
 
 def _summits(fits: Floats64, reach: float) -> Floats64:
@@ -246,6 +257,6 @@ def _summits(fits: Floats64, reach: float) -> Floats64:
         hessian[:, row, column] = hessian[:, column, row] = fits[:, 7 + n]
     peaked = np.linalg.eigvalsh(hessian)[:, -1] < 0
     hessian[~peaked] = -np.eye(3)
-    moves = -np.linalg.solve(hessian, fits[:, 1:4, None])[:, :, 0]
+    moves = np.asarray(-np.linalg.solve(hessian, fits[:, 1:4, None])[:, :, 0], np.float64)
     moves[~peaked] = 0
     return np.clip(moves, -reach / 3, reach / 3)

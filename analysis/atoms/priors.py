@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from .model import GAIN, TILT, AtomModel, Floats64, Step
 
@@ -146,7 +146,7 @@ def _close_pairs(priors: Priors, model: AtomModel) -> tuple[NDArray[np.intp], Fl
     """Pairs that are too near, the direction from the second to the first, and the stiffness."""
     pairs = np.empty((0, 2), np.intp)
     if priors.nearest > 0 and model.size > 1:
-        found = cKDTree(model.positions).query_pairs(priors.nearest, output_type="ndarray")
+        found = KDTree(model.positions).query_pairs(priors.nearest, output_type="ndarray")
         pairs = found.astype(np.intp).reshape(-1, 2)
         pairs = pairs[np.lexsort(pairs.T)]
     ways = model.positions[pairs[:, 0]] - model.positions[pairs[:, 1]]

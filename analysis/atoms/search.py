@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from ..alignment.resampling import TiltAxis, apply_alignment
 from ..core.arrays import Floats, in_threads
@@ -60,7 +60,7 @@ def surrounded(positions: Floats64, atoms: Floats64, rules: SearchRules) -> NDAr
     if len(atoms) <= rules.neighbours:
         return np.zeros(len(positions), np.bool_)
     reach = rules.neighbourhood
-    tree = cKDTree(atoms)
+    tree = KDTree(atoms)
     nearest, _ = tree.query(positions, k=rules.neighbours + 1, distance_upper_bound=reach)
     others = (np.isfinite(nearest) & (nearest > 1e-9)).sum(axis=1)
     return others >= rules.neighbours
@@ -120,7 +120,7 @@ def missing_atoms(views: Views, now: Fitted, rules: SearchRules) -> Floats64:
     gains = gain[tuple(indices.T)]
     clear = surrounded(positions, model.positions, rules)
     if model.size:
-        distances, _ = cKDTree(model.positions).query(positions)
+        distances, _ = KDTree(model.positions).query(positions)
         clear &= distances > rules.nearest
     positions, gains = positions[clear], gains[clear]
     kept = spaced(positions, gains, rules.apart)
@@ -167,6 +167,5 @@ def _gain_map(views: Views, now: Fitted, rules: SearchRules) -> Floats:
     two_two = 1 / (4 * math.pi * rules.wide**2)
     signal, power = one_one - one_two, one_one - 2 * one_two + two_two
     height = _LEFT * now.typical
-    return np.float32(height * signal / power) * (
-        maps[0] - np.float32(0.5 * height * signal) * maps[1]
-    )
+    gain = maps[0] - (0.5 * height * signal) * maps[1]
+    return np.asarray((height * signal / power) * gain, np.float32)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from ..core.arrays import in_threads
 from . import kernels
@@ -22,7 +22,7 @@ _PRODUCTS, _TOLERANCE = 40, 0.03
 _NEIGHBOURS = 12
 # The information of the counts about a place falls with the distance from it. Errors that are not
 # small against the width of a peak therefore exceed the linear estimate: variance grows by
-# exp(_SPREAD * trace / width^2). The number is that of simulated particles (benchmarks/atoms), whose
+# exp(_SPREAD * trace / width^2). The number is that of simulated particles (benchmarks/atoms):
 # errors of 11, 15 and 20 pm have 9, 16 and 31 % more variance.
 _SPREAD, _MOST_SPREAD = 1.5, 0.5
 # Probability that an atom is there: logistic in its gain. The middle and the width are those of
@@ -177,7 +177,7 @@ def smoothed(positions: Floats64, values: Floats64) -> Floats64:
     count = min(_NEIGHBOURS + 1, len(positions))
     if count < 2:
         return values
-    _, near = cKDTree(positions).query(positions, k=count)
+    _, near = KDTree(positions).query(positions, k=count)
     return values[near].mean(axis=1)
 
 

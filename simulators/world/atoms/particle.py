@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 _BATCH_PART = 0.2
 # Beyond this filled part random places run out.
@@ -59,10 +59,10 @@ def amorphous_particle(
         tried = rng.uniform(-radius, radius, (batch, 3))
         tried = tried[np.linalg.norm(tried, axis=1) <= radius]
         if len(placed):
-            distances, _ = cKDTree(placed).query(tried, distance_upper_bound=nearest_a)
+            distances, _ = KDTree(placed).query(tried, distance_upper_bound=nearest_a)
             tried = tried[~np.isfinite(distances)]
         # Of two new places that are too near, the later one goes.
-        pairs = cKDTree(tried).query_pairs(nearest_a, output_type="ndarray")
+        pairs = KDTree(tried).query_pairs(nearest_a, output_type="ndarray")
         stays = np.ones(len(tried), np.bool_)
         stays[pairs.max(axis=1, initial=0) if len(pairs) else []] = False
         placed = np.concatenate([placed, tried[stays]])
