@@ -34,6 +34,8 @@ _FEW = 0.002
 # The last steps end when the log posterior grows by less than this for each atom.
 _LEAST_GROWTH = 1e-3
 _TAIL_FROM_ROUND = 2
+# While atoms come and go, the equations of a step are solved to this part.
+_ROUGHLY = 0.1
 
 
 def fit_atoms(
@@ -253,14 +255,14 @@ def _searched(
     now = fitted(views, model, priors, typical_height(model))
     now = shape_step(views, now, priors, tail=False)
     for _ in range(2):
-        now = newton_step(views, now, priors, longest)
+        now = newton_step(views, now, priors, longest, _ROUGHLY)
     for turn in range(settings.rounds):
         now = _with(views, pruned(views, now, rules), priors)
-        now = newton_step(views, now, priors, longest)
+        now = newton_step(views, now, priors, longest, _ROUGHLY)
         added = missing_atoms(views, now, rules)
         now = _with(views, with_added(now.model, added, now.typical), priors)
         for _ in range(2):
-            now = newton_step(views, now, priors, longest)
+            now = newton_step(views, now, priors, longest, _ROUGHLY)
         now = shape_step(views, now, priors, tail=turn >= _TAIL_FROM_ROUND)
         yield 0.1 + 0.6 * (turn + 1) / settings.rounds
         if turn >= _TAIL_FROM_ROUND and len(added) <= _FEW * now.model.size:

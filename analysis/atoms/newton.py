@@ -136,7 +136,7 @@ class NewtonSystem:
 
 
 def newton_step(
-    views: Views, now: Fitted, priors: Priors, longest: float, products: int = _PRODUCTS
+    views: Views, now: Fitted, priors: Priors, longest: float, tolerance: float = _TOLERANCE
 ) -> Fitted:
     """Move all atoms and views once.
 
@@ -150,8 +150,8 @@ def newton_step(
         The priors.
     longest : float
         Most that an atom moves, in pixels.
-    products : int
-        Most products with the curvature.
+    tolerance : float
+        How exactly the linear equations are solved.
 
     Returns
     -------
@@ -161,7 +161,7 @@ def newton_step(
     if not now.model.size:
         return now
     system = NewtonSystem(views, now, priors)
-    step = system.solved(system.gradient, products)
+    step = system.solved(system.gradient, tolerance=tolerance)
     moves = np.linalg.norm(step.atoms[:, :3], axis=1)
     step.atoms[:, :3] *= np.minimum(1, longest / np.maximum(moves, 1e-12))[:, None]
     bounds = np.array([longest, longest, 0.01, np.inf, 0.05])
