@@ -1,4 +1,4 @@
-"""Loops over atoms and the pixels near them: Gaussian peaks drawn into a view and gathered from it.
+"""Loops over pixels and voxels: Gaussian peaks drawn into a view and gathered from it; maxima.
 
 A view is a padded image: `margin` pixels on every side belong to no recorded pixel. An atom whose
 window leaves the padded image is skipped. Windows are `wide` columns, a multiple of 8, so that the
@@ -262,3 +262,27 @@ def add_blocks(sums, jacobian, heights, blocks):
             blocks[a, m, 3] += side
             blocks[a, 3, m] += side
         blocks[a, 3, 3] += sums[a, 0]
+
+
+@numba.njit(nogil=True, cache=True)
+def mark_maxima(volume, y, above, marks):
+    """Mark the voxels of layer `y` that exceed `above` and all 26 neighbours.
+
+    Of equal neighbours the first counts as greater.
+    """
+    _, high, broad = volume.shape
+    for i in range(1, high - 1):
+        for j in range(1, broad - 1):
+            value = volume[y, i, j]
+            if value <= above:
+                continue
+            highest = True
+            for a in range(-1, 2):
+                for b in range(-1, 2):
+                    for c in range(-1, 2):
+                        other = volume[y + a, i + b, j + c]
+                        before = a * 9 + b * 3 + c < 0
+                        if other > value or (other == value and before):
+                            highest = False
+            if highest:
+                marks[i, j] = 1

@@ -12,7 +12,7 @@ from scipy.ndimage import map_coordinates, spline_filter
 from scipy.spatial import KDTree
 
 from ..core.arrays import in_threads
-from .peak_kernels import mark_maxima
+from .kernels import mark_maxima
 
 Floats64 = NDArray[np.float64]
 

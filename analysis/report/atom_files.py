@@ -33,8 +33,8 @@ def write_xyz(path: Path, fit: AtomFit, species: str, comment: str) -> None:
     comment : str
         Where the atoms come from, for the second line.
 
-    Examples
-    --------
+    Notes
+    -----
     The columns are species, pos, sigma and covariance (angstrom, square angstrom; xx xy xz yy yz
     zz), peak (counts of an atom in a view), gain (log likelihood), probability and misfit.
     """
