@@ -26,8 +26,8 @@ _NEIGHBOURS = 12
 # errors of 11, 15 and 20 pm have 9, 16 and 31 % more variance.
 _SPREAD, _MOST_SPREAD = 1.5, 0.5
 # Probability that an atom is there: logistic in its gain. The middle and the width are those of
-# simulated particles at 8.0e3 e/A^2 (benchmarks/atoms).
-_HALF_GAIN, _GAIN_WIDTH = 7.3, 2.4
+# a simulated particle of 20,000 atoms at 8.0e3 e/A^2 (benchmarks/atoms).
+_HALF_GAIN, _GAIN_WIDTH = 9.6, 1.6
 
 
 @dataclass(frozen=True)
