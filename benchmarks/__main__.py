@@ -32,6 +32,9 @@ BENCHMARKS = (
     ("tracking/model_lane", "--seeds", "12"),
     ("tracking/through_wires", "--series", "4"),
     ("tracking/necks", "--seeds", "1"),
+    ("atoms/reconstruction",),
+    ("atoms/multislice", "--repeats", "1"),
+    ("atoms/particle", "--atoms", "3000"),
     ("acquisition/latency",),
 )
 

@@ -1,4 +1,4 @@
-"""The commands `import`, `process` and `export`: their options, and help, stated here alone.
+"""The commands `import`, `process`, `atoms`, `export`: their options, and help, stated here alone.
 
 The command line finds them by the entry-point group `pyrotome.commands`. Each imports what it
 needs when it is carried out, so that other commands start fast.
@@ -136,6 +136,66 @@ def process(
 
         code = process_command(file, series, pipeline, output, tables, write_tables=not no_tables)
     raise typer.Exit(code)
+
+
+@commands.command(
+    epilog="Example: `pyrotome atoms particle.mrc --tilts particle.rawtlt --pixel-size '0.347 Å' "
+    "--species Zr -o atoms.xyz`"
+)
+def atoms(
+    stack: Annotated[
+        Path,
+        typer.Argument(metavar="STACK", help="Tilt series as for `import`: counts as recorded."),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option("-o", "--output", metavar="FILE", help="Extended XYZ; never overwritten."),
+    ],
+    tilts: Annotated[
+        Path | None,
+        typer.Option(metavar="F", help="Angles in degrees or .mdoc; else those in STACK."),
+    ] = None,
+    pixel_size: Annotated[
+        str | None, typer.Option(metavar="Q", help="Such as '0.347 Å'; else what STACK says.")
+    ] = None,
+    tilt_axis: Annotated[
+        str | None,
+        typer.Option(
+            metavar="Q",
+            help="Direction of the tilt axis, from that of the columns; else what F or STACK says, "
+            "else '0 deg'. It is refined, and so is its offset.",
+        ),
+    ] = None,
+    entry: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Which stack of a file with several.")
+    ] = None,
+    species: Annotated[
+        str, typer.Option(metavar="SYMBOL", help="Chemical symbol of the atoms.")
+    ] = "X",
+    bond: Annotated[
+        str | None,
+        typer.Option(
+            metavar="Q", help="Length of a bond, such as '2.35 Å'; the pixel size is checked by it."
+        ),
+    ] = None,
+    table: Annotated[
+        Path | None, typer.Option(metavar="CSV", help="Table of the atoms, one row each.")
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(metavar="N", help="Of the random numbers that errors are made with.")
+    ] = 0,
+) -> None:
+    """Find every atom of a particle in a tilt series at atomic resolution, with its error.
+
+    Atoms, alignment and shape of the peaks are fitted to the counts by Poisson likelihood. What
+    seems to be wrong with the series is told on standard error.
+    """
+    with interruptible():
+        from .atoms import atoms_command
+
+        atoms_command(
+            stack, output, tilts, pixel_size, tilt_axis, entry, species, bond, table, seed
+        )
 
 
 @commands.command(

@@ -73,7 +73,7 @@ class ImportReport:
 
 
 @dataclass
-class _Known:
+class KnownValues:
     """Values with the file that each came from."""
 
     told: list[str] = field(default_factory=list[str])
@@ -152,12 +152,12 @@ def carry_out(request: ImportRequest) -> ImportReport:
     source = request.source
     given = None if request.tilts is None else read_tilt_file(request.tilts)
     log = None if request.heater_log is None else read_heater_log(request.heater_log)
-    known = _Known()
+    known = KnownValues()
     with open_stack(source, request.entry) as stack:
-        angles, there = _checked_angles(stack, request, given)
+        angles, there = checked_angles(stack, request, given)
         known.told.insert(0, _angles_told(angles, source if given is None else request.tilts))
-        pixel_nm = _pixel_nm(request, stack, given, known)
-        axis_deg = _tilt_axis(request, stack, given, known)
+        pixel_nm = pixel_nm_of(request, stack, given, known)
+        axis_deg = tilt_axis_of(request, stack, given, known)
         heat = _heat(request, stack, given, log)
         with new_file(request.target) as partial:
             seen = survey(stack, there, source)
@@ -220,8 +220,8 @@ def _heat_told(heat: HeatHistory | None) -> Iterator[str]:
     yield f"{holds} in the log, {heat.holds_before} before the series"
 
 
-def _pixel_nm(
-    request: ImportRequest, stack: TiltStack, given: TiltFile | None, known: _Known
+def pixel_nm_of(
+    request: ImportRequest, stack: TiltStack, given: TiltFile | None, known: KnownValues
 ) -> float:
     """Pixel size in nm; BadInput if it is not known, or nonsense."""
     source = request.source
@@ -248,9 +248,10 @@ def _pixel_nm(
     return chosen
 
 
-def _tilt_axis(
-    request: ImportRequest, stack: TiltStack, given: TiltFile | None, known: _Known
+def tilt_axis_of(
+    request: ImportRequest, stack: TiltStack, given: TiltFile | None, known: KnownValues
 ) -> float | None:
+    """Direction of the tilt axis in deg; None if nothing says it."""
     mdoc_deg = None if given is None or given.mdoc is None else given.mdoc.tilt_axis_deg
     stack_deg = stack.tilt_axis_deg
     if stack_deg is not None and not abs(stack_deg) <= 360:
@@ -262,7 +263,7 @@ def _tilt_axis(
     )  # fmt: skip
 
 
-def _checked_angles(
+def checked_angles(
     stack: TiltStack, request: ImportRequest, given: TiltFile | None
 ) -> tuple[Floats, NDArray[np.bool_]]:
     """Angle of each image in deg, and which images are there; BadInput if they do not fit."""
@@ -306,18 +307,20 @@ def import_command(
 ) -> None:
     """Carry out ``pyrotome import``; arguments as those of `ImportRequest`, with units."""
     pixel_nm = (
-        None if pixel_size is None else _positive("--pixel-size", pixel_size, "nm", "3.36 nm")
+        None
+        if pixel_size is None
+        else positive_quantity("--pixel-size", pixel_size, "nm", "3.36 nm")
     )
     axis_deg = None
     if tilt_axis is not None:
-        axis_deg = _quantity("--tilt-axis", tilt_axis, "deg", "84.8 deg")
+        axis_deg = quantity_of("--tilt-axis", tilt_axis, "deg", "84.8 deg")
         if not abs(axis_deg) <= 360:
             raise BadInput("--tilt-axis", f"'{tilt_axis}' is beyond 360 deg; such as '84.8 deg'")
     if started is not None and heater_log is None:
         raise BadInput("--started", "places the frames in a heater log; give --heater-log too")
     interval_s = None
     if frame_interval is not None:
-        interval_s = _positive("--frame-interval", frame_interval, "s", "2.5 s")
+        interval_s = positive_quantity("--frame-interval", frame_interval, "s", "2.5 s")
     request = ImportRequest(
         source, target, tilts, pixel_nm, title, entry, axis_deg, heater_log,
         None if started is None else _moment(started), interval_s,
@@ -346,14 +349,16 @@ def _moment(written: str) -> datetime | float:
     return moment.astimezone().replace(tzinfo=None) if moment.tzinfo is not None else moment
 
 
-def _positive(option: str, written: str, unit: str, example: str) -> float:
-    value = _quantity(option, written, unit, example)
+def positive_quantity(option: str, written: str, unit: str, example: str) -> float:
+    """Value of an option with a unit; BadInput if it is not above zero."""
+    value = quantity_of(option, written, unit, example)
     if not 0 < value < math.inf:
         raise BadInput(option, f"'{written}' is not above zero; write it as in '{example}'")
     return value
 
 
-def _quantity(option: str, written: str, unit: str, example: str) -> float:
+def quantity_of(option: str, written: str, unit: str, example: str) -> float:
+    """Value of an option with a unit; BadInput if it cannot be read."""
     try:
         return parse_quantity(written, unit, example)
     except ValueError as error:

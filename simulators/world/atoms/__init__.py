@@ -1,0 +1,1 @@
+"""Particles of single atoms, and tilt series of them with known truth."""
