@@ -36,7 +36,8 @@ def write_xyz(path: Path, fit: AtomFit, species: str, comment: str) -> None:
     Notes
     -----
     The columns are species, pos, sigma and covariance (angstrom, square angstrom; xx xy xz yy yz
-    zz), peak (counts of an atom in a view), gain (log likelihood), probability and misfit.
+    zz), peak (counts of an atom in a view), gain (log likelihood), probability and misfit. What
+    seems to be wrong with the series stands in the second line, under ``doubts``.
     """
     with path.open("w", encoding="utf-8") as file:
         _write_xyz(file, fit, species, comment)
@@ -46,9 +47,9 @@ def _write_xyz(file: TextIO, fit: AtomFit, species: str, comment: str) -> None:
     columns = (
         "species:S:1:pos:R:3:sigma:R:3:peak:R:1:gain:R:1:probability:R:1:misfit:R:1:covariance:R:6"
     )
-    quoted = comment.replace("\\", "/").replace('"', "'")
+    doubts = f' doubts="{_quotable("; ".join(fit.doubts))}"' if fit.doubts else ""
     file.write(f"{len(fit.heights)}\n")
-    file.write(f'Properties={columns} pbc="F F F" comment="{quoted}"\n')
+    file.write(f'Properties={columns} pbc="F F F" comment="{_quotable(comment)}"{doubts}\n')
     sigma = fit.sigma_a
     for n, position in enumerate(fit.positions_a):
         half = " ".join(f"{fit.covariance_a2[n][at]:.4e}" for at in _HALF)
@@ -57,6 +58,11 @@ def _write_xyz(file: TextIO, fit: AtomFit, species: str, comment: str) -> None:
             f"{species} {numbers} {fit.heights[n]:.4f} {fit.gain[n]:.3f} "
             f"{fit.probability[n]:.5f} {fit.misfit[n]:.4f} {half}\n"
         )
+
+
+def _quotable(text: str) -> str:
+    """A text that can stand in double quotes in one line."""
+    return " ".join(text.replace("\\", "/").replace('"', "'").split())
 
 
 def write_table(path: Path, fit: AtomFit, species: str) -> None:

@@ -98,3 +98,15 @@ def test_what_cannot_be_counts_is_refused(tmp_path):
     with pytest.raises(BadInput, match="lowest value is -2"):
         atoms_command(path, tmp_path / "a.xyz", None, PIXEL, None, None, "Zr", None, None, 0)
     assert [found.name for found in tmp_path.iterdir()] == ["dark.npz"]
+
+
+def test_doubts_stand_on_screen_and_in_the_file(stack, tmp_path, capsys):
+    held = dict(np.load(stack))
+    path, xyz = tmp_path / "gap.npz", tmp_path / "gap.xyz"
+    keep = np.arange(len(held["tilt_deg"])) != 7
+    np.savez(path, images=held["images"][keep], tilt_deg=held["tilt_deg"][keep])
+    atoms_command(path, xyz, None, PIXEL, None, None, "Zr", None, None, 0)
+    told = "no view between 45.0 and 60.0 deg"
+    assert told in capsys.readouterr().err
+    head = xyz.read_text().splitlines()[1]
+    assert told in head.split('doubts="')[1].split('"')[0]
