@@ -105,7 +105,7 @@ def test_processes_that_are_stopped(reaction: Any, tmp_path: Path) -> None:
         assert process.returncode == 0, told.read_text()
         assert stops > 12
         highest_c = max(e["temperature_c"] for e in readings)
-        # On a busy computer the daemon stands still for longer than it was stopped: its readings tell.
+        # A busy computer holds the daemon up for longer: its readings tell for how long.
         with open_run(tmp_path / "run.nxs") as run:
             lags_s = run.telemetry["daemon"]["loop_lag_s"].values
             read_s = run.telemetry["heater"]["temperature_c"].time_s
