@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import asyncio
 
-from ...drivers.base import DetectorFrame, DeviceLost, DeviceRefused, OutOfRange
+from ...drivers.base import DeviceLost, DeviceRefused, OutOfRange
 from ...protocols.config.recipe import BeamSettings
-from ...protocols.messages.journal import Trigger
 from ...protocols.messages.tracking import FocusMeasured, FocusPicture
 from ..schedule.dose import DoseExceeded
 from ..schedule.focus_scans import (
@@ -24,8 +23,8 @@ from ..schedule.focus_scans import (
 from ..schedule.operations import AcquireStack
 from ..tracking.focus_needs import WORDS
 from ..tracking.follower import Follower
-from .beam_exposure import BeamExposure, Begun
 from .context import AcquisitionContext
+from .single_picture import take_single_picture
 
 # Wall seconds that the engine waits for the result.
 ANSWER_S = 1.0
@@ -194,23 +193,10 @@ class FocusSeries:
     async def _picture(self, scan: BeamSettings, index: int, number: int, tilt_deg: float) -> None:
         """Expose one picture and send it to the tracker."""
         context = self._context
-        dose = scan.dose_per_frame_e_per_nm2
         await context.detector.arm(1, scan.exposure_s, scan.frame)
-        context.journal.note(
-            Trigger(stack=self._account, first=index, count=0, dose_e_per_nm2=dose)
-        )
-        await context.journal.caught_up()
-        started_ns = 0
-
-        async def read(begun: Begun) -> DetectorFrame:
-            nonlocal started_ns
-            started_ns = begun.start_ns
-            return await context.detector.read_frame()
-
-        exposed_ns = int(scan.exposure_s * 1e9)
-        frame = await BeamExposure(context, self._account).expose(dose, exposed_ns, read)
+        picture = await take_single_picture(context, self._account, scan, index)
         taken = FocusPicture(
-            t_ns=started_ns + exposed_ns // 2,
+            t_ns=picture.t_ns,
             series=self._account,
             index=index,
             number=number,
@@ -219,7 +205,7 @@ class FocusSeries:
             field_nm=scan.field_nm,
             defocus_nm=self._follower.applied[1],
         )
-        context.out.tracking(taken, frame.data)
+        context.out.tracking(taken, picture.frame.data)
 
     def _warn_once(self, key: str, text: str) -> None:
         if key not in self._refused:

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...drivers.base import DetectorFrame, DeviceLost
+from ...drivers.base import DeviceLost
 from ...protocols.config.recipe import BeamSettings
-from ...protocols.messages.journal import Trigger
 from ...protocols.messages.tracking import FrameTaken, OffsetMeasured, ScanKind
 from ...protocols.messages.tracking_rules import Next
 from ..schedule.dose import DoseExceeded
@@ -24,8 +23,8 @@ from ..schedule.scout_scans import (
 )
 from ..tracking.follower import Follower
 from ..tracking.scout_answers import answer_to
-from .beam_exposure import BeamExposure, Begun
 from .context import AcquisitionContext
+from .single_picture import take_single_picture
 
 # Scouts in a row without an answer, after which a series takes no more.
 _MOST_UNANSWERED = 2
@@ -181,24 +180,10 @@ class Scouts:
     ) -> OffsetMeasured | None:
         context, follower = self._context, self._follower
         self.detector_taken = True
-        dose = scan.dose_per_frame_e_per_nm2
         await context.detector.arm(1, scan.exposure_s, scan.frame)
-        context.journal.note(
-            Trigger(stack=self._account, first=index, count=0, dose_e_per_nm2=dose)
-        )
-        await context.journal.caught_up()
-        started_ns = 0
-
-        async def read(begun: Begun) -> DetectorFrame:
-            nonlocal started_ns
-            started_ns = begun.start_ns
-            return await context.detector.read_frame()
-
-        exposed_ns = int(scan.exposure_s * 1e9)
         at_once = kind == "scout" and self._scan.at_once
-        exposure = BeamExposure(context, self._account, at_once=at_once)
-        frame = await exposure.expose(dose, exposed_ns, read)
-        t_ns = started_ns + exposed_ns // 2
+        picture = await take_single_picture(context, self._account, scan, index, at_once=at_once)
+        t_ns = picture.t_ns
         header: dict[str, Any] = follower.header()
         answer = follower.answers.expect(t_ns)
         taken = FrameTaken(
@@ -208,13 +193,13 @@ class Scouts:
             scan=kind,
             tilt_deg=tilt_deg,
             field_nm=scan.field_nm,
-            dose_e_per_nm2=dose,
+            dose_e_per_nm2=scan.dose_per_frame_e_per_nm2,
             cut_short=at_once,
             shift_nm=tuple(header["shift_nm"]),
             defocus_nm=header["defocus_nm"],
             temperature_c=round(context.watch.temperature_at(t_ns), 4),
         )
-        context.out.tracking(taken, frame.data)
+        context.out.tracking(taken, picture.frame.data)
         follower.scout_t_ns = t_ns
         return await answer_to(answer)
 

@@ -9,12 +9,12 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from ...drivers.base import DetectorFrame, DeviceError, DeviceLost
+from ...drivers.base import DeviceError, DeviceLost
 from ...protocols.config.recipe import BeamSettings
 from ...protocols.core.chunk import Chunk
-from ...protocols.messages.journal import Trigger
 from ..schedule.scout_scans import SHIFT_PATTERN
-from .beam_exposure import BeamExposure, Begun, ExposureContext
+from .beam_exposure import ExposureContext
+from .single_picture import take_single_picture
 
 Pair = tuple[float, float]
 
@@ -94,17 +94,8 @@ async def _bring_back(context: ExposureContext, account: str, units: Pair) -> No
 async def _picture(
     context: ExposureContext, scan: BeamSettings, account: str, units: Pair, number: int
 ) -> ShiftPicture:
-    dose, exposed_ns = scan.dose_per_frame_e_per_nm2, int(scan.exposure_s * 1e9)
-    context.journal.note(Trigger(stack=account, first=0, count=0, dose_e_per_nm2=dose))
-    await context.journal.caught_up()
-    started_ns = 0
-
-    async def read(begun: Begun) -> DetectorFrame:
-        nonlocal started_ns
-        started_ns = begun.start_ns
-        return await context.detector.read_frame()
-
-    frame = await BeamExposure(context, account).expose(dose, exposed_ns, read)
+    taken = await take_single_picture(context, account, scan)
+    frame = taken.frame
     if frame.number != number:
         raise DeviceLost(
             context.detector.name,
@@ -112,4 +103,4 @@ async def _picture(
             f"the detector sent its frame {frame.number}",
         )
     counts = frame.data.decompress() if isinstance(frame.data, Chunk) else frame.data
-    return ShiftPicture(units, started_ns + exposed_ns // 2, counts)
+    return ShiftPicture(units, taken.t_ns, counts)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from bench_instruments import BenchBeam, BenchDetector
 from blurred_specimen import CONVERGENCE_MRAD, blurred
 
 from pyrotome.analysis.tracking.tracker import Tracker
@@ -18,10 +19,10 @@ from pyrotome.daemon.schedule.dose import DoseLedger
 from pyrotome.daemon.schedule.focus_scans import focus_series_e_per_nm2
 from pyrotome.daemon.schedule.plan import Plan
 from pyrotome.daemon.tracking.follower import Follower
-from pyrotome.drivers.base import Beam, Detector, DetectorFrame, DeviceLost, Identity
+from pyrotome.drivers.base import DetectorFrame, DeviceLost
 from pyrotome.drivers.readings import BeamReach, Reach
 from pyrotome.protocols.config.recipe import BeamSettings
-from pyrotome.protocols.config.rig import BeamRig, DetectorRig
+from pyrotome.protocols.config.rig import BeamRig
 from pyrotome.protocols.config.tracking import Focus, Track
 from pyrotome.protocols.core.clock import ExperimentClock
 from pyrotome.protocols.messages.tracking import FocusPicture, FrameTaken
@@ -34,7 +35,7 @@ SERIES, TILTS = "series_001", (0.0, 2.0, 4.0, 6.0, 8.0, 10.0)
 DEPTH_NM = 39.0
 
 
-class Column(Beam):
+class Column(BenchBeam):
     """Focuses where it is told to."""
 
     def __init__(self, clock: ExperimentClock) -> None:
@@ -42,10 +43,10 @@ class Column(Beam):
             {"driver": "test", "endpoint": "n",
              "focus": {"by": "probe_defocus", "convergence": f"{CONVERGENCE_MRAD} mrad"}}
         )  # fmt: skip
-        super().__init__("beam (test)", rig, clock)
+        super().__init__(clock, rig)
         self.shift_nm, self.defocus_nm = (0.0, 0.0), 0.0
         self.foci: list[float] = []
-        self.field_nm, self.blanked = SETTINGS.field_nm, True
+        self.field_nm = SETTINGS.field_nm
 
     async def reach(self) -> BeamReach:
         return BeamReach(shift_nm=1900.0, defocus_nm=Reach(-20_000, 20_000))
@@ -64,29 +65,12 @@ class Column(Beam):
         assert self.blanked
         self.field_nm = settings.field_nm
 
-    async def blank(self) -> int:
-        self.blanked = True
-        return self.clock.now_ns()
 
-    async def unblank(self) -> int:
-        self.blanked = False
-        return self.clock.now_ns()
-
-    async def is_blanked(self) -> bool:
-        return self.blanked
-
-    async def connect(self, timeout_s: float = 1.0) -> Identity:
-        return Identity("test", "column")
-
-    async def disconnect(self) -> None: ...
-    async def make_safe(self) -> None: ...
-
-
-class Scanner(Detector):
+class Scanner(BenchDetector):
     """Shows the specimen, which is in focus at `height_nm`."""
 
     def __init__(self, clock: ExperimentClock, column: Column) -> None:
-        super().__init__("detector (test)", DetectorRig(driver="test", endpoint="n"), clock)
+        super().__init__(clock, column)
         self.column, self.height_nm, self.tilt_deg = column, 0.0, 0.0
         self.shapes: list[tuple[int, int]] = []
         self.lost, self.empty = False, False
@@ -95,10 +79,6 @@ class Scanner(Detector):
         self, frames: int, exposure_s: float, shape: tuple[int, int], frames_per_trigger: int = 1
     ) -> None:
         self.shapes.append(shape)
-
-    async def trigger(self) -> int:
-        assert not self.column.blanked
-        return self.clock.now_ns()
 
     async def read_frame(self) -> DetectorFrame:
         if self.lost:
@@ -113,13 +93,6 @@ class Scanner(Detector):
             self.height_nm - self.column.defocus_nm, self.tilt_deg, self.column.shift_nm,
             self.seed, points, self.column.field_nm, dose,
         )  # fmt: skip
-
-    async def connect(self, timeout_s: float = 1.0) -> Identity:
-        return Identity("test", "scanner")
-
-    async def disconnect(self) -> None: ...
-    async def make_safe(self) -> None: ...
-    async def disarm(self) -> None: ...
 
 
 class Bench:

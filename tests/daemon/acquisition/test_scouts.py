@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from bench_instruments import BenchBeam, BenchDetector
 from tracked_specimen import FIELD_NM, frame
 
 from pyrotome.analysis.tracking.tracker import Tracker
@@ -18,10 +19,9 @@ from pyrotome.daemon.schedule.dose import DoseLedger
 from pyrotome.daemon.schedule.plan import Plan
 from pyrotome.daemon.tracking import scout_answers
 from pyrotome.daemon.tracking.follower import Follower
-from pyrotome.drivers.base import Beam, Detector, DetectorFrame, DeviceLost, Identity
+from pyrotome.drivers.base import DetectorFrame, DeviceLost
 from pyrotome.drivers.readings import BeamReach
 from pyrotome.protocols.config.recipe import BeamSettings
-from pyrotome.protocols.config.rig import BeamRig, DetectorRig
 from pyrotome.protocols.config.tracking import Focus, Track
 from pyrotome.protocols.core.clock import ExperimentClock
 from pyrotome.protocols.messages.journal import Exposed, Trigger
@@ -34,13 +34,13 @@ SETTINGS = BeamSettings.model_validate(
 SERIES = "series_001"
 
 
-class Column(Beam):
+class Column(BenchBeam):
     """Shifts the image as it is told, unless its deflectors are turned."""
 
     def __init__(self, clock: ExperimentClock) -> None:
-        super().__init__("beam (test)", BeamRig(driver="test", endpoint="n"), clock)
+        super().__init__(clock)
         self.shift_nm = np.zeros(2)
-        self.field_nm, self.blanked, self.sign = FIELD_NM, True, 1.0
+        self.field_nm, self.sign = FIELD_NM, 1.0
 
     async def reach(self) -> BeamReach:
         return BeamReach(shift_nm=1900.0)
@@ -53,29 +53,12 @@ class Column(Beam):
         assert self.blanked
         self.field_nm = settings.field_nm
 
-    async def blank(self) -> int:
-        self.blanked = True
-        return self.clock.now_ns()
 
-    async def unblank(self) -> int:
-        self.blanked = False
-        return self.clock.now_ns()
-
-    async def is_blanked(self) -> bool:
-        return self.blanked
-
-    async def connect(self, timeout_s: float = 1.0) -> Identity:
-        return Identity("test", "column")
-
-    async def disconnect(self) -> None: ...
-    async def make_safe(self) -> None: ...
-
-
-class Scanner(Detector):
+class Scanner(BenchDetector):
     """Shows the copper specimen where it stands, which is `off_nm` from its place."""
 
     def __init__(self, clock: ExperimentClock, column: Column) -> None:
-        super().__init__("detector (test)", DetectorRig(driver="test", endpoint="n"), clock)
+        super().__init__(clock, column)
         self.column, self.off_nm, self.tilt_deg = column, np.zeros(2), 0.0
         self.shapes: list[tuple[int, int]] = []
         self.lost = 0
@@ -84,10 +67,6 @@ class Scanner(Detector):
         self, frames: int, exposure_s: float, shape: tuple[int, int], frames_per_trigger: int = 1
     ) -> None:
         self.shapes.append(shape)
-
-    async def trigger(self) -> int:
-        assert not self.column.blanked
-        return self.clock.now_ns()
 
     async def read_frame(self) -> DetectorFrame:
         if self.lost:
@@ -103,13 +82,6 @@ class Scanner(Detector):
             self.tilt_deg, (float(offset[0]), float(offset[1])), len(self.shapes),
             min(points, 192), times, dose,
         )  # fmt: skip
-
-    async def connect(self, timeout_s: float = 1.0) -> Identity:
-        return Identity("test", "scanner")
-
-    async def disconnect(self) -> None: ...
-    async def make_safe(self) -> None: ...
-    async def disarm(self) -> None: ...
 
 
 class Bench:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from bench_instruments import BenchBeam, BenchDetector
 from tracked import SHIFT
 from tracked_specimen import FIELD_NM, frame
 
@@ -18,16 +19,13 @@ from pyrotome.daemon.schedule.dose import DoseExceeded, DoseLedger
 from pyrotome.daemon.schedule.operations import CalibrateShifts
 from pyrotome.daemon.schedule.plan import Plan
 from pyrotome.drivers.base import (
-    Beam,
     BeamReach,
     Deflection,
-    Detector,
     DetectorFrame,
     DeviceRefused,
-    Identity,
 )
 from pyrotome.protocols.config.recipe import BeamSettings
-from pyrotome.protocols.config.rig import BeamRig, DetectorRig
+from pyrotome.protocols.config.rig import BeamRig
 from pyrotome.protocols.config.shift_calibration import load_shift_calibration
 from pyrotome.protocols.core.clock import ExperimentClock
 from pyrotome.protocols.messages.journal import Deflectors, Exposed, Trigger
@@ -41,14 +39,14 @@ STEP = CalibrateShifts("shifts_001", 200.0, 6)
 SCAN = SETTINGS.dose_per_frame_e_per_nm2 / 256
 
 
-class Column(Beam):
+class Column(BenchBeam):
     """Its deflectors move the image by `MATRIX`, unless they refuse."""
 
     def __init__(self, clock: ExperimentClock, file: Path) -> None:
         shift = {"calibration_file": str(file), "limit": "1.9 um"}
         rig = BeamRig.model_validate({"driver": "test", "endpoint": "n", "shift": shift})
-        super().__init__("beam (test)", rig, clock)
-        self.units, self.blanked, self.refuses = np.array([30.0, -20.0]), True, False
+        super().__init__(clock, rig)
+        self.units, self.refuses = np.array([30.0, -20.0]), False
         self.file = file
 
     async def reach(self) -> BeamReach:
@@ -68,29 +66,12 @@ class Column(Beam):
     async def prepare(self, settings: Any) -> None:
         assert self.blanked
 
-    async def blank(self) -> int:
-        self.blanked = True
-        return self.clock.now_ns()
 
-    async def unblank(self) -> int:
-        self.blanked = False
-        return self.clock.now_ns()
-
-    async def is_blanked(self) -> bool:
-        return self.blanked
-
-    async def connect(self, timeout_s: float = 1.0) -> Identity:
-        return Identity("test", "column")
-
-    async def disconnect(self) -> None: ...
-    async def make_safe(self) -> None: ...
-
-
-class Scanner(Detector):
+class Scanner(BenchDetector):
     """Shows the copper specimen, or the same picture again and again."""
 
     def __init__(self, clock: ExperimentClock, column: Column) -> None:
-        super().__init__("detector (test)", DetectorRig(driver="test", endpoint="n"), clock)
+        super().__init__(clock, column)
         self.column, self.repeats, self.taken = column, False, 0
 
     async def arm(
@@ -100,21 +81,13 @@ class Scanner(Detector):
         self.armed = self.taken
 
     async def trigger(self) -> int:
-        assert not self.column.blanked
         self.taken += 1
-        return self.clock.now_ns()
+        return await super().trigger()
 
     async def read_frame(self) -> DetectorFrame:
         off = np.zeros(2) if self.repeats else MATRIX @ (self.column.units - (30.0, -20.0))
         counts = frame(0.0, (float(off[0]), float(off[1])), self.taken, 64, 1, 0.0225)
         return DetectorFrame(self.taken - self.armed, counts, self.clock.now_ns())
-
-    async def connect(self, timeout_s: float = 1.0) -> Identity:
-        return Identity("test", "scanner")
-
-    async def disconnect(self) -> None: ...
-    async def make_safe(self) -> None: ...
-    async def disarm(self) -> None: ...
 
 
 class Bench:
