@@ -12,6 +12,7 @@ import pytest
 from tracked import SERIES, TRACKED, offsets_nm, realistic
 
 import pyrotome
+from pyrotome.protocols.config.recipe import BeamSettings
 
 # Without tracking the height of 2 um and more moves the image by 1300 nm at 40 deg.
 STEEP_DEG, KEPT_NM = 20.0, 450.0
@@ -79,7 +80,11 @@ def test_scouts_keep_it_within_nanometres(cli: Any) -> None:
     assert 0 < np.sum(pictures) < 2 * electrons.sum()
     (world,) = (line for line in lines if line["event"] == "dose")
     charged = cli.inspect("run.nxs")["dose_e_per_nm2"]
-    assert charged == pytest.approx(world["total_e_per_nm2"], rel=0.05), "frames and scouts"
+    # When a blanker switched is known to a millisecond or two where the computer is busy.
+    beam = BeamSettings.model_validate(TRACKED["beam"])
+    unsure = len(exposures) * beam.parked_dose_e_per_nm2(0.002)
+    world_e_per_nm2 = world["total_e_per_nm2"]
+    assert charged == pytest.approx(world_e_per_nm2, abs=0.02 * world_e_per_nm2 + unsure)
 
 
 def test_height_way_and_drift_are_looked_after_before_a_frame(cli: Any) -> None:
