@@ -78,8 +78,8 @@ def test_safe_ends_a_hold_at_once_and_works_when_idle(cli: Any, served: Any) -> 
     done = cli("submit", cli.recipe(steps=steps), "-o", name, "--endpoint", served.control)
     assert done.returncode == 0, done.stderr
     end = time.monotonic() + 120
-    while (status(cli, served)["temperature_c"] or 0) < 330:
-        assert time.monotonic() < end
+    while ((now := status(cli, served))["temperature_c"] or 0) < 330:
+        assert time.monotonic() < end, f"{now}\n{served.text()}"
         time.sleep(0.1)
     assert cli("safe", "--endpoint", served.control).returncode == 0
     now = status(cli, served)
