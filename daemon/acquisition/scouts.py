@@ -17,6 +17,7 @@ from ..schedule.dose import DoseExceeded
 from ..schedule.scout_scans import (
     SCOUT_SCANS,
     BeamOnTimes,
+    ScoutScan,
     scout_dose_e_per_nm2,
     scout_for,
     scout_settings,
@@ -167,6 +168,12 @@ class Scouts:
             self._spent += context.ledger.of(self._account) - before
             if kind == "wide":
                 await context.beam.prepare(context.settings)
+        if found is not None and found.doubt == "blank" and kind == "scout" and self._scan.at_once:
+            self._scan = ScoutScan(self._scan.columns)
+            self._warn(
+                f"{self._account}: a scout is dark; the detector probably begins later than it "
+                "answers, and the end of a scout is waited for from now on"
+            )
         self._unanswered = 0 if found is not None else self._unanswered + 1
         if self._unanswered == _MOST_UNANSWERED:
             self._warn(

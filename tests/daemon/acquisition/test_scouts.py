@@ -61,7 +61,7 @@ class Scanner(BenchDetector):
         super().__init__(clock, column)
         self.column, self.off_nm, self.tilt_deg = column, np.zeros(2), 0.0
         self.shapes: list[tuple[int, int]] = []
-        self.lost = 0
+        self.lost = self.dark = 0
 
     async def arm(
         self, frames: int, exposure_s: float, shape: tuple[int, int], frames_per_trigger: int = 1
@@ -72,7 +72,11 @@ class Scanner(BenchDetector):
         if self.lost:
             self.lost -= 1
             raise DeviceLost(self.name, "read a frame", "none came")
-        return DetectorFrame(1, self.picture(self.shapes[-1][1]), self.clock.now_ns())
+        counts = self.picture(self.shapes[-1][1])
+        if self.dark:
+            self.dark -= 1
+            counts[:] = 0
+        return DetectorFrame(1, counts, self.clock.now_ns())
 
     def picture(self, points: int) -> Any:
         offset = self.off_nm + self.column.shift_nm
@@ -211,6 +215,20 @@ async def test_where_every_frame_gets_a_scout_the_beam_is_on_no_longer_than_it_m
     if speed > 1:
         expected = scan + SETTINGS.parked_dose_e_per_nm2(on_s - scan_s / speed)
     assert bench.ledger.of(SERIES) == pytest.approx(expected, rel=1e-3)
+    assert bench.off_nm < 8
+
+
+async def test_a_detector_that_begins_late_is_waited_for_after_one_dark_scout() -> None:
+    bench = Bench(keep_within="always")
+    await bench.begin()
+    bench.scouts.spread(41)
+    bench.scanner.dark = 1
+    await bench.before()
+    await bench.before(4.0)
+    short = [told.cut_short for told in bench.told if told.scan == "scout"]
+    assert short[0]
+    assert not any(short[1:])
+    assert any("is waited for from now on" in text for text in bench.events)
     assert bench.off_nm < 8
 
 
