@@ -66,6 +66,8 @@ class SpecimenTracking:
         settle, clock, out = self._settle, self._context.clock, self._context.out
         if settle is None:
             return
+        # After a hold the tracker has another one to tell.
+        await self._follower.table_comes()
         drift = self._follower.drift
         now_ns = clock.now_ns()
         latest_ns = now_ns + int(settle.at_most_s * 1e9)

@@ -212,8 +212,10 @@ class Follower:
         self._tell(SeriesBegun(series=series, visits=visits))
 
     def held(self, rise_k: float, hold_s: float) -> None:
-        """Tell the tracker that a hold is over."""
-        self._tell(HoldDone(t_ns=self._clock.now_ns(), rise_k=rise_k, hold_s=max(0.0, hold_s)))
+        """Tell the tracker that a hold is over; what it has said of the drift is old then."""
+        now_ns = self._clock.now_ns()
+        self._table, self._since_ns = None, now_ns
+        self._tell(HoldDone(t_ns=now_ns, rise_k=rise_k, hold_s=max(0.0, hold_s)))
 
     async def follow(self, tilt_deg: float) -> None:
         """Shift beam and focus to where the specimen is expected at an angle.

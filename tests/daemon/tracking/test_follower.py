@@ -330,3 +330,16 @@ async def test_those_who_watch_see_what_is_expected_applied_and_found() -> None:
     bench.measured(index=6)
     assert follower.status["state"] == "trusted"
     json.dumps(told, allow_nan=False)
+
+
+async def test_after_a_hold_the_drift_of_before_no_longer_counts() -> None:
+    bench = Bench()
+    await bench.begin()
+    drift = [{"t_ns": 1, "nm_per_s": 0.2}]
+    bench.table(1000.0, drift=drift)
+    assert bench.follower.drift[0].nm_per_s == 0.2
+    bench.follower.held(150.0, 60.0)
+    assert bench.follower.drift == ()
+    bench.table(1000.0, drift=[{"t_ns": 1, "nm_per_s": 4.0}])
+    await bench.follower.table_comes()
+    assert bench.follower.drift[0].nm_per_s == 4.0
