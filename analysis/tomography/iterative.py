@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from ..core.arrays import Floats, checked_series, in_threads, zeros
 from ..core.weights import checked_weights, field_of, filled_series
+from .gradient_steps import checked_initial, iterated
 from .projector import LANES, Geometry, blocks_of
 from .reconstruction import Reconstruction
 
@@ -86,59 +87,14 @@ def sirt(
     _, slices, detector = images.shape
     height, width = slice_shape or (detector, detector)
     geometry = Geometry(tilts, detector, height, width)
-    if initial is not None and initial.shape != (slices, height, width):
-        raise ValueError(
-            f"the initial volume has the shape {initial.shape}; {(slices, height, width)} is needed"
-        )
+    checked_initial(initial, (slices, height, width))
     ray_weights, voxel_gains = _inverse_sums(geometry)
     if weights is not None:
         given, weights = _with_needed(geometry, images, weights, voxel_gains)
-    made = np.empty((slices, height, width), np.float32)
-    blocks = -(-slices // LANES)
-    squares, norms = np.zeros((blocks, iterations)), np.zeros(blocks)
-
-    def solve(block: int) -> None:
-        part = slice(block * LANES, min((block + 1) * LANES, slices))
-        (measured,) = blocks_of(given[:, part].transpose(1, 0, 2))
-        if initial is None:
-            volume = zeros((height, width, LANES))
-        else:
-            (volume,) = blocks_of(initial[part])
-        rays = ray_weights[:, :, None]
-        if weights is not None:
-            rays = rays * blocks_of(weights[:, part].transpose(1, 0, 2))[0]
-        norms[block] = _solve_block(
-            geometry, measured, volume, rays, voxel_gains, minimum,
-            squares[block],
-        )  # fmt: skip
-        made[part] = volume[:, :, : part.stop - part.start].transpose(2, 0, 1)
-
-    in_threads(solve, range(blocks))
-    norm = norms.sum()
-    relative = np.sqrt(squares.sum(axis=0) / norm) if norm > 0 else np.zeros(iterations)
-    return Reconstruction(made, relative)
-
-
-def _solve_block(
-    geometry: Geometry,
-    measured: Floats,
-    volume: Floats,
-    weights: Floats,
-    gains: Floats,
-    minimum: float,
-    squares: NDArray[np.float64],
-) -> float:
-    """Iterate on one block of slices; `volume` and `squares` are filled, the norm is returned."""
-    residual, weighted = zeros(measured.shape), zeros(measured.shape)
-    np.multiply(measured, weights, out=weighted)
-    norm = float(np.vdot(weighted, measured))
-    for iteration in range(squares.size):
-        residual[:] = measured
-        geometry.project(volume, residual, -1.0)
-        np.multiply(residual, weights, out=weighted)
-        squares[iteration] = np.vdot(weighted, residual)
-        geometry.backproject(weighted, volume, gains, minimum)
-    return norm
+    return iterated(
+        given, geometry, iterations, voxel_gains, minimum=minimum, initial=initial,
+        rays=ray_weights, weights=weights,
+    )  # fmt: skip
 
 
 def _with_needed(

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.arrays import checked_series, in_threads, zeros
-from .projector import LANES, Geometry, blocks_of
+from ..core.arrays import checked_series
+from .gradient_steps import checked_initial, iterated
+from .projector import Geometry
 from .reconstruction import Reconstruction
 
 
@@ -74,32 +75,6 @@ def resire(
     count, slices, detector = images.shape
     height, width = slice_shape or (detector, detector)
     geometry = Geometry(tilts, detector, height, width)
-    if initial is not None and initial.shape != (slices, height, width):
-        raise ValueError(
-            f"the initial volume has the shape {initial.shape}; {(slices, height, width)} is needed"
-        )
+    checked_initial(initial, (slices, height, width))
     gains = np.full((height, width), step / (count * detector), np.float32)
-    made = np.empty((slices, height, width), np.float32)
-    blocks = -(-slices // LANES)
-    squares, norms = np.zeros((blocks, iterations)), np.zeros(blocks)
-
-    def solve(block: int) -> None:
-        part = slice(block * LANES, min((block + 1) * LANES, slices))
-        (measured,) = blocks_of(images[:, part].transpose(1, 0, 2))
-        if initial is None:
-            volume = zeros((height, width, LANES))
-        else:
-            (volume,) = blocks_of(initial[part])
-        residual = zeros(measured.shape)
-        norms[block] = np.vdot(measured, measured)
-        for iteration in range(iterations):
-            residual[:] = measured
-            geometry.project(volume, residual, -1.0)
-            squares[block, iteration] = np.vdot(residual, residual)
-            geometry.backproject(residual, volume, gains, 0.0)
-        made[part] = volume[:, :, : part.stop - part.start].transpose(2, 0, 1)
-
-    in_threads(solve, range(blocks))
-    norm = norms.sum()
-    relative = np.sqrt(squares.sum(axis=0) / norm) if norm > 0 else np.zeros(iterations)
-    return Reconstruction(made, relative)
+    return iterated(images, geometry, iterations, gains, initial=initial)

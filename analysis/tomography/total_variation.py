@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from ..core.arrays import Floats, checked_series, in_threads, zeros
 from ..core.weights import checked_weights, every_pixel, field_of, filled
+from .gradient_steps import checked_initial
 from .image_levels import automatic_weight
 from .projector import LANES, Geometry, blocks_of, slices_of
 from .reconstruction import Reconstruction
@@ -95,8 +96,7 @@ class TvSolver:
         if weight != "auto" and not (math.isfinite(weight) and weight >= 0):
             raise ValueError(f"the weight is {weight}; it must be 'auto' or a number >= 0")
         shape = (slices, height, width)
-        if initial is not None and initial.shape != shape:
-            raise ValueError(f"the initial volume has the shape {initial.shape}; {shape} is needed")
+        checked_initial(initial, shape)
         if initial is not None and not np.isfinite(initial).all():
             raise ValueError("the initial volume holds NaN or infinity")
         self._slices, self._detector = slices, detector
