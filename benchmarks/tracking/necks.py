@@ -75,10 +75,6 @@ def measured(folder, mode, seed, speed):
     return frames[0], frames[-41:]
 
 
-class Aligned:
-    """Stands for the alignment in `Figures`, which prints nothing of it here."""
-
-
 class Necks:
     """What one neck of the table tells."""
 
@@ -103,7 +99,7 @@ def figures_of(folder, mode, seed, speed):
     # The rows behind the last neck are empty.
     necks = [Necks(row) for row in table if np.isfinite(row["particle_a"])]
     order = np.argsort(tilts)
-    outcome = Aligned(), volume, particles, necks, 0.0
+    outcome = None, volume, particles, necks, 0.0  # nothing is told of the alignment
     return Figures(truth, tilts[order], offsets[order], outcome), truth, tilts, offsets
 
 

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from bench_instruments import BenchBeam, BenchDetector
+from bench_instruments import BenchBeam, BenchDetector, BenchRun
 from blurred_specimen import CONVERGENCE_MRAD, blurred
 
 from pyrotome.analysis.tracking.tracker import Tracker
 from pyrotome.daemon.acquisition import focus_series
-from pyrotome.daemon.acquisition.context import AcquisitionContext
 from pyrotome.daemon.acquisition.focus_series import FocusSeries
-from pyrotome.daemon.acquisition.plan_progress import PlanProgress
 from pyrotome.daemon.schedule.dose import DoseLedger
 from pyrotome.daemon.schedule.focus_scans import focus_series_e_per_nm2
-from pyrotome.daemon.schedule.plan import Plan
 from pyrotome.daemon.tracking.follower import Follower
 from pyrotome.drivers.base import DetectorFrame, DeviceLost
 from pyrotome.drivers.readings import BeamReach, Reach
@@ -95,40 +91,24 @@ class Scanner(BenchDetector):
         )  # fmt: skip
 
 
-class Bench:
+class Bench(BenchRun):
     """The focus series of a run, whose tracker lives in this process and answers at once."""
 
     def __init__(self, limit: float | None = None, **focus: Any) -> None:
+        super().__init__()
         clock = ExperimentClock(speed=100)
         self.column = Column(clock)
         self.scanner = Scanner(clock, self.column)
         self.ledger = DoseLedger(limit, None)
         self.ledger.reserve(SERIES, 0.0, is_series=True)
-        self.events: list[str] = []
-        self.journal: list[Any] = []
         self.index, self.dead = 0, False
         self.tracker = Tracker(convergence_mrad=CONVERGENCE_MRAD, depth_nm=DEPTH_NM)
         self.follower = Follower(
             Track(), Focus.model_validate({"dose": "20 e/nm^2", **focus}), self.column, clock,
             SETTINGS.field_nm, self.tracking, lambda *_: None, self.event, lambda: None,
         )  # fmt: skip
-        watch = SimpleNamespace(temperature_at=lambda _: 200.0)
-        progress = PlanProgress(Plan(None, (), ()), clock)  # type: ignore[arg-type]
-        self.context = AcquisitionContext(
-            self.column, self.scanner, SETTINGS, self.ledger, self, clock, watch, None,
-            progress, self, follower=self.follower,  # type: ignore[arg-type]
-        )  # fmt: skip
+        self.context = self.acquisition_context(self.column, self.scanner, SETTINGS, self.ledger)
         self.series = FocusSeries(self.context, self.follower)
-
-    # What the run has besides.
-    def note(self, entry: Any) -> None:
-        self.journal.append(entry)
-
-    async def caught_up(self) -> None: ...
-    def save(self) -> None: ...
-    def telemetry(self, *_: Any) -> None: ...
-    def event(self, _level: str, _source: str, message: str, **_: Any) -> None:
-        self.events.append(message)
 
     def tracking(self, told: Any, pixels: Any = None) -> None:
         answers: dict[str, Any] = {}
@@ -139,9 +119,7 @@ class Bench:
                 answers["focused"], answers["table"] = found
         else:
             answers["table"] = self.tracker.tell(told)
-        self.follower.note(
-            {name: one.model_dump(mode="json") for name, one in answers.items() if one is not None}
-        )
+        self.answer(answers)
 
     async def begin(self) -> None:
         await self.follower.prepare()

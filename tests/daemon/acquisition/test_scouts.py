@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import math
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from bench_instruments import BenchBeam, BenchDetector
+from bench_instruments import BenchBeam, BenchDetector, BenchRun
 from tracked_specimen import FIELD_NM, frame
 
 from pyrotome.analysis.tracking.tracker import Tracker
-from pyrotome.daemon.acquisition.context import AcquisitionContext
-from pyrotome.daemon.acquisition.plan_progress import PlanProgress
 from pyrotome.daemon.acquisition.scouts import Scouts
 from pyrotome.daemon.schedule.dose import DoseLedger
-from pyrotome.daemon.schedule.plan import Plan
 from pyrotome.daemon.tracking import scout_answers
 from pyrotome.daemon.tracking.follower import Follower
 from pyrotome.drivers.base import DetectorFrame, DeviceLost
@@ -88,17 +84,16 @@ class Scanner(BenchDetector):
         )  # fmt: skip
 
 
-class Bench:
+class Bench(BenchRun):
     """The scouts of a run, whose tracker lives in this process and answers at once."""
 
     def __init__(self, limit: float | None = None, speed: float = 100, **track: Any) -> None:
+        super().__init__()
         clock = ExperimentClock(speed=speed)
         self.column = Column(clock)
         self.scanner = Scanner(clock, self.column)
         self.ledger = DoseLedger(limit, None)
         self.ledger.reserve(SERIES, 1.0, is_series=True)
-        self.events: list[str] = []
-        self.journal: list[Any] = []
         self.told: list[FrameTaken] = []
         self.pauses, self.dead = 0, False
         self.tracker = Tracker()
@@ -106,23 +101,8 @@ class Bench:
             Track.model_validate(track), Focus(by="none"), self.column, clock, FIELD_NM,
             self.tracking, lambda *_: None, self.event, self._pause,
         )  # fmt: skip
-        watch = SimpleNamespace(temperature_at=lambda _: 200.0)
-        progress = PlanProgress(Plan(None, (), ()), clock)  # type: ignore[arg-type]
-        self.context = AcquisitionContext(
-            self.column, self.scanner, SETTINGS, self.ledger, self, clock, watch, None,
-            progress, self, follower=self.follower,  # type: ignore[arg-type]
-        )  # fmt: skip
+        self.context = self.acquisition_context(self.column, self.scanner, SETTINGS, self.ledger)
         self.scouts = Scouts(self.context, self.follower)
-
-    # What the run has besides.
-    def note(self, entry: Any) -> None:
-        self.journal.append(entry)
-
-    async def caught_up(self) -> None: ...
-    def save(self) -> None: ...
-    def telemetry(self, *_: Any) -> None: ...
-    def event(self, _level: str, _source: str, message: str, **_: Any) -> None:
-        self.events.append(message)
 
     def _pause(self) -> None:
         self.pauses += 1
@@ -136,9 +116,7 @@ class Bench:
             answers = {"measured": measured, "table": table}
         else:
             answers = {"table": self.tracker.tell(told)}
-        self.follower.note(
-            {name: one.model_dump(mode="json") for name, one in answers.items() if one is not None}
-        )
+        self.answer(answers)
 
     async def begin(self, tilts: tuple[float, ...] = (0.0, 2.0, 4.0, 6.0)) -> None:
         """Begin a series, whose first frame defines where the specimen belongs."""
