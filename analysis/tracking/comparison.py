@@ -116,11 +116,12 @@ def answer_of(
 ) -> OffsetMeasured:
     """The answer about a picture that was compared; `slip` as in `OffsetMeasured`."""
     known = math.isfinite(sum(found.offset_nm)) and math.isfinite(sum(found.sd_nm))
-    predicted_sd = expected.sd_nm[0].tolist()
+    predicted, predicted_sd = expected.offset_nm[0].tolist(), expected.sd_nm[0].tolist()
     return answer_to(header).model_copy(
         update={
             "offset_nm": found.offset_nm if known else None,
             "sd_nm": found.sd_nm if known else None,
+            "predicted_nm": (predicted[0], predicted[1]),
             "predicted_sd_nm": (predicted_sd[0], predicted_sd[1]),
             "score": found.score,
             "least": found.least,

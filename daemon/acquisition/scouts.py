@@ -23,7 +23,7 @@ from ..schedule.scout_scans import (
     scout_settings,
 )
 from ..tracking.follower import Follower
-from ..tracking.scout_answers import answer_to
+from ..tracking.scout_answers import ANSWER_S, answer_to
 from .context import AcquisitionContext
 from .single_picture import take_single_picture
 
@@ -208,7 +208,13 @@ class Scouts:
         )
         context.out.tracking(taken, picture.frame.data)
         follower.scout_t_ns = t_ns
-        return await answer_to(answer)
+        found = await answer_to(answer)
+        if found is None:
+            self._warn(
+                f"{self._account} frame {index} at {tilt_deg:g} deg: a scout had no answer within "
+                f"{ANSWER_S:g} s; the frame is exposed by the newest table"
+            )
+        return found
 
     def _warn(self, text: str) -> None:
         self._context.out.event("warning", "tracker", text)

@@ -43,13 +43,13 @@ from ...protocols.messages.tracking_rules import (
 from .applied_shift import AppliedShift
 from .focus_needs import FocusNeeds
 from .height_correction import MOVE_ERROR_NM, HeightCorrection
-from .scout_answers import ScoutAnswers
+from .scout_answers import ANSWER_S, ScoutAnswers
 from .tracking_alarms import TrackingAlarms
 from .tracking_plan import calibration_told
 from .tracking_status import tracking_status
 
 # Wall seconds that the engine waits for a table at the beginning of a series and after a move.
-_ANSWER_S, _POLL_S = 1.0, 0.005
+_POLL_S = 0.005
 # Times running that the beam shift has moved by itself, after which the run pauses.
 _MOST_FORGOTTEN = 2
 CHANNELS: Mapping[str, str] = {
@@ -333,7 +333,7 @@ class Follower:
 
     async def table_comes(self) -> None:
         """Wait until the tracker has answered, for as long as it may take."""
-        end_s = time.monotonic() + _ANSWER_S
+        end_s = time.monotonic() + ANSWER_S
         while self._table is None and time.monotonic() < end_s:
             await asyncio.sleep(_POLL_S)
 

@@ -7,7 +7,8 @@ import asyncio
 from ...protocols.messages.tracking import OffsetMeasured
 
 # Wall seconds. A tracker answers within some ms; on a busy computer it may have to wait for a core.
-ANSWER_S = 1.0
+# A frame that is exposed in vain costs more than the time.
+ANSWER_S = 3.0
 
 
 class ScoutAnswers:

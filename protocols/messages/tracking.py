@@ -200,6 +200,8 @@ class BlurSeen(Strict):
 class OffsetMeasured(Strict):
     """Where the specimen was in a frame; `offset_nm` is absent where that could not be measured.
 
+    `predicted_nm` is where the model expected it with the beam shift as it was: not at its place
+    where the table was old, or where the beam could not be shifted so far.
     `doubt` says why it is not believed; it is empty if it is. `unexpected` is a clear match at a
     place that the model excludes: a scout should confirm it. `slip` is the probability that the
     stage has slipped before the frame, `least` the score below which nothing is believed. `blur`
@@ -214,6 +216,7 @@ class OffsetMeasured(Strict):
     tilt_deg: Degrees
     offset_nm: Pair | None = None
     sd_nm: SdPair | None = None
+    predicted_nm: Pair | None = None
     predicted_sd_nm: SdPair | None = None
     score: Finite = 0.0
     least: Finite = 0.0

@@ -191,12 +191,13 @@ def correction_fails(recent: Sequence[OffsetMeasured]) -> bool:
     Returns
     -------
     bool
-        True where the offset has grown in one direction in three frames running although it was
-        corrected, or where three offsets running lie on one side, by more than the model allows.
-        A slip does neither: the frame after it is corrected.
+        True where what was not predicted has grown in one direction in three frames running although
+        it was corrected, or where it lies on one side three times running, by more than the model
+        allows. A slip does neither: the frame after it is corrected. Nor does a tracker that is
+        late: it knows that the beam was not shifted yet.
     """
     frames = [m for m in recent if m.scan == "frame"][-GROWING_FRAMES:]
-    offsets = [m.offset_nm for m in frames if m.offset_nm is not None and m.doubt == ""]
+    offsets = [off for m in frames if (off := _unpredicted_nm(m)) is not None and m.doubt == ""]
     if len(offsets) < GROWING_FRAMES:
         return False
     surprises = [_surprise(m) for m in frames]
@@ -226,10 +227,19 @@ def not_found_running(recent: Sequence[OffsetMeasured]) -> bool:
     return len(frames) == GROWING_FRAMES and all(m.doubt for m in frames)
 
 
+def _unpredicted_nm(found: OffsetMeasured) -> Pair | None:
+    """What of an offset the model did not predict."""
+    if found.offset_nm is None:
+        return None
+    predicted = found.predicted_nm or (0.0, 0.0)
+    return found.offset_nm[0] - predicted[0], found.offset_nm[1] - predicted[1]
+
+
 def _surprise(found: OffsetMeasured) -> float:
-    if found.offset_nm is None or found.predicted_sd_nm is None:
+    offset = _unpredicted_nm(found)
+    if offset is None or found.predicted_sd_nm is None:
         return 0.0
-    pairs = zip(found.offset_nm, found.predicted_sd_nm, strict=True)
+    pairs = zip(offset, found.predicted_sd_nm, strict=True)
     return max(abs(part) / max(sd, 1.0) for part, sd in pairs)
 
 

@@ -107,6 +107,12 @@ def test_correcting_stops_where_it_makes_things_worse(offsets, fails):
     assert correction_fails([measured(offset) for offset in offsets]) is fails
 
 
+def test_offsets_of_a_beam_that_was_not_shifted_yet_are_no_failed_correction():
+    offsets = [(0, 60), (0, 140), (0, 300)]
+    late = [measured(off).model_copy(update={"predicted_nm": off}) for off in offsets]
+    assert not correction_fails(late)
+
+
 def test_three_frames_without_the_specimen_are_enough():
     lost = measured(None, doubt="decoy")
     assert not_found_running([measured(), lost, lost, lost])

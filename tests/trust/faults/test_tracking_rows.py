@@ -256,10 +256,9 @@ def test_lost_and_pointed_out(cli: Any, microscope: Microscope, reaction: Any) -
     assert resumed_at(f"{off_nm[0]:.0f} nm,{off_nm[1]:.0f} nm").returncode == 0
     assert running.wait() == 0, running.text()
     reaction.ends()
-    off, are_frames = truly_off(microscope), frames_of(microscope)
+    off, are_frames, said = truly_off(microscope), frames_of(microscope), messages(cli.folder)
     assert off[~are_frames].max() > 2000, "a scout has seen it"
-    assert off[are_frames][1:].max() < 60, off.round()
-    said = messages(cli.folder)
+    assert off[are_frames][1:].max() < 60, (off.round(), said)
     assert sum("'local' says: the specimen stands at" in text for text in said) == 2
     assert any("stands at (0, 0) nm (y, x) in the picture of the search" in text for text in said)
 
