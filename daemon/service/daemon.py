@@ -48,6 +48,8 @@ __all__ = ["Busy", "Daemon", "exit_code"]
 
 # Wall seconds between looks at keys and connections.
 _ACCESS_INTERVAL_S = 0.25
+# How long messages that were not sent yet may hold up the end.
+_LINGER_MS = 500
 
 
 class Daemon:
@@ -92,6 +94,9 @@ class Daemon:
         self.zmq_context = zmq.asyncio.Context()
         # Connections from outside are served by a thread of their own.
         self._public_context = zmq.asyncio.Context()
+        # Known from the first connection on: set at the end alone, it can hang libzmq (its issue 3252).
+        for context in (self.zmq_context, self._public_context):
+            context.setsockopt(zmq.LINGER, _LINGER_MS)
         # Events from before the hub exists are published when the daemon is open.
         self._early_events: list[Event] = []
         try:
@@ -123,8 +128,8 @@ class Daemon:
         end_early()
 
     def _end_contexts(self) -> None:
-        self.zmq_context.destroy(linger=500)
-        self._public_context.destroy(linger=500)
+        self.zmq_context.destroy(linger=_LINGER_MS)
+        self._public_context.destroy(linger=_LINGER_MS)
 
     # --- lifetime -------------------------------------------------------------------------------
 
