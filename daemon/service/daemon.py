@@ -94,7 +94,7 @@ class Daemon:
         self.zmq_context = zmq.asyncio.Context()
         # Connections from outside are served by a thread of their own.
         self._public_context = zmq.asyncio.Context()
-        # Known from the first connection on: set at the end alone, it can hang libzmq (its issue 3252).
+        # From the first connection on: set at the end, it can hang libzmq (its issue 3252).
         for context in (self.zmq_context, self._public_context):
             context.setsockopt(zmq.LINGER, _LINGER_MS)
         # Events from before the hub exists are published when the daemon is open.

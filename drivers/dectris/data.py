@@ -69,7 +69,7 @@ class StreamLink:
         self.close()
         self._frame_bytes = frame_bytes
         self._context = zmq.asyncio.Context()
-        # Known from the first connection on: set at the end alone, it can hang libzmq (its issue 3252).
+        # From the first connection on: set at the end, it can hang libzmq (its issue 3252).
         self._context.setsockopt(zmq.LINGER, 0)
         link = self._socket = self._context.socket(zmq.PULL)
         # The same socket without an event loop, for what is there already.

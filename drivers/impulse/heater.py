@@ -230,7 +230,7 @@ class ImpulseHeater(SampledHeater):
         await self.disconnect()
         await check_listens(self.name, "connect", self._addresses[0], left_s(deadline))
         self._context = zmq.asyncio.Context()
-        # Known from the first connection on: set at the end alone, it can hang libzmq (its issue 3252).
+        # From the first connection on: set at the end, it can hang libzmq (its issue 3252).
         self._context.setsockopt(zmq.LINGER, 0)
         self.control.open(self._context)
         try:

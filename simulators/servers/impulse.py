@@ -94,7 +94,7 @@ class _Sockets:
 
     def __init__(self, control: str, data: str) -> None:
         self.context = zmq.asyncio.Context()
-        # Known from the first connection on: set at the end alone, it can hang libzmq (its issue 3252).
+        # From the first connection on: set at the end, it can hang libzmq (its issue 3252).
         self.context.setsockopt(zmq.LINGER, 0)
         self.endpoints = control, data
         # Held while something is sent or received: a socket must not be closed under it.

@@ -103,7 +103,7 @@ async def serve(
         If an endpoint cannot be bound.
     """
     context = zmq.asyncio.Context()
-    # Known from the first connection on: set at the end alone, it can hang libzmq (its issue 3252).
+    # From the first connection on: set at the end, it can hang libzmq (its issue 3252).
     context.setsockopt(zmq.LINGER, 0)
     try:
         push = context.socket(zmq.PUSH)
