@@ -85,6 +85,8 @@ class DiffusionFit:
         Depth of the interface against the estimate.
     blur_um : float
         Sd of the blur.
+    background : float
+        Events without the species, as a part of those in the source.
     level : ndarray of shape (frames,)
         Level of the source against that of the last frame; 1 where it is held constant.
     misfit : float
@@ -106,6 +108,7 @@ class DiffusionFit:
     interface_um: Array
     interface_sd_um: Array
     blur_um: float
+    background: float
     level: Array
     misfit: float
     log_likelihood: float
@@ -388,6 +391,7 @@ def _result(
         interface_um=parameters[boxes].copy(),
         interface_sd_um=sd[boxes],
         blur_um=float(np.exp(parameters[_LOG_BLUR])),
+        background=float(np.exp(parameters[_LOG_BACKGROUND])),
         level=model.level(parameters, model.profiles.temperature_c),
         misfit=misfit,
         log_likelihood=value,

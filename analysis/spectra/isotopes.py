@@ -8,6 +8,8 @@ import numpy as np
 from molmass import Formula, FormulaError
 from numpy.typing import NDArray
 
+_HALF_MASS = 0.5
+
 
 def isotope_spectrum(formula: str, mass_axis: NDArray[np.float64]) -> NDArray[np.float64]:
     """Spectrum of an element or a molecule on an axis of mass over charge.
@@ -17,8 +19,8 @@ def isotope_spectrum(formula: str, mass_axis: NDArray[np.float64]) -> NDArray[np
     formula : str
         Such as ``B``, ``NaFe`` or ``FeHBO2``.
     mass_axis : ndarray of shape (channels,)
-        Middle of each channel, in ascending order; a channel reaches to the middle between it and
-        its neighbour. Masses are whole numbers, as peak lists have them.
+        Middle of each channel, in ascending order. An isotope counts for the nearest channel, if
+        that is no further away than half a mass: a list of peaks has gaps.
 
     Returns
     -------
@@ -42,12 +44,10 @@ def isotope_spectrum(formula: str, mass_axis: NDArray[np.float64]) -> NDArray[np
         why = str(error).splitlines()[0]
         raise ValueError(f"'{formula}' is no chemical formula: {why}") from None
     spectrum = np.zeros(len(mass_axis))
-    middles = 0.5 * (mass_axis[1:] + mass_axis[:-1])
-    least = mass_axis[0] - (middles[0] - mass_axis[0]) if len(middles) else -np.inf
-    most = mass_axis[-1] + (mass_axis[-1] - middles[-1]) if len(middles) else np.inf
     for entry in entries:
-        if least <= entry.massnumber <= most:
-            spectrum[np.searchsorted(middles, entry.massnumber)] += entry.fraction
+        nearest = int(np.argmin(np.abs(mass_axis - entry.massnumber)))
+        if abs(mass_axis[nearest] - entry.massnumber) <= _HALF_MASS:
+            spectrum[nearest] += entry.fraction
     total = spectrum.sum()
     return spectrum / total if total > 0 else spectrum
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 ROOMS = (
-    "core", "io", "denoise", "tomography", "alignment", "atoms", "particles", "report", "motion",
+    "core", "io", "denoise", "tomography", "alignment", "atoms", "particles", "report", "motion", "spectra",
     "sharpness", "tracking",
 )  # fmt: skip
 # Sections of numpydoc that list names, types and descriptions.
