@@ -1,4 +1,4 @@
-"""The commands `import`, `process`, `atoms`, `spectra`, `export`: their options, and help, stated here alone.
+"""The commands on files, such as `import` and `process`: options and help, stated here alone.
 
 The command line finds them by the entry-point group `pyrotome.commands`. Each imports what it
 needs when it is carried out, so that other commands start fast.
@@ -250,7 +250,8 @@ def spectra(
     law: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="LAW", help="fick, fick-free-source or paper; may be repeated. Else fick, paper."
+            metavar="LAW",
+            help="fick, fick-free-source or paper; may be repeated. Else fick, paper.",
         ),
     ] = None,
     table: Annotated[

@@ -111,7 +111,10 @@ def _names(written: str) -> tuple[str, ...]:
 
 
 def spectra_command(
-    request: RampRequest, target: Path, table: Path | None, figure: Path | None,
+    request: RampRequest,
+    target: Path,
+    table: Path | None,
+    figure: Path | None,
     laws: tuple[str, ...],
 ) -> int:
     """Carry out ``pyrotome spectra``; returns the exit code: 1 where no law could be fitted."""

@@ -231,7 +231,8 @@ def plot_ramp(path: Path, result: RampResult) -> None:
 
     figure = Figure(figsize=(11.0, 7.0), layout="constrained")
     FigureCanvasAgg(figure)
-    above, below = figure.subfigures(2, 1, height_ratios=(1.0, 1.25))
+    parts: Any = figure.subfigures(2, 1, height_ratios=(1.0, 1.25))
+    above, below = parts
     _draw_maps(above, result)
     lengths, arrhenius = below.subplots(1, 2)
     _draw_lengths(lengths, result)
@@ -246,6 +247,7 @@ def _draw_maps(figure: Any, result: RampResult) -> None:
     most = float(np.quantile(pictures, 0.995)) or 1.0
     axes = figure.subplots(1, len(chosen), squeeze=False)[0]
     height_um, width_um = (size * result.pixel_um for size in pictures.shape[1:])
+    shown: Any = None
     for axis, which, picture in zip(axes, chosen, pictures, strict=True):
         shown = axis.imshow(
             picture, cmap="magma", vmin=0, vmax=most, extent=(0, width_um, height_um, 0)

@@ -31,7 +31,8 @@ REFERENCE_C = 330.0
 # Two-sided, of a normal distribution.
 Z95 = 1.959964
 _CM2 = 1e-8  # in a square micrometre
-_ITERATIONS, _CONVERGED = 40, 1e-5
+# The search has ended where a full step would add less to the log likelihood.
+_ITERATIONS, _CONVERGED = 40, 1e-3
 # Of the source's level; it may change from so many kelvin before the first frame.
 _KNOTS, _CHANGES, _BEFORE_K = 9, 41, 60.0
 # Sd of the second differences of the logarithm of the level between knots, and of the change of
@@ -118,7 +119,7 @@ class DiffusionFit:
     @property
     def log_d0(self) -> float:
         """Natural logarithm of D0 in um^2/s."""
-        return self.log_d_reference + self.activation_j_per_mol / _rt(REFERENCE_C)
+        return self.log_d_reference + float(self.activation_j_per_mol / _rt(REFERENCE_C))
 
     @property
     def log_d0_sd(self) -> float:
@@ -150,7 +151,8 @@ class _Model:
     """Expected profiles for a vector of parameters."""
 
     def __init__(self, profiles: Profiles, law: Law) -> None:
-        self.profiles, self.law = profiles, law
+        self.profiles = profiles
+        self.law: Law = law
         self.boxes = profiles.counts.shape[1]
         self.knots = slice(_BOXES + self.boxes, None)
         self.free = law == "fick-free-source"
@@ -327,13 +329,16 @@ def _objective(model: _Model, parameters: Array) -> float:
 def _search(
     model: _Model, parameters: Array, progress: Callable[[float], None] | None
 ) -> tuple[Array, float, Array, bool]:
-    """Fisher scoring with Levenberg's damping: parameters, likelihood, information, whether ended."""
+    """Fisher scoring, damped: parameters, likelihood, information, and whether it has ended."""
     damping, value, converged = 1e-2, _objective(model, parameters), False
     information = np.eye(len(parameters))
     for number in range(_ITERATIONS):
         if progress is not None:
             progress(number / _ITERATIONS)
         gradient, information = _scoring(model, parameters)
+        if 0.5 * float(gradient @ np.linalg.pinv(information) @ gradient) < _CONVERGED:
+            converged = True
+            break
         while damping < 1e8:
             damped = information + damping * np.diag(np.maximum(np.diag(information), 1e-9))
             step = np.linalg.solve(damped, gradient)
@@ -344,11 +349,8 @@ def _search(
             damping *= 8.0
         else:
             break
-        gain, value = moved - value, moved
+        value = moved
         parameters, damping = parameters + step, max(damping / 8.0, 1e-9)
-        if gain < _CONVERGED * max(1.0, len(parameters)) and damping < 1.0:
-            converged = True
-            break
     return parameters, value, information, converged
 
 
@@ -373,7 +375,7 @@ def _result(
     misfit = float(((counts - expected)[seen] ** 2 / expected[seen]).sum()) / freedom
     covariance = np.linalg.pinv(information) * max(1.0, misfit)
     scale = np.array([1.0, _J_PER_MOL])
-    two = covariance[:2, :2] * scale[:, None] * scale[None, :]
+    two = np.array(covariance[:2, :2] * scale[:, None] * scale[None, :], np.float64)
     sd = np.sqrt(np.maximum(np.diag(covariance), 0.0))
     boxes = slice(_BOXES, _BOXES + model.boxes)
     doubts: list[str] = []

@@ -87,7 +87,9 @@ def _compare(
 
 @njit(cache=True, nogil=True, fastmath=True)
 def _add_moved(
-    total: NDArray[np.float32], seen: NDArray[np.float32], frame: NDArray[np.float32],
+    total: NDArray[np.float32],
+    seen: NDArray[np.float32],
+    frame: NDArray[np.float32],
     shift: tuple[float, float],
 ) -> None:
     """Add a frame, moved back by its shift, to the sum; `seen` counts the frames of each pixel."""
@@ -113,7 +115,8 @@ def _add_moved(
 
 def _smoothed(maps: NDArray[np.float32]) -> NDArray[np.float32]:
     """Maps for the comparison: both sides are smoothed alike, else each frame is moved a little."""
-    return np.stack([gaussian_filter(one, _SMOOTH_PX, truncate=3.0) for one in maps])
+    smooth = [gaussian_filter(one, _SMOOTH_PX, truncate=3.0) for one in maps]
+    return np.stack(smooth).astype(np.float32, copy=False)
 
 
 class DriftFollower:
@@ -138,18 +141,17 @@ class DriftFollower:
     def mean(self) -> NDArray[np.float32]:
         """Mean of all frames, moved back; shape (maps, rows, columns)."""
         assert self._total is not None
-        return self._total / np.maximum(self._seen, 1)
+        return (self._total / np.maximum(self._seen, 1)).astype(np.float32, copy=False)
 
     @property
     def mean_of_moving(self) -> NDArray[np.float32]:
         """The same of the maps that were given as moving; ValueError if none were."""
         if self._moving is None:
             raise ValueError("no map was given")
-        return self._moving / np.maximum(self._moving_seen, 1)
+        found = self._moving / np.maximum(self._moving_seen, 1)
+        return found.astype(np.float32, copy=False)
 
-    def feed(
-        self, maps: NDArray[np.float32], moving: NDArray[np.float32] | None = None
-    ) -> Drift:
+    def feed(self, maps: NDArray[np.float32], moving: NDArray[np.float32] | None = None) -> Drift:
         """Place the next frame.
 
         Parameters

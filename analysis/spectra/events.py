@@ -40,7 +40,9 @@ class EventFrame:
 
     def spectrum(self) -> NDArray[np.float64]:
         """Sum over all pixels, shape (channels,)."""
-        return np.bincount(self.channel, self.number, self.n_channels)
+        return np.bincount(self.channel, self.number, self.n_channels).astype(
+            np.float64, copy=False
+        )
 
     def image(self) -> NDArray[np.float64]:
         """Events of each pixel, all channels together; shape (rows, columns)."""
@@ -63,9 +65,7 @@ class EventFrame:
         return EventFrame(self.shape, self.n_channels, self.starts, self.channel, number)
 
 
-def frame_of_events(
-    counts: NDArray[Any], channels: NDArray[Any], n_channels: int
-) -> EventFrame:
+def frame_of_events(counts: NDArray[Any], channels: NDArray[Any], n_channels: int) -> EventFrame:
     """A frame from its event list.
 
     Parameters

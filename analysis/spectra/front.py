@@ -204,7 +204,8 @@ class FrontFollower:
             straightened(image[:, part], row[part], self._above, self._below)
             for part in np.array_split(columns, self._boxes)
         ]
-        return np.stack(counts), np.arange(-self._above, self._below) + offset
+        depth_px = np.arange(-self._above, self._below, dtype=np.float64) + offset
+        return np.stack(counts), depth_px
 
     def lengths(self, counts: Array, depth_px: Array) -> FrontLengths:
         """Front length of each box's profile; arguments as they come from `profile`."""

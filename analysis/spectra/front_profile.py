@@ -22,7 +22,9 @@ from numpy.typing import NDArray
 from scipy.special import ndtr, owens_t
 
 Array = NDArray[np.float64]
-_Y_MOST, _Y_STEPS, _LENGTH_STEPS = 8.0, 801, 401
+_Y_MOST, _Y_STEPS, _LENGTH_STEPS = 8.0, 1601, 1601
+
+_PART_MOST = 1.0 - 1e-6
 
 
 def front_profile(x: Array, length: Array) -> Array:
@@ -46,15 +48,15 @@ def front_profile(x: Array, length: Array) -> Array:
 def _table() -> tuple[Array, Array]:
     """Phi(-y) at steps of y, and 2 T(y, lambda) at steps of y >= 0 and of lambda/(1+lambda)."""
     y = np.linspace(0.0, _Y_MOST, _Y_STEPS)
-    part = np.linspace(0.0, 1.0 - 1e-6, _LENGTH_STEPS)
+    part = np.linspace(0.0, _PART_MOST, _LENGTH_STEPS)
     return ndtr(-y), 2.0 * owens_t(y[None, :], (part / (1.0 - part))[:, None])
 
 
 @njit(cache=True, nogil=True, fastmath=True)
 def _fill(x: Array, lengths: Array, below: Array, owen: Array, found: Array) -> None:
     """The profile of each change of the source, by bilinear interpolation."""
-    per_y = (below.size - 1) / 8.0
-    per_part = (owen.shape[0] - 1) / (1.0 - 1e-6)
+    per_y = (below.size - 1) / _Y_MOST
+    per_part = (owen.shape[0] - 1) / _PART_MOST
     for t in range(lengths.shape[0]):
         for j in range(lengths.shape[1]):
             length = lengths[t, j]
@@ -94,7 +96,7 @@ def tabulated_profiles(x: Array, lengths: Array) -> Array:
     Returns
     -------
     ndarray of shape (frames, rows, changes)
-        To 1e-5. The profile of the source is their sum, weighted by what each change was.
+        To 5e-5. The profile of the source is their sum, weighted by what each change was.
     """
     found = np.empty((*x.shape, lengths.shape[1]))
     below, owen = _table()

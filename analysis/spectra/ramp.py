@@ -197,9 +197,7 @@ class RampAnalysis:
                              None, tuple(doubts))  # fmt: skip
         early = time.last_c < self.settings.from_c
         moving = components.assigned[self._moving : self._moving + 1]
-        drift = self._drift.feed(
-            components.assigned[self._staying], moving if early else None
-        )
+        drift = self._drift.feed(components.assigned[self._staying], moving if early else None)
         if drift.doubt:
             doubts.append(drift.doubt)
         self._frames_before += early

@@ -110,9 +110,13 @@ def main():
     print(f"\n{given.seeds} seeds, {given.counts:g} counts a pixel, source {given.source}, law "
           f"{given.law}: mean error and sd of single runs in %")  # fmt: skip
     for k, name in enumerate(("Q", "ln D(330)", "ln D0")):
-        print(f"  {name:10} {100 * rows[:, k].mean():+.2f}, {100 * rows[:, k].std():.2f}, worst "
-              f"{100 * np.abs(rows[:, k]).max():.2f}; interval holds {100 * held[:, k].mean():.0f} %")
-    print(f"  front rms {1e3 * np.median(fronts):.1f} nm; {1e3 * np.median(frame_s):.0f} ms a frame")
+        print(
+            f"  {name:10} {100 * rows[:, k].mean():+.2f}, {100 * rows[:, k].std():.2f}, worst "
+            f"{100 * np.abs(rows[:, k]).max():.2f}; interval holds {100 * held[:, k].mean():.0f} %"
+        )
+    print(
+        f"  front rms {1e3 * np.median(fronts):.1f} nm; {1e3 * np.median(frame_s):.0f} ms a frame"
+    )
     peers = np.array(peers)
     print(f"  peer (threshold, curve fit): Q {100 * peers[:, 0].mean():+.0f} %, ln D(330) "
           f"{100 * peers[:, 1].mean():+.0f} %")  # fmt: skip

@@ -4,9 +4,9 @@
 
 For each element: correlation, pixel by pixel, of a map of the last frame with the true mean of the
 counts. Time is CPU time of one thread a frame. Peers, where scikit-learn is installed (`pip install
-scikit-learn`): its NMF by coordinate descent and by multiplicative updates with the Kullback-Leibler
-loss, each on the last frame (eight components, NNDSVD start), components matched to elements by
-their spectra; and the image of the strongest peak of each element.
+scikit-learn`): its NMF by coordinate descent, and by multiplicative updates with the
+Kullback-Leibler loss, each on the last frame (eight components, NNDSVD start), components matched
+to elements by their spectra; and the image of the strongest peak of each element.
 """
 
 import argparse
@@ -62,7 +62,9 @@ def peers(frame, true, specimen):
     except ImportError:
         print("scikit-learn is not installed: no peers")
         return
-    counts = csr_matrix((frame.number, frame.channel, frame.starts), shape=(len(frame.starts) - 1, 200))
+    counts = csr_matrix(
+        (frame.number, frame.channel, frame.starts), shape=(len(frame.starts) - 1, 200)
+    )
     for label, options in (
         ("scikit-learn NMF, coordinate descent", {"solver": "cd"}),
         ("scikit-learn NMF, Kullback-Leibler", {"solver": "mu", "beta_loss": "kullback-leibler"}),
@@ -94,8 +96,11 @@ def main():
     ours("pyrotome, each frame by itself", frames, true, DecomposeSettings(weight=0.0))
     frame = frame_of_events(frames[-1].counts, frames[-1].channels, 200)
     dense = frame.dense()
-    line("strongest peak alone",
-         correlations({name: dense[..., mass - 1] for name, mass in PEAKS.items()}, true), 0.0)
+    line(
+        "strongest peak alone",
+        correlations({name: dense[..., mass - 1] for name, mass in PEAKS.items()}, true),
+        0.0,
+    )
     peers(frame, true, specimen)
 
 

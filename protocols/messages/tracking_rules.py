@@ -191,10 +191,10 @@ def correction_fails(recent: Sequence[OffsetMeasured]) -> bool:
     Returns
     -------
     bool
-        True where what was not predicted has grown in one direction in three frames running although
-        it was corrected, or where it lies on one side three times running, by more than the model
-        allows. A slip does neither: the frame after it is corrected. Nor does a tracker that is
-        late: it knows that the beam was not shifted yet.
+        True where what was not predicted has grown in one direction in three frames running
+        although it was corrected, or where it lies on one side three times running, by more than
+        the model allows. A slip does neither: the frame after it is corrected. Nor does a tracker
+        that is late: it knows that the beam was not shifted yet.
     """
     frames = [m for m in recent if m.scan == "frame"][-GROWING_FRAMES:]
     offsets = [off for m in frames if (off := _unpredicted_nm(m)) is not None and m.doubt == ""]

@@ -73,7 +73,7 @@ class TofDaqFile:
         if not path.is_file():
             raise BadInput(str(path), "no such file")
         try:
-            self._file = h5py.File(path, "r")
+            self._file: Any = h5py.File(path, "r")
         except OSError as error:
             raise BadInput(str(path), f"is no HDF5 file, or a damaged one: {error}") from None
         try:
@@ -93,7 +93,8 @@ class TofDaqFile:
             data = self._file.get("FullSpectra/EventList")
         if data is None or len(data.shape) < 3:
             raise BadInput(str(self._path), "holds neither PeakData nor EventList of a scan")
-        self._data, self.processed = data, len(data.shape) == 4
+        self._data: Any = data
+        self.processed = len(data.shape) == 4
         if self.processed and data.shape[3] != len(self.peaks.mass):
             raise BadInput(
                 str(self._path),
@@ -123,7 +124,9 @@ class TofDaqFile:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None,
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
         self._file.close()
@@ -262,7 +265,7 @@ class TofDaqWriter:
         began: datetime,
         labels: Sequence[str] | None = None,
     ) -> None:
-        self._file = h5py.File(path, "x", libver="latest")
+        self._file: Any = h5py.File(path, "x", libver="latest")
         self._frames = 0
         rows, columns = shape
         head = self._file.attrs
@@ -323,7 +326,9 @@ class TofDaqWriter:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None,
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
         self._file.close()

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 ROOMS = (
-    "core", "io", "denoise", "tomography", "alignment", "atoms", "particles", "report", "motion", "spectra",
-    "sharpness", "tracking",
+    "core", "io", "denoise", "tomography", "alignment", "atoms", "particles", "report", "motion",
+    "sharpness", "spectra", "tracking",
 )  # fmt: skip
 # Sections of numpydoc that list names, types and descriptions.
 _HEADING = re.compile(r"^(\w[\w ]*)\n-{3,}$", re.MULTILINE)

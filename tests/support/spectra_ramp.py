@@ -3,7 +3,7 @@
 import numpy as np
 
 from pyrotome.analysis.spectra import frame_of_events
-from pyrotome.simulators.world.spectra.sodium_front import Ramp, SodiumFront
+from pyrotome.simulators.world.spectra.sodium_front import Ramp
 
 AXIS = np.arange(1.0, 201.0)
 ELEMENTS = ("B", "Na", "Cr", "Fe", "Mn", "Li")

@@ -1,4 +1,4 @@
-"""The specimen "sodium-front": a borate coating gives sodium to an oxide scale on steel, on heating.
+"""The specimen "sodium-front": a borate coating gives sodium to an oxide scale on hot steel.
 
 From top to bottom: borate coating, loose dendritic oxide, continuous oxide, steel (Pham et al.,
 Nano Lett. 2024, 24, 3702). Sodium goes from the loose oxide, which the coating feeds, into the
@@ -153,7 +153,7 @@ class SodiumFront:
 
     def maps(self, frame: int) -> Array:
         """Mean counts of each species in a frame, shape (species, y, x)."""
-        n, px = self.pixels, self.pixel_um
+        n = self.pixels
         shift = self.drift_px(frame)
         columns = np.arange(n) - shift[1]
         rows = np.arange(n) - shift[0]

@@ -62,8 +62,10 @@ def test_the_number_of_components_is_that_of_the_specimen():
     rng = np.random.default_rng(4)
     axis = np.array([11.0, 23.0, 52.0, 75.0, 79.0])
     # Chromium's 50, 53, 54 are not on this axis; two further species are.
-    spectra = np.array([[0, 0, 1.0, 0, 0], [0, 1, 0, 0, 0], [0, 0, 0, 0.5, 0.5], [0.9, 0, 0, 0, 0.1]])
-    maps = rng.gamma(0.5, 20.0, (4, 24, 24))
+    spectra = np.array(
+        [[0, 0, 1.0, 0, 0], [0, 1, 0, 0, 0], [0, 0, 0, 0.5, 0.5], [0.9, 0, 0, 0, 0.1]]
+    )
+    maps = rng.gamma(0.5, 60.0, (4, 24, 24))
     dense = rng.poisson(np.einsum("kyx,kc->yxc", maps, spectra))
     extra, gain = choose_extra(frame_of_counts(dense), ["Cr", "Na"], axis, most=3)
     assert extra == 2

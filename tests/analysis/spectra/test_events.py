@@ -27,7 +27,10 @@ def test_counts_survive_as_events_and_as_an_array(dense):
 
 def test_events_in_any_order_are_merged():
     frame = frame_of_events(np.array([[3]]), np.array([7, 2, 7]), 8)
-    assert sorted(zip(frame.channel.tolist(), frame.number.tolist(), strict=True)) == [(2, 1), (7, 2)]
+    assert sorted(zip(frame.channel.tolist(), frame.number.tolist(), strict=True)) == [
+        (2, 1),
+        (7, 2),
+    ]
 
 
 def test_the_halves_of_a_split_add_up_and_are_independent():

