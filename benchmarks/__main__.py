@@ -35,6 +35,8 @@ BENCHMARKS = (
     ("atoms/reconstruction",),
     ("atoms/multislice", "--repeats", "1"),
     ("atoms/particle", "--atoms", "3000"),
+    ("spectra/maps",),
+    ("spectra/diffusion", "--seeds", "2"),
     ("acquisition/latency",),
 )
 

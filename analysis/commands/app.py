@@ -1,4 +1,4 @@
-"""The commands `import`, `process`, `atoms`, `export`: their options, and help, stated here alone.
+"""The commands on files, such as `import` and `process`: options and help, stated here alone.
 
 The command line finds them by the entry-point group `pyrotome.commands`. Each imports what it
 needs when it is carried out, so that other commands start fast.
@@ -196,6 +196,85 @@ def atoms(
         atoms_command(
             stack, output, tilts, pixel_size, tilt_axis, entry, species, bond, table, seed
         )
+
+
+@commands.command(
+    epilog="Example: `pyrotome spectra ramp.h5 --elements B,Na,Cr,Fe,Mn,Li --stay Cr,Fe --front Na "
+    "--follow '260 degC' '400 degC' --start '50 degC' --rate '1 degC/s' -o ramp.nxs "
+    "--figure ramp.png`"
+)
+def spectra(
+    file: Annotated[
+        Path, typer.Argument(metavar="RAMP", help="File of TofDaq (.h5): a frame for each write.")
+    ],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "-o", "--output", metavar="FILE", help="NeXus file of the results; never overwritten."
+        ),
+    ],
+    elements: Annotated[
+        str, typer.Option(metavar="A,B,...", help="Elements and molecules that are there.")
+    ],
+    stay: Annotated[
+        str, typer.Option(metavar="A,B,...", help="Those that do not move; drift is taken of them.")
+    ],
+    front: Annotated[str, typer.Option(metavar="A", help="The one that diffuses.")],
+    follow: Annotated[
+        tuple[str, str],
+        typer.Option(
+            metavar="FROM TO",
+            help="Temperatures between which its front is followed, such as '260 degC' '400 degC'; "
+            "frames below show where the interface runs.",
+        ),
+    ],
+    heater_log: Annotated[
+        Path | None,
+        typer.Option(metavar="F", help="How hot it was, from the first frame on: see `import`."),
+    ] = None,
+    start: Annotated[
+        str | None, typer.Option(metavar="Q", help="Temperature at the first frame, with --rate.")
+    ] = None,
+    rate: Annotated[
+        str | None, typer.Option(metavar="Q", help="Of the ramp, such as '1 degC/s'.")
+    ] = None,
+    frame_time: Annotated[
+        str | None, typer.Option(metavar="Q", help="Such as '1.4 s'; else what RAMP says.")
+    ] = None,
+    pixel_size: Annotated[
+        str | None, typer.Option(metavar="Q", help="Such as '55 nm'; else what RAMP says.")
+    ] = None,
+    boxes: Annotated[
+        int, typer.Option(metavar="N", help="Along the interface; each has a front of its own.")
+    ] = 4,
+    law: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="LAW",
+            help="fick, fick-free-source or paper; may be repeated. Else fick, paper.",
+        ),
+    ] = None,
+    table: Annotated[
+        Path | None, typer.Option(metavar="CSV", help="Table of the front lengths.")
+    ] = None,
+    figure: Annotated[
+        Path | None, typer.Option(metavar="PNG", help="Maps, front lengths, and D(T).")
+    ] = None,
+) -> None:
+    """Find components, drift, front and diffusion coefficient in a heating ramp of mass spectra.
+
+    Maps are those of largest Poisson likelihood with isotope tables as a prior; D0 and Q follow
+    from all profiles at once, each with its 95 % interval. Exit code 1: no law could be fitted.
+    """
+    with interruptible():
+        from .spectra import request_of, spectra_command
+
+        request = request_of(
+            file, elements, stay, front, follow, boxes, pixel_size, frame_time, start, rate,
+            heater_log,
+        )  # fmt: skip
+        code = spectra_command(request, output, table, figure, tuple(law or ("fick", "paper")))
+    raise typer.Exit(code)
 
 
 @commands.command(
