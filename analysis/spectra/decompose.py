@@ -102,6 +102,18 @@ class Decomposition:
     ------
     ValueError
         If a formula cannot be read, or is not on the axis.
+
+    Examples
+    --------
+    >>> from .events import frame_of_counts
+    >>> axis = np.array([11.0, 23.0])
+    >>> counts = np.zeros((2, 2, 2))
+    >>> counts[0, :, 0], counts[1, :, 1] = 50, 20
+    >>> found = Decomposition(["B", "Na"], axis, DecomposeSettings(extra=0)).feed(
+    ...     frame_of_counts(counts)
+    ... )
+    >>> found.map_of("B").round().tolist()
+    [[50.0, 50.0], [0.0, 0.0]]
     """
 
     def __init__(

@@ -298,6 +298,23 @@ def fit_diffusion(
     ------
     ValueError
         If there are fewer than three frames, or no counts.
+
+    Examples
+    --------
+    A front whose length grows from 0.1 to 1 um between 260 and 400 degC:
+
+    >>> from .front_profile import front_profile
+    >>> course = np.linspace(0.0, 400.0, 801)
+    >>> d = 7.1e4 * np.exp(-87.2e3 / (8.314 * (course + 323.15)))
+    >>> theta = np.concatenate([[0.0], np.cumsum(0.25 * (d[1:] + d[:-1]))])
+    >>> time_s = np.linspace(210.0, 350.0, 40)
+    >>> lengths = np.sqrt(2.0 * np.interp(time_s, course, theta))
+    >>> depth = np.tile(np.arange(-14, 60) * 0.055, (40, 1))
+    >>> mean = front_profile(depth / 0.17, lengths[:, None] / 0.17)
+    >>> counts = np.random.default_rng(1).poisson(400.0 * np.maximum(mean, 0.0))[:, None]
+    >>> fit = fit_diffusion(Profiles(counts.astype(float), depth, time_s, course, 50.0 + course))
+    >>> abs(fit.activation_j_per_mol - 87.2e3) < 4 * fit.activation_sd < 6e3
+    True
     """
     if len(profiles.counts) < 3:
         raise ValueError(f"{len(profiles.counts)} frames; at least 3 are needed")

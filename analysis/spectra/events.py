@@ -77,6 +77,11 @@ def frame_of_events(counts: NDArray[Any], channels: NDArray[Any], n_channels: in
     n_channels : int
         Length of the axis.
 
+    Returns
+    -------
+    EventFrame
+        The same counts.
+
     Raises
     ------
     ValueError
@@ -105,7 +110,29 @@ def frame_of_events(counts: NDArray[Any], channels: NDArray[Any], n_channels: in
 
 
 def frame_of_counts(counts: NDArray[Any]) -> EventFrame:
-    """A frame from counts of shape (rows, columns, channels); ValueError if they are no counts."""
+    """A frame from its counts.
+
+    Parameters
+    ----------
+    counts : ndarray of shape (rows, columns, channels)
+        Events of each pixel and channel.
+
+    Returns
+    -------
+    EventFrame
+        The same counts.
+
+    Raises
+    ------
+    ValueError
+        If they have another shape, or values below zero or that are not finite.
+
+    Examples
+    --------
+    >>> frame = frame_of_counts(np.array([[[0, 2], [1, 0]]]))
+    >>> frame.image().tolist(), frame.events
+    ([[2.0, 1.0]], 3.0)
+    """
     if counts.ndim != 3:
         raise ValueError(f"counts of shape {counts.shape}; rows, columns, channels are needed")
     if not np.isfinite(counts).all() or (counts.size and counts.min() < 0):

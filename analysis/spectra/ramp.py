@@ -130,6 +130,15 @@ class RampAnalysis:
     ------
     ValueError
         If a formula cannot be read or is not on the axis.
+
+    Examples
+    --------
+    >>> from .events import frame_of_counts
+    >>> settings = RampSettings(("B", "Na", "Cr"), ("Cr",), "Na", 260.0, 400.0, pixel_um=0.055)
+    >>> ramp = RampAnalysis(settings, np.array([11.0, 23.0, 52.0]))
+    >>> dark = frame_of_counts(np.zeros((8, 8, 3)))
+    >>> ramp.feed(dark, FrameTime(0.0, 1.4, 50.0, 51.4)).doubts
+    ('the frame has no counts',)
     """
 
     def __init__(self, settings: RampSettings, mass_axis: Array) -> None:

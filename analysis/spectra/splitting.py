@@ -44,6 +44,16 @@ def choose_extra(
         The smallest number that no larger one beats by two sd of the difference.
     gain : ndarray of shape (most + 1,)
         Log likelihood of the second half, per event, over that without extra components.
+
+    Examples
+    --------
+    >>> from .events import frame_of_counts
+    >>> rng = np.random.default_rng(1)
+    >>> maps = rng.gamma(1.0, 100.0, (2, 12, 12))
+    >>> spectra = np.array([[1.0, 0.0, 0.0], [0.0, 0.5, 0.5]])
+    >>> frame = frame_of_counts(rng.poisson(np.einsum("kyx,kc->yxc", maps, spectra)))
+    >>> choose_extra(frame, ["Na"], np.array([23.0, 75.0, 79.0]), most=2)[0]
+    1
     """
     rng = np.random.default_rng(seed)
     fitted, judging = frame.split(rng)
