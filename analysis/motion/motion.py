@@ -330,7 +330,8 @@ class Motion:
         slipped = math.log(chance) + _log_normal(innovation, variance + extra)
         both = np.logaddexp(firm, slipped)
         share = np.exp(slipped - both)
-        self.slip_probability = float(self.weights @ share)
+        # Weights that are rounded may add up to a little more than 1.
+        self.slip_probability = min(1.0, float(self.weights @ share))
         # With a slip, the gain is that of a constant known less well.
         loose = towards.copy()
         loose[..., CONSTANT] += extra

@@ -250,3 +250,13 @@ def test_what_lies_further_ahead_is_known_no_better(course, tilt, ahead_s, more_
     motion.mean[..., DRIFT] = 0.0
     sd = predict(motion, [tilt, tilt], times, assumed_shift_nm=(0.0, 0.0)).sd_nm
     assert (sd[1] >= sd[0] - 1e-6).all()
+
+
+def test_the_probability_of_a_slip_is_one_at_most_however_the_weights_are_rounded():
+    for seed in range(8):
+        motion, _, _ = tracked(seed)
+        for number in range(6):
+            motion.tilt_to(38.0 - 2.0 * number)
+            place = 5000.0 * (-1) ** number
+            slip = motion.measure((0.0, place), (0.5, 0.5), (0.0, 0.0))
+            assert 0.9 < slip <= 1.0
