@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core import run_to_end
-from .atom_list import LEAST_ATOMS, AtomList, Floats64
 from .doubts import doubts_of
-from .interfaces import PHASES
-from .measurement import PER_ATOM, Frame, Lattice, Measurement, lattice_of, measured
-from .pair_distribution import ShapeFunction, shape_function
+from .lattice.atom_list import LEAST_ATOMS, AtomList, Floats64
+from .lattice.interfaces import PHASES
+from .lattice.pair_distribution import ShapeFunction, shape_function
+from .measurement import PER_ATOM, PROFILE, Frame, Lattice, Measurement, lattice_of, measured
 from .settings import StructureSettings, cutoff_of, metal_of
 from .uncertainty import Estimate, drawn, extrapolated, roots_of
 
@@ -270,21 +270,25 @@ def _result(
     main = results[1] if results[1].figures else results[0]
     raw = np.array(list(base.figures.values()))
     value, error = _estimated(results, "figures", raw)
+    value = _possible(value, tuple(base.figures))
     profile, profile_sd = _estimated(results, "profile", base.profile)
+    profile = _possible(profile, PROFILE)
     there = np.maximum(main.there[index], 1)
     drawn_at_all = bool(main.figures)
     phases = main.phases[index] / there[:, None]
-    disordered = main.disordered[index] / there
+    disordered: Floats64 = main.disordered[index] / there
     if not drawn_at_all:
         phases = np.eye(len(PHASES))[base.phase]
-        disordered = 1.0 * (base.per_atom["order"] < frame.settings.disordered_below)
+        below = base.per_atom["order"] < frame.settings.disordered_below
+        disordered = below.astype(np.float64)
     pair_sd = {
         name: np.std([g[name] for g in main.pairs if name in g], axis=0, ddof=1)
         if sum(name in g for g in main.pairs) > 1 else np.full(len(pair.g), np.nan)
         for name, pair in base.pairs.items()
     }  # fmt: skip
     return Structure(
-        atoms.where(index), index, frame.metal, frame.cutoff_a, base, _atom_errors(main, index, base),
+        atoms.where(index), index, frame.metal, frame.cutoff_a, base,
+        _atom_errors(main, index, base),
         phases, disordered,
         {
             name: Estimate(float(v), float(e), float(r))
@@ -294,16 +298,14 @@ def _result(
     )  # fmt: skip
 
 
-def _estimated(
-    results: dict[int, _Draws], what: str, raw: Floats64
-) -> tuple[Floats64, Floats64]:
+def _estimated(results: dict[int, _Draws], what: str, raw: Floats64) -> tuple[Floats64, Floats64]:
     """Values and errors of all numbers of a kind."""
     tables = [
         np.reshape(np.array(getattr(results[level], what)), (-1, raw.size)) for level in (0, 1, 2)
     ]
     flat = raw.ravel()
     if len(tables[1]):
-        value, error = extrapolated(*tables, flat)
+        value, error = extrapolated(tables[0], tables[1], tables[2], flat)
         value = np.where(np.isfinite(value), value, flat)
     elif len(tables[0]):
         value, error = flat, np.std(tables[0], axis=0, ddof=1)
@@ -312,9 +314,13 @@ def _estimated(
     return value.reshape(raw.shape), error.reshape(raw.shape)
 
 
-def _atom_errors(
-    main: _Draws, index: NDArray[np.intp], base: Measurement
-) -> dict[str, Floats64]:
+def _possible(values: Floats64, names: tuple[str, ...]) -> Floats64:
+    """Values that a correction has carried below zero, or a part above one, stop there."""
+    parts = [name.endswith(("fraction", "oxidation")) or name == "porosity" for name in names]
+    return np.clip(values, 0.0, np.where(parts, 1.0, np.inf))
+
+
+def _atom_errors(main: _Draws, index: NDArray[np.intp], base: Measurement) -> dict[str, Floats64]:
     """Root of the mean square of what the draws differ by from the value of each atom."""
     errors: dict[str, Floats64] = {}
     for row, name in enumerate(PER_ATOM):

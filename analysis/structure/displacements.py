@@ -11,7 +11,7 @@ from scipy.spatial import KDTree
 from scipy.spatial.transform import Rotation
 from scipy.stats import chi2, false_discovery_control
 
-from .atom_list import AtomList, Floats64
+from .lattice.atom_list import AtomList, Floats64
 
 _TURNS = 40
 # Errors that are not told: as if positions were known to 10 pm along each axis.
@@ -101,7 +101,7 @@ def match_series(
     Examples
     --------
     >>> import numpy as np
-    >>> from .atom_list import atom_list
+    >>> from pyrotome.analysis.structure import atom_list
     >>> grid = np.stack(np.mgrid[:5, :5, :5], -1).reshape(-1, 3)
     >>> first = 2.33 * grid[grid.sum(axis=1) % 2 == 0]
     >>> second = first[1:] + (3.0, -1.0, 0.5)

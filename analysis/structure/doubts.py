@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from scipy.spatial import KDTree
 
-from .atom_list import AtomList
-from .interfaces import CORE
+from .lattice.atom_list import AtomList
+from .lattice.interfaces import CORE
 from .measurement import Frame, Lattice
 
 # Above this part of the distance of neighbours errors hide the difference of metal and oxide.

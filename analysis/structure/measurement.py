@@ -7,16 +7,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .atom_list import AtomList, Floats64
-from .bonds import Bonds, bonds_of
-from .concentration import concentration_of
-from .interfaces import PHASES, Interfaces, find_interfaces
-from .order import bond_order
-from .oxidation import oxidation_of
-from .pair_distribution import PairDistribution, ShapeFunction, pair_distribution
+from .lattice.atom_list import AtomList, Floats64
+from .lattice.bonds import Bonds, bonds_of
+from .lattice.concentration import concentration_of
+from .lattice.interfaces import PHASES, Interfaces, find_interfaces
+from .lattice.order import bond_order
+from .lattice.oxidation import oxidation_of
+from .lattice.pair_distribution import PairDistribution, ShapeFunction, pair_distribution
+from .lattice.tessellation import Tetrahedra, tetrahedra_of
+from .lattice.voids import Voids, find_voids
 from .settings import ZIRCONIUM_CUTOFF_A, StructureSettings
-from .tessellation import Tetrahedra, tetrahedra_of
-from .voids import Voids, find_voids
 
 PER_ATOM = ("q4", "q6", "order", "concentration_per_a3", "oxidation", "distance_a")
 PROFILE = ("concentration_per_a3", "order", "disordered_fraction", "oxidation")
@@ -166,9 +166,7 @@ def _scaled(volumes: tuple[float, float, float], by: float) -> tuple[float, floa
     return volumes[0] * by, volumes[1] * by, volumes[2] * by
 
 
-def pair_functions(
-    atoms: AtomList, frame: Frame, parts: Interfaces
-) -> dict[str, PairDistribution]:
+def pair_functions(atoms: AtomList, frame: Frame, parts: Interfaces) -> dict[str, PairDistribution]:
     """Pair distributions: partial by species, and of the metal in each phase."""
     settings = frame.settings
     reach = {"longest_a": settings.longest_a, "smoothing_a": settings.smoothing_a}

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .atom_list import AtomList
-from .pair_distribution import pair_distribution, shape_function
-from .tessellation import tetrahedra_of
+from .lattice.atom_list import AtomList
+from .lattice.pair_distribution import pair_distribution, shape_function
+from .lattice.tessellation import tetrahedra_of
 
 ZIRCONIUM_CUTOFF_A = 4.5
 _LEAST_CUTOFF_A, _MOST_CUTOFF_A = 1.0, 12.0

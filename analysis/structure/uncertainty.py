@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .atom_list import AtomList, Floats64
+from .lattice.atom_list import AtomList, Floats64
 
 # Stated errors over those of the draws. In simulations with known truth, twice the error of the
 # draws held 87 % of all figures, three times 95 %: a perfect lattice changes more by the first

@@ -89,11 +89,14 @@ def find_voids(
     count, groups = joined_across_faces(tetrahedra.neighbours, chosen)
     held = groups[chosen]
     weights = tetrahedra.volumes_a3[chosen]
-    volumes = np.bincount(held, weights, minlength=count)
+    volumes = np.bincount(held, weights, minlength=count).astype(np.float64)
     middles = np.asarray(positions_a, np.float64)[tetrahedra.corners[chosen]].mean(axis=1)
     with np.errstate(invalid="ignore", divide="ignore"):
         centres = np.stack(
-            [np.bincount(held, weights * middles[:, k], minlength=count) / volumes for k in range(3)],
+            [
+                np.bincount(held, weights * middles[:, k], minlength=count) / volumes
+                for k in range(3)
+            ],
             axis=1,
         )
     order = np.argsort(-volumes, kind="stable")

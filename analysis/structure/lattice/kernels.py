@@ -108,9 +108,7 @@ def cells(positions, starts, neighbours, least_part, reach):
                 if not used[i]:
                     areas[i] = 0.0
                     continue
-                areas[i], far = _face(
-                    normals, heights, used, count, i, 4 * reach, polygon, scratch
-                )
+                areas[i], far = _face(normals, heights, used, count, i, 4 * reach, polygon, scratch)
                 farthest = max(farthest, far)
                 total += areas[i]
                 volume += areas[i] * heights[i] / 3

@@ -90,9 +90,7 @@ def tetrahedra_of(positions_a: NDArray[Any], alpha_a: float) -> Tetrahedra:
     edges = np.stack([_length(points[:, i] - points[:, j]) for i, j in _EDGES], axis=1)
     volumes, radii = _spheres(points, edges)
     open_faces = np.stack([_circumradius(points[:, face]) > alpha_a for face in _FACES], axis=1)
-    return Tetrahedra(
-        corners, neighbours, volumes, radii, edges, ~_reached(neighbours, open_faces)
-    )
+    return Tetrahedra(corners, neighbours, volumes, radii, edges, ~_reached(neighbours, open_faces))
 
 
 def _length(vectors: Floats64) -> Floats64:
@@ -106,9 +104,9 @@ def _spheres(points: Floats64, edges: Floats64) -> tuple[Floats64, Floats64]:
     six = np.einsum("ti,ti->t", a, bc)
     squares = [np.einsum("ti,ti->t", v, v)[:, None] for v in (a, b, c)]
     flat = np.abs(six) < _FLAT * edges.max(axis=1) ** 3
-    centre = (squares[0] * bc + squares[1] * ca + squares[2] * ab) / np.where(
-        flat, 1.0, 2 * six
-    )[:, None]
+    centre = (squares[0] * bc + squares[1] * ca + squares[2] * ab) / np.where(flat, 1.0, 2 * six)[
+        :, None
+    ]
     radii = _length(centre)
     if flat.any():
         # Four atoms of a perfect lattice on one circle: the smallest sphere through them.

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,6 +67,6 @@ def bond_order(positions_a: NDArray[Any], cutoff_a: float) -> BondOrder:
     from ase import Atoms
 
     atoms = Atoms(positions=np.asarray(positions_a, np.float64), numbers=[1] * len(positions_a))
-    pyscal3.find_neighbors(atoms, method="cutoff", cutoff=cutoff_a, store_rows=False)
+    pyscal3.find_neighbors(atoms, method="cutoff", cutoff=cast(Any, cutoff_a), store_rows=False)
     q4, q6 = pyscal3.steinhardt_parameter(atoms, l=[4, 6], averaged=True)
     return BondOrder(np.nan_to_num(np.asarray(q4)), np.nan_to_num(np.asarray(q6)))
