@@ -114,7 +114,7 @@ def cells(positions, starts, neighbours, least_part, reach):
                 volume += areas[i] * heights[i] / 3
             if turn == 0:
                 for i in range(count):
-                    used[i] = areas[i] >= least_part * total
+                    used[i] = areas[i] > 0.0 and areas[i] >= least_part * total
         faces[atom] = used.sum()
         if faces[atom] >= 4 and farthest <= reach:
             volumes[atom] = volume
