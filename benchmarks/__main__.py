@@ -35,6 +35,7 @@ BENCHMARKS = (
     ("atoms/reconstruction",),
     ("atoms/multislice", "--repeats", "1"),
     ("atoms/particle", "--atoms", "3000"),
+    ("structure/structure", "--draws", "4"),
     ("acquisition/latency",),
 )
 

@@ -23,12 +23,12 @@ from ..structure import (
     OvitoMissing,
     Structure,
     StructureSettings,
-    Templates,
     analyse_structure,
     atom_list,
     match_series,
     match_templates,
 )
+from ..structure.lattice.templates import require_ovito
 from .import_ import positive_quantity
 from .interrupts import notify
 
@@ -81,6 +81,8 @@ def structure_command(
 ) -> None:
     """Carry out ``pyrotome structure``; arguments as those of the command."""
     _check_names(files, species, metal, draws)
+    if templates:
+        _check_ovito()
     cutoff_a = (
         None if cutoff is None else _ANGSTROM * positive_quantity("--cutoff", cutoff, "nm", "4.5 Å")
     )
@@ -93,7 +95,7 @@ def structure_command(
         paths = _opened(stack, files, moved=first is not None)
         found = _analysed(given, settings, seed)
         moves = None if first is None else _moves(first, given)
-        matched = _templates(found) if templates else None
+        matched = match_templates(found.atoms.positions_a) if templates else None
         _write(paths, found, matched, source, given, first, moves)
     for doubt in (*given.table.told, *found.doubts):
         notify(f"{source}: {doubt}")
@@ -117,6 +119,13 @@ def _check_names(files: StructureFiles, species: str | None, metal: str | None, 
             raise BadInput(option, f"{path}: name a file that ends in {ending}")
     if not 0 <= draws <= _MOST_DRAWS:
         raise BadInput("--draws", f"{draws} is not between 0 and {_MOST_DRAWS}")
+
+
+def _check_ovito() -> None:
+    try:
+        require_ovito()
+    except OvitoMissing:
+        raise BadInput("--templates", OVITO) from None
 
 
 def _read(path: Path, species: str | None) -> _Given:
@@ -164,13 +173,6 @@ def _moves(first: _Given, second: _Given) -> Displacements:
         return match_series(first.atoms, second.atoms)
     except ValueError as error:
         raise BadInput(f"{first.path} and {second.path}", str(error)) from None
-
-
-def _templates(found: Structure) -> Templates:
-    try:
-        return match_templates(found.atoms.positions_a)
-    except OvitoMissing:
-        raise BadInput("--templates", OVITO) from None
 
 
 def _write(

@@ -35,6 +35,15 @@ class OvitoMissing(ImportError):
     """OVITO is not installed."""
 
 
+def require_ovito() -> None:
+    """Refuse before anything is computed where OVITO is not installed."""
+    try:
+        import ovito.data
+        import ovito.modifiers  # noqa: F401
+    except ImportError as error:
+        raise OvitoMissing("OVITO is not installed") from error
+
+
 def match_templates(positions_a: NDArray[Any], *, most_rmsd: float = 0.1) -> Templates:
     """Polyhedral template matching, by OVITO.
 
@@ -69,11 +78,10 @@ def match_templates(positions_a: NDArray[Any], *, most_rmsd: float = 0.1) -> Tem
     ... else:
     ...     assert KINDS[found.kind[len(fcc) // 2]] == "fcc"
     """
-    try:
-        from ovito.data import DataCollection, Particles
-        from ovito.modifiers import PolyhedralTemplateMatchingModifier
-    except ImportError as error:
-        raise OvitoMissing("OVITO is not installed") from error
+    require_ovito()
+    from ovito.data import DataCollection, Particles
+    from ovito.modifiers import PolyhedralTemplateMatchingModifier
+
     particles = Particles()
     particles.create_property("Position", data=np.asarray(positions_a, np.float64))
     data = DataCollection()

@@ -22,7 +22,7 @@ def series(points, seed, sigma=SIGMA):
 def test_the_motion_of_the_whole_is_taken_out(turn_deg):
     first = oxidised_particle()
     turn = Rotation.from_rotvec(np.deg2rad(turn_deg) * np.array([0.48, 0.6, -0.64]))
-    second = turn.apply(first) + [3.0, -2.0, 0.7]
+    second = turn.apply(first) + np.array([3.0, -2.0, 0.7])
     found = match_series(series(first, 1), series(second, 2))
     assert np.array_equal(found.before, np.arange(len(first)))
     assert np.array_equal(found.after, np.arange(len(first)))
@@ -36,9 +36,7 @@ def test_error_alone_is_no_displacement():
     first = oxidised_particle()
     found = match_series(series(first, 3), series(first, 4))
     assert found.moved.sum() <= 2
-    assert np.histogram(found.significance, 4, (0, 1))[0] == pytest.approx(
-        len(first) / 4, rel=0.15
-    )
+    assert np.histogram(found.significance, 4, (0, 1))[0] == pytest.approx(len(first) / 4, rel=0.15)
 
 
 def test_atoms_that_moved_are_found_and_do_not_pull_at_the_rest():

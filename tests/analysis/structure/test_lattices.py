@@ -38,7 +38,12 @@ def test_order_of_lattices(kind, edge, cutoff, q4, q6):
 
 @pytest.mark.parametrize(
     ("kind", "edge", "cutoff", "faces"),
-    [("fcc", 4.6, 4.5, 12), ("bcc", 3.6, 4.5, 14), ("hcp", 3.3, 4.5, 12), ("diamond", 5.4, 4.5, 16)],
+    [
+        ("fcc", 4.6, 4.5, 12),
+        ("bcc", 3.6, 4.5, 14),
+        ("hcp", 3.3, 4.5, 12),
+        ("diamond", 5.4, 4.5, 16),
+    ],
 )
 def test_concentration_of_lattices(kind, edge, cutoff, faces):
     atoms = ball(kind, edge, 14.0)
