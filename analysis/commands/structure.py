@@ -23,6 +23,7 @@ from ..structure import (
     OvitoMissing,
     Structure,
     StructureSettings,
+    Templates,
     analyse_structure,
     atom_list,
     match_series,
