@@ -301,7 +301,8 @@ def _result(
 def _estimated(results: dict[int, _Draws], what: str, raw: Floats64) -> tuple[Floats64, Floats64]:
     """Values and errors of all numbers of a kind."""
     tables = [
-        np.reshape(np.array(getattr(results[level], what)), (-1, raw.size)) for level in (0, 1, 2)
+        np.reshape(getattr(results[level], what), (len(getattr(results[level], what)), raw.size))
+        for level in (0, 1, 2)
     ]
     flat = raw.ravel()
     if len(tables[1]):
