@@ -20,7 +20,6 @@ from ..report.structure_figure import draw_structure
 from ..structure import (
     AtomList,
     Displacements,
-    OvitoMissing,
     Structure,
     StructureSettings,
     Templates,
@@ -29,7 +28,7 @@ from ..structure import (
     match_series,
     match_templates,
 )
-from ..structure.lattice.templates import require_ovito
+from ..structure.lattice.templates import OvitoMissing, require_ovito
 from .import_ import positive_quantity
 from .interrupts import notify
 

@@ -92,24 +92,29 @@ def read_atoms(path: Path, species: str | None = None) -> AtomTable:
 
 
 def _read(path: Path) -> Any:
-    from ase.io.extxyz import read_extxyz
+    from ase.io.extxyz import XYZError, read_extxyz
 
     try:
         with path.open(encoding="utf-8") as file:
             pictures = list(read_extxyz(file, index=cast(Any, slice(None))))
+    except XYZError as error:  # an OSError without a number
+        raise BadInput(str(path), f"is no extended XYZ: {_in_one_line(error)}") from None
     except OSError as error:
         raise BadInput(str(path), f"cannot be read: {error.strerror}") from None
     except KeyError as error:
         raise BadInput(str(path), f"has the species {error}, which is no element") from None
     except (ValueError, IndexError, OverflowError, AssertionError, RuntimeError) as error:
         # ASE's own errors are of these kinds.
-        said = " ".join(str(error).split()) or type(error).__name__
-        raise BadInput(str(path), f"is no extended XYZ: {said[:200]}") from None
+        raise BadInput(str(path), f"is no extended XYZ: {_in_one_line(error)}") from None
     if not pictures:
         raise BadInput(str(path), "holds no atoms")
     if len(pictures) > 1:
         raise BadInput(str(path), f"holds {len(pictures)} pictures; give a file of one")
     return pictures[0]
+
+
+def _in_one_line(error: Exception) -> str:
+    return (" ".join(str(error).split()) or type(error).__name__)[:200]
 
 
 def _has_species(path: Path) -> bool:

@@ -215,7 +215,7 @@ def _move_sizes(axis: Any, moves: Displacements) -> None:
     axis.hist(size[moves.moved], edges, color="tab:red", label=f"moved {int(moves.moved.sum())}")
     axis.set(xlabel="displacement (Å)", ylabel="atoms", yscale="log")
     axis.set_title(f"{len(moves.went)} atoms went, {len(moves.came)} came")
-    axis.legend()
+    axis.legend(loc="upper right")
 
 
 def _move_components(axis: Any, moves: Displacements) -> None:
@@ -231,4 +231,4 @@ def _move_components(axis: Any, moves: Displacements) -> None:
         axis.plot(edges, expected * np.exp(-(edges**2) / 2), "k:", label="error alone")
     axis.set(xlabel="displacement / its error" if known else "displacement (Å)", ylabel="atoms")
     axis.set_title("along the axes")
-    axis.legend()
+    axis.legend(loc="upper right")

@@ -12,7 +12,7 @@ from .lattice.pair_distribution import (
     pair_distribution,
     shape_function,
 )
-from .lattice.templates import OvitoMissing, Templates, match_templates
+from .lattice.templates import Templates, match_templates
 from .lattice.tessellation import Tetrahedra, tetrahedra_of
 from .lattice.voids import Voids, find_voids
 from .settings import StructureSettings
@@ -26,7 +26,6 @@ __all__ = [
     "Displacements",
     "Estimate",
     "Interfaces",
-    "OvitoMissing",
     "Oxidation",
     "PairDistribution",
     "ShapeFunction",

@@ -55,6 +55,7 @@ def concentration_of(
     Examples
     --------
     >>> import numpy as np
+    >>> from pyrotome.analysis.structure import bonds_of
     >>> grid = np.stack(np.mgrid[:5, :5, :5], -1).reshape(-1, 3)
     >>> fcc = 2.3 * grid[grid.sum(axis=1) % 2 == 0]
     >>> middle = np.argmin(np.linalg.norm(fcc - 4.6, axis=1))

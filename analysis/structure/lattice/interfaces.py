@@ -74,12 +74,13 @@ def find_interfaces(
     Examples
     --------
     >>> import numpy as np
+    >>> from pyrotome.analysis.structure import bonds_of
     >>> grid = np.stack(np.mgrid[:9, :9, :9], -1).reshape(-1, 3)
     >>> fcc = 2.33 * grid[grid.sum(axis=1) % 2 == 0]
     >>> dense = np.where(fcc[:, 0] < 9, 0.04, 0.03)
     >>> parts = find_interfaces(fcc, bonds_of(fcc, 4.5), np.ones(len(fcc)), dense)
     >>> parts.phase[[0, -1]].tolist(), parts.distance_a[[0, -1]].round(1).tolist()
-    ([2, 1], [-8.2, 10.5])
+    ([2, 1], [-7.7, 10.2])
     """
     positions = np.asarray(positions_a, np.float64)
     ordered = np.asarray(order) >= disordered_below

@@ -60,8 +60,8 @@ def bond_order(positions_a: NDArray[Any], cutoff_a: float) -> BondOrder:
     >>> fcc = 2.3 * grid[grid.sum(axis=1) % 2 == 0]
     >>> middle = np.argmin(np.linalg.norm(fcc - 4 * 2.3, axis=1))
     >>> order = bond_order(fcc, 4.0)
-    >>> round(order.q4[middle], 6), round(order.q6[middle], 6), round(order.normalised[middle], 5)
-    (0.190941, 0.574524, 1.0)
+    >>> np.round([order.q4[middle], order.q6[middle], order.normalised[middle]], 5).tolist()
+    [0.19094, 0.57452, 1.0]
     """
     import pyscal3
     from ase import Atoms

@@ -65,6 +65,7 @@ def oxidation_of(
     Examples
     --------
     >>> import numpy as np
+    >>> from pyrotome.analysis.structure import tetrahedra_of
     >>> grid = np.stack(np.mgrid[:7, :7, :7], -1).reshape(-1, 3)
     >>> fluorite = 2.55 * grid[grid.sum(axis=1) % 2 == 0]
     >>> middle = np.linalg.norm(fluorite - fluorite.mean(axis=0), axis=1) < 4

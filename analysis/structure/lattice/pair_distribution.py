@@ -122,6 +122,7 @@ def shape_function(
     Examples
     --------
     >>> import numpy as np
+    >>> from pyrotome.analysis.structure import tetrahedra_of
     >>> cube = np.stack(np.mgrid[:9, :9, :9], -1).reshape(-1, 3) * 3.0
     >>> made = shape_function(cube, tetrahedra_of(cube, 4.5), 8.0, np.random.default_rng(0))
     >>> round(float(made.per_pair[0] * 24**3), 1)
@@ -201,6 +202,7 @@ def pair_distribution(
     Examples
     --------
     >>> import numpy as np
+    >>> from pyrotome.analysis.structure import tetrahedra_of
     >>> grid = np.stack(np.mgrid[:9, :9, :9], -1).reshape(-1, 3)
     >>> fcc = 2.33 * grid[grid.sum(axis=1) % 2 == 0]
     >>> shape = shape_function(fcc, tetrahedra_of(fcc, 4.5), 12.0, np.random.default_rng(0))

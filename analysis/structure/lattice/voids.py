@@ -77,6 +77,7 @@ def find_voids(
     Examples
     --------
     >>> import numpy as np
+    >>> from pyrotome.analysis.structure import tetrahedra_of
     >>> grid = np.stack(np.mgrid[:7, :7, :7], -1).reshape(-1, 3)
     >>> fcc = grid[grid.sum(axis=1) % 2 == 0]
     >>> holed = 2.33 * fcc[np.any(fcc != (2, 3, 3), axis=1)]

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from lattices import METAL_EDGE, ball, inner
 
-from pyrotome.analysis.structure import OvitoMissing, match_templates
-from pyrotome.analysis.structure.lattice.templates import KINDS
+from pyrotome.analysis.structure import match_templates
+from pyrotome.analysis.structure.lattice.templates import KINDS, OvitoMissing
 
 
 @pytest.mark.interop
