@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from pyrotome.analysis.report.structure_figure import draw_structure
 from pyrotome.analysis.structure import analyse_structure, atom_list, match_series
@@ -37,4 +38,8 @@ def measured(points):
 
 first, second = measured(particle), measured(later)
 found = analyse_structure(first, numbers={"Zr": 40})
-draw_structure(HERE / "structure.png", found, (second, match_series(first, second)))
+picture = HERE / "structure.png"
+draw_structure(picture, found, (second, match_series(first, second)))
+with Image.open(picture) as image:
+    small = image.convert("RGB").resize((1400, 1320)).quantize(128)
+small.save(picture, optimize=True)
