@@ -79,7 +79,7 @@ def pairs_peer(points):
         return None, None
 
     def work():
-        rdf = freud.density.RDF(bins=2400, r_max=REACH)
+        rdf = freud.density.RDF(bins=600, r_max=REACH)
         return rdf.compute((freud.box.Box.cube(400), points)).bin_counts
 
     return core_s(work)
