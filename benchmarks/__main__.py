@@ -37,6 +37,7 @@ BENCHMARKS = (
     ("atoms/particle", "--atoms", "3000"),
     ("spectra/maps",),
     ("spectra/diffusion", "--seeds", "2"),
+    ("structure/structure", "--draws", "4"),
     ("acquisition/latency",),
 )
 

@@ -199,6 +199,90 @@ def atoms(
 
 
 @commands.command(
+    epilog="Examples: `pyrotome structure atoms.xyz -o structure.csv --figure structure.png`, "
+    "`pyrotome structure after.xyz --before before.xyz -o structure.csv`"
+)
+def structure(
+    atoms: Annotated[
+        Path,
+        typer.Argument(
+            metavar="ATOMS",
+            help="Extended XYZ of `pyrotome atoms`, or of any program (then without errors).",
+        ),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="CSV",
+            help="Table of the atoms; NAME_summary, NAME_pdf, NAME_voids and NAME_profile.csv are "
+            "written beside it. Nothing is overwritten.",
+        ),
+    ],
+    before: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FIRST",
+            help="Atoms of an earlier series of the particle: displacements go to "
+            "NAME_displacements.csv.",
+        ),
+    ] = None,
+    figure: Annotated[
+        Path | None,
+        typer.Option(metavar="PNG", help="Maps, pair distributions, voids, profiles."),
+    ] = None,
+    xyz: Annotated[
+        Path | None,
+        typer.Option(metavar="XYZ", help="Extended XYZ with what was found, for OVITO and ASE."),
+    ] = None,
+    cif: Annotated[
+        Path | None, typer.Option(metavar="CIF", help="Positions with their uncertainties.")
+    ] = None,
+    species: Annotated[
+        str | None,
+        typer.Option(metavar="SYMBOL", help="Species of the atoms that the file calls X."),
+    ] = None,
+    metal: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SYMBOL", help="Species whose lattice is analysed; else the heaviest one."
+        ),
+    ] = None,
+    cutoff: Annotated[
+        str | None,
+        typer.Option(
+            metavar="Q",
+            help="Longest bond, such as '4.5 Å', with which void radius and volumes scale; else "
+            "4.5 Å for Zr, and the first valley of the pair distribution for other metals.",
+        ),
+    ] = None,
+    templates: Annotated[
+        bool,
+        typer.Option("--templates", help="Polyhedral template matching too; needs OVITO."),
+    ] = False,
+    draws: Annotated[
+        int,
+        typer.Option(metavar="N", help="Times that positions are moved by their errors; 0: none."),
+    ] = 16,
+    seed: Annotated[int, typer.Option(metavar="N", help="Of these random numbers.")] = 0,
+) -> None:
+    """Tell what the positions of atoms say, with the errors that their errors give it.
+
+    Order, concentration, oxidation and distance from the metal core of each atom; pair
+    distributions, voids, porosity of the whole. The numbers that stand for zirconium and its oxide
+    are those of Zhang et al., Nat. Commun. 2024.
+    """
+    with interruptible():
+        from .structure import StructureFiles, structure_command
+
+        structure_command(
+            atoms, StructureFiles(output, figure, xyz, cif), before, species, metal, cutoff, draws,
+            seed, templates=templates,
+        )  # fmt: skip
+
+
+@commands.command(
     epilog="Example: `pyrotome spectra ramp.h5 --elements B,Na,Cr,Fe,Mn,Li --stay Cr,Fe --front Na "
     "--follow '260 degC' '400 degC' --start '50 degC' --rate '1 degC/s' -o ramp.nxs "
     "--figure ramp.png`"

@@ -1,0 +1,1 @@
+"""Bonds, cells and tetrahedra of a lattice of atoms, and what they say of each atom."""
