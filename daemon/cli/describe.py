@@ -14,6 +14,7 @@ from rich.text import Text
 from ...protocols.core.clock import iso_utc
 from ...protocols.runfile.file_state import is_left_open
 from ...protocols.runfile.summary import SeriesFigures, inspect_closely
+from ..schedule.tilt_angles import angles_text
 
 _MOST_GAPS = 8  # that are shown by their angles
 _MOST_WARNINGS = 5  # of one series
@@ -119,11 +120,8 @@ def _of(count: int, planned: int | None) -> str:
 
 
 def _gaps(figures: SeriesFigures) -> Text:
-    shown = ", ".join(f"{angle:+g}°" for angle in figures.missing_deg[:_MOST_GAPS])
-    more = len(figures.missing_deg) - _MOST_GAPS
-    return Text(
-        f"{figures.series} lacks {shown}{f' and {more} more' if more > 0 else ''}", style="yellow"
-    )
+    shown = angles_text(figures.missing_deg, _MOST_GAPS)
+    return Text(f"{figures.series} lacks {shown}", style="yellow")
 
 
 def _tracking(name: str, told: dict[str, Any]) -> Text:

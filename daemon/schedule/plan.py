@@ -28,7 +28,7 @@ from .operations import (
 )
 from .scout_scans import SCOUT_SCANS, BeamOnTimes, scout_dose_e_per_nm2
 from .switching import SWITCHING_S
-from .tilt_angles import tilt_angles
+from .tilt_angles import frames_per_angle, tilt_angles
 
 __all__ = [
     "AcquireStack",
@@ -220,6 +220,7 @@ class Plan:
                     "frames": stack.frames,
                     "dose_e_per_nm2": stack.frames * per_frame,
                     "tilt_deg": list(stack.tilt_deg),
+                    "frames_per_tilt": frames_per_angle(stack.tilt_deg),
                 }
                 for stack in self.stacks
                 if stack.kind == "series"

@@ -41,6 +41,7 @@ from .tracking import Focus, Settle, Track
 TiltOrder = Literal["ascending", "descending", "bidirectional", "dose-symmetric"]
 Count = Annotated[int, Field(ge=1, le=100_000, strict=True)]
 Pixels = Annotated[int, Field(ge=8, le=16_384, strict=True)]
+MOST_FRAMES = 100_000
 NonNegativeDuration = Annotated[DurationS, Field(ge=0)]
 
 
@@ -113,7 +114,8 @@ class Dark(Strict):
 class TiltSeries(Strict):
     """One low-dose tilt series.
 
-    `track` holds what is other than in the recipe's `track` (`Recipe.track_of`).
+    `frames_per_tilt` frames are recorded one after the other at each angle, each by itself; `track`
+    holds what is other than in the recipe's `track` (`Recipe.track_of`).
     """
 
     from_deg: AngleDeg = Field(alias="from")
@@ -132,6 +134,12 @@ class TiltSeries(Strict):
             raise ValueError(
                 f"step {self.step_deg:g} deg does not divide the {span:g} deg from "
                 f"{self.from_deg:g} to {self.to_deg:g}"
+            )
+        angles = round(span / self.step_deg) + 1
+        if angles * self.frames_per_tilt > MOST_FRAMES:
+            raise ValueError(
+                f"{self.frames_per_tilt} frames at each of {angles} angles are "
+                f"{angles * self.frames_per_tilt} in one tilt series; at most {MOST_FRAMES}"
             )
         return self
 

@@ -50,7 +50,7 @@ def cross_section_a2(
     Examples
     --------
     >>> f"{cross_section_a2('Zr'):.4f} {cross_section_a2('O'):.5f}"
-    '0.0103 0.00042'
+    '0.0113 0.00043'
     """
     number = ATOMIC_NUMBERS[symbol]
     beta2 = 1 - (1 + voltage_kv / ELECTRON_REST_KEV) ** -2
