@@ -13,6 +13,7 @@ from ...protocols.config.recipe import Cycle, Ramp, Recipe, TiltSeries
 from ...protocols.config.rig import Rig
 from ...protocols.config.steering import Adaptive
 from ...protocols.core.errors import BadInput
+from ...protocols.core.units import fluence_unit
 from ...protocols.messages.manifest import HoldPlan, StackPlan
 from ...protocols.steps import StackKind
 from .operations import (
@@ -167,13 +168,15 @@ class Expansion:
         scouts = 0.0 if track is None else track.scouts_e_per_nm2
         limit = self.recipe.limits.dose_per_series_e_per_nm2
         if limit is not None and dose + parked + scouts + focus > limit * (1 + 1e-9):
-            by_scouts = f", and {scouts:g} by scouts (track.scouts)" if scouts else ""
-            by_scouts += f", and {focus:g} by focus series (focus.dose)" if focus else ""
+            unit = fluence_unit(limit)
+            by_scouts = f", and {unit.of(scouts):g} by scouts (track.scouts)" if scouts else ""
+            by_scouts += f", and {unit.of(focus):g} by focus series (focus.dose)" if focus else ""
             raise self._bad(
                 path,
-                f"{stack.name} takes {dose:.1f} e/nm^2, and up to {parked:.2g} while the blanker "
-                f"works{by_scouts}, beyond limits.dose_per_series of {limit:g} e/nm^2; lower the "
-                "current, the dwell time or the number of angles",
+                f"{stack.name} takes {unit.of(dose):.1f} {unit.name}, and up to "
+                f"{unit.of(parked):.2g} while the blanker works{by_scouts}, beyond "
+                f"limits.dose_per_series of {unit.of(limit):g} {unit.name}; lower the current, "
+                "the dwell time or the number of angles",
             )
         return AcquireStack(stack, self.temperature_c, track), self._frames_s(tilts)
 

@@ -12,6 +12,7 @@ from ...protocols.config.rig import Rig
 from ...protocols.config.tracking import BLIND_WAY_DEG
 from ...protocols.core.documents import located
 from ...protocols.core.errors import BadInput
+from ...protocols.core.units import fluence_unit
 from ...protocols.messages.manifest import HoldPlan, StackPlan
 from .expansion import Expansion
 from .focus_scans import check_focus, focus_warnings
@@ -299,13 +300,14 @@ def make_plan(recipe: Recipe, rig: Rig, name: str = "recipe") -> Plan:
     parked, scouts = plan.parked_dose_e_per_nm2, plan.scouts_dose_e_per_nm2
     focus = plan.focus_dose_e_per_nm2
     if budget is not None and dose + parked + scouts + focus > budget * (1 + 1e-9):
-        by_scouts = f", and {scouts:.3g} by scouts (track.scouts)" if scouts else ""
-        by_scouts += f", and {focus:.3g} by focus series (focus.dose)" if focus else ""
+        unit = fluence_unit(budget)
+        by_scouts = f", and {unit.of(scouts):.3g} by scouts (track.scouts)" if scouts else ""
+        by_scouts += f", and {unit.of(focus):.3g} by focus series (focus.dose)" if focus else ""
         raise BadInput(
             f"{name}: limits.dose",
-            f"the {plan.frames} frames of this recipe take {dose:.1f} e/nm^2, and up to "
-            f"{parked:.2g} while the blanker works{by_scouts}, beyond the budget of {budget:g} "
-            "e/nm^2",
+            f"the {plan.frames} frames of this recipe take {unit.of(dose):.1f} {unit.name}, and "
+            f"up to {unit.of(parked):.2g} while the blanker works{by_scouts}, beyond the budget "
+            f"of {unit.of(budget):g} {unit.name}",
         )
     return plan
 

@@ -165,6 +165,9 @@ class SimulatedGoniometer(WithErrors):
         Play of the drives of x and y. 0.3 um as in the column of de-twin.
     creep_nm_per_s : float
         Steady drift of the image between two tilts, rms per axis; another one after each tilt.
+    tilt_error_deg : float
+        By how much the specimen is tilted otherwise than the encoder says, rms; another one after
+        each tilt.
     """
 
     REALISTIC: ClassVar[Mapping[str, Any]] = {
@@ -196,6 +199,7 @@ class SimulatedGoniometer(WithErrors):
     axis_turn_deg: AngleDeg = Field(default=0.0, alias="axis_turn")
     xy_backlash_nm: LengthNm = Field(default=0.0, alias="xy_backlash", ge=0)
     creep_nm_per_s: SpeedNmPerS = Field(default=0.0, alias="creep", ge=0)
+    tilt_error_deg: AngleDeg = Field(default=0.0, alias="tilt_error", ge=0)
 
 
 class SimulatedColumn(WithErrors):

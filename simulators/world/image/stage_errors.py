@@ -69,6 +69,7 @@ class StageErrors:
         self._slip_next_nm: float | None = None
         self._drifts: tuple[int, Vector] | None = None
         self._creep: tuple[int, Vector] = t_ns, nothing
+        self._off_deg = _Change(t_ns, t_ns, np.zeros(1), np.zeros(1))
 
     def course_nm(self, tilt_deg: float) -> Vector:
         """The part (y, x) that comes back whenever this angle is asked for."""
@@ -81,6 +82,10 @@ class StageErrors:
             found = found + self._drifts[1] * (max(0, t_ns - self._drifts[0]) * 1e-9)
         return float(found[0]), float(found[1])
 
+    def tilt_error_deg(self, t_ns: int) -> float:
+        """By how much the specimen is tilted otherwise than the encoder says."""
+        return float(self._off_deg.at(t_ns)[0])
+
     def tilts(self, start_ns: int, end_ns: int, before_deg: float, after_deg: float) -> float:
         """Note a tilt that begins now.
 
@@ -91,6 +96,9 @@ class StageErrors:
         """
         if self._config.creep_nm_per_s > 0:
             self._creep_on(start_ns, end_ns)
+        if self._config.tilt_error_deg > 0:
+            new_deg = self._config.tilt_error_deg * self._chance.standard_normal(1)
+            self._off_deg = _Change(start_ns, end_ns, self._off_deg.at(start_ns), new_deg)
         config, angle = self._config, abs(after_deg - before_deg)
         slip_nm = 0.0
         if angle < STANDS_WITHIN_DEG:

@@ -169,6 +169,17 @@ def test_the_stage_creeps_between_tilts():
     assert not np.allclose(turned, steps[0])
 
 
+def test_the_specimen_is_tilted_otherwise_than_the_encoder_says():
+    w = world(goniometer={**STILL, "tilt_error": "0.1 deg"})
+    off = []
+    for k in range(1, 30):
+        w.stage.move(k * S, {"a_deg": 2.0 * k})
+        off.append(w.scan.state(k * S + S // 2).tilt_deg - 2.0 * k)
+        assert w.scan.state(k * S + S * 3 // 4).tilt_deg == pytest.approx(2.0 * k + off[-1])
+    assert np.std(off) == pytest.approx(0.1, rel=0.4)
+    assert len(set(off)) == len(off)
+
+
 def test_the_crystal_of_silicon_has_its_spots():
     w = world("si-110")
     frame, _ = expose(w, S, 1.0)
