@@ -157,9 +157,7 @@ def scan_map(pictures: Sequence[Rotated]) -> ScanMap:
             jacobian @ one.lattice.covariance_a2 @ jacobian.T + 1e-18 * np.eye(3)
         )
         # metric = turn^T M turn, linear in the three elements of M.
-        design = np.stack(
-            [_packed(turn.T @ _unpacked(unit) @ turn) for unit in np.eye(3)], axis=1
-        )
+        design = np.stack([_packed(turn.T @ _unpacked(unit) @ turn) for unit in np.eye(3)], axis=1)
         designs.append(np.linalg.solve(spread, design))
         values.append(np.linalg.solve(spread, metric))
     whole, wanted = np.concatenate(designs), np.concatenate(values)

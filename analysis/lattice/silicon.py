@@ -156,9 +156,7 @@ def _indexed(spots: Spots, pixel_a: float) -> tuple[tuple[NDArray[np.intp], list
     for one, other in itertools.permutations(near.tolist(), 2):
         for sign in (1.0, -1.0):
             g1, g2 = first[one], sign * first[other]
-            between = math.degrees(
-                math.atan2(float(g1[0] * g2[1] - g1[1] * g2[0]), float(g1 @ g2))
-            )
+            between = math.degrees(math.atan2(float(g1[0] * g2[1] - g1[1] * g2[0]), float(g1 @ g2)))
             # From g1 to g2 the crystal's axes turn this way; the other way is its mirror image.
             if abs(between - angle) > _ANGLE_OFF_DEG:
                 continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -123,10 +124,7 @@ def _level_around(amplitude: Floats, away: Floats) -> Floats:
     values = amplitude.ravel()[order]
     edges = np.searchsorted(ring.ravel()[order], np.arange(int(ring.max()) + 2))
     medians = np.array(
-        [
-            np.median(values[a:b]) if b > a else np.inf
-            for a, b in zip(edges, edges[1:], strict=False)
-        ]
+        [np.median(values[a:b]) if b > a else np.inf for a, b in itertools.pairwise(edges)]
     )
     return np.maximum(medians[ring], 1e-12 * float(amplitude.max()) + 1e-300)
 

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ...protocols.core.units import fluence_unit
-from ..schedule.plan import Plan
+from ..schedule.plan import CalibratePixel, Plan
 from .tracking_pane import tracking_lines
 
 # Where there is no terminal, a line of status comes at least this often (wall seconds).
@@ -191,6 +191,8 @@ def plan_table(plan: Plan) -> Group:
         dose = f"{unit.of(frames * per_frame):.1f}" if stack is not None else ""
         if scans := getattr(operation, "scans", getattr(operation, "scouts", 0)):
             dose = f"{unit.of(scans * plan.scout_dose_e_per_nm2):.2g}"
+        if isinstance(operation, CalibratePixel):
+            dose = f"{unit.of(plan.pixel_dose_e_per_nm2):.2g}"
         table.add_row(str(number), operation.label, clock_text(duration_s), dose)
     total = Text.assemble(
         (f"{plan.frames} frames", "bold"),

@@ -19,6 +19,7 @@ from ...protocols.steps import StackKind
 from .operations import (
     AcquireStack,
     CalibrateHeight,
+    CalibratePixel,
     CalibrateShifts,
     ChooseHold,
     Decide,
@@ -27,6 +28,7 @@ from .operations import (
     Operation,
     RampTo,
 )
+from .pixel_scans import FRAMES_PER_TURN, TURNS_DEG, fast_settings
 from .scout_scans import HEIGHT_CHECK_DEG, HEIGHT_TILTS_DEG, SHIFT_PATTERN
 from .switching import SWITCHING_S
 from .tilt_angles import tilt_angles
@@ -58,7 +60,7 @@ class Expansion:
         self.tilt_deg = 0.0
         self.holds = 0
         self.counts: dict[str, int] = {"series": 0, "reference": 0, "ramp": 0, "dark": 0}
-        self.heights = self.shifts = 0
+        self.heights = self.shifts = self.pixels = 0
 
     def _bad(self, path: str, problem: str) -> BadInput:
         return BadInput(f"{self.name}: {path}", problem)
@@ -86,6 +88,8 @@ class Expansion:
                 yield self._height(f"{path}.calibrate")
             elif step.calibrate == "shifts":
                 yield self._shifts(f"{path}.calibrate")
+            elif step.calibrate == "pixel":
+                yield self._pixel(f"{path}.calibrate")
 
     def _check_temperature(self, path: str, temperature_c: float) -> None:
         limits = self.rig.heater.limits
@@ -222,6 +226,26 @@ class Expansion:
         scans = len(SHIFT_PATTERN)
         calibration = CalibrateShifts(f"shifts_{self.shifts:03d}", self.temperature_c, scans)
         return calibration, scans * (self.recipe.beam.exposure_s + shift.settle_s)
+
+    def _pixel(self, path: str) -> tuple[Operation, float]:
+        beam = self.rig.beam
+        if beam.pixel_calibration_file is None:
+            raise self._bad(
+                path,
+                f"the rig '{self.rig.name}' names no file for it; give its beam a "
+                "pixel_calibration_file: pixel.json, or leave this step out",
+            )
+        if beam.scan_rotation_deg is None:
+            raise self._bad(
+                path,
+                f"the rig '{self.rig.name}' names no scan rotation to which the scan is turned "
+                "back; give its beam scan_rotation: 0 deg",
+            )
+        self.pixels += 1
+        frames = FRAMES_PER_TURN * len(TURNS_DEG)
+        name = f"pixel_{self.pixels:03d}"
+        calibration = CalibratePixel(name, self.temperature_c, frames, len(TURNS_DEG))
+        return calibration, frames * fast_settings(self.recipe.beam).exposure_s
 
     def _cycle(self, path: str, cycle: Cycle) -> Iterator[tuple[Operation, float]]:
         self._check_temperature(f"{path}.standby", cycle.standby_c)

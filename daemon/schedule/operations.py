@@ -171,8 +171,27 @@ class CalibrateShifts:
         return f"{self.name}: beam shift by {self.scans} sparse scans"
 
 
+@dataclass(frozen=True)
+class CalibratePixel:
+    """Measure on silicon along [110] what a pixel is worth, by fast scans at several rotations.
+
+    `name` is the account of its dose.
+    """
+
+    name: str
+    at_c: float
+    frames: int
+    rotations: int
+
+    @property
+    def label(self) -> str:
+        """The operation in words."""
+        return f"{self.name}: pixel size by {self.frames} fast scans at {self.rotations} rotations"
+
+
 Operation = (
     CalibrateHeight
+    | CalibratePixel
     | CalibrateShifts
     | HeatTo
     | HoldAt

@@ -19,6 +19,7 @@ from .focus_scans import check_focus, focus_warnings
 from .operations import (
     AcquireStack,
     CalibrateHeight,
+    CalibratePixel,
     CalibrateShifts,
     ChooseHold,
     Decide,
@@ -27,6 +28,7 @@ from .operations import (
     Operation,
     RampTo,
 )
+from .pixel_scans import calibration_warnings, fast_settings
 from .scout_scans import SCOUT_SCANS, BeamOnTimes, scout_dose_e_per_nm2
 from .switching import SWITCHING_S
 from .tilt_angles import frames_per_angle, tilt_angles
@@ -34,6 +36,7 @@ from .tilt_angles import frames_per_angle, tilt_angles
 __all__ = [
     "AcquireStack",
     "CalibrateHeight",
+    "CalibratePixel",
     "CalibrateShifts",
     "ChooseHold",
     "Decide",
@@ -159,7 +162,14 @@ class Plan:
                 scans += op.scouts
             elif isinstance(op, CalibrateShifts):
                 scans += op.scans
-        return dose + scans * self.scout_dose_e_per_nm2
+        return dose + scans * self.scout_dose_e_per_nm2 + self.pixel_dose_e_per_nm2
+
+    @property
+    def pixel_dose_e_per_nm2(self) -> float:
+        """Fluence of the fast scans that tell what a pixel is worth, with the blanker's."""
+        fast = fast_settings(self.recipe.beam)
+        each = fast.dose_per_frame_e_per_nm2 + fast.parked_dose_e_per_nm2(SWITCHING_S)
+        return each * sum(op.frames for op in self.operations if isinstance(op, CalibratePixel))
 
     @property
     def calibrates_shifts_first(self) -> bool:
@@ -174,7 +184,12 @@ class Plan:
     def warnings(self, rig: Rig) -> tuple[str, ...]:
         """What this plan cannot do on a rig, and is carried out all the same."""
         series = [stack for stack in self.stacks if stack.kind == "series"]
-        return focus_warnings(self.recipe, rig, [a for stack in series for a in stack.tilt_deg])
+        angles = [a for stack in series for a in stack.tilt_deg]
+        pixel = any(isinstance(op, CalibratePixel) for op in self.operations)
+        return (
+            *focus_warnings(self.recipe, rig, angles),
+            *(() if pixel else calibration_warnings(self.recipe.beam, rig)),
+        )
 
     @property
     def focus_dose_e_per_nm2(self) -> float:

@@ -245,7 +245,9 @@ class RecipeStep(Strict):
     calibrate : str or None
         ``height``: measure by scouts how high the specimen stands over the tilt axis, and let the
         stage bring it there. ``shifts``: measure by sparse scans what the beam shift does to the
-        image, and write it into the rig's `beam.shift.calibration_file`.
+        image, and write it into the rig's `beam.shift.calibration_file`. ``pixel``: measure on
+        silicon along [110] what a pixel is worth, and write it into the rig's
+        `beam.pixel_calibration_file`.
     """
 
     heat: Heat | None = None
@@ -254,7 +256,7 @@ class RecipeStep(Strict):
     tilt_series: TiltSeries | None = None
     cycle: Cycle | None = None
     ramp: Ramp | None = None
-    calibrate: Literal["height", "shifts"] | None = None
+    calibrate: Literal["height", "shifts", "pixel"] | None = None
 
     @model_validator(mode="after")
     def _exactly_one(self) -> RecipeStep:
