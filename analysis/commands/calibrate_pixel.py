@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from ...protocols.config.scanning.pixel_calibration import save_pixel_calibration
 from ...protocols.core.errors import BadInput
 from ..io.tilt_series_readers import open_stack
-from ..lattice import NoLattice, Rotated, average_frames, rotated_map, scan_map
+from ..lattice import Rotated, average_frames, rotated_map, scan_map
 from ..lattice.process import REACH_A, calibration_of
+from ..lattice.silicon import NoLattice
 from .import_ import positive_quantity, quantity_of
 from .interrupts import notify
 

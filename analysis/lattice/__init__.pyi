@@ -1,12 +1,11 @@
 from .averaging import Averaged, average_frames
-from .scan_map import Rotated, ScanMap, rotated_map, scan_map
-from .silicon import LatticeMap, NoLattice, lattice_map
+from .coil_map import Rotated, ScanMap, rotated_map, scan_map
+from .silicon import LatticeMap, lattice_map
 from .spots import Spots, find_spots
 
 __all__ = [
     "Averaged",
     "LatticeMap",
-    "NoLattice",
     "Rotated",
     "ScanMap",
     "Spots",

@@ -16,7 +16,7 @@ from ...protocols.config.scanning.pixel_calibration import PixelCalibration
 from ...protocols.messages.parent_pipe import announce, read_config
 from ...protocols.messages.process import PixelSolverConfig
 from .averaging import average_frames
-from .scan_map import Rotated, ScanMap, rotated_map, scan_map
+from .coil_map import Rotated, ScanMap, rotated_map, scan_map
 from .silicon import NoLattice
 
 _ANGSTROM = 10.0  # in a nanometre

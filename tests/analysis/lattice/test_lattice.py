@@ -7,7 +7,7 @@ import pytest
 from silicon_pictures import COILS, INDICES, PIXEL_A, map_at, picture
 
 from pyrotome.analysis.lattice import (
-    NoLattice,
+    Rotated,
     Spots,
     average_frames,
     find_spots,
@@ -15,7 +15,7 @@ from pyrotome.analysis.lattice import (
     rotated_map,
     scan_map,
 )
-from pyrotome.analysis.lattice.silicon import BASIS_PER_A
+from pyrotome.analysis.lattice.silicon import BASIS_PER_A, NoLattice
 
 REAL = Path(__file__).resolve().parents[4] / "shared" / "data" / "si110" / "si110_haadf.npz"
 
@@ -67,14 +67,11 @@ def test_what_is_not_silicon_is_refused(wrong):
 def test_too_few_spots_are_told_or_refused():
     seen = np.array([[1, 0], [0, 1]]) @ BASIS_PER_A @ map_at(0.0)
     spots = Spots(seen, np.full((2, 2), 1e-4), np.array([9.0, 8.0]))
-    found = scan_map([type(ROTATED)(lattice_map(spots, PIXEL_A), 0.0)])
+    found = scan_map([Rotated(lattice_map(spots, PIXEL_A), 0.0)])
     assert any("2 spots of the crystal alone" in doubt for doubt in found.doubts)
     one = Spots(seen[:1], spots.sd[:1], spots.strength[:1])
     with pytest.raises(NoLattice):
         lattice_map(one, PIXEL_A)
-
-
-ROTATED = rotated_map(picture(map_at(0.0)), PIXEL_A)
 
 
 def test_pictures_at_several_rotations_give_the_map_of_the_coils():

@@ -1,5 +1,6 @@
 """The plan: a recipe made flat, its angles, its cost, and the limits it is refused for."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from pydantic import ValidationError
 
 from pyrotome.daemon.schedule.plan import (
     AcquireStack,
+    CalibratePixel,
     CalibrateShifts,
     HeatTo,
     HoldAt,
@@ -154,6 +156,35 @@ def test_the_calibration_of_the_built_in_microscope_is_never_written_over() -> N
     calibrated = recipe({"calibrate": "shifts"}, track="model")
     with pytest.raises(BadInput, match=r"steps\[0\]\.calibrate: the built-in microscope keeps"):
         make_plan(calibrated, realistic_rig())
+
+
+def pixel_rig(**beam: Any) -> Rig:
+    rig = simulated_rig()
+    return rig.model_copy(update={"beam": rig.beam.model_copy(update=beam)})
+
+
+def test_a_pixel_calibration_is_planned_by_fast_scans(tmp_path: Path) -> None:
+    file = tmp_path / "pixel.json"
+    rig = pixel_rig(pixel_calibration_file=str(file), scan_rotation_deg=0.0)
+    slow = {"voltage": "300 kV", "current": "2 pA", "dwell": "3 us", "frame": [64, 64],
+            "pixel_size": "0.358 A"}  # fmt: skip
+    wanted = recipe({"calibrate": "pixel"}, beam=slow)
+    plan = make_plan(wanted, rig)
+    assert plan.operations == (CalibratePixel("pixel_001", 25.0, 32, 4),)
+    assert plan.operations[0].label == "pixel_001: pixel size by 32 fast scans at 4 rotations"
+    fast = plan.recipe.beam.dose_per_frame_e_per_nm2 / 6
+    assert plan.pixel_dose_e_per_nm2 > 32 * fast
+    assert plan.pixel_dose_e_per_nm2 == pytest.approx(plan.scouts_dose_e_per_nm2)
+    assert plan.warnings(rig) == ()
+    for missing, words in (
+        ({"scan_rotation_deg": 0.0}, "names no file for it"),
+        ({"pixel_calibration_file": str(file)}, "names no scan rotation"),
+    ):
+        with pytest.raises(BadInput, match=words):
+            make_plan(wanted, pixel_rig(**missing))
+    file.write_text("{}")
+    (text,) = make_plan(recipe({"reference": {"frames": 2}}), rig).warnings(rig)
+    assert "the pixel calibration cannot be used" in text
 
 
 def test_what_a_plan_refuses_is_told_with_the_line_of_the_recipe() -> None:

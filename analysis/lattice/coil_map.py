@@ -106,10 +106,25 @@ def rotated_map(
     pixel_s : tuple of float
         Time from one row to the next, and from one column to the next.
 
+    Returns
+    -------
+    Rotated
+        With the drift taken out, where it is told.
+
     Raises
     ------
     NoLattice
         If it does not show silicon along [110].
+
+    Examples
+    --------
+    >>> from pyrotome.analysis.lattice.silicon import BASIS_PER_A
+    >>> y, x = np.mgrid[:128, :128]
+    >>> waves = np.array([[1, 0], [0, 1], [1, -1], [2, 1]]) @ BASIS_PER_A * 0.358
+    >>> silicon = sum(2 + np.cos(2 * np.pi * (wave[0] * y + wave[1] * x)) for wave in waves)
+    >>> found = rotated_map(silicon, 0.36)
+    >>> np.round(found.lattice.pixel_a, 3).tolist()
+    [0.358, 0.358]
     """
     lattice = lattice_map(find_spots(picture), pixel_a)
     if drift is not None:
