@@ -181,7 +181,7 @@ def plan_table(plan: Plan) -> Group:
     table.add_column("#", justify="right", style="dim")
     table.add_column("step")
     table.add_column("about", justify="right")
-    unit = fluence_unit(plan.dose_e_per_nm2)
+    unit = fluence_unit(max(plan.dose_e_per_nm2, plan.pixel_dose_e_per_nm2))
     table.add_column(f"dose, {unit.typeset}", justify="right")
     per_frame = plan.recipe.beam.dose_per_frame_e_per_nm2
     rows = zip(plan.operations, plan.durations_s, strict=True)
@@ -203,6 +203,9 @@ def plan_table(plan: Plan) -> Group:
         "works",
         f" and {unit.of(plan.scouts_dose_e_per_nm2):.2g} by scouts"
         if plan.scouts_dose_e_per_nm2
+        else "",
+        f" and {unit.of(plan.pixel_dose_e_per_nm2):.2g} by the pixel calibration"
+        if plan.pixel_dose_e_per_nm2
         else "",
         "; about ",
         (clock_text(plan.duration_s), "bold"),

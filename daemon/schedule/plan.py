@@ -162,7 +162,7 @@ class Plan:
                 scans += op.scouts
             elif isinstance(op, CalibrateShifts):
                 scans += op.scans
-        return dose + scans * self.scout_dose_e_per_nm2 + self.pixel_dose_e_per_nm2
+        return dose + scans * self.scout_dose_e_per_nm2
 
     @property
     def pixel_dose_e_per_nm2(self) -> float:
@@ -248,6 +248,7 @@ class Plan:
             "dose_while_parked_e_per_nm2": self.parked_dose_e_per_nm2,
             "dose_of_scouts_e_per_nm2": self.scouts_dose_e_per_nm2,
             "dose_of_focus_e_per_nm2": self.focus_dose_e_per_nm2,
+            "dose_of_pixel_calibration_e_per_nm2": self.pixel_dose_e_per_nm2,
             "bytes": self.bytes_uncompressed,
         }
 
@@ -313,11 +314,12 @@ def make_plan(recipe: Recipe, rig: Rig, name: str = "recipe") -> Plan:
     )
     dose, budget = plan.dose_e_per_nm2, recipe.limits.dose_e_per_nm2
     parked, scouts = plan.parked_dose_e_per_nm2, plan.scouts_dose_e_per_nm2
-    focus = plan.focus_dose_e_per_nm2
-    if budget is not None and dose + parked + scouts + focus > budget * (1 + 1e-9):
+    focus, pixel = plan.focus_dose_e_per_nm2, plan.pixel_dose_e_per_nm2
+    if budget is not None and dose + parked + scouts + focus + pixel > budget * (1 + 1e-9):
         unit = fluence_unit(budget)
         by_scouts = f", and {unit.of(scouts):.3g} by scouts (track.scouts)" if scouts else ""
         by_scouts += f", and {unit.of(focus):.3g} by focus series (focus.dose)" if focus else ""
+        by_scouts += f", and {unit.of(pixel):.3g} by 'calibrate: pixel'" if pixel else ""
         raise BadInput(
             f"{name}: limits.dose",
             f"the {plan.frames} frames of this recipe take {unit.of(dose):.1f} {unit.name}, and "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -90,10 +91,9 @@ class OxidisedParticle:
 
     def scatterers(self, equivalent_s: float, voltage_kv: float) -> Scatterers:
         """The same with the film, as the probe sees it."""
-        truth = self.truth(equivalent_s)
-        symbols = np.concatenate([truth.symbols, np.full(len(self._film), "C")])
-        places = np.concatenate([truth.positions_a, self._film])
-        return _as_scatterers(symbols, places, voltage_kv, len(truth.symbols))
+        zr, oxygen = self._motion.positions_a(equivalent_s), self.particle.oxygen_a
+        kinds = {"Zr": zr, "O": oxygen, "C": self._film}
+        return _as_scatterers(kinds, voltage_kv, len(zr) + len(oxygen))
 
 
 class SiliconLamella:
@@ -132,17 +132,20 @@ class SiliconLamella:
 
     def scatterers(self, equivalent_s: float, voltage_kv: float) -> Scatterers:
         """The same, as the probe sees it."""
-        truth = self._truth
-        return _as_scatterers(truth.symbols, truth.positions_a, voltage_kv, len(truth.symbols))
+        places = self._truth.positions_a
+        return _as_scatterers({"Si": places}, voltage_kv, len(places))
 
 
-def _as_scatterers(
-    symbols: NDArray[np.str_], places_a: Floats, voltage_kv: float, smooth_from: int
-) -> Scatterers:
-    kinds, kind = np.unique(symbols, return_inverse=True)
-    cross = np.array([cross_section_a2(str(symbol), voltage_kv) for symbol in kinds])
-    thermal = np.array([THERMAL_A[str(symbol)] for symbol in kinds])
-    return Scatterers(places_a, cross[kind], thermal[kind], smooth_from)
+def _as_scatterers(kinds: Mapping[str, Floats], voltage_kv: float, smooth_from: int) -> Scatterers:
+    counts = [len(places) for places in kinds.values()]
+    cross = [cross_section_a2(symbol, voltage_kv) for symbol in kinds]
+    thermal = [THERMAL_A[symbol] for symbol in kinds]
+    return Scatterers(
+        np.concatenate(list(kinds.values())),
+        np.repeat(cross, counts),
+        np.repeat(thermal, counts),
+        smooth_from,
+    )
 
 
 def _film(thickness_a: float, top_a: float, seed: int) -> Floats:

@@ -174,7 +174,9 @@ def test_a_pixel_calibration_is_planned_by_fast_scans(tmp_path: Path) -> None:
     assert plan.operations[0].label == "pixel_001: pixel size by 32 fast scans at 4 rotations"
     fast = plan.recipe.beam.dose_per_frame_e_per_nm2 / 6
     assert plan.pixel_dose_e_per_nm2 > 32 * fast
-    assert plan.pixel_dose_e_per_nm2 == pytest.approx(plan.scouts_dose_e_per_nm2)
+    assert plan.scouts_dose_e_per_nm2 == 0
+    with pytest.raises(BadInput, match="by 'calibrate: pixel', beyond the budget"):
+        make_plan(recipe({"calibrate": "pixel"}, beam=slow, limits={"dose": "1 e/nm^2"}), rig)
     assert plan.warnings(rig) == ()
     for missing, words in (
         ({"scan_rotation_deg": 0.0}, "names no file for it"),
