@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import toeplitz
 from scipy.ndimage import maximum_filter
 from scipy.optimize import least_squares
 
@@ -16,6 +17,9 @@ Floats = NDArray[np.float64]
 # The fit takes the pixels of the spectrum within this distance of a maximum; a Hann window makes
 # each spot some two pixels wide.
 _REACH = 3
+# Correlation of noise along an axis between pixels of the spectrum, seen along the phase of a spot:
+# that of a Hann window, whose own spectrum is 1/2 beside -1/4.
+_NOISE = toeplitz([1.0, 2 / 3, 1 / 6] + [0.0] * (2 * _REACH - 2))
 # Nearer to the centre lies what changes slowly over the picture, in pixels of the spectrum.
 _LEAST_RADIUS = 6
 # A spot is so many times as strong as the spectrum around it, at least.
@@ -147,10 +151,14 @@ def _gaussian(amplitude: Floats, place: NDArray[np.intp]) -> tuple[Floats, Float
     fit = least_squares(left, [0.05, 0.95, 0.0, 0.0, 0.9, 0.9], bounds=(low, high))
     if not fit.success or np.any(np.abs(fit.x[2:4]) > 1.45):
         return None
-    freedom = values.size - fit.x.size
     try:
-        covariance = np.linalg.inv(fit.jac.T @ fit.jac) * float((fit.fun**2).sum()) / freedom
+        normal = np.linalg.inv(fit.jac.T @ fit.jac)
     except np.linalg.LinAlgError:
         return None
+    alike = np.kron(_NOISE, _NOISE)
+    towards = normal @ fit.jac.T
+    # What the fit takes up of noise that is alike in neighbours is more than its share.
+    freedom = len(values) - float(np.trace(towards @ alike @ fit.jac))
+    covariance = towards @ alike @ towards.T * float((fit.fun**2).sum()) / max(freedom, 1.0)
     sd = np.sqrt(np.maximum(np.diag(covariance)[2:4], 1e-12))
     return place + fit.x[2:4], sd
