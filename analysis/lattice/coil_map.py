@@ -9,7 +9,7 @@ for a turn of the whole scan cannot be told from one of the crystal.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -173,10 +173,10 @@ def scan_map(pictures: Sequence[Rotated]) -> ScanMap:
         )
         # metric = turn^T M turn, linear in the three elements of M.
         design = np.stack([_packed(turn.T @ _unpacked(unit) @ turn) for unit in np.eye(3)], axis=1)
-        designs.append(np.linalg.solve(spread, design))
-        values.append(np.linalg.solve(spread, metric))
+        designs.append(np.asarray(np.linalg.solve(spread, design), np.float64))
+        values.append(np.asarray(np.linalg.solve(spread, metric), np.float64))
     whole, wanted = np.concatenate(designs), np.concatenate(values)
-    found = np.linalg.lstsq(whole, wanted, rcond=None)[0]
+    found = np.asarray(np.linalg.lstsq(whole, wanted, rcond=None)[0], np.float64)
     freedom = len(wanted) - 3
     excess = float(((wanted - whole @ found) ** 2).sum()) / freedom if freedom else 1.0
     strained = math.sqrt(max(1.0, excess))
@@ -312,7 +312,7 @@ def _root(metric: Floats) -> Floats:
     return np.asarray(vectors * np.sqrt(np.maximum(values, 0.0)) @ vectors.T, np.float64)
 
 
-def _jacobian(function: Any, at: Floats) -> Floats:
+def _jacobian(function: Callable[[Floats], Floats], at: Floats) -> Floats:
     """Derivatives of a smooth function of a few numbers, by central differences."""
     columns: list[Floats] = []
     step = _STEP * max(1e-12, float(np.abs(at).max()))

@@ -119,7 +119,7 @@ def lattice_map(spots: Spots, pixel_a: float) -> LatticeMap:
     for _ in range(2):
         # Once more with all spots that the fitted basis explains.
         indices, used = _assigned(spots.places, basis)
-        basis = np.linalg.lstsq(indices, spots.places[used], rcond=None)[0]
+        basis = np.asarray(np.linalg.lstsq(indices, spots.places[used], rcond=None)[0], np.float64)
     seen, sd = spots.places[used], spots.sd[used]
     wanted = indices @ BASIS_PER_A
     weights = 1.0 / sd.mean(axis=1)
