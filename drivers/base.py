@@ -347,6 +347,21 @@ class Beam(Device):
         """
         raise self._lacks("change the focus")
 
+    async def turn_scan(self, rotation_deg: float) -> None:
+        """Turn the scan, and read back; `prepare` turns it to the rig's rotation again.
+
+        Parameters
+        ----------
+        rotation_deg : float
+            Scan rotation, within -180 to 180.
+
+        Raises
+        ------
+        DeviceRefused
+            If the column's scan cannot be turned, or reads back something else than it was sent.
+        """
+        raise self._lacks("turn the scan")
+
     def _lacks(self, request: str) -> DeviceRefused:
         return DeviceRefused(
             self.name, request, "this driver cannot; nothing was sent", "Leave it out of the recipe"

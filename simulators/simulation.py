@@ -11,7 +11,7 @@ from typing import Any
 
 from ..protocols.config.faults import PHYSICAL, Fault, FaultName
 from ..protocols.config.rig import ROLES, BeamRig, DetectorRig, HeaterRig, Rig, Role, StageRig
-from ..protocols.config.simulated import CuSintering, SimulatorRig
+from ..protocols.config.simulated import CuSintering, SimulatorRig, ZrZrO2
 from ..protocols.core.clock import ExperimentClock
 from ..protocols.core.errors import BadInput
 from ..protocols.messages.process import SimulatorConfig
@@ -228,7 +228,7 @@ async def running(config: SimulatorConfig, fill_frames: int = 0) -> AsyncIterato
         world = World(rig.simulator, clock.now_ns(), truth_log)
     except DoesNotFit as error:
         raise BadInput("simulator.specimen.particles", str(error)) from None
-    warm_up()
+    warm_up(atoms=world.atoms is not None)
     faults: dict[Role, WireFaults] = {}
     devices: dict[str, dict[str, Any]] = {}
     opened: dict[tuple[Wire, str], tuple[dict[str, Any], WireFaults]] = {}
@@ -278,9 +278,10 @@ def _check_fault(rig: Rig, fault: Fault) -> None:
 
 
 @cache
-def warm_up() -> None:
-    """Compile what numba has to, so that the first frame is not late."""
-    world = World(SimulatorRig(specimen=CuSintering(particles=2)), 0)
+def warm_up(*, atoms: bool = False) -> None:
+    """Compile what numba has to for spheres or atoms, so that the first frame is not late."""
+    specimen = ZrZrO2(kind="zr-zro2", atoms=20) if atoms else CuSintering(particles=2)
+    world = World(SimulatorRig(specimen=specimen), 0)
     exposure = world.scan.begin(2_000_000, 1e-3, (4, 4))
     state = world.scan.state(exposure.middle_ns)
     world.scan.frame(exposure, state, world.scan.beam_on(exposure))

@@ -283,6 +283,46 @@ def structure(
 
 
 @commands.command(
+    name="calibrate-pixel",
+    epilog="Examples: `pyrotome calibrate-pixel si110.npz --pixel-size '0.085 Å'`, "
+    "`pyrotome calibrate-pixel si110.mrc --pixel-size '0.358 Å' --voltage '300 kV' -o pixel.json`",
+)
+def calibrate_pixel(
+    picture: Annotated[
+        Path,
+        typer.Argument(
+            metavar="PICTURE",
+            help="Silicon along [110]: .npz, .mrc, .tif, ...; several frames of one view are "
+            "registered and averaged.",
+        ),
+    ],
+    pixel_size: Annotated[
+        str, typer.Option(metavar="Q", help="As the microscope tells it, right within 25 %.")
+    ],
+    voltage: Annotated[
+        str | None, typer.Option(metavar="Q", help="High tension for which it holds; for -o.")
+    ] = None,
+    rotation: Annotated[
+        str | None, typer.Option(metavar="Q", help="Rotation of the scan; else '0 deg'.")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", metavar="FILE", help="Calibration file for a rig (JSON)."),
+    ] = None,
+) -> None:
+    """Find what a pixel is worth, and how the scan is distorted, from a picture of silicon [110].
+
+    An affine map is fitted to the spots of its spectrum. What one picture cannot tell is said on
+    standard error. The step `calibrate: pixel` of a recipe takes such pictures at several scan
+    rotations.
+    """
+    with interruptible():
+        from .calibrate_pixel import calibrate_pixel_command
+
+        calibrate_pixel_command(picture, pixel_size, voltage, rotation, output)
+
+
+@commands.command(
     epilog="Example: `pyrotome spectra ramp.h5 --elements B,Na,Cr,Fe,Mn,Li --stay Cr,Fe --front Na "
     "--follow '260 degC' '400 degC' --start '50 degC' --rate '1 degC/s' -o ramp.nxs "
     "--figure ramp.png`"

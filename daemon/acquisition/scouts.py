@@ -97,7 +97,9 @@ class Scouts:
             "looking": self._looking,
         }
 
-    async def before(self, index: int, tilt_deg: float, *, always: bool = False) -> int:
+    async def before(
+        self, index: int, tilt_deg: float, *, always: bool = False, repeats: bool = False
+    ) -> int:
         """Find the specimen before a frame, as far as the tracking rules ask for it.
 
         Parameters
@@ -108,6 +110,8 @@ class Scouts:
             Nominal angle, at which the stage stands.
         always : bool
             Whether a scout is taken in any case.
+        repeats : bool
+            Whether the frame before was at the same angle: then this one gets no scout of its own.
 
         Returns
         -------
@@ -122,7 +126,9 @@ class Scouts:
         follower, taken, before = self._follower, 0, self._spent
         follower.scouts, follower.scout_dose_e_per_nm2, follower.scout_t_ns = 0, 0.0, None
         self.latest_picture = self._context.settings, "the last frame"
-        following = follower.before_exposure(tilt_deg, self._spent, self.dose_e_per_nm2)
+        following = follower.before_exposure(
+            tilt_deg, self._spent, self.dose_e_per_nm2, repeats=repeats
+        )
         if always and following.do == "expose":
             following = Next("scout")
         while following.do in ("scout", "wide") and self._unanswered < _MOST_UNANSWERED:

@@ -12,8 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from ...protocols.core.clock import iso_utc
+from ...protocols.core.units import FluenceUnit, fluence_unit
 from ...protocols.runfile.file_state import is_left_open
 from ...protocols.runfile.summary import SeriesFigures, inspect_closely
+from ..schedule.tilt_angles import angles_text
 
 _MOST_GAPS = 8  # that are shown by their angles
 _MOST_WARNINGS = 5  # of one series
@@ -81,7 +83,8 @@ def describe(report: dict[str, Any], figures: Sequence[SeriesFigures] = ()) -> R
     begun = [s for s in report["series"] if s["frames"] or s["lost_frames"]]
     if begun:
         # Units in the heads: the table fits a terminal of 80 columns.
-        heads = ("", "frames", "lost", "tilt/°", "T/°C", "e/nm²", "held/s")
+        unit = fluence_unit(report["dose_e_per_nm2"] or 0.0)
+        heads = ("", "frames", "lost", "tilt/°", "T/°C", unit.typeset, "held/s")
         table = _table("Tilt series", heads)
         for series in begun:
             angles = [angle for angle in series["tilt_deg"] if angle is not None]
@@ -93,7 +96,7 @@ def describe(report: dict[str, Any], figures: Sequence[SeriesFigures] = ()) -> R
                 str(series["lost_frames"]) if series["lost_frames"] else "",
                 span,
                 _show(series["temperature_mean_c"], "{:.1f}" + spread),
-                _show(series["dose_e_per_nm2"], "{:.1f}"),
+                _show(_in(unit, series["dose_e_per_nm2"]), "{:.1f}"),
                 _show(series["hold_total_s"], "{:.3f}"),
             )
         parts += ["", table]
@@ -119,11 +122,8 @@ def _of(count: int, planned: int | None) -> str:
 
 
 def _gaps(figures: SeriesFigures) -> Text:
-    shown = ", ".join(f"{angle:+g}°" for angle in figures.missing_deg[:_MOST_GAPS])
-    more = len(figures.missing_deg) - _MOST_GAPS
-    return Text(
-        f"{figures.series} lacks {shown}{f' and {more} more' if more > 0 else ''}", style="yellow"
-    )
+    shown = angles_text(figures.missing_deg, _MOST_GAPS)
+    return Text(f"{figures.series} lacks {shown}", style="yellow")
 
 
 def _tracking(name: str, told: dict[str, Any]) -> Text:
@@ -186,9 +186,20 @@ def _heading(report: dict[str, Any]) -> Text:
     text.append(f"{report['frames']} frames", style="not bold")
     if report["lost_frames"]:
         text.append(f", {report['lost_frames']} lost", style="bold red")
-    dose = _show(report["dose_e_per_nm2"], "{:.1f} e/nm²", "dose not known")
+    dose = _dose(report["dose_e_per_nm2"])
     text.append(f" · {dose} · {report['events']} events", style="not bold")
     return text
+
+
+def _in(unit: FluenceUnit, e_per_nm2: float | None) -> float | None:
+    return None if e_per_nm2 is None else unit.of(e_per_nm2)
+
+
+def _dose(e_per_nm2: float | None) -> str:
+    if e_per_nm2 is None:
+        return "dose not known"
+    unit = fluence_unit(e_per_nm2)
+    return f"{unit.of(e_per_nm2):.1f} {unit.typeset}"
 
 
 def _table(title: str, heads: Sequence[str]) -> Table:

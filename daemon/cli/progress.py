@@ -11,7 +11,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from ..schedule.plan import Plan
+from ...protocols.core.units import fluence_unit
+from ..schedule.plan import CalibratePixel, Plan
 from .tracking_pane import tracking_lines
 
 # Where there is no terminal, a line of status comes at least this often (wall seconds).
@@ -58,12 +59,13 @@ def status_lines(status: dict[str, Any], speed: float = 1.0) -> list[tuple[str, 
         "preparing" if not status["step_index"] else "all frames acquired"
     )
     limit = status.get("dose_limit_e_per_nm2")
-    budget = f" of {limit:.5g}" if limit else ""
+    unit = fluence_unit(limit or status["dose_e_per_nm2"])
+    budget = f" of {unit.of(limit):.5g}" if limit else ""
     lines[1:1] = [("step", f"{status['step_index']}/{status['steps']}  {step}")]
     lines += [
         ("tilt", _value(status.get("tilt_deg"), "{:+.2f}°")),
         ("frames", f"{done} of {frames}" + (f", {lost} lost" if lost else "")),
-        ("dose", f"{status['dose_e_per_nm2']:.1f}{budget} e/nm²"),
+        ("dose", f"{unit.of(status['dose_e_per_nm2']):.1f}{budget} {unit.typeset}"),
         ("left", clock_text(status["eta_s"] / speed)),
         *tracking_lines(status),
     ]
@@ -168,28 +170,43 @@ class ProgressView:
         return Group(Text(str(status.get("title", "")), style="bold"), table, bar)
 
 
+def _number(value: float, digits: int = 3) -> str:
+    """A number with so many digits at least, without a power of ten."""
+    return f"{value:.0f}" if value >= 10**digits else f"{value:.{digits}g}"
+
+
 def plan_table(plan: Plan) -> Group:
     """The plan for people, as ``pyrotome check`` prints it."""
     table = Table(title=plan.recipe.title, title_style="bold", title_justify="left")
     table.add_column("#", justify="right", style="dim")
     table.add_column("step")
     table.add_column("about", justify="right")
-    table.add_column("dose, e/nm²", justify="right")
+    unit = fluence_unit(max(plan.dose_e_per_nm2, plan.pixel_dose_e_per_nm2))
+    table.add_column(f"dose, {unit.typeset}", justify="right")
     per_frame = plan.recipe.beam.dose_per_frame_e_per_nm2
     rows = zip(plan.operations, plan.durations_s, strict=True)
     for number, (operation, duration_s) in enumerate(rows, 1):
         stack = getattr(operation, "stack", None)
         frames = 0 if stack is None or stack.is_dark else stack.frames
-        dose = f"{frames * per_frame:.1f}" if stack is not None else ""
+        dose = f"{unit.of(frames * per_frame):.1f}" if stack is not None else ""
         if scans := getattr(operation, "scans", getattr(operation, "scouts", 0)):
-            dose = f"{scans * plan.scout_dose_e_per_nm2:.2g}"
+            dose = f"{unit.of(scans * plan.scout_dose_e_per_nm2):.2g}"
+        if isinstance(operation, CalibratePixel):
+            dose = f"{unit.of(plan.pixel_dose_e_per_nm2):.2g}"
         table.add_row(str(number), operation.label, clock_text(duration_s), dose)
     total = Text.assemble(
         (f"{plan.frames} frames", "bold"),
-        f" of {plan.recipe.beam.exposure_s:.3g} s, {per_frame:.3g} e/nm² each; ",
-        (f"{plan.dose_e_per_nm2:.1f} e/nm²", "bold"),
-        f" in all, and up to {plan.parked_dose_e_per_nm2:.2g} while the blanker works",
-        f" and {plan.scouts_dose_e_per_nm2:.2g} by scouts" if plan.scouts_dose_e_per_nm2 else "",
+        f" of {plan.recipe.beam.exposure_s:.3g} s, {_number(unit.of(per_frame))} "
+        f"{unit.typeset} each; ",
+        (f"{unit.of(plan.dose_e_per_nm2):.1f} {unit.typeset}", "bold"),
+        f" in all, and up to {_number(unit.of(plan.parked_dose_e_per_nm2), 2)} while the blanker "
+        "works",
+        f" and {unit.of(plan.scouts_dose_e_per_nm2):.2g} by scouts"
+        if plan.scouts_dose_e_per_nm2
+        else "",
+        f" and {unit.of(plan.pixel_dose_e_per_nm2):.2g} by the pixel calibration"
+        if plan.pixel_dose_e_per_nm2
+        else "",
         "; about ",
         (clock_text(plan.duration_s), "bold"),
         f"; at most {size_text(plan.bytes_uncompressed)} on disk",

@@ -9,8 +9,12 @@ from ...protocols.messages.manifest import StackPlan
 from ..schedule.dose import ROUNDING
 from ..schedule.plan import AcquireStack, HeatTo, HoldAt, Plan, RampTo
 from ..schedule.switching import SWITCHING_S
+from ..schedule.tilt_angles import angles_text
 from .journal_history import History
 from .remaining import NOTHING_DONE, Recorded, RemainingWork
+
+# Angles that a message names.
+_MOST_ANGLES = 8
 
 
 class RemainingFrames:
@@ -148,11 +152,9 @@ class RemainingFrames:
         if not indices:
             return
         self.missing.setdefault(stack.name, []).extend(indices)
-        angles = ", ".join(f"{stack.tilt_deg[frame]:+g}°" for frame in sorted(indices)[:8])
-        more = f" and {len(indices) - 8} more" if len(indices) > 8 else ""
+        angles = angles_text((stack.tilt_deg[frame] for frame in sorted(indices)), _MOST_ANGLES)
         self.problems.append(
-            f"{stack.name}: {len(indices)} of {stack.frames} frames stay missing "
-            f"({angles}{more}): {why}"
+            f"{stack.name}: {len(indices)} of {stack.frames} frames stay missing ({angles}): {why}"
         )
 
 

@@ -29,6 +29,7 @@ from ..schedule.dose import DoseLedger
 from ..schedule.plan import (
     AcquireStack,
     CalibrateHeight,
+    CalibratePixel,
     CalibrateShifts,
     ChooseHold,
     Decide,
@@ -42,6 +43,7 @@ from ..schedule.steering_history import SteeringHistory
 from ..steering.steering import Steering
 from ..tracking.follower import Follower
 from .heating import Heating
+from .pixel_calibration import PixelCalibrator
 from .shift_calibration import ShiftCalibrator
 from .specimen_tracking import SpecimenTracking
 
@@ -126,6 +128,7 @@ class Engine:
         self._shifts = ShiftCalibrator(
             self._acquisition, self.follower, self.pause, self._checkpoint
         )
+        self._pixel = PixelCalibrator(self._acquisition, self.pause, self._checkpoint)
         self._pause = False
         self._resumed = asyncio.Event()
 
@@ -280,6 +283,11 @@ class Engine:
             case CalibrateShifts() as calibration:
                 await self._heating.settled(calibration.at_c)
                 await self._shifts.calibrate(calibration, rest.deflectors)
+            case CalibratePixel() as calibration:
+                await self._heating.settled(calibration.at_c)
+                file = self._acquisition.beam.rig.pixel_calibration_file
+                assert file is not None
+                await self._pixel.calibrate(calibration, file)
             case AcquireStack() as stack:
                 await self._acquire(stack, rest.frame_indices)
             case RampTo() as ramp:

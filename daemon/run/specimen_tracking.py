@@ -15,6 +15,7 @@ from ..acquisition.focus_series import FocusSeries
 from ..acquisition.scouts import Scouts
 from ..acquisition.stack_acquisition import StackAcquisition
 from ..schedule.operations import CalibrateHeight
+from ..schedule.tilt_angles import arrivals
 from ..tracking.follower import Follower
 
 # A picture further away in angle is not compared with.
@@ -114,7 +115,7 @@ class SpecimenTracking:
                 await self._look_at(series, way)
                 await self._expect(series, tilt_deg, frame_s)
             if follower.limits.keep_within_nm == 0:
-                self._scouts.spread(len(tilt_deg))
+                self._scouts.spread(sum(arrivals(tilt_deg)))
         if (by_nm := follower.hand_over_nm()) is not None:
             await self._move_stage(y_nm=by_nm[0], x_nm=by_nm[1])
 
@@ -167,8 +168,9 @@ class SpecimenTracking:
             always = await self._goes_there() or taken > 0
             await follower.follow(tilt_deg)
             index = acquisition.indices[first]
+            repeats = not arrivals(self._tilts)[first]
             await self._focus.before(index, tilt_deg)
-            taken += await self._scouts.before(index, tilt_deg, always=always)
+            taken += await self._scouts.before(index, tilt_deg, always=always, repeats=repeats)
             if not await self._checkpoint() or not (taken or follower.pointed_out):
                 break
         if self._scouts.detector_taken or self._focus.detector_taken:

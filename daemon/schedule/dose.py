@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ...protocols.core.units import fluence_unit
+
 # Two sums of the same frames may differ in the last bits, which does not pass a limit.
 ROUNDING = 1 + 1e-9
 _ROUNDING_PART = 1e-6
@@ -81,14 +83,17 @@ class DoseLedger:
         account.limit = self.series_limit if is_series else None
         wanted = account.charged + account.reserved + dose
         if account.limit is not None and wanted > account.limit * ROUNDING:
+            unit = fluence_unit(account.limit)
             raise DoseExceeded(
-                f"{name} needs {wanted:.4g} e/nm^2, its limit is {account.limit:.4g} e/nm^2"
+                f"{name} needs {unit.of(wanted):.4g} {unit.name}, its limit is "
+                f"{unit.of(account.limit):.4g} {unit.name}"
             )
         total = self.committed + dose
         if self.limit is not None and total > self.limit * ROUNDING:
+            unit = fluence_unit(self.limit)
             raise DoseExceeded(
-                f"{name} would bring the specimen to {total:.5g} e/nm^2, "
-                f"the budget is {self.limit:.5g} e/nm^2"
+                f"{name} would bring the specimen to {unit.of(total):.5g} {unit.name}, "
+                f"the budget is {unit.of(self.limit):.5g} {unit.name}"
             )
         account.reserved += dose
         self._accounts[name] = account
@@ -140,8 +145,10 @@ class DoseLedger:
             (self.limit, self.charged, "the specimen has received"),
         ):
             if limit is not None and charged > limit * ROUNDING:
+                unit = fluence_unit(limit)
                 raise DoseExceeded(
-                    f"{whose} {charged:.5g} e/nm^2, more than its limit of {limit:.5g} e/nm^2"
+                    f"{whose} {unit.of(charged):.5g} {unit.name}, more than its limit of "
+                    f"{unit.of(limit):.5g} {unit.name}"
                 )
 
     def release(self, name: str) -> None:

@@ -13,11 +13,13 @@ from ...protocols.config.recipe import Cycle, Ramp, Recipe, TiltSeries
 from ...protocols.config.rig import Rig
 from ...protocols.config.steering import Adaptive
 from ...protocols.core.errors import BadInput
+from ...protocols.core.units import fluence_unit
 from ...protocols.messages.manifest import HoldPlan, StackPlan
 from ...protocols.steps import StackKind
 from .operations import (
     AcquireStack,
     CalibrateHeight,
+    CalibratePixel,
     CalibrateShifts,
     ChooseHold,
     Decide,
@@ -26,6 +28,7 @@ from .operations import (
     Operation,
     RampTo,
 )
+from .pixel_scans import FRAMES_PER_TURN, TURNS_DEG, fast_settings
 from .scout_scans import HEIGHT_CHECK_DEG, HEIGHT_TILTS_DEG, SHIFT_PATTERN
 from .switching import SWITCHING_S
 from .tilt_angles import tilt_angles
@@ -57,7 +60,7 @@ class Expansion:
         self.tilt_deg = 0.0
         self.holds = 0
         self.counts: dict[str, int] = {"series": 0, "reference": 0, "ramp": 0, "dark": 0}
-        self.heights = self.shifts = 0
+        self.heights = self.shifts = self.pixels = 0
 
     def _bad(self, path: str, problem: str) -> BadInput:
         return BadInput(f"{self.name}: {path}", problem)
@@ -85,6 +88,8 @@ class Expansion:
                 yield self._height(f"{path}.calibrate")
             elif step.calibrate == "shifts":
                 yield self._shifts(f"{path}.calibrate")
+            elif step.calibrate == "pixel":
+                yield self._pixel(f"{path}.calibrate")
 
     def _check_temperature(self, path: str, temperature_c: float) -> None:
         limits = self.rig.heater.limits
@@ -167,13 +172,15 @@ class Expansion:
         scouts = 0.0 if track is None else track.scouts_e_per_nm2
         limit = self.recipe.limits.dose_per_series_e_per_nm2
         if limit is not None and dose + parked + scouts + focus > limit * (1 + 1e-9):
-            by_scouts = f", and {scouts:g} by scouts (track.scouts)" if scouts else ""
-            by_scouts += f", and {focus:g} by focus series (focus.dose)" if focus else ""
+            unit = fluence_unit(limit)
+            by_scouts = f", and {unit.of(scouts):g} by scouts (track.scouts)" if scouts else ""
+            by_scouts += f", and {unit.of(focus):g} by focus series (focus.dose)" if focus else ""
             raise self._bad(
                 path,
-                f"{stack.name} takes {dose:.1f} e/nm^2, and up to {parked:.2g} while the blanker "
-                f"works{by_scouts}, beyond limits.dose_per_series of {limit:g} e/nm^2; lower the "
-                "current, the dwell time or the number of angles",
+                f"{stack.name} takes {unit.of(dose):.1f} {unit.name}, and up to "
+                f"{unit.of(parked):.2g} while the blanker works{by_scouts}, beyond "
+                f"limits.dose_per_series of {unit.of(limit):g} {unit.name}; lower the current, "
+                "the dwell time or the number of angles",
             )
         return AcquireStack(stack, self.temperature_c, track), self._frames_s(tilts)
 
@@ -219,6 +226,26 @@ class Expansion:
         scans = len(SHIFT_PATTERN)
         calibration = CalibrateShifts(f"shifts_{self.shifts:03d}", self.temperature_c, scans)
         return calibration, scans * (self.recipe.beam.exposure_s + shift.settle_s)
+
+    def _pixel(self, path: str) -> tuple[Operation, float]:
+        beam = self.rig.beam
+        if beam.pixel_calibration_file is None:
+            raise self._bad(
+                path,
+                f"the rig '{self.rig.name}' names no file for it; give its beam a "
+                "pixel_calibration_file: pixel.json, or leave this step out",
+            )
+        if beam.scan_rotation_deg is None:
+            raise self._bad(
+                path,
+                f"the rig '{self.rig.name}' names no scan rotation to which the scan is turned "
+                "back; give its beam scan_rotation: 0 deg",
+            )
+        self.pixels += 1
+        frames = FRAMES_PER_TURN * len(TURNS_DEG)
+        name = f"pixel_{self.pixels:03d}"
+        calibration = CalibratePixel(name, self.temperature_c, frames, len(TURNS_DEG))
+        return calibration, frames * fast_settings(self.recipe.beam).exposure_s
 
     def _cycle(self, path: str, cycle: Cycle) -> Iterator[tuple[Operation, float]]:
         self._check_temperature(f"{path}.standby", cycle.standby_c)

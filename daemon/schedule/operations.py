@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ...protocols.config.steering import Adaptive, Until
 from ...protocols.config.tracking import Track
 from ...protocols.messages.manifest import HoldPlan, StackPlan
+from .tilt_angles import frames_per_angle
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,11 @@ class AcquireStack:
     def label(self) -> str:
         """The operation in words."""
         blanked = " with the beam blanked" if self.stack.is_dark else ""
-        return f"{self.stack.name}: {self.stack.frames} frames{blanked}"
+        at_each = frames_per_angle(self.stack.tilt_deg) if self.stack.kind == "series" else 1
+        angles = f", {at_each} at each of {self.stack.frames // at_each} angles"
+        return (
+            f"{self.stack.name}: {self.stack.frames} frames{angles if at_each > 1 else ''}{blanked}"
+        )
 
 
 @dataclass(frozen=True)
@@ -166,8 +171,27 @@ class CalibrateShifts:
         return f"{self.name}: beam shift by {self.scans} sparse scans"
 
 
+@dataclass(frozen=True)
+class CalibratePixel:
+    """Measure on silicon along [110] what a pixel is worth, by fast scans at several rotations.
+
+    `name` is the account of its dose.
+    """
+
+    name: str
+    at_c: float
+    frames: int
+    rotations: int
+
+    @property
+    def label(self) -> str:
+        """The operation in words."""
+        return f"{self.name}: pixel size by {self.frames} fast scans at {self.rotations} rotations"
+
+
 Operation = (
     CalibrateHeight
+    | CalibratePixel
     | CalibrateShifts
     | HeatTo
     | HoldAt

@@ -12,12 +12,14 @@ from ...protocols.config.rig import Rig
 from ...protocols.config.tracking import BLIND_WAY_DEG
 from ...protocols.core.documents import located
 from ...protocols.core.errors import BadInput
+from ...protocols.core.units import fluence_unit
 from ...protocols.messages.manifest import HoldPlan, StackPlan
 from .expansion import Expansion
 from .focus_scans import check_focus, focus_warnings
 from .operations import (
     AcquireStack,
     CalibrateHeight,
+    CalibratePixel,
     CalibrateShifts,
     ChooseHold,
     Decide,
@@ -26,13 +28,15 @@ from .operations import (
     Operation,
     RampTo,
 )
+from .pixel_scans import calibration_warnings, fast_settings
 from .scout_scans import SCOUT_SCANS, BeamOnTimes, scout_dose_e_per_nm2
 from .switching import SWITCHING_S
-from .tilt_angles import tilt_angles
+from .tilt_angles import frames_per_angle, tilt_angles
 
 __all__ = [
     "AcquireStack",
     "CalibrateHeight",
+    "CalibratePixel",
     "CalibrateShifts",
     "ChooseHold",
     "Decide",
@@ -161,6 +165,13 @@ class Plan:
         return dose + scans * self.scout_dose_e_per_nm2
 
     @property
+    def pixel_dose_e_per_nm2(self) -> float:
+        """Fluence of the fast scans that tell what a pixel is worth, with the blanker's."""
+        fast = fast_settings(self.recipe.beam)
+        each = fast.dose_per_frame_e_per_nm2 + fast.parked_dose_e_per_nm2(SWITCHING_S)
+        return each * sum(op.frames for op in self.operations if isinstance(op, CalibratePixel))
+
+    @property
     def calibrates_shifts_first(self) -> bool:
         """Whether the beam shift is calibrated before anything is done that needs it."""
         for op in self.operations:
@@ -173,7 +184,12 @@ class Plan:
     def warnings(self, rig: Rig) -> tuple[str, ...]:
         """What this plan cannot do on a rig, and is carried out all the same."""
         series = [stack for stack in self.stacks if stack.kind == "series"]
-        return focus_warnings(self.recipe, rig, [a for stack in series for a in stack.tilt_deg])
+        angles = [a for stack in series for a in stack.tilt_deg]
+        pixel = any(isinstance(op, CalibratePixel) for op in self.operations)
+        return (
+            *focus_warnings(self.recipe, rig, angles),
+            *(() if pixel else calibration_warnings(self.recipe.beam, rig)),
+        )
 
     @property
     def focus_dose_e_per_nm2(self) -> float:
@@ -220,6 +236,7 @@ class Plan:
                     "frames": stack.frames,
                     "dose_e_per_nm2": stack.frames * per_frame,
                     "tilt_deg": list(stack.tilt_deg),
+                    "frames_per_tilt": frames_per_angle(stack.tilt_deg),
                 }
                 for stack in self.stacks
                 if stack.kind == "series"
@@ -231,6 +248,7 @@ class Plan:
             "dose_while_parked_e_per_nm2": self.parked_dose_e_per_nm2,
             "dose_of_scouts_e_per_nm2": self.scouts_dose_e_per_nm2,
             "dose_of_focus_e_per_nm2": self.focus_dose_e_per_nm2,
+            "dose_of_pixel_calibration_e_per_nm2": self.pixel_dose_e_per_nm2,
             "bytes": self.bytes_uncompressed,
         }
 
@@ -296,15 +314,17 @@ def make_plan(recipe: Recipe, rig: Rig, name: str = "recipe") -> Plan:
     )
     dose, budget = plan.dose_e_per_nm2, recipe.limits.dose_e_per_nm2
     parked, scouts = plan.parked_dose_e_per_nm2, plan.scouts_dose_e_per_nm2
-    focus = plan.focus_dose_e_per_nm2
-    if budget is not None and dose + parked + scouts + focus > budget * (1 + 1e-9):
-        by_scouts = f", and {scouts:.3g} by scouts (track.scouts)" if scouts else ""
-        by_scouts += f", and {focus:.3g} by focus series (focus.dose)" if focus else ""
+    focus, pixel = plan.focus_dose_e_per_nm2, plan.pixel_dose_e_per_nm2
+    if budget is not None and dose + parked + scouts + focus + pixel > budget * (1 + 1e-9):
+        unit = fluence_unit(budget)
+        by_scouts = f", and {unit.of(scouts):.3g} by scouts (track.scouts)" if scouts else ""
+        by_scouts += f", and {unit.of(focus):.3g} by focus series (focus.dose)" if focus else ""
+        by_scouts += f", and {unit.of(pixel):.3g} by 'calibrate: pixel'" if pixel else ""
         raise BadInput(
             f"{name}: limits.dose",
-            f"the {plan.frames} frames of this recipe take {dose:.1f} e/nm^2, and up to "
-            f"{parked:.2g} while the blanker works{by_scouts}, beyond the budget of {budget:g} "
-            "e/nm^2",
+            f"the {plan.frames} frames of this recipe take {unit.of(dose):.1f} {unit.name}, and "
+            f"up to {unit.of(parked):.2g} while the blanker works{by_scouts}, beyond the budget "
+            f"of {unit.of(budget):g} {unit.name}",
         )
     return plan
 

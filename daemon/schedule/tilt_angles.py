@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
 from ...protocols.config.recipe import TiltSeries
 
 
@@ -39,3 +43,43 @@ def tilt_angles(series: TiltSeries) -> tuple[float, ...]:
         if minus:
             order.append(minus.pop(0))
     return tuple(order)
+
+
+def arrivals(tilt_deg: Sequence[float]) -> tuple[bool, ...]:
+    """For each frame whether the stage comes to its angle; it stands there for those that follow.
+
+    Examples
+    --------
+    >>> arrivals((0.0, 0.0, 2.0))
+    (True, False, True)
+    """
+    return tuple(k == 0 or angle != tilt_deg[k - 1] for k, angle in enumerate(tilt_deg))
+
+
+def frames_per_angle(tilt_deg: Sequence[float]) -> int:
+    """How many frames follow each other at every angle; 1 where that is not the same everywhere.
+
+    Examples
+    --------
+    >>> frames_per_angle((0.0, 0.0, 2.0, 2.0)), frames_per_angle((0.0, 0.0, 2.0))
+    (2, 1)
+    """
+    counts = {len(list(group)) for _, group in itertools.groupby(tilt_deg)}
+    return counts.pop() if len(counts) == 1 else 1
+
+
+def angles_text(tilt_deg: Iterable[float], most: int) -> str:
+    """Angles of frames for people, each once with how often it is there, and how many are left out.
+
+    Examples
+    --------
+    >>> angles_text((2.0, 2.0, 4.0, 6.0), 2)
+    '+2° (2 frames), +4° and 1 more'
+    """
+    counts = Counter(tilt_deg)
+    shown = [
+        f"{angle:+g}°" + (f" ({count} frames)" if count > 1 else "")
+        for angle, count in itertools.islice(counts.items(), most)
+    ]
+    more = sum(itertools.islice(counts.values(), most, None))
+    return ", ".join(shown) + (f" and {more} more" if more else "")

@@ -22,6 +22,7 @@ from ..schedule.focus_scans import focus_series_e_per_nm2
 from ..schedule.plan import AcquireStack, Plan
 from ..schedule.scout_scans import BeamOnTimes, scout_dose_e_per_nm2, scout_for
 from ..schedule.switching import SWITCHING_S
+from ..schedule.tilt_angles import arrivals
 
 _MOST_BYTES = 64 << 20
 
@@ -79,7 +80,7 @@ def expected_tracking(plan: Plan, rig: Rig) -> dict[str, Any] | None:
             stack.tilt_deg, limits, stage, max(seen, min(number, 1)), after_hold=after_hold
         )
         row = _row(stack, found, depth_nm if tracks_focus else None, tracks_focus)
-        series.append(row | _scouts(found, limits, plan))
+        series.append(row | _scouts(found, stack.tilt_deg, limits, plan))
     return {
         "basis": basis,
         "jitter_nm": round(stage.jitter_nm, 1),
@@ -104,13 +105,20 @@ def _row(
     }
 
 
-def _scouts(found: ExpectedSeries, limits: TrackingLimits, plan: Plan) -> dict[str, Any]:
+def _scouts(
+    found: ExpectedSeries, tilt_deg: tuple[float, ...], limits: TrackingLimits, plan: Plan
+) -> dict[str, Any]:
     """How many scouts and focus series a tilt series takes at most, and their dose."""
     beam, budget = plan.recipe.beam, limits.scouts_e_per_nm2
-    frames = len(found.frame_sd_nm) if limits.keep_within_nm == 0 else 1
+    arrives = arrivals(tilt_deg)
+    frames = sum(arrives) if limits.keep_within_nm == 0 else 1
     scan = scout_for(beam, frames, budget, BeamOnTimes())
     dose = scout_dose_e_per_nm2(beam, scan, BeamOnTimes())
-    wanted = sum(sd > limits.keep_within_nm for sd in found.frame_sd_nm)
+    wanted = sum(
+        sd > limits.keep_within_nm
+        for sd, comes in zip(found.frame_sd_nm, arrives, strict=True)
+        if comes
+    )
     most = min(wanted, int(budget / dose * (1 + 1e-9)))
     planned = plan.recipe.focus_e_per_nm2
     parked = beam.parked_dose_e_per_nm2(SWITCHING_S)

@@ -266,7 +266,12 @@ class Follower:
         return self.focus_needs.due(self._row, placed, voltage_kv)
 
     def before_exposure(
-        self, tilt_deg: float, spent_e_per_nm2: float, scout_e_per_nm2: float
+        self,
+        tilt_deg: float,
+        spent_e_per_nm2: float,
+        scout_e_per_nm2: float,
+        *,
+        repeats: bool = False,
     ) -> Next:
         """Whether a scout comes before the frame of an angle; see the rule of the same name."""
         table = self._table
@@ -275,7 +280,12 @@ class Follower:
             return Next("expose")
         latest = self.alarms.latest
         return before_exposure(
-            row.shift_sd_nm, self._limits, spent_e_per_nm2, scout_e_per_nm2, latest
+            row.shift_sd_nm,
+            self._limits,
+            spent_e_per_nm2,
+            scout_e_per_nm2,
+            latest,
+            repeats=repeats,
         )
 
     def after_scout(self, found: OffsetMeasured, taken: int) -> Next:

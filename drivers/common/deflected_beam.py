@@ -94,13 +94,19 @@ class DeflectedBeam(ColumnBeam):
         """Focus on another height; see `Beam.focus`."""
         return await self._focus.focus(defocus_nm)
 
+    async def turn_scan(self, rotation_deg: float) -> None:
+        """Turn the scan; see `Beam.turn_scan`."""
+        if not self._optics.turns_scan:
+            raise self._lacks("turn the scan")
+        found_deg = await self._optics.turn_scan(rotation_deg)
+        off_deg = (found_deg - rotation_deg + 180.0) % 360.0 - 180.0
+        if not abs(off_deg) <= ROTATION_TOLERANCE_DEG:
+            request = f"turn the scan to {rotation_deg:g} deg"
+            raise elsewhere(self.name, request, f"it reads {found_deg:.2f} deg")
+
     async def _prepare_optics(self, settings: BeamSettings) -> None:
         """Turn the scan, read the calibration, and note shift and focus as they are found."""
-        rotation_deg = self.rig.scan_rotation_deg
-        if rotation_deg is not None:
-            found_deg = await self._optics.turn_scan(rotation_deg)
-            if not abs(found_deg - rotation_deg) <= ROTATION_TOLERANCE_DEG:
-                request = f"turn the scan to {rotation_deg:g} deg"
-                raise elsewhere(self.name, request, f"it reads {found_deg:.2f} deg")
+        if self.rig.scan_rotation_deg is not None:
+            await self.turn_scan(self.rig.scan_rotation_deg)
         await self._shift.prepare(settings)
         await self._focus.prepare()

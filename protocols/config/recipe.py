@@ -41,6 +41,7 @@ from .tracking import Focus, Settle, Track
 TiltOrder = Literal["ascending", "descending", "bidirectional", "dose-symmetric"]
 Count = Annotated[int, Field(ge=1, le=100_000, strict=True)]
 Pixels = Annotated[int, Field(ge=8, le=16_384, strict=True)]
+MOST_FRAMES = 100_000
 NonNegativeDuration = Annotated[DurationS, Field(ge=0)]
 
 
@@ -113,7 +114,8 @@ class Dark(Strict):
 class TiltSeries(Strict):
     """One low-dose tilt series.
 
-    `track` holds what is other than in the recipe's `track` (`Recipe.track_of`).
+    `frames_per_tilt` frames are recorded one after the other at each angle, each by itself; `track`
+    holds what is other than in the recipe's `track` (`Recipe.track_of`).
     """
 
     from_deg: AngleDeg = Field(alias="from")
@@ -132,6 +134,12 @@ class TiltSeries(Strict):
             raise ValueError(
                 f"step {self.step_deg:g} deg does not divide the {span:g} deg from "
                 f"{self.from_deg:g} to {self.to_deg:g}"
+            )
+        angles = round(span / self.step_deg) + 1
+        if angles * self.frames_per_tilt > MOST_FRAMES:
+            raise ValueError(
+                f"{self.frames_per_tilt} frames at each of {angles} angles are "
+                f"{angles * self.frames_per_tilt} in one tilt series; at most {MOST_FRAMES}"
             )
         return self
 
@@ -237,7 +245,9 @@ class RecipeStep(Strict):
     calibrate : str or None
         ``height``: measure by scouts how high the specimen stands over the tilt axis, and let the
         stage bring it there. ``shifts``: measure by sparse scans what the beam shift does to the
-        image, and write it into the rig's `beam.shift.calibration_file`.
+        image, and write it into the rig's `beam.shift.calibration_file`. ``pixel``: measure on
+        silicon along [110] what a pixel is worth, and write it into the rig's
+        `beam.pixel_calibration_file`.
     """
 
     heat: Heat | None = None
@@ -246,7 +256,7 @@ class RecipeStep(Strict):
     tilt_series: TiltSeries | None = None
     cycle: Cycle | None = None
     ramp: Ramp | None = None
-    calibrate: Literal["height", "shifts"] | None = None
+    calibrate: Literal["height", "shifts", "pixel"] | None = None
 
     @model_validator(mode="after")
     def _exactly_one(self) -> RecipeStep:

@@ -163,12 +163,14 @@ class BeamRig(DeviceRig):
 
     Without `shift` or `focus` the beam is not shifted or the focus not changed. `scan_rotation_deg`
     is set when the beam is prepared, so that the tilt axis lies along the columns of the images.
+    `pixel_calibration_file` holds what a pixel is worth; it may not be there yet.
     """
 
     limits: BeamLimits = BeamLimits()
     shift: ShiftRig | None = None
     focus: FocusRig | None = None
     scan_rotation_deg: AngleDeg | None = Field(default=None, alias="scan_rotation", ge=-180, le=180)
+    pixel_calibration_file: str | None = Field(default=None, min_length=1, max_length=1000)
 
 
 class DetectorRig(DeviceRig):
@@ -358,6 +360,8 @@ def rig_of_text(text: str, name: str, folder: Path | None) -> Rig:
     if (shift := rig.beam.shift) is not None:
         shift = _with_files(shift, "beam.shift", found)
         changes["beam"] = changes["beam"].model_copy(update={"shift": shift})
+    if rig.beam.pixel_calibration_file is not None:
+        changes["beam"] = _with_files(changes["beam"], "beam", found)
     simulator = rig.simulator
     if simulator is not None and isinstance(simulator.specimen, Replay):
         specimen = simulator.specimen.model_copy(

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, StrictBool, field_validator, model_validator
+from pydantic import BeforeValidator, Field, StrictBool, field_validator, model_validator
 
 from ..core.documents import Strict
 from ..core.units import (
@@ -26,6 +26,7 @@ from ..core.units import (
     VoltageKv,
 )
 
+MOST_DISTORTION = 0.2
 # Nanometres of the image, (y, x), that one unit of the first and of the second deflector is worth.
 Matrix = tuple[tuple[float, float], tuple[float, float]]
 
@@ -44,6 +45,39 @@ class Replay(Strict):
     stack: str
     tilts: str
     value_offset: int = 0
+
+
+class ZrZrO2(Strict):
+    """Simulated specimen: an oxidised zirconium particle, atom by atom.
+
+    Attributes
+    ----------
+    atoms : int
+        Number of zirconium atoms; oxygen comes on top. 8000 are a particle of 8 nm.
+    film_nm : float
+        Thickness of the amorphous carbon film below it; 0: none.
+    """
+
+    kind: Literal["zr-zro2"]
+    atoms: Annotated[int, Field(ge=20, le=40_000)] = 8000
+    film_nm: Annotated[LengthNm, Field(ge=0, le=50)] = Field(default=0.0, alias="film")
+
+
+class Si110(Strict):
+    """Simulated specimen: a crystal of silicon seen along [110], to calibrate pixels with.
+
+    Attributes
+    ----------
+    thickness_nm, side_nm : float
+        Along the beam at tilt 0, and of the square across it.
+    turn_deg : float
+        Direction of [001] in the image, from the columns towards the rows.
+    """
+
+    kind: Literal["si-110"]
+    thickness_nm: Annotated[LengthNm, Field(gt=0, le=50)] = Field(default=5.0, alias="thickness")
+    side_nm: Annotated[LengthNm, Field(gt=0, le=60)] = Field(default=24.0, alias="side")
+    turn_deg: AngleDeg = Field(default=0.0, alias="turn")
 
 
 class WithErrors(Strict):
@@ -129,6 +163,11 @@ class SimulatedGoniometer(WithErrors):
         positive in a picture with its first row at the bottom.
     xy_backlash_nm : float
         Play of the drives of x and y. 0.3 um as in the column of de-twin.
+    creep_nm_per_s : float
+        Steady drift of the image between two tilts, rms per axis; another one after each tilt.
+    tilt_error_deg : float
+        By how much the specimen is tilted otherwise than the encoder says, rms; another one after
+        each tilt.
     """
 
     REALISTIC: ClassVar[Mapping[str, Any]] = {
@@ -159,6 +198,8 @@ class SimulatedGoniometer(WithErrors):
     way_back_nm: LengthNm = Field(default=0.0, alias="way_back", ge=0)
     axis_turn_deg: AngleDeg = Field(default=0.0, alias="axis_turn")
     xy_backlash_nm: LengthNm = Field(default=0.0, alias="xy_backlash", ge=0)
+    creep_nm_per_s: SpeedNmPerS = Field(default=0.0, alias="creep", ge=0)
+    tilt_error_deg: AngleDeg = Field(default=0.0, alias="tilt_error", ge=0)
 
 
 class SimulatedColumn(WithErrors):
@@ -179,6 +220,15 @@ class SimulatedColumn(WithErrors):
         Half angle of the probe: out of focus by dz, a point is a disc of radius dz times it.
     rolling : bool
         Whether each row of a frame shows the specimen where it is at the time of that row.
+    scan_matrix : tuple
+        Displacement (y, x) of the probe for a nominal one of the scan without rotation. Seen by
+        specimens of atoms.
+    scan_jitter_nm : float
+        Displacement of each row of a scan, rms per axis.
+    probe_nm : float
+        Standard deviation of the focused probe along an axis. Seen by specimens of atoms, as is its
+        tail: electrons in it over those in the peak, and the standard deviation of what widens
+        it. The sizes fit the multislice images of Yang et al., Nature 592, 60 (2021).
     """
 
     REALISTIC: ClassVar[Mapping[str, Any]] = {
@@ -194,6 +244,21 @@ class SimulatedColumn(WithErrors):
     shift_settle_s: DurationS = Field(default=0.0, alias="shift_settle", ge=0)
     convergence_mrad: ConeMrad = Field(default=1.2, alias="convergence", ge=0, le=100)
     rolling: bool = False
+    scan_matrix: Matrix = ((1.0, 0.0), (0.0, 1.0))
+    scan_jitter_nm: LengthNm = Field(default=0.0, alias="scan_jitter", ge=0)
+    probe_nm: LengthNm = Field(default=0.042, alias="probe", gt=0, le=1)
+    probe_tail: Annotated[float, Field(ge=0, le=2)] = 0.2
+    probe_tail_nm: LengthNm = Field(default=0.15, alias="probe_tail_width", gt=0, le=2)
+
+    @field_validator("scan_matrix")
+    @classmethod
+    def _nearly_right(cls, matrix: Matrix) -> Matrix:
+        (a, b), (c, d) = matrix
+        if max(abs(a - 1), abs(d - 1), abs(b), abs(c)) > MOST_DISTORTION:
+            raise ValueError(
+                f"more than {MOST_DISTORTION:.0%} off [[1, 0], [0, 1]]; a scan is not that wrong"
+            )
+        return matrix
 
     @field_validator("shift_matrix")
     @classmethod
@@ -214,6 +279,17 @@ class SimulatedDetector(Strict):
     hot_pixels: Annotated[int, Field(ge=0, le=100_000)] = 0
 
 
+def _by_name(value: object) -> object:
+    """A specimen that is only named, with the sizes that it has where nothing else is said."""
+    return {"kind": value} if isinstance(value, str) else value
+
+
+Specimen = Annotated[
+    Annotated[CuSintering | Replay | ZrZrO2 | Si110, Field(discriminator="kind")],
+    BeforeValidator(_by_name),
+]
+
+
 class SimulatorRig(Strict):
     """The simulated world behind the endpoints; its presence makes the rig a simulated one.
 
@@ -221,7 +297,7 @@ class SimulatorRig(Strict):
     """
 
     seed: int = 1
-    specimen: CuSintering | Replay = Field(default=CuSintering(), discriminator="kind")
+    specimen: Specimen = CuSintering()
     chip: SimulatedChip = SimulatedChip()
     goniometer: SimulatedGoniometer = SimulatedGoniometer()
     column: SimulatedColumn = SimulatedColumn()

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,6 +33,24 @@ _LONGEST_UNIT = 60
 _EXPONENT = re.compile(r"(?:\*\*|\^)\s*[-+]?\d{1,2}(?![\w.])")
 _TOWER = re.compile(r"(?:\*\*|\^)\s*[-+]?\d+\s*(?:\*\*|\^)")
 _NOT_A_NAME = re.compile(r"(?<!\w)[\d.]|\*\*|\^")
+
+_FLUENCE = "elementary_charge/nm**2"
+# Angstrom, as people write it: two characters of Unicode look alike, and the letter A, which is an
+# ampere elsewhere. Converted without pint, in what they are worth.
+_ANGSTROMS = ("\u00c5", "\u212b", "A")
+_WORTH: Mapping[str, Mapping[str, float]] = {
+    "nm": {**dict.fromkeys(_ANGSTROMS, 0.1), "pm": 1e-3},
+    _FLUENCE: {
+        f"{electrons}/{angstrom}{square}": 100.0
+        for electrons in ("e", "e-")
+        for angstrom in _ANGSTROMS
+        for square in ("^2", "**2", "\u00b2")
+    }
+    | dict.fromkeys(("e-/nm^2", "e/nm\u00b2", "e-/nm\u00b2"), 1.0),
+}
+_ANGSTROM = re.compile(r"(?<!\w)[A\u212b](?!\w)")
+# From here on a fluence is told by the square angstrom.
+ATOMIC_E_PER_NM2 = 1e5
 
 
 def _is_plain(unit: str) -> bool:
@@ -84,7 +104,12 @@ def parse_quantity(value: object, unit: str, example: str, written: str = "") ->
     number, unit_text = float(match.group(1)), match.group(2)
     if not unit_text:
         raise ValueError(f"{value!r} has no unit; write it with one, such as '{example}'")
-    if unit_text not in (unit, written):
+    worth = _WORTH.get(unit, {})
+    if unit_text in worth:
+        number *= worth[unit_text]
+    elif unit_text not in (unit, written):
+        if worth:
+            unit_text = _ANGSTROM.sub("angstrom", unit_text)
         number = _converted(value, number, unit_text, unit, example)
     if not math.isfinite(number):
         raise ValueError(f"{value!r} is not a finite quantity; write one such as '{example}'")
@@ -178,7 +203,7 @@ _expansion = _Unit("nm/kelvin", "nm/K", "8 nm/K", 1e6)
 _cone = _Unit("mrad", "mrad", "1.2 mrad", 1000.0)
 _fraction = _Unit("dimensionless", "", "1 %", 1e6)
 _energy = _Unit("J/mol", "J/mol", "200 kJ/mol", 1e8)
-_fluence = _Unit("elementary_charge/nm**2", "e/nm^2", "260 e/nm^2", 1e15)
+_fluence = _Unit(_FLUENCE, "e/nm^2", "260 e/nm^2", 1e15)
 
 TemperatureC = Annotated[
     float, BeforeValidator(_temperature.validate), PlainSerializer(_temperature.serialise)
@@ -234,6 +259,47 @@ def fluence_e_per_nm2(current_pa: float, time_s: float, area_nm2: float) -> floa
         and a dwell time t, this is the dose per frame.
     """
     return current_pa * 1e-12 * time_s / (ELEMENTARY_CHARGE_C * area_nm2)
+
+
+@dataclass(frozen=True)
+class FluenceUnit:
+    """A unit in which fluence is told to people.
+
+    Attributes
+    ----------
+    name : str
+        Such as ``e/nm^2``.
+    e_per_nm2 : float
+        What one of it is worth.
+    """
+
+    name: str
+    e_per_nm2: float
+
+    def of(self, e_per_nm2: float) -> float:
+        """The number in this unit."""
+        return e_per_nm2 / self.e_per_nm2
+
+    @property
+    def typeset(self) -> str:
+        """The name for a screen, such as ``e/nm²``."""
+        return self.name.replace("^2", "\u00b2")
+
+
+def fluence_unit(largest_e_per_nm2: float) -> FluenceUnit:
+    """The unit for fluences up to a size: at atomic pixels people count by the square angstrom.
+
+    Examples
+    --------
+    >>> unit = fluence_unit(5e7)
+    >>> unit.name, unit.of(5e7)
+    ('e/\u00c5^2', 500000.0)
+    >>> fluence_unit(260.0).name
+    'e/nm^2'
+    """
+    if largest_e_per_nm2 >= ATOMIC_E_PER_NM2:
+        return FluenceUnit("e/\u00c5^2", 100.0)
+    return FluenceUnit("e/nm^2", 1.0)
 
 
 def kelvin(temperature_c: float) -> float:

@@ -84,6 +84,26 @@ class ShiftSolverConfig(Strict):
     pixel_nm: float
 
 
+class PixelSolverConfig(Strict):
+    """What ``python -m pyrotome.analysis.lattice.process`` reads: frames of silicon along [110].
+
+    `counts` are those of all frames of `shape`, one rotation after the other, uint16, base64.
+    `times_s` are those of the frames at each of `rotations_deg`. Of `columns_scanned` pixels in a
+    row the frames hold the middle. The ready line is ``{"calibration": ...}``, the text of a
+    `PixelCalibration`, or ``{"problem": ...}`` where the frames do not tell it.
+    """
+
+    shape: tuple[int, int]
+    counts: str
+    rotations_deg: tuple[float, ...]
+    times_s: tuple[tuple[float, ...], ...]
+    pixel_nm: float
+    field_nm: float
+    dwell_s: float
+    columns_scanned: int
+    voltage_kv: float
+
+
 class TrackerConfig(Strict):
     """What ``python -m pyrotome.analysis.tracking.process`` reads. Ready line: ``{}``.
 

@@ -126,6 +126,9 @@ def expected_series(
         if number == series_before == 0:
             sds.append(0.0)
             continue
+        if number and angle == tilt_deg[number - 1]:
+            sds.append(_BETWEEN_NM)  # the stage stands where the frame before was taken
+            continue
         parts = [stage.jitter_nm, stage.course_sd_nm(angle, series_before), _BETWEEN_NM]
         if number == 0:
             parts += [_WAY_BACK_NM, _HOLD_NM if after_hold else 0.0]

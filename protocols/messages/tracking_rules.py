@@ -87,6 +87,8 @@ def before_exposure(
     spent_e_per_nm2: float,
     scout_e_per_nm2: float,
     last: OffsetMeasured | None = None,
+    *,
+    repeats: bool = False,
 ) -> Next:
     """Whether the next exposure needs a scout.
 
@@ -100,6 +102,8 @@ def before_exposure(
         Dose of this series' scouts so far, and of one more.
     last : OffsetMeasured, optional
         What the last frame of this series showed.
+    repeats : bool
+        Whether that was at the same angle: then it was looked for there already.
 
     Returns
     -------
@@ -116,7 +120,7 @@ def before_exposure(
     why = ""
     if last is not None and last.slip > _SLIP:
         why = "the stage has probably slipped"
-    elif widest > limits.keep_within_nm:
+    elif widest > limits.keep_within_nm and not repeats:
         why = f"the offset is known to {widest:.0f} nm, {limits.keep_within_nm:g} nm are asked"
     if not why:
         return Next("expose")

@@ -20,6 +20,7 @@ from pydantic import ValidationError
 
 from ..config.pipeline import RUN_RESULTS
 from ..core.errors import BadInput
+from ..core.units import fluence_unit
 from ..messages.manifest import Interruption, RunManifest
 from . import layout
 from .file_state import open_hdf5
@@ -178,12 +179,13 @@ class Run:
         if not self._file:
             return f"<run file {self.path.name}, closed>"
         dose = self.dose_e_per_nm2
+        unit = fluence_unit(dose or 0.0)
         parts = [
             f"{self.path.name}: {self.title or 'untitled'} ({self.status})",
             f"  started {self.started}, {self.software}",
             *(f"  {stack!r}" for stack in self.stacks.values()),
             f"  {len(self.holds)} holds, {self.event_count} events, "
-            + ("dose not known" if dose is None else f"{dose:.1f} e/nm^2"),
+            + ("dose not known" if dose is None else f"{unit.of(dose):.1f} {unit.name}"),
             f"  telemetry of {', '.join(self.telemetry) or 'no device'}",
         ]
         return "\n".join(parts)

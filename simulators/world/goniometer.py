@@ -190,7 +190,7 @@ class Goniometer:
 
     def true_tilt_deg(self, t_ns: int) -> float:
         """Tilt of the specimen itself: encoder, less what is lost in the play, plus the wobble."""
-        tilt = self.encoder(t_ns) + self._slip(t_ns)
+        tilt = self.encoder(t_ns) + self._slip(t_ns) + self.errors.tilt_error_deg(t_ns)
         knots = self._paths[TILT].knots
         since_s = (t_ns - knots[-1][0]) * 1e-9
         if len(knots) > 1 and self.config.settling_s > 0 and 0 <= since_s < self.config.settling_s:

@@ -11,7 +11,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ...protocols.config.faults import FaultName
-from ...protocols.config.simulated import CuSintering, SimulatorRig
+from ...protocols.config.simulated import CuSintering, Replay, SimulatorRig, ZrZrO2
+from .atoms.specimens import AtomSpecimen, AtomTruth, OxidisedParticle, SiliconLamella
 from .copper import Sintering, Truth
 from .heater import Heater
 from .illumination import Illumination
@@ -51,9 +52,11 @@ class World:
     column : Illumination
     scan : Scan
     sintering : Sintering or None
-        The specimen, unless it is a recording.
+        The specimen, if it is the one that sinters.
     recording : Recording or None
         The recorded tilt series, if that is the specimen.
+    atoms : AtomSpecimen or None
+        The specimen, if it is one of atoms.
 
     Raises
     ------
@@ -66,20 +69,30 @@ class World:
         self.truth_log = truth_log or TruthLog()
         self.sintering: Sintering | None = None
         self.recording: Recording | None = None
-        specimen = config.specimen
-        imaged: Sintering | Recording
-        if isinstance(specimen, CuSintering):
-            imaged = self.sintering = Sintering(specimen.particles, config.seed)
-        else:
-            imaged = self.recording = Recording(
-                Path(specimen.stack), Path(specimen.tilts), specimen.value_offset
-            )
+        self.atoms: AtomSpecimen | None = None
+        imaged = self._specimen(config)
         self._present = Present(config, t_ns, self.truth_log)
         self.heater = Heater(self._present)
         self.stage = Stage(self._present)
         self.column = Illumination(self._present)
         self.scan = Scan(self._present, imaged, config.seed)
         self._faults: frozenset[FaultName] = frozenset()
+
+    def _specimen(self, config: SimulatorRig) -> Sintering | Recording | AtomSpecimen:
+        specimen = config.specimen
+        if isinstance(specimen, CuSintering):
+            self.sintering = Sintering(specimen.particles, config.seed)
+            return self.sintering
+        if isinstance(specimen, Replay):
+            self.recording = Recording(
+                Path(specimen.stack), Path(specimen.tilts), specimen.value_offset
+            )
+            return self.recording
+        if isinstance(specimen, ZrZrO2):
+            self.atoms = OxidisedParticle(specimen, config.seed)
+        else:
+            self.atoms = SiliconLamella(specimen)
+        return self.atoms
 
     def advance_to(self, t_ns: int) -> int:
         """Let time pass up to a moment; returns the present, which may be later."""
@@ -129,10 +142,17 @@ class World:
             return self._present.chip.at(t_ns)[1]
 
     def truth_at(self, t_ns: int) -> Truth:
-        """Geometry of the sintering specimen; ValueError if the specimen is a recording."""
+        """Geometry of the sintering specimen; ValueError if the specimen is another."""
         if self.sintering is None:
-            raise ValueError("a recording has no known geometry")
+            what = "a recording" if self.recording is not None else "a specimen of atoms"
+            raise ValueError(f"{what} has no known geometry of spheres")
         return self.sintering.truth(self.equivalent_s(t_ns))
+
+    def atoms_at(self, t_ns: int) -> AtomTruth:
+        """Every atom of a specimen of atoms; ValueError if the specimen is another."""
+        if self.atoms is None:
+            raise ValueError("the specimen is not made of atoms")
+        return self.atoms.truth(self.equivalent_s(t_ns))
 
     def close(self) -> None:
         """Finish the truth log."""

@@ -8,25 +8,30 @@ the beam, less the height in focus; both count from where they were at first, at
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...protocols.core.units import fluence_e_per_nm2
+from .atoms.projection import Probe, counted_fraction, draw_fraction
+from .atoms.specimens import AtomSpecimen
+from .column import ElectronColumn
 from .copper import Sintering
 from .haadf import as_thickness, draw_counts, thickness_nm
-from .image.deflectors import rotated
+from .image.deflectors import rotated, scan_matrix_at
 from .image.defocus import is_blurred, out_of_focus
 from .present import Present
 from .replay import Recording
 
-_FRAME_STREAM = 1
+_FRAME_STREAM, _JITTER_STREAM = 1, 5
 # Moments of a frame at which the position is computed; rows lie between them.
 _KNOTS = 9
-# Rows that lie elsewhere than they were drawn by less than this need not be drawn again.
-_UNSEEN_NM = 0.05
+# Rows that lie elsewhere than they were drawn by less than this, or than this part of the field,
+# need not be drawn again.
+_UNSEEN_NM, _UNSEEN_PART = 0.05, 1e-4
+_ANGSTROM = 10.0  # in a nanometre
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,9 @@ class ImagingState:
     rows_nm : ndarray of float64, shape (rows, 2), or None
         Displacement (y, x) of each row of a frame at its own time; None: all as `shift_nm`.
     pitch_nm : float or None
-        Distance in x and y at which the specimen repeats itself, by a fault.
+        Distance in x and y at which the specimen repeats itself, by a fault; atoms do not.
+    rotation_deg : float
+        Of the scan.
     """
 
     t_ns: int
@@ -81,12 +88,14 @@ class ImagingState:
     axis_deg: float = 0.0
     rows_nm: NDArray[np.float64] | None = None
     pitch_nm: float | None = None
+    rotation_deg: float = 0.0
 
     def looks_like(self, other: ImagingState) -> bool:
         """Whether a frame of either would show the rows at the same places."""
         if self.rows_nm is None or other.rows_nm is None:
             return self.rows_nm is other.rows_nm
-        return bool(np.abs(self.rows_nm - other.rows_nm).max() < _UNSEEN_NM)
+        unseen_nm = min(_UNSEEN_NM, _UNSEEN_PART * self.field_nm)
+        return bool(np.abs(self.rows_nm - other.rows_nm).max() < unseen_nm)
 
 
 @dataclass(frozen=True)
@@ -120,13 +129,15 @@ class Scan:
     ----------
     present : Present
         What is imaged, and by which beam.
-    specimen : Sintering or Recording
-        Spheres whose necks grow, or a recorded tilt series.
+    specimen : Sintering, Recording or AtomSpecimen
+        Spheres whose necks grow, a recorded tilt series, or atoms.
     seed : int
         Of the counts.
     """
 
-    def __init__(self, present: Present, specimen: Sintering | Recording, seed: int) -> None:
+    def __init__(
+        self, present: Present, specimen: Sintering | Recording | AtomSpecimen, seed: int
+    ) -> None:
         self._present, self._specimen, self._seed = present, specimen, seed
         self._exposures = 0
         self._pitch_nm: float | None = None
@@ -158,7 +169,11 @@ class Scan:
     def state(self, t_ns: int, exposure: Exposure | None = None) -> ImagingState:
         """What the beam sees, now or a short while ago; see `imaging_state`."""
         with self._present.at(t_ns):
-            return imaging_state(self._present, t_ns, exposure, self._pitch_nm)
+            state = imaging_state(self._present, t_ns, exposure, self._pitch_nm)
+            jitter_nm = self._present.column.config.scan_jitter_nm
+        if exposure is None or jitter_nm <= 0:
+            return state
+        return replace(state, rows_nm=_jittered(state, exposure, jitter_nm, self._seed))
 
     def truth(self, t_ns: int) -> ImageTruth:
         """Where the image truly is, now or a short while ago, and how far out of focus."""
@@ -237,7 +252,17 @@ class Scan:
         rows, columns = exposure.shape
         if isinstance(self._specimen, Recording):
             return _replayed(self._specimen, state.tilt_deg, on, dtype)
+        dwell_s = (exposure.end_ns - exposure.start_ns) * 1e-9 / (rows * columns)
+        rng = np.random.default_rng([self._seed, _FRAME_STREAM, exposure.index])
+        electrons = (state.electrons_per_s * dwell_s * on).astype(np.float32)
         pixel_nm = state.field_nm / columns
+        if not isinstance(self._specimen, Sintering):
+            return draw_fraction(
+                _atom_picture(self._specimen, exposure.shape, state, self._present.column),
+                electrons,
+                rng,
+                dtype,
+            )
         truth = self._specimen.truth(state.equivalent_s)
         shift_nm = state.shift_nm if state.rows_nm is None else state.rows_nm
         thickness = thickness_nm(
@@ -253,10 +278,27 @@ class Scan:
         if is_blurred(state.defocus_nm, convergence_mrad, pixel_nm):
             seen = as_thickness(thickness)
             thickness = out_of_focus(seen, state.defocus_nm, convergence_mrad, pixel_nm)
-        dwell_s = (exposure.end_ns - exposure.start_ns) * 1e-9 / (rows * columns)
-        rng = np.random.default_rng([self._seed, _FRAME_STREAM, exposure.index])
-        electrons = (state.electrons_per_s * dwell_s * on).astype(np.float32)
         return draw_counts(thickness, electrons, rng, dtype)
+
+
+def _atom_picture(
+    specimen: AtomSpecimen, shape: tuple[int, int], state: ImagingState, column: ElectronColumn
+) -> NDArray[np.float32]:
+    """Fraction of the electrons of each pixel that is counted, of a specimen of atoms."""
+    config = column.config
+    rows_nm = state.shift_nm if state.rows_nm is None else state.rows_nm
+    probe = Probe(
+        _ANGSTROM * state.field_nm / shape[1],
+        scan_matrix_at(config.scan_matrix, state.rotation_deg),
+        _ANGSTROM * np.broadcast_to(np.asarray(rows_nm, np.float64), (shape[0], 2)),
+        _ANGSTROM * config.probe_nm,
+        config.probe_tail,
+        _ANGSTROM * config.probe_tail_nm,
+        config.convergence_mrad,
+        _ANGSTROM * state.defocus_nm,
+    )
+    atoms = specimen.scatterers(state.equivalent_s, column.voltage_kv)
+    return counted_fraction(atoms, shape, state.tilt_deg, state.axis_deg, probe)
 
 
 def _replayed(
@@ -324,6 +366,7 @@ def imaging_state(
         truth.axis_deg,
         rows_nm,
         pitch_nm,
+        present.column.optics.rotation_deg,
     )
 
 
@@ -335,3 +378,12 @@ def _rows_nm(present: Present, exposure: Exposure) -> NDArray[np.float64]:
     where = np.array(at)
     middles = (np.arange(rows) + 0.5) / rows
     return np.stack([np.interp(middles, shares, where[:, k]) for k in (0, 1)], axis=1)
+
+
+def _jittered(
+    state: ImagingState, exposure: Exposure, jitter_nm: float, seed: int
+) -> NDArray[np.float64]:
+    """Displacement of each row, with a random one of its own."""
+    rng = np.random.default_rng([seed, _JITTER_STREAM, exposure.index])
+    rows_nm = np.asarray(state.shift_nm if state.rows_nm is None else state.rows_nm, np.float64)
+    return rows_nm + jitter_nm * rng.standard_normal((exposure.shape[0], 2))

@@ -94,12 +94,19 @@ def rig_that_tracks() -> Rig:
     return load_rig(ROOT / "examples" / "rigs" / "realistic.yaml")[0]
 
 
+def rig_for(body: dict[str, Any]) -> Rig:
+    """The simulated microscope, or one that has what a recipe needs."""
+    if {"calibrate": "pixel"} in body.get("steps", []):
+        return load_rig(ROOT / "examples" / "rigs" / "atoms.yaml")[0]
+    return rig_that_tracks() if "track" in body else simulated_rig()
+
+
 @pytest.mark.parametrize("page", PAGES, ids=named)
 def test_the_yaml_is_valid(page):
     for text in blocks(page, "yaml"):
         body = yaml.safe_load(text)
         if "steps" in body or "analysis" in body:
-            make_plan(as_recipe(body), rig_that_tracks() if "track" in body else simulated_rig())
+            make_plan(as_recipe(body), rig_for(body))
             continue
         rig = as_rig(text)
         known = [role for role in ROLES if rig.device(role).driver in installed()]

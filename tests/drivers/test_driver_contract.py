@@ -735,6 +735,21 @@ async def test_deflectors_are_set_in_their_own_unit_for_a_calibration(connected)
 
 
 @BEAMS
+async def test_a_scan_is_turned_or_that_is_refused(connected):
+    site, beam = connected, connected.device
+    await beam.prepare(SETTINGS)
+    optics = site.simulation.world.column.state(site.now_ns).optics
+    if (await beam.reach()).rotation_deg is None:
+        with pytest.raises(DeviceRefused, match=r"turn the scan.*nothing was sent"):
+            await beam.turn_scan(30.0)
+        assert optics.rotation_deg == 0.0
+        return
+    for angle_deg in (-135.0, 45.0, 0.0):
+        await beam.turn_scan(angle_deg)
+        assert optics.rotation_deg == pytest.approx(angle_deg)
+
+
+@BEAMS
 async def test_what_a_beam_is_not_to_do_sends_nothing(connected):
     site, beam = connected, connected.device
     await beam.prepare(SETTINGS)

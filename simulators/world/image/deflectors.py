@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ....protocols.config.simulated import SimulatedColumn
 
@@ -103,6 +104,18 @@ class Deflectors:
         before, after = np.array(self._before), np.array(self._set)
         first, second = after + left * (before - after)
         return float(first), float(second)
+
+
+def scan_matrix_at(
+    matrix: tuple[tuple[float, float], tuple[float, float]], rotation_deg: float
+) -> NDArray[np.float64]:
+    """What the scan coils do to a scan that is rotated, in the axes (y, x) of its picture.
+
+    The coils distort every scan in their own axes; a picture is turned against these.
+    """
+    cos, sin = math.cos(math.radians(rotation_deg)), math.sin(math.radians(rotation_deg))
+    turn = np.array([[cos, sin], [-sin, cos]])
+    return np.asarray(turn.T @ np.array(matrix) @ turn, np.float64)
 
 
 def rotated(y: float, x: float, angle_deg: float) -> Pair:

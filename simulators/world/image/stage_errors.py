@@ -68,6 +68,8 @@ class StageErrors:
         self._stays: Vector = nothing
         self._slip_next_nm: float | None = None
         self._drifts: tuple[int, Vector] | None = None
+        self._creep: tuple[int, Vector] = t_ns, nothing
+        self._off_deg = _Change(t_ns, t_ns, np.zeros(1), np.zeros(1))
 
     def course_nm(self, tilt_deg: float) -> Vector:
         """The part (y, x) that comes back whenever this angle is asked for."""
@@ -75,10 +77,14 @@ class StageErrors:
 
     def at(self, t_ns: int) -> tuple[float, float]:
         """Displacement (y, x) of the image at a moment."""
-        found = self._change.at(t_ns)
+        found = self._change.at(t_ns) + self._crept(t_ns)
         if self._drifts is not None:
             found = found + self._drifts[1] * (max(0, t_ns - self._drifts[0]) * 1e-9)
         return float(found[0]), float(found[1])
+
+    def tilt_error_deg(self, t_ns: int) -> float:
+        """By how much the specimen is tilted otherwise than the encoder says."""
+        return float(self._off_deg.at(t_ns)[0])
 
     def tilts(self, start_ns: int, end_ns: int, before_deg: float, after_deg: float) -> float:
         """Note a tilt that begins now.
@@ -88,6 +94,11 @@ class StageErrors:
         float
             By how much it slips, in nm.
         """
+        if self._config.creep_nm_per_s > 0:
+            self._creep_on(start_ns, end_ns)
+        if self._config.tilt_error_deg > 0:
+            new_deg = self._config.tilt_error_deg * self._chance.standard_normal(1)
+            self._off_deg = _Change(start_ns, end_ns, self._off_deg.at(start_ns), new_deg)
         config, angle = self._config, abs(after_deg - before_deg)
         slip_nm = 0.0
         if angle < STANDS_WITHIN_DEG:
@@ -109,6 +120,22 @@ class StageErrors:
             after = after + self.course_nm(after_deg) - self._centred + fresh
         self._change = _Change(start_ns, end_ns, self._change.at(start_ns), after)
         return slip_nm
+
+    def _crept(self, t_ns: int) -> Vector:
+        """How far the image has crept since the latest tilt."""
+        since_ns, speed = self._creep
+        return speed * (max(0, t_ns - since_ns) * 1e-9)
+
+    def _creep_on(self, start_ns: int, end_ns: int) -> None:
+        """Stay where the image has crept to, and creep elsewhere when the tilt is over."""
+        moved = self._crept(start_ns)
+        change = self._change
+        self._stays = self._stays + moved
+        self._change = _Change(
+            change.start_ns, change.end_ns, change.before + moved, change.after + moved
+        )
+        speed = self._config.creep_nm_per_s * self._chance.standard_normal(2)
+        self._creep = end_ns, speed
 
     def slip_next(self, size_nm: float | None) -> None:
         """Let the next tilt slip by so much, or take that back."""

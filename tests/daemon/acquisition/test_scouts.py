@@ -225,6 +225,14 @@ async def test_without_need_or_without_dose_there_is_none() -> None:
     assert taken[-1] == 0, "the dose of the scouts is used up"
 
 
+async def test_frames_at_one_angle_share_a_scout() -> None:
+    bench = Bench(keep_within="always", scouts="5 e/nm^2")
+    await bench.begin()
+    taken = [await bench.before(2.0, repeats=number > 0) for number in range(3)]
+    assert taken == [1, 0, 0]
+    assert len(bench.told) == 2, "the frame that defines the place, and one scout"
+
+
 async def test_before_the_first_frame_of_all_there_is_nothing_to_look_for() -> None:
     bench = Bench(keep_within="always")
     await bench.follower.prepare()

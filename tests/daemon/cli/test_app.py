@@ -26,7 +26,7 @@ finally:
 COMMANDS = [
     "run", "calibrate", "check", "serve", "simulate", "drivers", "steps", "submit", "status",
     "pause", "resume", "abort", "safe", "clear", "lease", "watch", "inspect", "recover", "import",
-    "process", "atoms", "structure", "spectra", "export",
+    "process", "atoms", "structure", "spectra", "calibrate-pixel", "export",
 ]  # fmt: skip
 
 

@@ -26,7 +26,9 @@ def test_commands_of_an_entry_point_are_added(entries: list[EntryPoint]) -> None
     entries.append(EntryPoint("kitchen", value, plugins.GROUP))
     app, warnings = typer.Typer(), list[str]()
     plugins.add_commands(app, warnings.append)
-    assert names(app) == {"import", "process", "atoms", "structure", "spectra", "export"}
+    assert names(app) == {
+        "import", "process", "atoms", "structure", "spectra", "calibrate-pixel", "export"
+    }  # fmt: skip
     assert warnings == []
 
 

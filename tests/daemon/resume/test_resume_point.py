@@ -596,6 +596,26 @@ def test_cut_off_after_any_line_of_its_journal_a_run_goes_on_to_its_whole_schedu
     assert not kept, "with nothing lost on its way to the disk nothing can be missing"
 
 
+@pytest.mark.parametrize(("dwell", "current"), [("10 us", "2 pA"), ("100 us", "0.2 pA")])
+def test_a_tilt_that_was_cut_off_between_its_frames_goes_on_with_those_that_lack(
+    dwell: str,
+    current: str,
+) -> None:
+    # At 41 ms a frame one trigger starts all three of a tilt; at 0.4 s each has its own.
+    series = {"from": "0 deg", "to": "20 deg", "step": "10 deg", "frames_per_tilt": 3}
+    plan = plan_of(
+        steps=[{"tilt_series": series}], beam=RECIPE["beam"] | {"dwell": dwell, "current": current}
+    )
+    lines = lines_with(plan, lambda e: isinstance(e, Trigger))
+    assert len(lines) == (3 if dwell == "10 us" else 9)
+    for line in lines:
+        story = Story(plan, [Kill(line + 1, after_s=0.003)])
+        story.check()
+        assert not any(story.missing.values())
+        (there,) = story.disk.there.values()
+        assert there.all()
+
+
 kills = st.builds(
     Kill,
     line=st.integers(1, LINES),

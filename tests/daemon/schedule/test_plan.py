@@ -1,13 +1,16 @@
 """The plan: a recipe made flat, its angles, its cost, and the limits it is refused for."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from pyrotome.daemon.schedule.plan import (
     AcquireStack,
+    CalibratePixel,
     CalibrateShifts,
     HeatTo,
     HoldAt,
@@ -15,7 +18,7 @@ from pyrotome.daemon.schedule.plan import (
     make_new_plan,
     make_plan,
 )
-from pyrotome.daemon.schedule.tilt_angles import tilt_angles
+from pyrotome.daemon.schedule.tilt_angles import angles_text, arrivals, tilt_angles
 from pyrotome.protocols.config.realistic_rig import realistic_rig
 from pyrotome.protocols.config.recipe import Recipe, TiltSeries
 from pyrotome.protocols.config.rig import Rig, ShiftRig, simulated_rig
@@ -64,6 +67,36 @@ def test_the_papers_schedule_becomes_series_and_holds_in_order() -> None:
     assert plan.dose_e_per_nm2 == pytest.approx(173 * 5.7706, rel=1e-4)
     assert plan.duration_s > 3600
     assert all(op.at_c == 200.0 for op in plan.operations if isinstance(op, AcquireStack))
+
+
+def test_several_frames_at_a_tilt_are_frames_of_their_own() -> None:
+    series = SERIES | {"from": "-4 deg", "to": "4 deg", "order": "bidirectional"}
+    plan = make_plan(recipe({"tilt_series": series | {"frames_per_tilt": 3}}), simulated_rig())
+    (stack,) = plan.stacks
+    assert stack.tilt_deg == (0.0,) * 3 + (2.0,) * 3 + (4.0,) * 3 + (-2.0,) * 3 + (-4.0,) * 3
+    assert plan.operations[0].label == "series_001: 15 frames, 3 at each of 5 angles"
+    (told,) = plan.summary()["series"]
+    assert (told["frames"], told["frames_per_tilt"]) == (15, 3)
+    assert told["dose_e_per_nm2"] == pytest.approx(15 * 5.7706, rel=1e-4)
+    once = make_plan(recipe({"tilt_series": series}), simulated_rig())
+    frames_s = 10 * plan.recipe.beam.exposure_s
+    assert plan.duration_s - once.duration_s == pytest.approx(frames_s), "the stage stands still"
+    assert arrivals(stack.tilt_deg) == (True, False, False) * 5
+    budget = {"dose_per_series": "50 e/nm^2"}
+    with pytest.raises(BadInput, match=r"series_001 takes 86\.6 e/nm"):
+        make_plan(recipe({"tilt_series": series | {"frames_per_tilt": 3}}, limits=budget),
+                  simulated_rig())  # fmt: skip
+
+
+@pytest.mark.parametrize("frames", [0, -3, 2.5, "three", True, 5000])
+def test_a_number_of_frames_that_makes_no_sense_is_refused(frames: object) -> None:
+    with pytest.raises(ValidationError, match=r"frames_per_tilt|at most 100000"):
+        TiltSeries.model_validate(SERIES | {"frames_per_tilt": frames})
+
+
+def test_angles_are_named_once() -> None:
+    assert angles_text((0.0, 0.0, 2.0), 8) == "+0° (2 frames), +2°"
+    assert angles_text((0.0, 2.0, 2.0, 4.0), 1) == "+0° and 3 more"
 
 
 def test_dark_frames_are_planned_without_dose_and_without_moving_the_stage() -> None:
@@ -123,6 +156,37 @@ def test_the_calibration_of_the_built_in_microscope_is_never_written_over() -> N
     calibrated = recipe({"calibrate": "shifts"}, track="model")
     with pytest.raises(BadInput, match=r"steps\[0\]\.calibrate: the built-in microscope keeps"):
         make_plan(calibrated, realistic_rig())
+
+
+def pixel_rig(**beam: Any) -> Rig:
+    rig = simulated_rig()
+    return rig.model_copy(update={"beam": rig.beam.model_copy(update=beam)})
+
+
+def test_a_pixel_calibration_is_planned_by_fast_scans(tmp_path: Path) -> None:
+    file = tmp_path / "pixel.json"
+    rig = pixel_rig(pixel_calibration_file=str(file), scan_rotation_deg=0.0)
+    slow = {"voltage": "300 kV", "current": "2 pA", "dwell": "3 us", "frame": [64, 64],
+            "pixel_size": "0.358 A"}  # fmt: skip
+    wanted = recipe({"calibrate": "pixel"}, beam=slow)
+    plan = make_plan(wanted, rig)
+    assert plan.operations == (CalibratePixel("pixel_001", 25.0, 32, 4),)
+    assert plan.operations[0].label == "pixel_001: pixel size by 32 fast scans at 4 rotations"
+    fast = plan.recipe.beam.dose_per_frame_e_per_nm2 / 6
+    assert plan.pixel_dose_e_per_nm2 > 32 * fast
+    assert plan.scouts_dose_e_per_nm2 == 0
+    with pytest.raises(BadInput, match="by 'calibrate: pixel', beyond the budget"):
+        make_plan(recipe({"calibrate": "pixel"}, beam=slow, limits={"dose": "1 e/nm^2"}), rig)
+    assert plan.warnings(rig) == ()
+    for missing, words in (
+        ({"scan_rotation_deg": 0.0}, "names no file for it"),
+        ({"pixel_calibration_file": str(file)}, "names no scan rotation"),
+    ):
+        with pytest.raises(BadInput, match=words):
+            make_plan(wanted, pixel_rig(**missing))
+    file.write_text("{}")
+    (text,) = make_plan(recipe({"reference": {"frames": 2}}), rig).warnings(rig)
+    assert "the pixel calibration cannot be used" in text
 
 
 def test_what_a_plan_refuses_is_told_with_the_line_of_the_recipe() -> None:

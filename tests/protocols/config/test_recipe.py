@@ -53,7 +53,16 @@ def test_the_designs_recipe_is_understood() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["quickstart", "cu_sintering", "replay_needle", "neck_growth", "tracked"]
+    "name",
+    [
+        "quickstart",
+        "cu_sintering",
+        "replay_needle",
+        "neck_growth",
+        "tracked",
+        "atoms_zr",
+        "atoms_quick",
+    ],
 )
 def test_every_example_is_valid(name: str) -> None:
     recipe, _ = load_recipe(EXAMPLES / "recipes" / f"{name}.yaml")

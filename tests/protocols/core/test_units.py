@@ -21,6 +21,7 @@ from pyrotome.protocols.core.units import (
     TemperatureC,
     VoltageKv,
     fluence_e_per_nm2,
+    fluence_unit,
     parse_quantity,
 )
 
@@ -45,6 +46,18 @@ KINDS = (
         ("0.358 angstrom", "nm", 0.0358),
         ("260 e/nm^2", "elementary_charge/nm**2", 260.0),
         ("1 e/angstrom^2", "elementary_charge/nm**2", 100.0),
+        ("0.358 \u00c5", "nm", 0.0358),
+        ("0.358 \u212b", "nm", 0.0358),
+        ("0.358 A", "nm", 0.0358),
+        ("35.8 pm", "nm", 0.0358),
+        ("5e5 e/\u00c5^2", "elementary_charge/nm**2", 5e7),
+        ("5e5 e/\u212b^2", "elementary_charge/nm**2", 5e7),
+        ("5e5 e/A^2", "elementary_charge/nm**2", 5e7),
+        ("5e5 e-/A^2", "elementary_charge/nm**2", 5e7),
+        ("5e5 e/\u00c5\u00b2", "elementary_charge/nm**2", 5e7),
+        ("5e5 e / A**2", "elementary_charge/nm**2", 5e7),
+        ("5e5 e / \u00c5^2", "elementary_charge/nm**2", 5e7),
+        ("260 e-/nm^2", "elementary_charge/nm**2", 260.0),
         ("60 K/min", "delta_degC/s", 1.0),
         ("1 degC/s", "delta_degC/s", 1.0),
     ],
@@ -71,6 +84,19 @@ def test_anything_else_is_refused_and_shows_what_is_right(value: object, problem
     with pytest.raises(ValueError, match=problem) as caught:
         parse_quantity(value, "degC", "200 degC")
     assert "200 degC" in str(caught.value)
+
+
+def test_the_letter_a_is_an_angstrom_for_lengths_alone() -> None:
+    assert TypeAdapter(LengthNm).validate_python("2 A") == pytest.approx(0.2)
+    assert TypeAdapter(CurrentPa).validate_python("1e-12 A") == pytest.approx(1.0)
+    with pytest.raises(ValueError, match="wrong dimension"):
+        TypeAdapter(LengthNm).validate_python("2 mA")
+
+
+def test_large_fluences_are_told_by_the_square_angstrom() -> None:
+    small, large = fluence_unit(5000.0), fluence_unit(5e7)
+    assert (small.name, small.of(260.0), small.typeset) == ("e/nm^2", 260.0, "e/nm\u00b2")
+    assert (large.name, large.of(5e7), large.typeset) == ("e/\u00c5^2", 5e5, "e/\u00c5\u00b2")
 
 
 @given(st.text(max_size=40))

@@ -49,6 +49,14 @@ def test_a_stage_of_the_study_gives_its_figures() -> None:
     assert later[0].shift_nm == pytest.approx(2000 * np.sin(np.radians(40)) + 164, abs=1)
 
 
+def test_frames_at_one_angle_are_where_the_first_was_found() -> None:
+    stage, limits = StageFigures(42.4, 42.4), TrackingLimits()
+    once = expected_series(FIRST, limits, stage)
+    thrice = expected_series([angle for angle in FIRST for _ in range(3)], limits, stage)
+    assert thrice.frame_sd_nm[::3] == once.frame_sd_nm
+    assert max(thrice.frame_sd_nm[1::3] + thrice.frame_sd_nm[2::3]) < 30
+
+
 def test_a_goniometer_file_tells_what_was_learned() -> None:
     tracker = Tracker()
     motion = tracker.motion

@@ -68,6 +68,14 @@ def test_without_scouts_nothing_is_taken_and_zero_means_always():
     assert before_exposure((5, 5), always, 0, SCOUT).do == "scout"
 
 
+def test_frames_that_follow_at_the_same_angle_get_no_scout_of_their_own():
+    always = TrackingLimits(keep_within_nm=0)
+    assert before_exposure((5, 5), always, 0, SCOUT, repeats=True).do == "expose"
+    slipped, other = measured(slip=0.9), measured(doubt="decoy")
+    assert before_exposure((5, 5), always, 0, SCOUT, slipped, repeats=True).do == "scout"
+    assert before_exposure((5, 5), always, 0, SCOUT, other, repeats=True).do == "wide"
+
+
 @pytest.mark.parametrize(
     ("found", "taken", "do"),
     [
