@@ -19,17 +19,20 @@ from ..alignment.resampling import TiltAxis, nearest_quarters_deg, quarter_turns
 from ..core.arrays import checked_series
 from ..core.border import border_level
 from ..core.progress import run_to_end
-from .atom_fit import AtomFit, model_of
+from .atom_fit import AtomFit, depth_unit_nm, model_of
 from .doubts import doubts_of, scale_doubt
 from .refinement.common_motion import common_motion, normalised
 from .refinement.model import AtomModel, Floats64, Views, make_views, margin_for
-from .refinement.newton import Fitted, fitted, typical_height
+from .refinement.newton import Fitted, fitted
 from .refinement.priors import Priors, tilt_groups
 from .refinement.settings import LikelihoodSettings
 from .refinement.uncertainty import Errors, errors_of, position_bound
-from .search.rounds import begun, finished, search_rules, searched
+from .search.rounds import begun, finished, searched
 from .search.shifts import ShiftsStart, shift_starts
 from .search.start import smoothed_peaks, volume_of
+
+# Where a bond is told, atoms repel below this part of it.
+_NEAREST_PART = 0.85
 
 
 def fit_atoms(
@@ -135,16 +138,21 @@ def iter_fit_atoms(
     rotation = math.radians(axis.rotation_deg - nearest_quarters_deg(axis.rotation_deg))
     shifts += axis.offset_px * np.array([math.sin(rotation), math.cos(rotation)])
     told = ShiftsStart(shifts, np.full(shifts.shape, settings.shift_sd_a / pixel_a))
-    now, views, loose = _begin(turned, tilts, pixel_a, told, rotation, seen, start_a, settings)
+    now, views, priors = _begin(turned, tilts, pixel_a, told, rotation, seen, start_a, settings)
     yield 0.1
-    now = yield from searched(views, now, loose, search_rules(pixel_a), pixel_a, settings)
-    tight = replace(loose, height_spread=settings.height_spread)
-    now = yield from finished(views, now, tight, search_rules(pixel_a), pixel_a, settings)
-    now = fitted(views, normalised(now.model), tight, now.typical)
-    errors = errors_of(views, now, tight, seed)
+    now = yield from searched(views, now, priors, pixel_a, settings.rounds)
+    now = yield from finished(views, now, priors, pixel_a, settings)
+    now = fitted(views, normalised(now.model), priors, now.heights)
+    errors = errors_of(views, now, priors, seed)
     yield 0.95
     doubts = doubts_of(
-        views, now.model, tilts, settings.tilt_sd_deg, errors.misfit, settings.height_spread
+        views,
+        now.model,
+        tilts,
+        settings.tilt_sd_deg,
+        errors.misfit,
+        settings.height_spread,
+        now.heights,
     )
     result = _result(views, now, errors, pixel_a, quarters, axis)
     if settings.bond_a is not None:
@@ -181,16 +189,17 @@ def error_bound_a(
     """
     settings = settings or LikelihoodSettings()
     model = model_of(fit, pixel_a)
-    typical = typical_height(model)
+    typical = float(np.median(model.heights))
     places = (np.asarray(positions_a, np.float64) + fit.origin_a) / pixel_a
     model = model.with_atoms(places, np.full(len(places), typical))
     turned = np.ascontiguousarray(np.rot90(counts, quarter_turns(fit.rotation_deg), axes=(1, 2)))
     views = make_views(turned, margin_for(model.width))
     # Neighbours repel in the fit; that is no information of the counts.
     known = ShiftsStart(model.shifts, np.full(model.shifts.shape, settings.shift_sd_a / pixel_a))
-    priors = _priors(model, pixel_a, known, settings, settings.height_spread)
-    priors = replace(priors, nearest=0.0)
-    return pixel_a * position_bound(views, fitted(views, model, priors, typical), priors)
+    priors = _priors(model, pixel_a, known, settings)
+    priors = replace(priors, nearest=0.0, species=1)
+    now = fitted(views, model, priors, priors.heights_of(model))
+    return pixel_a * position_bound(views, now, priors)
 
 
 def _start(
@@ -207,17 +216,20 @@ def _start(
     background = border_level(counts, known)
     if start_a is None:
         volume = volume_of(counts, background, tilts, shifts, math.degrees(rotation))
-        positions = smoothed_peaks(
-            volume, settings.smoothing_a / pixel_a, 0.8 * settings.nearest_a / pixel_a
-        )
+        positions, strength = smoothed_peaks(
+            volume, settings.smoothing_a / pixel_a, 0.8 * settings.nearest_a / pixel_a,
+            settings.species,
+        )  # fmt: skip
     else:
         positions = np.array(start_a, np.float64) / pixel_a
+        strength = np.ones(len(positions))
     if not len(positions):
         raise ValueError("no atom stands out of the volume; are angles and tilt axis right?")
     above = counts.sum(axis=(1, 2)) - background * counts[0].size
     height = max(float(above.mean()) / len(positions) / (1 + settings.tail), 1e-3)
+    heights = height * (np.ones(len(positions)) if settings.species == 1 else strength)
     return AtomModel(
-        positions, np.full(len(positions), height), shifts.copy(), np.deg2rad(tilts), rotation,
+        positions, heights, shifts.copy(), np.deg2rad(tilts), rotation,
         background, np.zeros(len(counts)), settings.width_a / pixel_a, settings.tail,
         settings.tail_width_a / pixel_a,
     )  # fmt: skip
@@ -238,22 +250,24 @@ def _begin(
     tried: list[tuple[Fitted, Priors]] = []
     for start in shift_starts(counts, tilts, told, rotation, known):
         model = _start(counts, tilts, pixel_a, start.shifts, rotation, known, start_a, settings)
-        priors = _priors(model, pixel_a, start, settings, 3 * settings.height_spread)
+        priors = _priors(model, pixel_a, start, settings)
         tried.append((begun(views, model, priors, pixel_a), priors))
     now, priors = max(tried, key=lambda one: one[0].found.log_likelihood)
     return now, views, priors
 
 
 def _priors(
-    model: AtomModel, pixel_a: float, start: ShiftsStart, settings: LikelihoodSettings,
-    spread: float,
-) -> Priors:  # fmt: skip
+    model: AtomModel, pixel_a: float, start: ShiftsStart, settings: LikelihoodSettings
+) -> Priors:
+    nearest_a = settings.nearest_a
+    if settings.bond_a is not None:
+        nearest_a = min(nearest_a, _NEAREST_PART * settings.bond_a)
     return Priors(
-        spread, start.shifts, model.tilt_rad, model.rotation_rad,
+        settings.height_spread, start.shifts, model.tilt_rad, model.rotation_rad,
         start.sd, math.radians(settings.tilt_sd_deg),
         math.radians(settings.rotation_sd_deg), settings.gain_sd,
-        settings.nearest_a / pixel_a, settings.softness_a / pixel_a,
-        tilt_groups(np.rad2deg(model.tilt_rad)),
+        nearest_a / pixel_a, settings.softness_a / pixel_a,
+        tilt_groups(np.rad2deg(model.tilt_rad)), settings.species,
     )  # fmt: skip
 
 
@@ -264,6 +278,7 @@ def _result(
     _, offset = common_motion(model.shifts, model)
     rotation = model.rotation_rad
     shifts = model.shifts - offset * np.array([math.sin(rotation), math.cos(rotation)])
+    unit, powers = depth_unit_nm(pixel_a), np.array([1, 2])
     means = now.found.means
     squares = np.zeros(views.size)
     for k in range(views.size):
@@ -292,4 +307,8 @@ def _result(
         model.tail,
         model.tail_width * pixel_a,
         squares,
+        model.by_depth[0] / unit**powers,
+        model.by_depth[1] / unit**powers,
+        now.heights.levels,
+        errors.species,
     )

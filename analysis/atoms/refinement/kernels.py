@@ -43,20 +43,21 @@ def _profile(centre, width, count, size, values, slopes):
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
-def draw(rows, columns, plain, along_rows, along_columns, width, tall, wide, image):
+def draw(rows, columns, plain, along_rows, along_columns, widths, tall, wide, image):
     """Add ``plain * G + along_rows * dG/drow + along_columns * dG/dcolumn`` of each atom.
 
-    G is a Gaussian of sum 1 and standard deviation `width`; derivatives are by the atom's place.
+    G is a Gaussian of sum 1, its standard deviation that of the atom in `widths`; derivatives are
+    by the atom's place.
     """
-    norm = 1 / (2 * math.pi * width * width)
     value_r, slope_r = np.empty(_MOST, np.float32), np.empty(_MOST, np.float32)
     value_c, slope_c = np.empty(_MOST, np.float32), np.empty(_MOST, np.float32)
     even, odd = np.empty(_MOST, np.float32), np.empty(_MOST, np.float32)
     for a in range(rows.size):
-        top = _profile(rows[a], width, tall, image.shape[0], value_r, slope_r)
-        left = _profile(columns[a], width, wide, image.shape[1], value_c, slope_c)
+        top = _profile(rows[a], widths[a], tall, image.shape[0], value_r, slope_r)
+        left = _profile(columns[a], widths[a], wide, image.shape[1], value_c, slope_c)
         if top < 0 or left < 0:
             continue
+        norm = 1 / (2 * math.pi * widths[a] * widths[a])
         zero = np.float32(plain[a] * norm)
         one = np.float32(along_columns[a] * norm)
         two = np.float32(along_rows[a] * norm)
@@ -71,17 +72,17 @@ def draw(rows, columns, plain, along_rows, along_columns, width, tall, wide, ima
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
-def gather(rows, columns, width, tall, wide, image, sums):
+def gather(rows, columns, widths, tall, wide, image, sums):
     """Sums over pixels of the image times G, dG/drow and dG/dcolumn of each atom; (atoms, 3)."""
-    norm = 1 / (2 * math.pi * width * width)
     value_r, slope_r = np.empty(_MOST, np.float32), np.empty(_MOST, np.float32)
     value_c, slope_c = np.empty(_MOST, np.float32), np.empty(_MOST, np.float32)
     for a in range(rows.size):
         sums[a] = 0.0
-        top = _profile(rows[a], width, tall, image.shape[0], value_r, slope_r)
-        left = _profile(columns[a], width, wide, image.shape[1], value_c, slope_c)
+        top = _profile(rows[a], widths[a], tall, image.shape[0], value_r, slope_r)
+        left = _profile(columns[a], widths[a], wide, image.shape[1], value_c, slope_c)
         if top < 0 or left < 0:
             continue
+        norm = 1 / (2 * math.pi * widths[a] * widths[a])
         plain = along_r = along_c = np.float32(0.0)
         for i in range(tall):
             line = image[top + i]
@@ -98,17 +99,17 @@ def gather(rows, columns, width, tall, wide, image, sums):
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
-def gather_squares(rows, columns, width, tall, wide, image, sums):
+def gather_squares(rows, columns, widths, tall, wide, image, sums):
     """Sums of the image times products of G, dG/drow, dG/dcolumn: 00 01 02 11 12 22."""
-    norm = 1 / (2 * math.pi * width * width)
     value_r, slope_r = np.empty(_MOST, np.float32), np.empty(_MOST, np.float32)
     value_c, slope_c = np.empty(_MOST, np.float32), np.empty(_MOST, np.float32)
     for a in range(rows.size):
         sums[a] = 0.0
-        top = _profile(rows[a], width, tall, image.shape[0], value_r, slope_r)
-        left = _profile(columns[a], width, wide, image.shape[1], value_c, slope_c)
+        top = _profile(rows[a], widths[a], tall, image.shape[0], value_r, slope_r)
+        left = _profile(columns[a], widths[a], wide, image.shape[1], value_c, slope_c)
         if top < 0 or left < 0:
             continue
+        norm = 1 / (2 * math.pi * widths[a] * widths[a])
         total = np.zeros(6, np.float32)
         for i in range(tall):
             line = image[top + i]
@@ -131,19 +132,19 @@ def gather_squares(rows, columns, width, tall, wide, image, sums):
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
-def removal_gain(rows, columns, heights, width, tall, wide, counts, means, gains):
+def removal_gain(rows, columns, heights, widths, tall, wide, counts, means, gains):
     """Add to `gains` by how much each atom raises the Poisson log likelihood of a view.
 
     The other atoms stay as they are. Pixels of the margin have a mean of 0 and do not count.
     """
-    norm = 1 / (2 * math.pi * width * width)
     value_r, slope_r = np.empty(_MOST, np.float32), np.empty(_MOST, np.float32)
     value_c, slope_c = np.empty(_MOST, np.float32), np.empty(_MOST, np.float32)
     for a in range(rows.size):
-        top = _profile(rows[a], width, tall, means.shape[0], value_r, slope_r)
-        left = _profile(columns[a], width, wide, means.shape[1], value_c, slope_c)
+        top = _profile(rows[a], widths[a], tall, means.shape[0], value_r, slope_r)
+        left = _profile(columns[a], widths[a], wide, means.shape[1], value_c, slope_c)
         if top < 0 or left < 0:
             continue
+        norm = 1 / (2 * math.pi * widths[a] * widths[a])
         total = 0.0
         for i in range(tall):
             scale = heights[a] * norm * value_r[i]
@@ -189,12 +190,12 @@ def blur(image, kernel, scratch, out):
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
-def expected(peaks, tails, tail, gain, background, floor, known, means):
+def expected(peaks, tails, tail, background, floor, known, means):
     """Expected counts of a view: background, peaks and tail; 0 where a pixel is not known."""
     high, broad = means.shape
     for i in range(high):
         for j in range(broad):
-            mean = background + floor[i, j] + gain * (peaks[i, j] + tail * tails[i, j])
+            mean = background + floor[i, j] + peaks[i, j] + tail * tails[i, j]
             means[i, j] = max(mean, LEAST_MEAN) if known[i, j] else 0.0
 
 

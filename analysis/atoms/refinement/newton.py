@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .heights import HeightClasses
 from .likelihood import Curvature, Expected, expect
 from .model import AtomModel, Step, Views
 from .priors import Priors, PriorTerms
@@ -23,23 +24,18 @@ class Fitted:
     model: AtomModel
     found: Expected
     posterior: float
-    typical: float
+    heights: HeightClasses
 
 
-def typical_height(model: AtomModel) -> float:
-    """Median height: what an atom of this species has."""
-    return float(np.median(model.heights)) if model.size else 1.0
-
-
-def fitted(views: Views, model: AtomModel, priors: Priors, typical: float) -> Fitted:
+def fitted(views: Views, model: AtomModel, priors: Priors, heights: HeightClasses) -> Fitted:
     """Weigh a model by counts and priors."""
-    return weighed(model, expect(views, model), priors, typical)
+    return weighed(model, expect(views, model), priors, heights)
 
 
-def weighed(model: AtomModel, found: Expected, priors: Priors, typical: float) -> Fitted:
+def weighed(model: AtomModel, found: Expected, priors: Priors, heights: HeightClasses) -> Fitted:
     """Weigh a model whose expected counts are known by the priors."""
-    value = PriorTerms(priors, model, typical).value
-    return Fitted(model, found, found.log_likelihood + value, typical)
+    value = PriorTerms(priors, model, heights).value
+    return Fitted(model, found, found.log_likelihood + value, heights)
 
 
 class NewtonSystem:
@@ -57,7 +53,7 @@ class NewtonSystem:
 
     def __init__(self, views: Views, now: Fitted, priors: Priors) -> None:
         self.curvature = Curvature(views, now.model, now.found)
-        self.terms = PriorTerms(priors, now.model, now.typical)
+        self.terms = PriorTerms(priors, now.model, now.heights)
         self._priors, self._free = priors, priors.free
         self._turns = float(priors.rotation_sd_rad > 0)
         self.blocks = self.curvature.blocks.copy()
@@ -169,10 +165,10 @@ def newton_step(
     del system
 
     def tried(share: float) -> Fitted | None:
-        made = fitted(views, now.model.moved(step, share), priors, now.typical)
+        made = fitted(views, now.model.moved(step, share), priors, now.heights)
         if made.posterior <= now.posterior:
             return None
-        return weighed(made.model, made.found, priors, typical_height(made.model))
+        return weighed(made.model, made.found, priors, priors.heights_of(made.model, now.heights))
 
     return halved(tried) or now
 

@@ -16,10 +16,11 @@ class LikelihoodSettings:
     nearest_a : float
         Atoms that are nearer repel, in angstrom: a little less than the shortest bond.
     softness_a : float
-        A bond that is too short by so much costs half a unit of log likelihood.
+        A bond that is too short by so much costs half a unit of log likelihood at the end; up to
+        2.5 times as much is needed for that during the search.
     height_spread : float
-        Standard deviation of the heights over their median at the end; three times as much during
-        the search.
+        Standard deviation of the heights of a species over its typical one at the end; up to three
+        times as much during the search.
     shift_sd_a, tilt_sd_deg, rotation_sd_deg, gain_sd : float
         Standard deviations of the alignment about what is told, and of the gains about 1. 0 holds
         a parameter.
@@ -29,6 +30,11 @@ class LikelihoodSettings:
         Most rounds of adding and removing.
     final_steps : int
         Most Newton steps after them.
+    species : int
+        Number of species, told apart by their heights.
+    depth : bool
+        Whether heights and widths may change with the depth of an atom along the beam; they do
+        where the likelihood asks for it.
     bond_a : float, optional
         Length of the bond between neighbours, in angstrom, with which the pixel size is checked.
     """
@@ -37,7 +43,7 @@ class LikelihoodSettings:
     tail: float = 0.2
     tail_width_a: float = 1.5
     nearest_a: float = 2.0
-    softness_a: float = 0.25
+    softness_a: float = 0.1
     height_spread: float = 0.05
     shift_sd_a: float = 0.1
     tilt_sd_deg: float = 0.1
@@ -46,4 +52,6 @@ class LikelihoodSettings:
     smoothing_a: float = 0.3
     rounds: int = 6
     final_steps: int = 8
+    species: int = 1
+    depth: bool = True
     bond_a: float | None = None
