@@ -167,8 +167,8 @@ def _repeated(views: Views, tilts: Floats64) -> list[str]:
         if first != k:
             messages.append(
                 f"views {first} and {k} are the same picture, pixel by pixel, at "
-                f"{tilts[first]:.1f} and {tilts[k]:.1f} deg: leave one out; counted twice, they make "
-                "errors seem smaller than they are"
+                f"{tilts[first]:.1f} and {tilts[k]:.1f} deg: leave one out; counted "
+                "twice, they make errors seem smaller than they are"
             )
     return messages
 
@@ -209,8 +209,8 @@ def _outlying(
         if better is not None:
             messages.append(
                 f"view {k}, told to be at {told_deg[k]:.1f} deg, fits best at {better:.1f} deg: "
-                "the stage may have stood still or gone elsewhere; leave the view out, it pulls atoms "
-                "to where they are not, by more than their errors say"
+                "the stage may have stood still or gone elsewhere; leave the view out, it pulls "
+                "atoms to where they are not, by more than their errors say"
             )
         elif worse[k]:
             messages.append(
