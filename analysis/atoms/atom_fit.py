@@ -1,58 +1,16 @@
-"""Settings of the fit by likelihood, and its result."""
+"""The result of a fit by likelihood."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from ..alignment.resampling import nearest_quarters_deg, quarter_turns, turned_shifts
-from .model import AtomModel, Floats64
+from .refinement.model import DEPTH_UNIT, AtomModel, Floats64
 
-
-@dataclass(frozen=True)
-class LikelihoodSettings:
-    """Settings of the fit; the defaults are those of a metal or semiconductor at 0.2 to 0.4 A/px.
-
-    Attributes
-    ----------
-    width_a, tail, tail_width_a : float
-        Where width and tail of a peak start, in angstrom; they are fitted.
-    nearest_a : float
-        Atoms that are nearer repel, in angstrom: a little less than the shortest bond.
-    softness_a : float
-        A bond that is too short by so much costs half a unit of log likelihood.
-    height_spread : float
-        Standard deviation of the heights over their median at the end; three times as much during
-        the search.
-    shift_sd_a, tilt_sd_deg, rotation_sd_deg, gain_sd : float
-        Standard deviations of the alignment about what is told, and of the gains about 1. 0 holds
-        a parameter.
-    smoothing_a : float
-        Smoothing of the volume in which the search starts.
-    rounds : int
-        Most rounds of adding and removing.
-    final_steps : int
-        Most Newton steps after them.
-    bond_a : float, optional
-        Length of the bond between neighbours, in angstrom, with which the pixel size is checked.
-    """
-
-    width_a: float = 0.45
-    tail: float = 0.2
-    tail_width_a: float = 1.5
-    nearest_a: float = 2.0
-    softness_a: float = 0.25
-    height_spread: float = 0.05
-    shift_sd_a: float = 0.1
-    tilt_sd_deg: float = 0.1
-    rotation_sd_deg: float = 0.3
-    gain_sd: float = 0.02
-    smoothing_a: float = 0.3
-    rounds: int = 6
-    final_steps: int = 8
-    bond_a: float | None = None
+_ANGSTROM = 10.0  # in a nanometre
 
 
 @dataclass(frozen=True)
@@ -88,6 +46,13 @@ class AtomFit:
         Shape of a peak.
     chi_squared : ndarray
         Shape (views,): mean squared residual of a pixel over its variance.
+    heights_by_depth, widths_by_depth : ndarray
+        Shape (2,): by which parts heights and widths change with the depth of an atom along the
+        beam, per nanometre and per square nanometre; zeros where the counts do not ask for it.
+    typical_heights : ndarray
+        Shape (species,): counts in a view of an atom of each species, the faintest first.
+    species_probability : ndarray
+        Shape (atoms, species): probability of each species.
     doubts : tuple of str
         What seems to be wrong with the series, and what it does to the result.
     """
@@ -114,12 +79,21 @@ class AtomFit:
     tail: float
     tail_width_a: float
     chi_squared: Floats64
+    heights_by_depth: Floats64 = field(default_factory=lambda: np.zeros(2))
+    widths_by_depth: Floats64 = field(default_factory=lambda: np.zeros(2))
+    typical_heights: Floats64 = field(default_factory=lambda: np.zeros(0))
+    species_probability: Floats64 = field(default_factory=lambda: np.zeros((0, 0)))
     doubts: tuple[str, ...] = ()
 
     @property
     def sigma_a(self) -> Floats64:
         """Standard deviations of x, y, z in angstrom, shape (atoms, 3)."""
         return np.sqrt(np.diagonal(self.covariance_a2, axis1=1, axis2=2))
+
+
+def depth_unit_nm(pixel_a: float) -> float:
+    """Unit in which a model counts depths, in nanometres."""
+    return DEPTH_UNIT * pixel_a / _ANGSTROM
 
 
 def model_of(fit: AtomFit, pixel_a: float) -> AtomModel:
@@ -137,6 +111,7 @@ def model_of(fit: AtomFit, pixel_a: float) -> AtomModel:
     AtomModel
         The model.
     """
+    units = depth_unit_nm(pixel_a) ** np.array([1, 2])
     rotation = math.radians(fit.rotation_deg - nearest_quarters_deg(fit.rotation_deg))
     shifts = turned_shifts(fit.shifts_px, -quarter_turns(fit.rotation_deg))
     shifts = shifts + fit.axis_offset_px * np.array([math.sin(rotation), math.cos(rotation)])
@@ -144,4 +119,5 @@ def model_of(fit: AtomFit, pixel_a: float) -> AtomModel:
         (fit.positions_a + fit.origin_a) / pixel_a, fit.heights, shifts, np.deg2rad(fit.tilt_deg),
         rotation, fit.background, fit.log_gain, fit.width_a / pixel_a, fit.tail,
         fit.tail_width_a / pixel_a,
+        np.stack([fit.heights_by_depth, fit.widths_by_depth]) * units,
     )  # fmt: skip

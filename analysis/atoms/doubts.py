@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from scipy.spatial import KDTree
 from scipy.stats import poisson
 
-from .likelihood import expect
-from .model import AtomModel, Floats64, Views, places
+from .refinement.heights import HeightClasses
+from .refinement.likelihood import expect
+from .refinement.model import AtomModel, Floats64, Views, places
 
 # A gap counts as a missing view from so many usual steps of the tilt; a wedge is no gap.
 _GAP, _WEDGE = 1.7, 5.0
@@ -28,6 +29,12 @@ _LEAST_SATURATED, _TIMES_EXPECTED = 10, 3.0
 _MISFIT, _EDGE_PART = 1.15, 0.002
 _SCALE_PART, _SCALE_SDS = 0.01, 4.0
 _HEIGHTS = 1.3
+# A film is told where so many standard deviations, and such a part of the background, grow with
+# its thickness along the beam; that must differ by so much between the views.
+_FILM_SDS, _FILM_PART = 6.0, 0.1
+_LEAST_COSINE, _LEAST_THICKENING = 0.2, 0.3
+# A species has at least this part of the atoms.
+_LEAST_OF_SPECIES = 0.01
 
 
 @dataclass(frozen=True)
@@ -94,6 +101,7 @@ def doubts_of(
     tilt_sd_deg: float,
     misfit: Floats64,
     height_spread: float,
+    classes: HeightClasses,
 ) -> list[str]:
     """Messages about a series, from its fitted model.
 
@@ -110,7 +118,9 @@ def doubts_of(
     misfit : ndarray
         Shape (atoms,): squared residuals near an atom over what is expected.
     height_spread : float
-        Relative spread of the heights, as the fit took it.
+        Relative spread of the heights of a species, as the fit took it.
+    classes : HeightClasses
+        Typical heights of the species.
 
     Returns
     -------
@@ -124,7 +134,9 @@ def doubts_of(
         *_outlying(views, model, found, told_deg, tilt_sd_deg),
         *_beyond_the_field(views, model),
         *_saturated(views, found),
-        *_misfits(misfit, model, height_spread),
+        *_film(views, model, found),
+        *_misfits(misfit),
+        *_heights(model.heights, height_spread, classes),
     ]
 
 
@@ -155,7 +167,8 @@ def _repeated(views: Views, tilts: Floats64) -> list[str]:
         if first != k:
             messages.append(
                 f"views {first} and {k} are the same picture, pixel by pixel, at "
-                f"{tilts[first]:.1f} and {tilts[k]:.1f} deg: leave one out"
+                f"{tilts[first]:.1f} and {tilts[k]:.1f} deg: leave one out; counted "
+                "twice, they make errors seem smaller than they are"
             )
     return messages
 
@@ -196,12 +209,14 @@ def _outlying(
         if better is not None:
             messages.append(
                 f"view {k}, told to be at {told_deg[k]:.1f} deg, fits best at {better:.1f} deg: "
-                "the stage may have stood still or gone elsewhere; leave the view out"
+                "the stage may have stood still or gone elsewhere; leave the view out, it pulls "
+                "atoms to where they are not, by more than their errors say"
             )
         elif worse[k]:
             messages.append(
                 f"view {k} ({told_deg[k]:.1f} deg) does not fit the others: squared residuals are "
-                f"{squares[k] / middle:.2f} times the usual; leave it out and compare"
+                f"{squares[k] / middle:.2f} times the usual; leave it out and "
+                "compare, errors may be larger than told"
             )
     return messages
 
@@ -259,19 +274,59 @@ def _saturated(views: Views, found: NDArray[np.float32]) -> list[str]:
     ]
 
 
-def _misfits(misfit: Floats64, model: AtomModel, height_spread: float) -> list[str]:
-    messages: list[str] = []
+def _film(views: Views, model: AtomModel, found: NDArray[np.float32]) -> list[str]:
+    """A film behind the particle: its counts grow with the tilt as its thickness along the beam."""
+    cosine = np.abs(np.cos(model.tilt_rad))
+    use = cosine > _LEAST_COSINE
+    thickness = 1 / cosine[use]
+    if use.sum() < 4 or np.ptp(thickness) < _LEAST_THICKENING:
+        return []
+    columns = np.stack([thickness, np.ones(thickness.size)], axis=1)
+    solved = np.linalg.lstsq(columns, model.background[use], rcond=None)[0]
+    rest = model.background[use] - columns @ solved
+    scatter = float(np.sum(rest**2)) / (thickness.size - 2)
+    sd = math.sqrt(scatter * float(np.linalg.inv(columns.T @ columns)[0, 0]))
+    film = float(solved[0])
+    if film < _FILM_SDS * sd or film < _FILM_PART * float(model.background[use].mean()):
+        return []
+    # Variance of the counts where the particle is, with the film's counts and without.
+    own = [mean[mean > 2 * level] for mean, level in zip(found, model.background, strict=True)]
+    with_film = np.mean([float(part.mean()) if part.size else 0.0 for part in own])
+    less = max(with_film - film * float(thickness.mean()), 1e-9)
+    return [
+        f"counts beside the particle grow with the tilt like those of a film of even thickness, "
+        f"{film:.2f} in a pixel at tilt 0: its noise makes the errors of the atoms about "
+        f"{100 * (math.sqrt(max(1.0, float(with_film) / less)) - 1):.0f} % larger, which is in the "
+        "errors told; atoms of the film are not in the model"
+    ]
+
+
+def _misfits(misfit: NDArray[np.float64]) -> list[str]:
     mean = float(np.median(misfit)) if misfit.size else 1.0
-    if mean > _MISFIT:
-        messages.append(
-            f"squared residuals near the atoms are {mean:.2f} times what counting allows: the "
-            f"model is not right, and the errors were inflated by {math.sqrt(mean):.2f}"
-        )
-    typical = float(np.median(model.heights))
-    spread = float(model.heights.std()) / typical if typical > 0 else 0.0
+    if mean <= _MISFIT:
+        return []
+    return [
+        f"squared residuals near the atoms are {mean:.2f} times what counting allows: the "
+        f"model is not right, and the errors were inflated by {math.sqrt(mean):.2f}"
+    ]
+
+
+def _heights(heights: Floats64, height_spread: float, classes: HeightClasses) -> list[str]:
+    own = classes.memberships(heights, height_spread * classes.levels).argmax(axis=1)
+    spread = float(np.std(heights / classes.levels[own]))
+    messages: list[str] = []
     if spread > _HEIGHTS * height_spread:
         messages.append(
             f"heights spread by {100 * spread:.0f} %, more than the {100 * height_spread:.0f} % of "
-            "one species: two species, or atoms that are not there; allow more with height_spread"
+            f"{'one' if classes.levels.size == 1 else 'each'} species: another species, or atoms "
+            "that are not there; give all species, or allow more with height_spread. Until then "
+            "heights are pulled to one value, and errors are those of atoms alike"
+        )
+    counts = np.bincount(own, minlength=classes.levels.size)
+    if counts.min() < _LEAST_OF_SPECIES * heights.size:
+        messages.append(
+            f"heights show fewer than the {counts.size} species that were told: typical heights "
+            f"{', '.join(f'{level:.1f}' for level in classes.levels)} with "
+            f"{', '.join(map(str, counts))} atoms; species of these atoms mean little"
         )
     return messages

@@ -17,25 +17,22 @@ from numpy.typing import NDArray
 
 from ..alignment.resampling import TiltAxis, nearest_quarters_deg, quarter_turns, turned_shifts
 from ..core.arrays import checked_series
+from ..core.border import border_level
 from ..core.progress import run_to_end
-from .alignment_of import common_motion, normalised
-from .atom_fit import AtomFit, LikelihoodSettings, model_of
+from .atom_fit import AtomFit, depth_unit_nm, model_of
 from .doubts import doubts_of, scale_doubt
-from .model import AtomModel, Floats64, Views, make_views, margin_for
-from .newton import Fitted, fitted, newton_step, shape_step, typical_height
-from .priors import Priors
-from .search import SearchRules, missing_atoms, pruned, with_added
-from .start import border_level, smoothed_peaks, volume_of
-from .uncertainty import Errors, errors_of, position_bound
+from .refinement.common_motion import common_motion, normalised
+from .refinement.model import AtomModel, Floats64, Views, make_views, margin_for
+from .refinement.newton import Fitted, fitted
+from .refinement.priors import Priors, tilt_groups
+from .refinement.settings import LikelihoodSettings
+from .refinement.uncertainty import Errors, errors_of, position_bound
+from .search.rounds import begun, finished, searched
+from .search.shifts import ShiftsStart, shift_starts
+from .search.start import smoothed_peaks, volume_of
 
-_LONGEST_A = 0.25
-# Rounds of the search end when fewer than this part of the atoms is added.
-_FEW = 0.002
-# The last steps end when the log posterior grows by less than this for each atom.
-_LEAST_GROWTH = 1e-3
-_TAIL_FROM_ROUND = 2
-# While atoms come and go, the equations of a step are solved to this part.
-_ROUGHLY = 0.1
+# Where a bond is told, atoms repel below this part of it.
+_NEAREST_PART = 0.85
 
 
 def fit_atoms(
@@ -140,18 +137,22 @@ def iter_fit_atoms(
     shifts = turned_shifts(shifts, -quarters)
     rotation = math.radians(axis.rotation_deg - nearest_quarters_deg(axis.rotation_deg))
     shifts += axis.offset_px * np.array([math.sin(rotation), math.cos(rotation)])
-    model = _start(turned, tilts, pixel_a, shifts, rotation, seen, start_a, settings)
+    told = ShiftsStart(shifts, np.full(shifts.shape, settings.shift_sd_a / pixel_a))
+    now, views, priors = _begin(turned, tilts, pixel_a, told, rotation, seen, start_a, settings)
     yield 0.1
-    views = make_views(turned, margin_for(model.width), seen)
-    loose = _priors(model, pixel_a, settings, 3 * settings.height_spread)
-    now = yield from _searched(views, model, loose, _rules(pixel_a), pixel_a, settings)
-    tight = _priors(model, pixel_a, settings, settings.height_spread)
-    now = yield from _finished(views, now, tight, _rules(pixel_a), pixel_a, settings)
-    now = fitted(views, normalised(now.model), tight, now.typical)
-    errors = errors_of(views, now, tight, seed)
+    now = yield from searched(views, now, priors, pixel_a, settings.rounds)
+    now = yield from finished(views, now, priors, pixel_a, settings)
+    now = fitted(views, normalised(now.model), priors, now.heights)
+    errors = errors_of(views, now, priors, seed)
     yield 0.95
     doubts = doubts_of(
-        views, now.model, tilts, settings.tilt_sd_deg, errors.misfit, settings.height_spread
+        views,
+        now.model,
+        tilts,
+        settings.tilt_sd_deg,
+        errors.misfit,
+        settings.height_spread,
+        now.heights,
     )
     result = _result(views, now, errors, pixel_a, quarters, axis)
     if settings.bond_a is not None:
@@ -188,14 +189,17 @@ def error_bound_a(
     """
     settings = settings or LikelihoodSettings()
     model = model_of(fit, pixel_a)
-    typical = typical_height(model)
+    typical = float(np.median(model.heights))
     places = (np.asarray(positions_a, np.float64) + fit.origin_a) / pixel_a
     model = model.with_atoms(places, np.full(len(places), typical))
     turned = np.ascontiguousarray(np.rot90(counts, quarter_turns(fit.rotation_deg), axes=(1, 2)))
     views = make_views(turned, margin_for(model.width))
     # Neighbours repel in the fit; that is no information of the counts.
-    priors = replace(_priors(model, pixel_a, settings, settings.height_spread), nearest=0.0)
-    return pixel_a * position_bound(views, fitted(views, model, priors, typical), priors)
+    known = ShiftsStart(model.shifts, np.full(model.shifts.shape, settings.shift_sd_a / pixel_a))
+    priors = _priors(model, pixel_a, known, settings)
+    priors = replace(priors, nearest=0.0, species=1)
+    now = fitted(views, model, priors, priors.heights_of(model))
+    return pixel_a * position_bound(views, now, priors)
 
 
 def _start(
@@ -212,88 +216,59 @@ def _start(
     background = border_level(counts, known)
     if start_a is None:
         volume = volume_of(counts, background, tilts, shifts, math.degrees(rotation))
-        positions = smoothed_peaks(
-            volume, settings.smoothing_a / pixel_a, 0.8 * settings.nearest_a / pixel_a
-        )
+        positions, strength = smoothed_peaks(
+            volume, settings.smoothing_a / pixel_a, 0.8 * settings.nearest_a / pixel_a,
+            settings.species,
+        )  # fmt: skip
     else:
         positions = np.array(start_a, np.float64) / pixel_a
+        strength = np.ones(len(positions))
     if not len(positions):
         raise ValueError("no atom stands out of the volume; are angles and tilt axis right?")
     above = counts.sum(axis=(1, 2)) - background * counts[0].size
     height = max(float(above.mean()) / len(positions) / (1 + settings.tail), 1e-3)
+    heights = height * (np.ones(len(positions)) if settings.species == 1 else strength)
     return AtomModel(
-        positions, np.full(len(positions), height), shifts.copy(), np.deg2rad(tilts), rotation,
+        positions, heights, shifts.copy(), np.deg2rad(tilts), rotation,
         background, np.zeros(len(counts)), settings.width_a / pixel_a, settings.tail,
         settings.tail_width_a / pixel_a,
     )  # fmt: skip
 
 
+def _begin(
+    counts: NDArray[Any],
+    tilts: Floats64,
+    pixel_a: float,
+    told: ShiftsStart,
+    rotation: float,
+    known: NDArray[np.bool_] | None,
+    start_a: NDArray[Any] | None,
+    settings: LikelihoodSettings,
+) -> tuple[Fitted, Views, Priors]:
+    """First steps from the shifts as told, or from common lines if these are likelier."""
+    views = make_views(counts, margin_for(settings.width_a / pixel_a), known)
+    tried: list[tuple[Fitted, Priors]] = []
+    for start in shift_starts(counts, tilts, told, rotation, known):
+        model = _start(counts, tilts, pixel_a, start.shifts, rotation, known, start_a, settings)
+        priors = _priors(model, pixel_a, start, settings)
+        tried.append((begun(views, model, priors, pixel_a), priors))
+    now, priors = max(tried, key=lambda one: one[0].found.log_likelihood)
+    return now, views, priors
+
+
 def _priors(
-    model: AtomModel, pixel_a: float, settings: LikelihoodSettings, spread: float
+    model: AtomModel, pixel_a: float, start: ShiftsStart, settings: LikelihoodSettings
 ) -> Priors:
+    nearest_a = settings.nearest_a
+    if settings.bond_a is not None:
+        nearest_a = min(nearest_a, _NEAREST_PART * settings.bond_a)
     return Priors(
-        spread, model.shifts, model.tilt_rad, model.rotation_rad,
-        settings.shift_sd_a / pixel_a, math.radians(settings.tilt_sd_deg),
+        settings.height_spread, start.shifts, model.tilt_rad, model.rotation_rad,
+        start.sd, math.radians(settings.tilt_sd_deg),
         math.radians(settings.rotation_sd_deg), settings.gain_sd,
-        settings.nearest_a / pixel_a, settings.softness_a / pixel_a,
+        nearest_a / pixel_a, settings.softness_a / pixel_a,
+        tilt_groups(np.rad2deg(model.tilt_rad)), settings.species,
     )  # fmt: skip
-
-
-def _rules(pixel_a: float, least_gain: float = 6.0, nearest_a: float = 1.3) -> SearchRules:
-    return SearchRules(
-        least_gain, least_gain + 7, nearest_a / pixel_a, 2.0 / pixel_a, 0.08, 1.2 / pixel_a,
-        4.0 / pixel_a,
-    )  # fmt: skip
-
-
-def _searched(
-    views: Views, model: AtomModel, priors: Priors, rules: SearchRules, pixel_a: float,
-    settings: LikelihoodSettings,
-) -> Generator[float, None, Fitted]:  # fmt: skip
-    """Rounds of removing and adding until little is added."""
-    longest = _LONGEST_A / pixel_a
-    now = fitted(views, model, priors, typical_height(model))
-    now = shape_step(views, now, priors, tail=False)
-    for _ in range(2):
-        now = newton_step(views, now, priors, longest, _ROUGHLY)
-    for turn in range(settings.rounds):
-        now = _with(views, pruned(views, now, rules), priors)
-        now = newton_step(views, now, priors, longest, _ROUGHLY)
-        added = missing_atoms(views, now, rules)
-        now = _with(views, with_added(now.model, added, now.typical), priors)
-        for _ in range(2):
-            now = newton_step(views, now, priors, longest, _ROUGHLY)
-        now = shape_step(views, now, priors, tail=turn >= _TAIL_FROM_ROUND)
-        yield 0.1 + 0.6 * (turn + 1) / settings.rounds
-        if turn >= _TAIL_FROM_ROUND and len(added) <= _FEW * now.model.size:
-            break
-    return now
-
-
-def _finished(
-    views: Views, now: Fitted, priors: Priors, rules: SearchRules, pixel_a: float,
-    settings: LikelihoodSettings,
-) -> Generator[float, None, Fitted]:  # fmt: skip
-    """Steps to the optimum with heights alike, and a last removal on the way."""
-    longest = _LONGEST_A / pixel_a
-    rules = replace(rules, nearest=max(rules.nearest, 1.5 / pixel_a))
-    now = _with(views, pruned(views, now, rules), priors)
-    for turn in range(settings.final_steps):
-        before, size = now.posterior, now.model.size
-        now = newton_step(views, now, priors, longest)
-        now = shape_step(views, now, priors, tail=True)
-        if turn == 1:
-            now = _with(views, pruned(views, now, rules), priors)
-        yield 0.7 + 0.2 * (turn + 1) / settings.final_steps
-        if turn > 1 and now.model.size == size and now.posterior - before < _LEAST_GROWTH * size:
-            break
-    return now
-
-
-def _with(views: Views, model: AtomModel, priors: Priors) -> Fitted:
-    if not model.size:
-        raise ValueError("no atom explains the counts; are angles, tilt axis and pixel size right?")
-    return fitted(views, model, priors, typical_height(model))
 
 
 def _result(
@@ -303,6 +278,7 @@ def _result(
     _, offset = common_motion(model.shifts, model)
     rotation = model.rotation_rad
     shifts = model.shifts - offset * np.array([math.sin(rotation), math.cos(rotation)])
+    unit, powers = depth_unit_nm(pixel_a), np.array([1, 2])
     means = now.found.means
     squares = np.zeros(views.size)
     for k in range(views.size):
@@ -331,4 +307,8 @@ def _result(
         model.tail,
         model.tail_width * pixel_a,
         squares,
+        model.by_depth[0] / unit**powers,
+        model.by_depth[1] / unit**powers,
+        now.heights.levels,
+        errors.species,
     )

@@ -170,7 +170,12 @@ def atoms(
         str | None, typer.Option(metavar="NAME", help="Which stack of a file with several.")
     ] = None,
     species: Annotated[
-        str, typer.Option(metavar="SYMBOL", help="Chemical symbol of the atoms.")
+        str,
+        typer.Option(
+            metavar="SYMBOLS",
+            help="Chemical symbol of the atoms, or several such as 'Zr,O', the brightest first; "
+            "they are told apart by brightness.",
+        ),
     ] = "X",
     bond: Annotated[
         str | None,

@@ -33,6 +33,7 @@ from .interrupts import notify
 
 _SYMBOL = re.compile(r"[A-Z][a-z]?")
 _ANGSTROM = 10.0  # in a nanometre
+_MOST_SPECIES, _SURE = 4, 0.95
 
 
 @dataclass(frozen=True)
@@ -112,8 +113,16 @@ def atoms_command(
     seed: int,
 ) -> None:
     """Carry out ``pyrotome atoms``; arguments as those of the command."""
-    if not _SYMBOL.fullmatch(species):
-        raise BadInput("--species", f"'{species}' is no chemical symbol; write it as in 'Zr'")
+    symbols = [symbol.strip() for symbol in species.split(",")]
+    for symbol in symbols:
+        if not _SYMBOL.fullmatch(symbol):
+            raise BadInput(
+                "--species", f"'{symbol}' is no chemical symbol; write it as in 'Zr' or 'Zr,O'"
+            )
+    if len(symbols) > _MOST_SPECIES or len(set(symbols)) < len(symbols):
+        raise BadInput(
+            "--species", f"'{species}'; name up to {_MOST_SPECIES} species, each of them once"
+        )
     if target.suffix.lower() != ".xyz":
         raise BadInput("-o", f"{target}: atoms are written as extended XYZ; name a .xyz")
     if table is not None and table.suffix.lower() != ".csv":
@@ -133,13 +142,14 @@ def atoms_command(
     with ExitStack() as files:
         xyz = files.enter_context(new_file(target))
         csv = None if table is None else files.enter_context(new_file(table))
-        fit = _fitted(series, LikelihoodSettings(bond_a=bond_a), source, seed)
+        settings = LikelihoodSettings(bond_a=bond_a, species=len(symbols))
+        fit = _fitted(series, settings, source, seed)
         write_xyz(xyz, fit, species, f"pyrotome atoms of {source.name}")
         if csv is not None:
             write_table(csv, fit, species)
     for doubt in fit.doubts:
         notify(f"{source}: {doubt}")
-    for line in summary(fit):
+    for line in summary(fit, symbols):
         print(line)
     print(f"{target}: {len(fit.heights)} atoms; " + "; ".join(series.told))
 
@@ -159,8 +169,8 @@ def _fitted(
             raise BadInput(str(source), str(error)) from None
 
 
-def summary(fit: AtomFit) -> list[str]:
-    """What a fit has found, in lines for a person."""
+def summary(fit: AtomFit, symbols: list[str]) -> list[str]:
+    """What a fit has found, in lines for a person; `symbols` name the species, brightest first."""
     trace = np.trace(fit.covariance_a2, axis1=1, axis2=2)
     unsure = int((fit.probability < 0.95).sum())
     return [
@@ -170,4 +180,29 @@ def summary(fit: AtomFit) -> list[str]:
         f"turned by {fit.rotation_deg:.2f} +- {fit.rotation_sd_deg:.2f} deg",
         f"peaks {fit.width_a:.3f} A wide (standard deviation), tail {fit.tail:.2f} of "
         f"{fit.tail_width_a:.1f} A, {np.median(fit.heights):.1f} counts an atom and view",
+        *_species_lines(fit, symbols),
+        *_depth_lines(fit),
+    ]
+
+
+def _species_lines(fit: AtomFit, symbols: list[str]) -> list[str]:
+    if len(symbols) == 1:
+        return []
+    counts = np.bincount(fit.species_probability.argmax(axis=1), minlength=len(symbols))
+    parts = [
+        f"{count} {symbol} of {level:.1f} counts"
+        for symbol, count, level in zip(
+            symbols, counts[::-1], fit.typical_heights[::-1], strict=True
+        )
+    ]
+    unsure = int((fit.species_probability.max(axis=1) < _SURE).sum())
+    return [f"species: {', '.join(parts)}; {unsure} below a probability of {100 * _SURE:.0f} %"]
+
+
+def _depth_lines(fit: AtomFit) -> list[str]:
+    return [
+        f"{what} change with depth by {100 * change[0]:+.2f} % a nanometre and "
+        f"{100 * change[1]:+.3f} % a square nanometre"
+        for what, change in (("heights", fit.heights_by_depth), ("widths", fit.widths_by_depth))
+        if change.any()
     ]

@@ -2,7 +2,7 @@
 
 ``python benchmarks/atoms/particle.py [--atoms 20000] [--tilts 60] [--errors] [--wedge 70]``. The
 particle is amorphous, at 8.0e3 e/A^2 and 0.347 A pixels. With `--errors` each view has a random
-shift of 0.3 pixels and a tilt error of 0.1 deg, and the axis an offset of half a pixel and a turn
+shift of 2.5 pixels and a tilt error of 0.1 deg, and the axis an offset of two pixels and a turn
 of 0.5 deg, which are not told. The peer is the volume in which the search starts: RESIRE of the raw
 counts, smoothed, its peaks in two classes.
 """
@@ -13,21 +13,27 @@ import sys
 import numpy as np
 from figures import PM, bound, computer, memory_gb, timed, warm_up
 
+from pyrotome.analysis.alignment import common_lines_shifts
 from pyrotome.analysis.atoms import LikelihoodSettings, fit_atoms, match_atoms
-from pyrotome.analysis.atoms.start import border_level, smoothed_peaks, volume_of
+from pyrotome.analysis.atoms.search.start import smoothed_peaks, volume_of
+from pyrotome.analysis.core.border import border_level
 from pyrotome.simulators.world.atoms.particle import amorphous_particle
 from pyrotome.simulators.world.atoms.tilt_series import Imaging, simulated_series
 
+# Bounds of 60 tilts all around; with fewer, or with a missing wedge, the stretch of the issue.
 FOUND, RMSD_PM, SECONDS, GIGABYTES = 0.985, 27.5, 180.0, 2.0
+FOUND_FEW, FOUND_WEDGE, RMSD_WEDGE_PM = 0.95, 0.98, 30.0
+# Errors of the alignment cost at most this factor; the turn of the axis is found so well.
+MOST_COST, TURN_DEG = 1.10, 0.1
 CHI_95 = 7.8147
-ERRORS = {"axis_offset_px": 0.5, "rotation_deg": 0.5, "shift_sd_px": 0.3, "tilt_sd_deg": 0.1}
+ERRORS = {"axis_offset_px": 2.0, "rotation_deg": 0.5, "shift_sd_px": 2.5, "tilt_sd_deg": 0.1}
 
 
 def simulated(atoms, tilts, errors, seed):
     rng = np.random.default_rng(seed)
     particle = amorphous_particle(atoms, rng)
     across = 2 * np.linalg.norm(particle, axis=1).max() / Imaging.pixel_a
-    side = max(64, int(across) + 26)
+    side = max(64, int(across) + 26 + (20 if errors else 0))
     imaging = Imaging(shape=(side, side), **(ERRORS if errors else {}))
     return particle, simulated_series(particle, tilts, imaging, rng)
 
@@ -46,6 +52,19 @@ def honest(fit, match):
             off.append(abs(told - true))
             print(f"    there: told {100 * told:.1f} %, true {100 * true:.1f} % ({these.sum()})")
     return inside.mean(), max(off, default=0.0)
+
+
+def cost_of_errors(arguments, tilts, fit, match):
+    """Bounds on what errors of the alignment cost, beside the same particle without any."""
+    particle, series = simulated(arguments.atoms, tilts, False, arguments.seed)
+    plain = fit_atoms(series.counts, tilts, series.imaging.pixel_a)
+    without = match_atoms(plain.positions_a, particle)
+    print(f"    without errors of the alignment {PM * without.rmsd_a:.2f} pm")
+    return [
+        bound("error over that without", match.rmsd_a / without.rmsd_a, MOST_COST),
+        bound("turn of the axis off by", abs(fit.rotation_deg - ERRORS["rotation_deg"]), TURN_DEG,
+              " deg"),
+    ]  # fmt: skip
 
 
 def main():
@@ -68,8 +87,11 @@ def main():
 
     def peer():
         level = border_level(series.counts)
-        volume = volume_of(series.counts, level, tilts, np.zeros((len(tilts), 2)), 0.0)
-        return smoothed_peaks(volume, 0.3 / pixel_a, 1.6 / pixel_a)
+        shifts = np.zeros((len(tilts), 2))
+        if arguments.errors:
+            shifts, _ = common_lines_shifts(series.counts, tilts)
+        volume = volume_of(series.counts, level, tilts, shifts, 0.0)
+        return smoothed_peaks(volume, 0.3 / pixel_a, 1.6 / pixel_a)[0]
 
     peer_s, _, peaks = timed(peer)
     match = match_atoms(peaks * pixel_a, particle)
@@ -88,16 +110,21 @@ def main():
     inside, off = honest(fit, match)
     for doubt in fit.doubts:
         print(f"    doubt: {doubt}")
+    found = FOUND if turn else FOUND_WEDGE
+    found = FOUND_FEW if len(tilts) < 45 else found
+    rmsd_pm = RMSD_PM if turn else RMSD_WEDGE_PM
     good = [
-        bound("recall", match.recall, FOUND, least=True),
-        bound("precision", match.precision, FOUND, least=True),
-        bound("error", PM * match.rmsd_a, RMSD_PM, " pm"),
+        bound("recall", match.recall, found, least=True),
+        bound("precision", match.precision, found, least=True),
+        bound("error", PM * match.rmsd_a, rmsd_pm, " pm"),
         bound("seconds", wall_s, SECONDS, " s"),
         bound("memory", memory_gb(), GIGABYTES, " GB"),
         bound("95 % ellipsoids hold, at least", inside, 0.92, least=True),
         bound("95 % ellipsoids hold, at most", inside, 0.97),
         bound("probability off by", off, 0.05),
     ]
+    if arguments.errors:
+        good += cost_of_errors(arguments, tilts, fit, match)
     if not all(good):
         sys.exit("a bound is missed")
 

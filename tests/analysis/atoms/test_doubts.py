@@ -45,6 +45,23 @@ def test_a_particle_that_leaves_the_field_is_told(particle, series):
     assert "reaches the edge of the field in 30 views" in doubts(made.counts, made.tilt_deg)
 
 
+def test_an_amorphous_film_behind_the_particle_is_told(particle, series):
+    tilts = np.arange(-66.0, 67.0, 6.0)
+    rng = np.random.default_rng(7)
+    # Three angstrom of a light film, wider than the field even where it is seen at a slant.
+    film = rng.uniform((-55, -16, -11), (55, 16, -8), (1000, 3))
+    light = dataclasses.replace(
+        series.imaging, pedestal=0.0,
+        counts_per_electron_a2=0.15 * series.imaging.counts_per_electron_a2,
+    )  # fmt: skip
+    behind = simulated_series(film, tilts, light, rng).counts
+    front = simulated_series(particle, tilts, series.imaging, rng).counts
+    told = doubts(front + behind, tilts)
+    assert "like those of a film of even thickness" in told
+    assert "errors of the atoms about" in told
+    assert "film" not in doubts(front, tilts)
+
+
 def test_saturated_pixels_are_told(series):
     top = int(np.percentile(series.counts, 99))
     assert "the detector seems to saturate" in doubts(
@@ -60,7 +77,7 @@ def test_two_species_are_told(particle, series):
     rng = np.random.default_rng(9)
     light = simulated_series(particle[::2], series.tilt_deg, series.imaging, rng)
     other = simulated_series(particle[1::2], series.tilt_deg, heavy, rng)
-    assert "two species" in doubts(light.counts + other.counts, series.tilt_deg)
+    assert "another species" in doubts(light.counts + other.counts, series.tilt_deg)
 
 
 @pytest.mark.parametrize("wrong", [0.95, 1.05])

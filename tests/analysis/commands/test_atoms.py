@@ -69,10 +69,31 @@ def test_a_stack_becomes_atoms_with_errors(stack, particle, tmp_path):
     assert float(rows[3]["probability"]) > 0.9
 
 
+def test_two_species_are_named_in_the_files(stack, particle, tmp_path, capsys):
+    held = dict(np.load(stack))
+    bright = np.arange(len(particle)) % 2 == 0
+    imaging = Imaging(pixel_a=0.35, shape=(56, 56), dose_e_per_a2=8e4, pedestal=0.0)
+    more = simulated_series(particle[bright], held["tilt_deg"], imaging, np.random.default_rng(5))
+    path, xyz, table = (tmp_path / name for name in ("two.npz", "two.xyz", "two.csv"))
+    np.savez(path, images=held["images"] + more.counts, tilt_deg=held["tilt_deg"])
+    atoms_command(path, xyz, None, PIXEL, None, None, "Au,Pd", None, table, 0)
+    assert "20 Au of" in capsys.readouterr().out
+    columns = read_xyz(xyz)
+    match = match_atoms(columns["pos"], particle)
+    symbols = [columns["species"][n] == ["Au"] for n, _ in match.pairs]
+    assert symbols == bright[match.pairs[:, 1]].tolist()
+    assert columns["species_probability"].min() > 0.9
+    with table.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["species"] for row in rows] == [symbol for (symbol,) in columns["species"]]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"species": "zirconium"}, "no chemical symbol"),
+        ({"species": "Zr,oxygen"}, "'oxygen' is no chemical symbol"),
+        ({"species": "Zr,Zr"}, "each of them once"),
         ({"pixel_size": "-1 nm"}, "not above zero"),
         ({"pixel_size": None}, "has no pixel size"),
         ({"table": "atoms.txt"}, "name a .csv"),

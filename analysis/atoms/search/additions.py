@@ -9,13 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
-from ..alignment.resampling import TiltAxis, apply_alignment
-from ..core.arrays import Floats, in_threads
-from ..tomography.projector import backproject
-from . import kernels
-from .likelihood import blur_kernel, blurred, removal_gains
-from .model import AtomModel, Floats64, Views
-from .newton import Fitted
+from ...alignment.resampling import TiltAxis, apply_alignment
+from ...core.arrays import Floats, in_threads
+from ...tomography.projector import backproject
+from ..refinement import kernels
+from ..refinement.likelihood import blur_kernel, blurred, removal_gains
+from ..refinement.model import AtomModel, Floats64, Views
+from ..refinement.newton import Fitted
+from ..refinement.priors import Priors, PriorTerms
 from .peaks import local_maxima, spaced
 
 # A new atom is expected to explain this part of a whole one: its neighbours have taken the rest.
@@ -66,8 +67,11 @@ def surrounded(positions: Floats64, atoms: Floats64, rules: SearchRules) -> NDAr
     return others >= rules.neighbours
 
 
-def pruned(views: Views, now: Fitted, rules: SearchRules) -> AtomModel:
+def pruned(views: Views, now: Fitted, priors: Priors, rules: SearchRules) -> AtomModel:
     """Remove atoms that the counts do not support, and of two that are too near the weaker.
+
+    What the repulsion costs an atom is taken off its gain: three atoms in the place of two explain
+    the counts as well, but they stand nearer than atoms do.
 
     Parameters
     ----------
@@ -75,6 +79,8 @@ def pruned(views: Views, now: Fitted, rules: SearchRules) -> AtomModel:
         The recorded counts.
     now : Fitted
         The model and what it expects.
+    priors : Priors
+        The priors.
     rules : SearchRules
         Bounds.
 
@@ -85,6 +91,7 @@ def pruned(views: Views, now: Fitted, rules: SearchRules) -> AtomModel:
     """
     model = now.model
     gains = removal_gains(views, model, now.found)
+    gains -= PriorTerms(priors, model, now.heights).repulsion()
     wanted = np.where(
         surrounded(model.positions, model.positions, rules), rules.least_gain, rules.alone_gain
     )
@@ -93,12 +100,12 @@ def pruned(views: Views, now: Fitted, rules: SearchRules) -> AtomModel:
     return model.with_atoms(model.positions[kept], model.heights[kept])
 
 
-def missing_atoms(views: Views, now: Fitted, rules: SearchRules) -> Floats64:
+def missing_atoms(views: Views, now: Fitted, rules: SearchRules) -> tuple[Floats64, Floats64]:
     """Places where an atom is missing, the clearest first.
 
     The score of a place is the sum over views of the residual, seen through a peak less a wider
-    one, so that a smooth residual counts for nothing. A place is told if an atom of typical height
-    there would raise the log likelihood by `least_gain`.
+    one, so that a smooth residual counts for nothing. A place is told if an atom of the faintest
+    species there would raise the log likelihood by `least_gain`.
 
     Parameters
     ----------
@@ -111,32 +118,39 @@ def missing_atoms(views: Views, now: Fitted, rules: SearchRules) -> Floats64:
 
     Returns
     -------
-    ndarray
+    positions : ndarray
         Shape (atoms, 3): x, y, z in pixels.
+    heights : ndarray
+        Shape (atoms,): heights from which to start.
     """
     model = now.model
-    gain = _gain_map(views, now, rules)
+    gain, score, information = _gain_map(views, now, rules)
     indices, positions = local_maxima(gain, rules.least_gain)
-    gains = gain[tuple(indices.T)]
+    at = tuple(indices.T)
+    gains, best = gain[at], score[at] / np.maximum(information[at], 1e-12)
     clear = surrounded(positions, model.positions, rules)
     if model.size:
         distances, _ = KDTree(model.positions).query(positions)
         clear &= distances > rules.nearest
-    positions, gains = positions[clear], gains[clear]
-    kept = spaced(positions, gains, rules.apart)
-    return positions[kept[: max(4, round(rules.share * model.size))]]
+    kept = np.flatnonzero(clear)[spaced(positions[clear], gains[clear], rules.apart)]
+    kept = kept[: max(4, round(rules.share * model.size))]
+    levels = now.heights.levels
+    start = np.clip(best[kept].astype(np.float64) / _LEFT, levels[0], levels[-1])
+    return positions[kept], _NEW_HEIGHT * start
 
 
-def with_added(model: AtomModel, positions: Floats64, typical: float) -> AtomModel:
+def with_added(model: AtomModel, positions: Floats64, heights: Floats64) -> AtomModel:
     """The model with more atoms."""
-    heights = np.full(len(positions), _NEW_HEIGHT * typical)
     return model.with_atoms(
         np.concatenate([model.positions, positions]), np.concatenate([model.heights, heights])
     )
 
 
-def _gain_map(views: Views, now: Fitted, rules: SearchRules) -> Floats:
-    """Gain of log likelihood by one more atom at each voxel about the atoms there are."""
+def _gain_map(views: Views, now: Fitted, rules: SearchRules) -> tuple[Floats, Floats, Floats]:
+    """Gain of log likelihood by one more atom at each voxel about the atoms there are.
+
+    Beside it stand score and information; their ratio is the height of the largest gain.
+    """
     model, margin = now.model, views.margin
     high, broad = (size - 2 * margin for size in views.counts.shape[1:])
     narrow, wide = blur_kernel(model.width), blur_kernel(rules.wide)
@@ -166,6 +180,8 @@ def _gain_map(views: Views, now: Fitted, rules: SearchRules) -> Floats:
     one_two = 1 / (2 * math.pi * (model.width**2 + rules.wide**2))
     two_two = 1 / (4 * math.pi * rules.wide**2)
     signal, power = one_one - one_two, one_one - 2 * one_two + two_two
-    height = _LEFT * now.typical
+    height = _LEFT * now.heights.lowest
     gain = maps[0] - (0.5 * height * signal) * maps[1]
-    return np.asarray((height * signal / power) * gain, np.float32)
+    gain = np.asarray((height * signal / power) * gain, np.float32)
+    maps[1] *= np.float32(signal)
+    return gain, maps[0], maps[1]

@@ -3,18 +3,21 @@
 import numpy as np
 import pytest
 
-from pyrotome.analysis.atoms import kernels
-from pyrotome.analysis.atoms.likelihood import (
+from pyrotome.analysis.atoms.refinement import kernels
+from pyrotome.analysis.atoms.refinement.heights import HeightClasses
+from pyrotome.analysis.atoms.refinement.likelihood import (
     Curvature,
     blur_kernel,
     blurred,
     expect,
     removal_gains,
 )
-from pyrotome.analysis.atoms.model import AtomModel, Step, make_views, margin_for, places
-from pyrotome.analysis.atoms.priors import Priors, PriorTerms
+from pyrotome.analysis.atoms.refinement.model import AtomModel, Step, make_views, margin_for, places
+from pyrotome.analysis.atoms.refinement.priors import Priors, PriorTerms
 
 VIEWS = 4
+CLASSES = HeightClasses(np.array([50.0]), np.ones(1))
+TWO = HeightClasses(np.array([38.0, 60.0]), np.array([0.4, 0.6]))
 
 
 @pytest.fixture
@@ -100,12 +103,17 @@ def test_the_gain_of_an_atom_is_what_its_removal_costs(views, model):
         assert gains[a] == pytest.approx(lost, rel=1e-3, abs=0.05)
 
 
-def test_priors_have_the_slope_and_curvature_of_their_value(model):
-    priors = Priors(0.1, np.zeros((VIEWS, 2)), np.zeros(VIEWS), 0.0, 0.4, 0.5, 0.1, 0.03, 5.0, 0.8)
-    terms, step = PriorTerms(priors, model, 50.0), random_step(model)
+@pytest.mark.parametrize("classes", [CLASSES, TWO], ids=["one species", "two species"])
+def test_priors_have_the_slope_and_curvature_of_their_value(model, classes):
+    shift_sd = np.full((VIEWS, 2), 0.4)
+    priors = Priors(
+        0.1, np.zeros((VIEWS, 2)), np.zeros(VIEWS), 0.0, shift_sd, 0.5, 0.1, 0.03, 5.0, 0.8,
+        np.arange(VIEWS),
+    )  # fmt: skip
+    terms, step = PriorTerms(priors, model, classes), random_step(model)
 
     def value(share):
-        return PriorTerms(priors, model.moved(step, share), 50.0).value
+        return PriorTerms(priors, model.moved(step, share), classes).value
 
     slope = (value(1e-4) - value(-1e-4)) / 2e-4
     assert terms.gradient().dot(step) == pytest.approx(slope, rel=1e-4)
@@ -132,5 +140,5 @@ def test_atoms_beyond_the_field_are_skipped(views, model):
     at = places(far, 0, views.centre)
     assert found.peaks.max() == 0
     sums = np.ones((far.size, 3), np.float32)
-    kernels.gather(at.rows, at.columns, 1.3, 9, 16, found.means[0], sums)
+    kernels.gather(at.rows, at.columns, at.widths, 9, 16, found.means[0], sums)
     assert not sums.any()

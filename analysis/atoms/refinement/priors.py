@@ -8,10 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
+from .heights import HeightClasses, height_classes
 from .model import GAIN, TILT, AtomModel, Floats64, Step
 
 # The background has no prior; this keeps its precision positive.
 _NEGLIGIBLE = 1e-9
+# Views that follow one another at angles nearer than this are frames of one tilt.
+_SAME_TILT_DEG = 1e-3
 
 
 @dataclass(frozen=True)
@@ -21,27 +24,78 @@ class Priors:
     Attributes
     ----------
     height_spread : float
-        Standard deviation of the heights over their median.
+        Standard deviation of the heights of a species over its typical one.
     shifts, tilt_rad, rotation_rad
         Where the alignment is expected: (views, 2), (views,) and a number.
-    shift_sd, tilt_sd_rad, rotation_sd_rad, gain_sd : float
-        Standard deviations about that; 0 holds the parameter.
+    shift_sd : ndarray
+        Shape (views, 2): standard deviations of the shifts about that; 0 holds a shift.
+    tilt_sd_rad, rotation_sd_rad, gain_sd : float
+        Standard deviations of the others; 0 holds the parameter.
     nearest : float
         Atoms that are nearer to each other repel.
     softness : float
         A distance that is too short by so much costs half a unit of log likelihood.
+    groups : ndarray
+        Shape (views,): views of one number share their tilt, as the frames of one tilt do.
+    species : int
+        Number of species.
     """
 
     height_spread: float
     shifts: Floats64
     tilt_rad: Floats64
     rotation_rad: float
-    shift_sd: float
+    shift_sd: Floats64
     tilt_sd_rad: float
     rotation_sd_rad: float
     gain_sd: float
     nearest: float
     softness: float
+    groups: NDArray[np.intp]
+    species: int = 1
+
+    def heights_of(self, model: AtomModel, before: HeightClasses | None = None) -> HeightClasses:
+        """Typical heights of the species of a model; `before` is where they were."""
+        return height_classes(model.heights, self.species, self.height_spread, before)
+
+    @property
+    def free(self) -> Floats64:
+        """1 for each parameter of a view that is fitted and 0 for one that is held; (views, 5)."""
+        sds = np.empty((len(self.shifts), 5))
+        sds[:, :2] = self.shift_sd
+        sds[:, 2:] = (self.tilt_sd_rad, 1.0, self.gain_sd)
+        return (sds > 0).astype(np.float64)
+
+    def tied(self, views: Floats64) -> Floats64:
+        """The part of a change of views (views, 5) by which the tilts of a group stay equal."""
+        sizes = np.bincount(self.groups)
+        if len(sizes) == len(self.groups):
+            return views
+        out = views.copy()
+        out[:, TILT] = (np.bincount(self.groups, views[:, TILT]) / sizes)[self.groups]
+        return out
+
+
+def tilt_groups(tilt_deg: Floats64) -> NDArray[np.intp]:
+    """Numbers of the groups of consecutive views at one angle: frames of one tilt.
+
+    Parameters
+    ----------
+    tilt_deg : ndarray
+        Angles in degrees, shape (views,), in the order of recording.
+
+    Returns
+    -------
+    ndarray
+        Shape (views,), from 0.
+
+    Examples
+    --------
+    >>> tilt_groups(np.array([-2.0, -2, -2, 0, 0, -2])).tolist()
+    [0, 0, 0, 1, 1, 2]
+    """
+    starts = np.r_[True, np.abs(np.diff(tilt_deg)) > _SAME_TILT_DEG]
+    return np.cumsum(starts) - 1
 
 
 def _precision(sd: float) -> float:
@@ -57,32 +111,45 @@ class PriorTerms:
         The priors.
     model : AtomModel
         The model.
-    typical : float
-        Height about which heights are expected.
+    classes : HeightClasses
+        About which heights are expected.
 
     Attributes
     ----------
     value : float
         Logarithm of the prior, but for a constant.
+    height_precision : ndarray
+        Shape (atoms,): precision of the heights by this prior.
     """
 
-    def __init__(self, priors: Priors, model: AtomModel, typical: float) -> None:
+    def __init__(self, priors: Priors, model: AtomModel, classes: HeightClasses) -> None:
         self._size = model.size
-        self._height = _precision(priors.height_spread * typical)
-        alignment = (_precision(priors.shift_sd),) * 2
-        self.view_precision = np.array(
-            [*alignment, _precision(priors.tilt_sd_rad), _NEGLIGIBLE, _precision(priors.gain_sd)]
-        )
+        self.view_precision = np.empty((len(model.tilt_rad), 5))
+        held = priors.shift_sd <= 0
+        self.view_precision[:, :2] = np.where(held, 0, 1 / np.where(held, 1, priors.shift_sd) ** 2)
+        self.view_precision[:, 2:] = (
+            _precision(priors.tilt_sd_rad), _NEGLIGIBLE, _precision(priors.gain_sd)
+        )  # fmt: skip
+        # What is known of the tilt of a group is known once, not once for each of its frames.
+        self.view_precision[:, TILT] /= np.bincount(priors.groups)[priors.groups]
         self.rotation_precision = _precision(priors.rotation_sd_rad)
         self._off = Step(np.zeros((model.size, 4)), np.zeros((len(model.tilt_rad), 5)))
-        self._off.atoms[:, 3] = model.heights - typical
+        sd = np.maximum(priors.height_spread * classes.levels, 1e-9)
+        shares = classes.memberships(model.heights, sd)
+        # Precision of the heights, (atoms,), and the gradient of the mixture as an equal offset.
+        self.height_precision = shares @ (1 / sd**2)
+        pull = (shares * (model.heights[:, None] - classes.levels)) @ (1 / sd**2)
+        self._off.atoms[:, 3] = pull / self.height_precision
+        heights = float(classes.log_density(model.heights, sd).sum())
         self._off.views[:, :2] = model.shifts - priors.shifts
         self._off.views[:, TILT] = model.tilt_rad - priors.tilt_rad
         self._off.views[:, GAIN] = model.log_gain
         self._off.rotation = model.rotation_rad - priors.rotation_rad
         self._pairs, self._ways, self._stiffness = _close_pairs(priors, model)
         self._short = priors.nearest - self._lengths(model)
-        self.value = -0.5 * self._plain(self._off).dot(self._off)
+        views = self._off.views
+        self.value = heights - 0.5 * float(np.vdot(self.view_precision * views, views))
+        self.value -= 0.5 * self.rotation_precision * self._off.rotation**2
         self.value -= 0.5 * self._stiffness * float(np.sum(self._short**2))
 
     def _lengths(self, model: AtomModel) -> Floats64:
@@ -91,10 +158,17 @@ class PriorTerms:
 
     def _plain(self, step: Step) -> Step:
         atoms = np.zeros_like(step.atoms)
-        atoms[:, 3] = self._height * step.atoms[:, 3]
+        atoms[:, 3] = self.height_precision * step.atoms[:, 3]
         return Step(
             atoms, step.views * self.view_precision, step.rotation * self.rotation_precision
         )
+
+    def repulsion(self) -> Floats64:
+        """What the repulsion costs each atom in log posterior; shape (atoms,)."""
+        costs = np.zeros(self._size)
+        for ends in self._pairs.T:
+            np.add.at(costs, ends, 0.5 * self._stiffness * self._short**2)
+        return costs
 
     def gradient(self) -> Step:
         """Derivative of the value."""
@@ -120,14 +194,14 @@ class PriorTerms:
             rng.standard_normal(self._off.views.shape) * np.sqrt(self.view_precision),
             float(rng.standard_normal() * np.sqrt(self.rotation_precision)),
         )
-        out.atoms[:, 3] = rng.standard_normal(self._size) * np.sqrt(self._height)
+        out.atoms[:, 3] = rng.standard_normal(self._size) * np.sqrt(self.height_precision)
         push = rng.standard_normal(len(self._pairs)) * np.sqrt(self._stiffness)
         _scatter(out.atoms, self._pairs, push[:, None] * self._ways)
         return out
 
     def add_to(self, blocks: Floats64) -> None:
         """Add the curvature of single atoms to blocks (atoms, 4, 4)."""
-        blocks[:, 3, 3] += self._height
+        blocks[:, 3, 3] += self.height_precision
         outer = self._stiffness * self._ways[:, :, None] * self._ways[:, None, :]
         for ends in self._pairs.T:
             np.add.at(blocks[:, :3, :3], ends, outer)

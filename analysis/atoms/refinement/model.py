@@ -20,11 +20,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.arrays import Floats
+from ...core.arrays import Floats
 
 Floats64 = NDArray[np.float64]
 # Windows reach so many standard deviations of a peak.
 REACH = 3.3
+# Depths are counted in so many pixels, and change heights and widths by no more than these parts.
+DEPTH_UNIT = 100.0
+_LEAST_PART, _MOST_PART = 0.5, 1.5
 # Columns of the parameters of a view.
 ROW, COLUMN, TILT, BACKGROUND, GAIN = range(5)
 
@@ -106,6 +109,10 @@ class AtomModel:
         Counts in the wide part of a peak over those in the narrow one.
     tail_width : float
         Standard deviation, in pixels, of the Gaussian that makes the wide part of the narrow one.
+    by_depth : ndarray
+        Shape (2, 2): how heights and widths change with the depth d of an atom along the beam, in
+        units of :data:`DEPTH_UNIT` pixels. Row 0: heights times ``1 + c0 d + c1 d^2``; row 1: the
+        same for widths.
     """
 
     positions: Floats64
@@ -118,6 +125,7 @@ class AtomModel:
     width: float
     tail: float
     tail_width: float
+    by_depth: Floats64 = field(default_factory=lambda: np.zeros((2, 2)))
 
     @property
     def size(self) -> int:
@@ -176,7 +184,9 @@ class Places:
     jacobian: Floats64  # (2, 3): (row, column) by (x, y, z)
     by_tilt: Floats64  # (2, atoms)
     by_rotation: Floats64  # (2, atoms)
-    gain: float = field(default=1.0)
+    depths: Floats64  # (atoms,), in units of DEPTH_UNIT
+    gains: Floats64  # (atoms,): counts in this view for each of an atom's height
+    widths: Floats64  # (atoms,)
 
 
 def places(model: AtomModel, view: int, centre: Floats64) -> Places:
@@ -206,14 +216,23 @@ def places(model: AtomModel, view: int, centre: Floats64) -> Places:
     jacobian = np.array(
         [[sin_r * cos_t, cos_r, sin_r * sin_t], [cos_r * cos_t, -sin_r, cos_r * sin_t]]
     )
+    parts = [_part_at(depth / DEPTH_UNIT, change) for change in model.by_depth]
     return Places(
         rows + shift[0],
         columns + shift[1],
         jacobian,
         np.stack([depth * sin_r, depth * cos_r]),
         np.stack([columns, -rows]),
-        math.exp(float(model.log_gain[view])),
+        depth / DEPTH_UNIT,
+        math.exp(float(model.log_gain[view])) * parts[0],
+        model.width * parts[1],
     )
+
+
+def _part_at(depths: Floats64, change: Floats64) -> Floats64:
+    if not change.any():
+        return np.ones(depths.size)
+    return np.clip(1 + depths * (change[0] + depths * change[1]), _LEAST_PART, _MOST_PART)
 
 
 def window(width: float) -> tuple[int, int]:

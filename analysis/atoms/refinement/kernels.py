@@ -20,8 +20,15 @@ _MOST = 128
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
-def _profile(centre, first, count, inverse, values, slopes):
-    """Gaussian and its derivative by the centre at `count` pixels from `first`, by recurrence."""
+def _profile(centre, width, count, size, values, slopes):
+    """Gaussian and its derivative by the centre in a window of `count` pixels, by recurrence.
+
+    Returns the first pixel of the window; -1 if it does not lie within `size` pixels.
+    """
+    first = math.floor(centre - 0.5 * (count - 2))
+    if first < 0 or first + count > size:
+        return -1
+    inverse = 1.0 / (width * width)
     offset = first - centre
     value = math.exp(-0.5 * offset * offset * inverse)
     ratio = math.exp(-(offset + 0.5) * inverse)
@@ -32,27 +39,25 @@ def _profile(centre, first, count, inverse, values, slopes):
         value *= ratio
         ratio *= quotient
         offset += 1.0
+    return first
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
-def draw(rows, columns, plain, along_rows, along_columns, width, tall, wide, image):
+def draw(rows, columns, plain, along_rows, along_columns, widths, tall, wide, image):
     """Add ``plain * G + along_rows * dG/drow + along_columns * dG/dcolumn`` of each atom.
 
-    G is a Gaussian of sum 1 and standard deviation `width`; derivatives are by the atom's place.
+    G is a Gaussian of sum 1, its standard deviation that of the atom in `widths`; derivatives are
+    by the atom's place.
     """
-    high, broad = image.shape
-    inverse = 1.0 / (width * width)
-    norm = inverse / (2 * math.pi)
     value_r, slope_r = np.empty(_MOST, np.float32), np.empty(_MOST, np.float32)
     value_c, slope_c = np.empty(_MOST, np.float32), np.empty(_MOST, np.float32)
     even, odd = np.empty(_MOST, np.float32), np.empty(_MOST, np.float32)
     for a in range(rows.size):
-        top = math.floor(rows[a] - 0.5 * (tall - 2))
-        left = math.floor(columns[a] - 0.5 * (wide - 2))
-        if top < 0 or left < 0 or top + tall > high or left + wide > broad:
+        top = _profile(rows[a], widths[a], tall, image.shape[0], value_r, slope_r)
+        left = _profile(columns[a], widths[a], wide, image.shape[1], value_c, slope_c)
+        if top < 0 or left < 0:
             continue
-        _profile(rows[a], top, tall, inverse, value_r, slope_r)
-        _profile(columns[a], left, wide, inverse, value_c, slope_c)
+        norm = 1 / (2 * math.pi * widths[a] * widths[a])
         zero = np.float32(plain[a] * norm)
         one = np.float32(along_columns[a] * norm)
         two = np.float32(along_rows[a] * norm)
@@ -67,21 +72,17 @@ def draw(rows, columns, plain, along_rows, along_columns, width, tall, wide, ima
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
-def gather(rows, columns, width, tall, wide, image, sums):
+def gather(rows, columns, widths, tall, wide, image, sums):
     """Sums over pixels of the image times G, dG/drow and dG/dcolumn of each atom; (atoms, 3)."""
-    high, broad = image.shape
-    inverse = 1.0 / (width * width)
-    norm = inverse / (2 * math.pi)
     value_r, slope_r = np.empty(_MOST, np.float32), np.empty(_MOST, np.float32)
     value_c, slope_c = np.empty(_MOST, np.float32), np.empty(_MOST, np.float32)
     for a in range(rows.size):
-        top = math.floor(rows[a] - 0.5 * (tall - 2))
-        left = math.floor(columns[a] - 0.5 * (wide - 2))
         sums[a] = 0.0
-        if top < 0 or left < 0 or top + tall > high or left + wide > broad:
+        top = _profile(rows[a], widths[a], tall, image.shape[0], value_r, slope_r)
+        left = _profile(columns[a], widths[a], wide, image.shape[1], value_c, slope_c)
+        if top < 0 or left < 0:
             continue
-        _profile(rows[a], top, tall, inverse, value_r, slope_r)
-        _profile(columns[a], left, wide, inverse, value_c, slope_c)
+        norm = 1 / (2 * math.pi * widths[a] * widths[a])
         plain = along_r = along_c = np.float32(0.0)
         for i in range(tall):
             line = image[top + i]
@@ -98,21 +99,17 @@ def gather(rows, columns, width, tall, wide, image, sums):
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
-def gather_squares(rows, columns, width, tall, wide, image, sums):
+def gather_squares(rows, columns, widths, tall, wide, image, sums):
     """Sums of the image times products of G, dG/drow, dG/dcolumn: 00 01 02 11 12 22."""
-    high, broad = image.shape
-    inverse = 1.0 / (width * width)
-    norm = inverse / (2 * math.pi)
     value_r, slope_r = np.empty(_MOST, np.float32), np.empty(_MOST, np.float32)
     value_c, slope_c = np.empty(_MOST, np.float32), np.empty(_MOST, np.float32)
     for a in range(rows.size):
-        top = math.floor(rows[a] - 0.5 * (tall - 2))
-        left = math.floor(columns[a] - 0.5 * (wide - 2))
         sums[a] = 0.0
-        if top < 0 or left < 0 or top + tall > high or left + wide > broad:
+        top = _profile(rows[a], widths[a], tall, image.shape[0], value_r, slope_r)
+        left = _profile(columns[a], widths[a], wide, image.shape[1], value_c, slope_c)
+        if top < 0 or left < 0:
             continue
-        _profile(rows[a], top, tall, inverse, value_r, slope_r)
-        _profile(columns[a], left, wide, inverse, value_c, slope_c)
+        norm = 1 / (2 * math.pi * widths[a] * widths[a])
         total = np.zeros(6, np.float32)
         for i in range(tall):
             line = image[top + i]
@@ -135,23 +132,19 @@ def gather_squares(rows, columns, width, tall, wide, image, sums):
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
-def removal_gain(rows, columns, heights, width, tall, wide, counts, means, gains):
+def removal_gain(rows, columns, heights, widths, tall, wide, counts, means, gains):
     """Add to `gains` by how much each atom raises the Poisson log likelihood of a view.
 
     The other atoms stay as they are. Pixels of the margin have a mean of 0 and do not count.
     """
-    high, broad = means.shape
-    inverse = 1.0 / (width * width)
-    norm = inverse / (2 * math.pi)
     value_r, slope_r = np.empty(_MOST, np.float32), np.empty(_MOST, np.float32)
     value_c, slope_c = np.empty(_MOST, np.float32), np.empty(_MOST, np.float32)
     for a in range(rows.size):
-        top = math.floor(rows[a] - 0.5 * (tall - 2))
-        left = math.floor(columns[a] - 0.5 * (wide - 2))
-        if top < 0 or left < 0 or top + tall > high or left + wide > broad:
+        top = _profile(rows[a], widths[a], tall, means.shape[0], value_r, slope_r)
+        left = _profile(columns[a], widths[a], wide, means.shape[1], value_c, slope_c)
+        if top < 0 or left < 0:
             continue
-        _profile(rows[a], top, tall, inverse, value_r, slope_r)
-        _profile(columns[a], left, wide, inverse, value_c, slope_c)
+        norm = 1 / (2 * math.pi * widths[a] * widths[a])
         total = 0.0
         for i in range(tall):
             scale = heights[a] * norm * value_r[i]
@@ -197,12 +190,12 @@ def blur(image, kernel, scratch, out):
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
-def expected(peaks, tails, tail, gain, background, floor, known, means):
+def expected(peaks, tails, tail, background, floor, known, means):
     """Expected counts of a view: background, peaks and tail; 0 where a pixel is not known."""
     high, broad = means.shape
     for i in range(high):
         for j in range(broad):
-            mean = background + floor[i, j] + gain * (peaks[i, j] + tail * tails[i, j])
+            mean = background + floor[i, j] + peaks[i, j] + tail * tails[i, j]
             means[i, j] = max(mean, LEAST_MEAN) if known[i, j] else 0.0
 
 

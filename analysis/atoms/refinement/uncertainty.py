@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
-from ..core.arrays import in_threads
+from ...core.arrays import in_threads
 from . import kernels
-from .alignment_of import common_motion
+from .common_motion import common_motion
 from .likelihood import removal_gains
 from .model import Floats64, Step, Views, places, window
 from .newton import Fitted, NewtonSystem
@@ -48,6 +48,9 @@ class Errors:
         right.
     height_sd : ndarray
         Shape (atoms,).
+    species : ndarray
+        Shape (atoms, species): probability of each species, the faintest first, by the height that
+        the counts alone tell.
     shift_sd : ndarray
         Shape (views, 2).
     tilt_sd_rad : ndarray
@@ -61,6 +64,7 @@ class Errors:
     probability: Floats64
     misfit: Floats64
     height_sd: Floats64
+    species: Floats64
     shift_sd: Floats64
     tilt_sd_rad: Floats64
     rotation_sd_rad: float
@@ -108,9 +112,11 @@ def errors_of(views: Views, now: Fitted, priors: Priors, seed: int, draws: int =
         heights += step.atoms[:, 3] ** 2 / draws
         alignment[n] = step.views[:, :3]
         turns[n] = step.rotation
+    ratios = smoothed(model.positions, ratios)
+    species = _species(system, now, priors, ratios)
     del system
     misfit = smoothed(model.positions, misfits(views, now))
-    factor = smoothed(model.positions, ratios) * np.maximum(1.0, misfit)
+    factor = ratios * np.maximum(1.0, misfit)
     linear = np.trace(alone[:, :3, :3], axis1=1, axis2=2) * factor / model.width**2
     factor = factor * np.exp(_SPREAD * np.minimum(linear, _MOST_SPREAD))
     gains = removal_gains(views, model, now.found)
@@ -121,11 +127,27 @@ def errors_of(views: Views, now: Fitted, priors: Priors, seed: int, draws: int =
         probability_of(gains),
         misfit,
         np.sqrt(smoothed(model.positions, heights)),
+        species,
         spread[:, :2],
         spread[:, 2],
         float(np.sqrt(np.mean(turns**2))),
         float(np.sqrt(np.mean(offsets**2))),
     )
+
+
+def _species(system: NewtonSystem, now: Fitted, priors: Priors, ratios: Floats64) -> Floats64:
+    """Probability of each species for each atom, by the height without the prior of heights."""
+    heights, levels = now.model.heights, now.heights.levels
+    if levels.size == 1:
+        return np.ones((now.model.size, 1))
+    precision = system.terms.height_precision
+    blocks = system.blocks.copy()
+    blocks[:, 3, 3] -= precision
+    variance = np.maximum(np.linalg.inv(blocks)[:, 3, 3], 0.0) * np.maximum(ratios, 1.0)
+    # At the optimum the counts pull the height as much as the prior does, the other way.
+    alone = heights - variance * system.terms.gradient().atoms[:, 3]
+    sd = np.sqrt(variance[:, None] + (priors.height_spread * levels) ** 2)
+    return now.heights.memberships(alone, sd)
 
 
 def position_bound(views: Views, now: Fitted, priors: Priors, seed: int = 0) -> float:
@@ -194,8 +216,8 @@ def misfits(views: Views, now: Fitted) -> NDArray[np.float64]:
         kernels.residuals(views.counts[k], now.found.means[k], excess, weights)
         sums = np.empty((model.size, 3), np.float32)
         squares = np.empty((model.size, 6), np.float32)
-        kernels.gather(at.rows, at.columns, model.width, tall, wide, excess, sums)
-        kernels.gather_squares(at.rows, at.columns, model.width, tall, wide, weights, squares)
+        kernels.gather(at.rows, at.columns, at.widths, tall, wide, excess, sums)
+        kernels.gather_squares(at.rows, at.columns, at.widths, tall, wide, weights, squares)
         rr, rc, cc = squares[:, 3:].T.astype(np.float64)
         r, c = sums[:, 1:].T.astype(np.float64)
         whole = rr * cc - rc * rc

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.arrays import Floats, in_threads
+from ...core.arrays import Floats, in_threads
 from . import kernels
 from .model import (
     BACKGROUND,
@@ -47,7 +47,7 @@ class Expected:
     log_likelihood : float
         Poisson log likelihood, without the term of the counts alone.
     peaks : ndarray
-        Float32, shape of the padded views: sums of the narrow peaks.
+        Float32, shape of the padded views: sums of the narrow peaks, gains included.
     """
 
     means: Floats
@@ -94,11 +94,12 @@ def expect(views: Views, model: AtomModel) -> Expected:
     def one(k: int) -> None:
         at = places(model, k, views.centre)
         kernels.draw(
-            at.rows, at.columns, model.heights, none, none, model.width, tall, wide, peaks[k]
-        )
+            at.rows, at.columns, model.heights * at.gains, none, none, at.widths, tall, wide,
+            peaks[k],
+        )  # fmt: skip
         tails = blurred(peaks[k], kernel) if model.tail else peaks[k]
         kernels.expected(
-            peaks[k], tails, model.tail, at.gain, model.background[k], views.floor[k],
+            peaks[k], tails, model.tail, model.background[k], views.floor[k],
             views.known[k], means[k],
         )  # fmt: skip
         parts[k] = kernels.log_likelihood(views.counts[k], means[k])
@@ -143,7 +144,7 @@ class Curvature:
         kernel = blur_kernel(model.tail_width)
         sums = np.empty((views.size, model.size, 3), np.float32)
         squares = np.empty((views.size, model.size, 6), np.float32)
-        backgrounds, gains = np.zeros(views.size), np.zeros(views.size)
+        backgrounds = np.zeros(views.size)
 
         def one(k: int) -> None:
             at = self._places[k]
@@ -152,16 +153,16 @@ class Curvature:
             backgrounds[k] = excess.sum(dtype=np.float64)
             if model.tail:
                 excess += np.float32(model.tail) * blurred(excess, kernel)
-            kernels.gather(at.rows, at.columns, model.width, *self._window, excess, sums[k])
+            kernels.gather(at.rows, at.columns, at.widths, *self._window, excess, sums[k])
             kernels.gather_squares(
-                at.rows, at.columns, model.width, *self._window, self._weights[k], squares[k]
+                at.rows, at.columns, at.widths, *self._window, self._weights[k], squares[k]
             )
-            gains[k] = at.gain
+            gains = at.gains[:, None].astype(np.float32)
+            sums[k] *= gains
+            squares[k] *= gains**2
             self.view_blocks[k] = self._view_block(k, at)
 
         in_threads(one, range(views.size))
-        sums *= gains[:, None, None].astype(np.float32)
-        squares *= (gains**2)[:, None, None].astype(np.float32)
         for k, at in enumerate(self._places):
             kernels.add_blocks(squares[k], at.jacobian, model.heights, self.blocks)
         return self._step(sums, backgrounds)
@@ -169,7 +170,7 @@ class Curvature:
     def _view_block(self, k: int, at: Places) -> Floats64:
         """Fisher information of one view about its parameters and the rotation."""
         model = self._model
-        high, none = model.heights * at.gain, np.zeros(model.size)
+        high, none = model.heights * at.gains, np.zeros(model.size)
         weights = self._weights[k]
         picks = np.flatnonzero(weights.ravel() > 0)
         images = np.empty((6, picks.size), np.float32)
@@ -186,7 +187,7 @@ class Curvature:
                 images[n] = 1
                 continue
             image = np.zeros_like(weights)
-            kernels.draw(at.rows, at.columns, *direction, model.width, *self._window, image)
+            kernels.draw(at.rows, at.columns, *direction, at.widths, *self._window, image)
             images[n] = image.ravel()[picks]
         weighted = images * weights.ravel()[picks]
         return (weighted @ images.T).astype(np.float64)
@@ -210,15 +211,15 @@ class Curvature:
         model, at = self._model, self._places[k]
         image = np.full(self._weights.shape[1:], step.views[k, BACKGROUND], np.float32)
         moves = step.atoms[:, :3] @ at.jacobian.T
-        high = model.heights * at.gain
+        high = model.heights * at.gains
         turn, tilt = step.rotation, step.views[k, TILT]
         along_r = moves[:, 0] + step.views[k, ROW] + tilt * at.by_tilt[0] + turn * at.by_rotation[0]
         along_c = (
             moves[:, 1] + step.views[k, COLUMN] + tilt * at.by_tilt[1] + turn * at.by_rotation[1]
         )
-        plain = step.atoms[:, 3] * at.gain + high * step.views[k, GAIN]
+        plain = step.atoms[:, 3] * at.gains + high * step.views[k, GAIN]
         kernels.draw(
-            at.rows, at.columns, plain, high * along_r, high * along_c, model.width,
+            at.rows, at.columns, plain, high * along_r, high * along_c, at.widths,
             *self._window, image,
         )  # fmt: skip
         return image
@@ -247,8 +248,8 @@ class Curvature:
         def one(k: int) -> None:
             image, at = image_of(k), self._places[k]
             backgrounds[k] = image.sum(dtype=np.float64)
-            kernels.gather(at.rows, at.columns, model.width, *self._window, image, sums[k])
-            sums[k] *= np.float32(at.gain)
+            kernels.gather(at.rows, at.columns, at.widths, *self._window, image, sums[k])
+            sums[k] *= at.gains[:, None].astype(np.float32)
 
         in_threads(one, range(views.size))
         return self._step(sums, backgrounds)
@@ -277,7 +278,7 @@ def removal_gains(views: Views, model: AtomModel, found: Expected) -> NDArray[np
     def one(k: int) -> None:
         at = places(model, k, views.centre)
         kernels.removal_gain(
-            at.rows, at.columns, model.heights * at.gain, model.width, tall, wide,
+            at.rows, at.columns, model.heights * at.gains, at.widths, tall, wide,
             views.counts[k], found.means[k], parts[k],
         )  # fmt: skip
 
