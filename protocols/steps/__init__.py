@@ -5,20 +5,20 @@ A step of another package imports everything that it needs from here.
 
 from .base import (
     RECORDED_VIEWS,
+    SINGLE_FRAMES,
     VIEWS,
-    Frame,
-    Series,
     SeriesContext,
     StackInfo,
     Step,
     StepSettings,
-    View,
 )
+from .images import Frame, Series, SingleFrames, View
 from .outputs import Notice, Output, Parameters, Progress, Result
 from .results import ResultSpec, StackKind
 
 __all__ = [
     "RECORDED_VIEWS",
+    "SINGLE_FRAMES",
     "VIEWS",
     "Frame",
     "Notice",
@@ -29,6 +29,7 @@ __all__ = [
     "ResultSpec",
     "Series",
     "SeriesContext",
+    "SingleFrames",
     "StackInfo",
     "StackKind",
     "Step",

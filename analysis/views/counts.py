@@ -1,0 +1,102 @@
+"""Counts of a series as a fit by likelihood takes them: one image for each view or frame."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...protocols.steps import SingleFrames
+from ..core.arrays import Floats
+
+Floats64 = NDArray[np.float64]
+
+# A pixel of which less was measured does not count.
+_MEASURED = 0.999
+
+
+@dataclass(frozen=True)
+class CountSeries:
+    """Counts of a series.
+
+    Attributes
+    ----------
+    counts : ndarray
+        Float32, shape (images, rows, columns), not negative.
+    tilt_deg : ndarray
+        Shape (images,).
+    view : ndarray
+        Shape (images,): place of each image's view in the series.
+    known : ndarray or None
+        Bool, shape of `counts`: pixels that were measured; None where all were.
+    raised : float
+        Share of the pixels that were negative and are 0 now.
+    """
+
+    counts: Floats
+    tilt_deg: Floats64
+    view: NDArray[np.intp]
+    known: NDArray[np.bool_] | None
+    raised: float
+
+
+def count_series(
+    frames: Sequence[SingleFrames], *, single: bool = False, counts_per_electron: float = 1.0
+) -> CountSeries:
+    """Gather the counts of a series.
+
+    Parameters
+    ----------
+    frames : sequence of SingleFrames
+        The frames of each view.
+    single : bool
+        Whether each frame is an image of its own; otherwise the frames of a view are added.
+    counts_per_electron : float
+        The counts are divided by it.
+
+    Returns
+    -------
+    CountSeries
+        The images in the order of the views.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> views = [SingleFrames(np.ones((3, 2, 2), np.float32), np.full(3, tilt)) for tilt in (0, 5)]
+    >>> count_series(views).counts[:, 0, 0].tolist()
+    [3.0, 3.0]
+    >>> count_series(views, single=True).view.tolist()
+    [0, 0, 0, 1, 1, 1]
+    """
+    images: list[Floats] = []
+    tilts: list[float] = []
+    views: list[int] = []
+    known: list[NDArray[np.bool_]] = []
+    for place, view in enumerate(frames):
+        measured = np.ones(view.counts.shape, np.bool_)
+        if view.weights is not None:
+            measured = view.weights >= _MEASURED
+        if single:
+            images += list(view.counts)
+            tilts += [float(tilt) for tilt in view.tilt_deg]
+            known += list(measured)
+        else:
+            images.append(view.counts.sum(axis=0))
+            tilts.append(float(view.tilt_deg.mean()))
+            known.append(measured.all(axis=0))
+        views += [place] * (len(images) - len(views))
+    counts = np.stack(images)
+    if counts_per_electron != 1:
+        counts = counts / np.float32(counts_per_electron)
+    seen = np.stack(known)
+    below = counts < 0
+    raised = float((below & seen).mean())
+    return CountSeries(
+        np.where(below, np.float32(0), counts),
+        np.array(tilts),
+        np.array(views, np.intp),
+        None if seen.all() else seen,
+        raised,
+    )
