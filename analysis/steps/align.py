@@ -54,7 +54,7 @@ class AlignStep(Step[AlignSettings]):
     summary = "shifts between tilts and the tilt axis, refined by projection matching"
     Settings: ClassVar = AlignSettings
     inputs = (VIEWS,)
-    after = ("denoised",)
+    after = ("denoised", "merged", "background")
     _coarse: CoarseAlignment | None = None
     _views = 0
 
@@ -150,6 +150,9 @@ class AlignStep(Step[AlignSettings]):
             KnownAlignment(found.axis, shifts_px, found.thickness_px, as_previewed, known)
         )
         series.images, series.weights = found.images, found.weights
+        series.shifts_px = found.shifts_px
+        series.axis_offset_px = found.axis.offset_px
+        series.axis_rotation_deg = found.axis.rotation_deg
         if series.recorded is not None:
             shape = (series.images.shape[1], series.images.shape[2])
             series.recorded = apply_alignment(

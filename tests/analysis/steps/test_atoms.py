@@ -1,0 +1,142 @@
+"""The steps towards atoms, in the pipeline, on a small particle whose atoms are known."""
+
+import numpy as np
+import pytest
+
+from pyrotome.analysis.atoms import match_atoms
+from pyrotome.analysis.core.outputs import Notice, Result
+from pyrotome.analysis.pipeline.pipeline import Pipeline, PlannedStack
+from pyrotome.protocols.config.pipeline import AnalysisStep, complete_pipeline, planned_results
+from pyrotome.protocols.messages.manifest import StackPlan
+from pyrotome.protocols.steps.tables import ATOM_COLUMNS, ATOM_VIEW_COLUMNS, DRIFT_COLUMNS
+from pyrotome.simulators.world.atoms.particle import amorphous_particle
+from pyrotome.simulators.world.atoms.tilt_series import Imaging, simulated_series
+
+PIXEL_NM, SIDE = 0.035, 60
+TILTS = tuple(float(tilt) for tilt in range(-75, 91, 9))
+ATOMS_A = amorphous_particle(50, np.random.default_rng(3))
+LIKELIHOOD = {"trace": {"species": "Si", "live_time": "0 s"}}
+
+
+def counts_of(frames=1, dose=6e4):
+    """Frames of each tilt, one after another, and their angles."""
+    tilts = np.repeat(TILTS, frames)
+    imaging = Imaging(10 * PIXEL_NM, (SIDE, SIDE), dose_e_per_a2=dose, pedestal=0.5)
+    made = simulated_series(ATOMS_A, tilts, imaging, np.random.default_rng(4))
+    return made.counts, tuple(tilts)
+
+
+def analysed(steps, counts, tilts, times=False):
+    pipeline = complete_pipeline([AnalysisStep.model_validate(step) for step in steps])
+    views = len(set(tilts))
+    shape = counts.shape[1:]
+    planned = tuple(planned_results(pipeline, "series", len(tilts), shape, PIXEL_NM, views))
+    plan = StackPlan(
+        name="series_001", kind="series", frames=len(tilts), tilt_deg=tilts, results=planned
+    )
+    stack = Pipeline(pipeline, [PlannedStack(plan, shape, PIXEL_NM)]).stacks["series_001"]
+    outputs = []
+    for index, tilt in enumerate(tilts):
+        told = (2.0 * index, 1.5) if times else ()
+        outputs += stack.frame(index, counts[index], tilt, *told)
+        for task in stack.take_tasks():
+            outputs += task.outputs
+    results = {out.name: out for out in outputs if isinstance(out, Result)}
+    notices = [out for out in outputs if isinstance(out, Notice) and out.level != "info"]
+    return results, notices
+
+
+def found_atoms(result):
+    rows = result.data[np.isfinite(result.data[:, 1])]
+    return rows, match_atoms(10 * rows[:, 1:4], ATOMS_A)
+
+
+def column(rows, name):
+    return rows[:, ATOM_COLUMNS.index(name)]
+
+
+def test_atoms_are_fitted_to_the_counts_of_a_pipeline():
+    counts, tilts = counts_of()
+    results, notices = analysed([LIKELIHOOD], counts, tilts)
+    assert not notices
+    rows, match = found_atoms(results["atoms"])
+    assert (match.recall, match.precision) == (1, 1)
+    assert results["atoms"].data.shape == (32_768, len(ATOM_COLUMNS))
+    figures = results["atoms"].parameters
+    assert figures["atoms"] == len(rows) == len(ATOMS_A)
+    assert figures["species"] == "Si"
+    errors = column(rows, "position_error_nm")
+    assert np.median(errors) == pytest.approx(figures["position_error_median_nm"])
+    assert 0.5 < match.rmsd_a / 10 / np.sqrt(np.mean(errors**2)) < 1.5
+    half = [column(rows, f"cov_{axis}{axis}_nm2") for axis in "xyz"]
+    assert np.sqrt(sum(half)) == pytest.approx(errors)
+    assert (column(rows, "probability") > 0.9).all()
+    table = results["atom_views"].data
+    views = table[np.isfinite(table[:, 0])]
+    assert views[:, 0].tolist() == list(range(len(TILTS)))
+    assert np.abs(views[:, ATOM_VIEW_COLUMNS.index("tilt_deg")] - TILTS).max() < 0.5
+
+
+@pytest.mark.parametrize("frames", ["sum", "single"])
+def test_frames_of_a_tilt_are_added_or_taken_one_by_one(frames):
+    counts, tilts = counts_of(frames=2)
+    step = {"trace": {**LIKELIHOOD["trace"], "frames": frames}}
+    results, notices = analysed([step], counts, tilts)
+    assert not notices
+    _, match = found_atoms(results["atoms"])
+    assert (match.recall, match.precision) == (1, 1)
+    table = results["atom_views"].data
+    images = len(TILTS) * (2 if frames == "single" else 1)
+    assert np.isfinite(table[:, 0]).sum() == images
+
+
+def test_merged_frames_lose_nothing():
+    counts, tilts = counts_of(frames=3)
+    moved = np.stack([np.roll(frame, -(n % 3), axis=0) for n, frame in enumerate(counts)])
+    steps = [{"merge": {}}, LIKELIHOOD]
+    results, notices = analysed(steps, moved, tilts, times=True)
+    assert not notices
+    _, match = found_atoms(results["atoms"])
+    assert (match.recall, match.precision) == (1, 1)
+    table = results["drift"].data
+    at = DRIFT_COLUMNS.index
+    assert (table[:, at("frames")] == 3).all()
+    assert np.median(table[:, at("drift_y_nm_per_frame")]) == pytest.approx(-PIXEL_NM, rel=0.05)
+    assert np.median(table[:, at("speed_nm_per_s")]) == pytest.approx(PIXEL_NM / 2, rel=0.05)
+    assert np.median(table[:, at("direction_deg")]) == pytest.approx(-90, abs=5)
+    total, variance = results["merged"].data, results["merged_variance"].data
+    inner = (slice(None), slice(8, -8), slice(8, -8))
+    assert total[inner].sum() == pytest.approx(counts.sum() * inner_share(counts), rel=0.03)
+    assert (variance[inner] <= total[inner] + 1e-3).all()
+
+
+def inner_share(counts):
+    """Share of the counts that lies where the merged views are compared."""
+    return counts[:, 8:-8, 8:-8].sum() / counts.sum()
+
+
+def test_the_papers_chain():
+    counts, tilts = counts_of()
+    steps = [
+        {"background": {}},
+        {"reconstruct": {"method": "resire", "iterations": 40, "binning": 1}},
+        {"trace": {"method": "paper", "species": "Si"}},
+    ]
+    results, notices = analysed(steps, counts, tilts)
+    assert not notices
+    rows, match = found_atoms(results["atoms"])
+    assert match.recall > 0.9
+    assert match.precision > 0.8
+    assert np.isnan(column(rows, "position_error_nm")).all()
+    assert results["volume"].parameters["r_factor"] < 0.5
+    level = results["background"].data
+    assert np.nanmean(level) == pytest.approx(results["background"].parameters["level_mean"])
+    assert (np.isfinite(level) == (results["particle_mask"].data == 1)).all()
+
+
+def test_counts_without_atoms_are_told():
+    rng = np.random.default_rng(0)
+    counts = rng.poisson(3.0, (len(TILTS), SIDE, SIDE)).astype(np.uint16)
+    results, notices = analysed([LIKELIHOOD], counts, TILTS)
+    assert "atoms" not in results or np.isfinite(results["atoms"].data[:, 1]).sum() < 5
+    assert notices
