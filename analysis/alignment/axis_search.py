@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ..core.arrays import Floats
 from ..tomography.projector import LANES
-from .matching_volume import MatchingVolume
+from .matching.matching_volume import MatchingVolume
 from .preparation import prepared_series
 from .registration import centre_of_mass
 from .resampling import Splines, TiltAxis

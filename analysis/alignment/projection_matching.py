@@ -27,8 +27,8 @@ from ..core.arrays import Floats
 from ..core.progress import run_to_end
 from ..core.weights import checked_weights
 from ..tomography.reconstruction import margin_px
-from .gauss_newton import gauss_newton_step
-from .matching_volume import MatchingVolume
+from .matching.gauss_newton import gauss_newton_step
+from .matching.matching_volume import MatchingVolume
 from .preparation import MATCHING_SIDE, binning_for, prepared_series
 from .resampling import Splines, TiltAxis
 from .thickness_search import ThicknessTrials, iter_find_thickness, shifted_in_z

@@ -1,8 +1,9 @@
-from .atom_fit import AtomFit, LikelihoodSettings
+from .atom_fit import AtomFit
 from .doubts import BondScale, bond_scale
 from .fit import fit_atoms
 from .matching import AtomMatch, match_atoms
-from .peaks import Trace, trace_volume
+from .refinement.settings import LikelihoodSettings
+from .search.peaks import Trace, trace_volume
 
 __all__ = [
     "AtomFit",

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from scipy.spatial import KDTree
 from scipy.stats import poisson
 
-from .likelihood import expect
-from .model import AtomModel, Floats64, Views, places
+from .refinement.likelihood import expect
+from .refinement.model import AtomModel, Floats64, Views, places
 
 # A gap counts as a missing view from so many usual steps of the tilt; a wedge is no gap.
 _GAP, _WEDGE = 1.7, 5.0

@@ -18,24 +18,16 @@ from numpy.typing import NDArray
 from ..alignment.resampling import TiltAxis, nearest_quarters_deg, quarter_turns, turned_shifts
 from ..core.arrays import checked_series
 from ..core.progress import run_to_end
-from .alignment_of import common_motion, normalised
-from .atom_fit import AtomFit, LikelihoodSettings, model_of
+from .atom_fit import AtomFit, model_of
 from .doubts import doubts_of, scale_doubt
-from .model import AtomModel, Floats64, Views, make_views, margin_for
-from .newton import Fitted, fitted, newton_step, shape_step, typical_height
-from .priors import Priors
-from .search import SearchRules, missing_atoms, pruned, with_added
-from .start import border_level, smoothed_peaks, volume_of
-from .uncertainty import Errors, errors_of, position_bound
-
-_LONGEST_A = 0.25
-# Rounds of the search end when fewer than this part of the atoms is added.
-_FEW = 0.002
-# The last steps end when the log posterior grows by less than this for each atom.
-_LEAST_GROWTH = 1e-3
-_TAIL_FROM_ROUND = 2
-# While atoms come and go, the equations of a step are solved to this part.
-_ROUGHLY = 0.1
+from .refinement.common_motion import common_motion, normalised
+from .refinement.model import AtomModel, Floats64, Views, make_views, margin_for
+from .refinement.newton import Fitted, fitted, typical_height
+from .refinement.priors import Priors
+from .refinement.settings import LikelihoodSettings
+from .refinement.uncertainty import Errors, errors_of, position_bound
+from .search.rounds import finished, search_rules, searched
+from .search.start import border_level, smoothed_peaks, volume_of
 
 
 def fit_atoms(
@@ -144,9 +136,9 @@ def iter_fit_atoms(
     yield 0.1
     views = make_views(turned, margin_for(model.width), seen)
     loose = _priors(model, pixel_a, settings, 3 * settings.height_spread)
-    now = yield from _searched(views, model, loose, _rules(pixel_a), pixel_a, settings)
+    now = yield from searched(views, model, loose, search_rules(pixel_a), pixel_a, settings)
     tight = _priors(model, pixel_a, settings, settings.height_spread)
-    now = yield from _finished(views, now, tight, _rules(pixel_a), pixel_a, settings)
+    now = yield from finished(views, now, tight, search_rules(pixel_a), pixel_a, settings)
     now = fitted(views, normalised(now.model), tight, now.typical)
     errors = errors_of(views, now, tight, seed)
     yield 0.95
@@ -237,63 +229,6 @@ def _priors(
         math.radians(settings.rotation_sd_deg), settings.gain_sd,
         settings.nearest_a / pixel_a, settings.softness_a / pixel_a,
     )  # fmt: skip
-
-
-def _rules(pixel_a: float, least_gain: float = 6.0, nearest_a: float = 1.3) -> SearchRules:
-    return SearchRules(
-        least_gain, least_gain + 7, nearest_a / pixel_a, 2.0 / pixel_a, 0.08, 1.2 / pixel_a,
-        4.0 / pixel_a,
-    )  # fmt: skip
-
-
-def _searched(
-    views: Views, model: AtomModel, priors: Priors, rules: SearchRules, pixel_a: float,
-    settings: LikelihoodSettings,
-) -> Generator[float, None, Fitted]:  # fmt: skip
-    """Rounds of removing and adding until little is added."""
-    longest = _LONGEST_A / pixel_a
-    now = fitted(views, model, priors, typical_height(model))
-    now = shape_step(views, now, priors, tail=False)
-    for _ in range(2):
-        now = newton_step(views, now, priors, longest, _ROUGHLY)
-    for turn in range(settings.rounds):
-        now = _with(views, pruned(views, now, rules), priors)
-        now = newton_step(views, now, priors, longest, _ROUGHLY)
-        added = missing_atoms(views, now, rules)
-        now = _with(views, with_added(now.model, added, now.typical), priors)
-        for _ in range(2):
-            now = newton_step(views, now, priors, longest, _ROUGHLY)
-        now = shape_step(views, now, priors, tail=turn >= _TAIL_FROM_ROUND)
-        yield 0.1 + 0.6 * (turn + 1) / settings.rounds
-        if turn >= _TAIL_FROM_ROUND and len(added) <= _FEW * now.model.size:
-            break
-    return now
-
-
-def _finished(
-    views: Views, now: Fitted, priors: Priors, rules: SearchRules, pixel_a: float,
-    settings: LikelihoodSettings,
-) -> Generator[float, None, Fitted]:  # fmt: skip
-    """Steps to the optimum with heights alike, and a last removal on the way."""
-    longest = _LONGEST_A / pixel_a
-    rules = replace(rules, nearest=max(rules.nearest, 1.5 / pixel_a))
-    now = _with(views, pruned(views, now, rules), priors)
-    for turn in range(settings.final_steps):
-        before, size = now.posterior, now.model.size
-        now = newton_step(views, now, priors, longest)
-        now = shape_step(views, now, priors, tail=True)
-        if turn == 1:
-            now = _with(views, pruned(views, now, rules), priors)
-        yield 0.7 + 0.2 * (turn + 1) / settings.final_steps
-        if turn > 1 and now.model.size == size and now.posterior - before < _LEAST_GROWTH * size:
-            break
-    return now
-
-
-def _with(views: Views, model: AtomModel, priors: Priors) -> Fitted:
-    if not model.size:
-        raise ValueError("no atom explains the counts; are angles, tilt axis and pixel size right?")
-    return fitted(views, model, priors, typical_height(model))
 
 
 def _result(

@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
-from ..alignment.resampling import TiltAxis, apply_alignment
-from ..core.arrays import Floats, in_threads
-from ..tomography.projector import backproject
-from . import kernels
-from .likelihood import blur_kernel, blurred, removal_gains
-from .model import AtomModel, Floats64, Views
-from .newton import Fitted
+from ...alignment.resampling import TiltAxis, apply_alignment
+from ...core.arrays import Floats, in_threads
+from ...tomography.projector import backproject
+from ..refinement import kernels
+from ..refinement.likelihood import blur_kernel, blurred, removal_gains
+from ..refinement.model import AtomModel, Floats64, Views
+from ..refinement.newton import Fitted
 from .peaks import local_maxima, spaced
 
 # A new atom is expected to explain this part of a whole one: its neighbours have taken the rest.

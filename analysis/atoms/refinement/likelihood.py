@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.arrays import Floats, in_threads
+from ...core.arrays import Floats, in_threads
 from . import kernels
 from .model import (
     BACKGROUND,

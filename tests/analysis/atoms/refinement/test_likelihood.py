@@ -3,16 +3,16 @@
 import numpy as np
 import pytest
 
-from pyrotome.analysis.atoms import kernels
-from pyrotome.analysis.atoms.likelihood import (
+from pyrotome.analysis.atoms.refinement import kernels
+from pyrotome.analysis.atoms.refinement.likelihood import (
     Curvature,
     blur_kernel,
     blurred,
     expect,
     removal_gains,
 )
-from pyrotome.analysis.atoms.model import AtomModel, Step, make_views, margin_for, places
-from pyrotome.analysis.atoms.priors import Priors, PriorTerms
+from pyrotome.analysis.atoms.refinement.model import AtomModel, Step, make_views, margin_for, places
+from pyrotome.analysis.atoms.refinement.priors import Priors, PriorTerms
 
 VIEWS = 4
 

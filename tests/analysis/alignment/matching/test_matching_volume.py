@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter, map_coordinates
 
-from pyrotome.analysis.alignment.matching_volume import MatchingVolume
+from pyrotome.analysis.alignment.matching.matching_volume import MatchingVolume
 from pyrotome.analysis.tomography.iterative import sirt
 from pyrotome.analysis.tomography.projector import project
 

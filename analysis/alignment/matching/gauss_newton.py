@@ -14,7 +14,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.arrays import Floats, in_threads
+from ...core.arrays import Floats, in_threads
 
 Floats64 = NDArray[np.float64]
 

@@ -20,8 +20,15 @@ _MOST = 128
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
-def _profile(centre, first, count, inverse, values, slopes):
-    """Gaussian and its derivative by the centre at `count` pixels from `first`, by recurrence."""
+def _profile(centre, width, count, size, values, slopes):
+    """Gaussian and its derivative by the centre in a window of `count` pixels, by recurrence.
+
+    Returns the first pixel of the window; -1 if it does not lie within `size` pixels.
+    """
+    first = math.floor(centre - 0.5 * (count - 2))
+    if first < 0 or first + count > size:
+        return -1
+    inverse = 1.0 / (width * width)
     offset = first - centre
     value = math.exp(-0.5 * offset * offset * inverse)
     ratio = math.exp(-(offset + 0.5) * inverse)
@@ -32,6 +39,7 @@ def _profile(centre, first, count, inverse, values, slopes):
         value *= ratio
         ratio *= quotient
         offset += 1.0
+    return first
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
@@ -40,19 +48,15 @@ def draw(rows, columns, plain, along_rows, along_columns, width, tall, wide, ima
 
     G is a Gaussian of sum 1 and standard deviation `width`; derivatives are by the atom's place.
     """
-    high, broad = image.shape
-    inverse = 1.0 / (width * width)
-    norm = inverse / (2 * math.pi)
+    norm = 1 / (2 * math.pi * width * width)
     value_r, slope_r = np.empty(_MOST, np.float32), np.empty(_MOST, np.float32)
     value_c, slope_c = np.empty(_MOST, np.float32), np.empty(_MOST, np.float32)
     even, odd = np.empty(_MOST, np.float32), np.empty(_MOST, np.float32)
     for a in range(rows.size):
-        top = math.floor(rows[a] - 0.5 * (tall - 2))
-        left = math.floor(columns[a] - 0.5 * (wide - 2))
-        if top < 0 or left < 0 or top + tall > high or left + wide > broad:
+        top = _profile(rows[a], width, tall, image.shape[0], value_r, slope_r)
+        left = _profile(columns[a], width, wide, image.shape[1], value_c, slope_c)
+        if top < 0 or left < 0:
             continue
-        _profile(rows[a], top, tall, inverse, value_r, slope_r)
-        _profile(columns[a], left, wide, inverse, value_c, slope_c)
         zero = np.float32(plain[a] * norm)
         one = np.float32(along_columns[a] * norm)
         two = np.float32(along_rows[a] * norm)
@@ -69,19 +73,15 @@ def draw(rows, columns, plain, along_rows, along_columns, width, tall, wide, ima
 @numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
 def gather(rows, columns, width, tall, wide, image, sums):
     """Sums over pixels of the image times G, dG/drow and dG/dcolumn of each atom; (atoms, 3)."""
-    high, broad = image.shape
-    inverse = 1.0 / (width * width)
-    norm = inverse / (2 * math.pi)
+    norm = 1 / (2 * math.pi * width * width)
     value_r, slope_r = np.empty(_MOST, np.float32), np.empty(_MOST, np.float32)
     value_c, slope_c = np.empty(_MOST, np.float32), np.empty(_MOST, np.float32)
     for a in range(rows.size):
-        top = math.floor(rows[a] - 0.5 * (tall - 2))
-        left = math.floor(columns[a] - 0.5 * (wide - 2))
         sums[a] = 0.0
-        if top < 0 or left < 0 or top + tall > high or left + wide > broad:
+        top = _profile(rows[a], width, tall, image.shape[0], value_r, slope_r)
+        left = _profile(columns[a], width, wide, image.shape[1], value_c, slope_c)
+        if top < 0 or left < 0:
             continue
-        _profile(rows[a], top, tall, inverse, value_r, slope_r)
-        _profile(columns[a], left, wide, inverse, value_c, slope_c)
         plain = along_r = along_c = np.float32(0.0)
         for i in range(tall):
             line = image[top + i]
@@ -100,19 +100,15 @@ def gather(rows, columns, width, tall, wide, image, sums):
 @numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
 def gather_squares(rows, columns, width, tall, wide, image, sums):
     """Sums of the image times products of G, dG/drow, dG/dcolumn: 00 01 02 11 12 22."""
-    high, broad = image.shape
-    inverse = 1.0 / (width * width)
-    norm = inverse / (2 * math.pi)
+    norm = 1 / (2 * math.pi * width * width)
     value_r, slope_r = np.empty(_MOST, np.float32), np.empty(_MOST, np.float32)
     value_c, slope_c = np.empty(_MOST, np.float32), np.empty(_MOST, np.float32)
     for a in range(rows.size):
-        top = math.floor(rows[a] - 0.5 * (tall - 2))
-        left = math.floor(columns[a] - 0.5 * (wide - 2))
         sums[a] = 0.0
-        if top < 0 or left < 0 or top + tall > high or left + wide > broad:
+        top = _profile(rows[a], width, tall, image.shape[0], value_r, slope_r)
+        left = _profile(columns[a], width, wide, image.shape[1], value_c, slope_c)
+        if top < 0 or left < 0:
             continue
-        _profile(rows[a], top, tall, inverse, value_r, slope_r)
-        _profile(columns[a], left, wide, inverse, value_c, slope_c)
         total = np.zeros(6, np.float32)
         for i in range(tall):
             line = image[top + i]
@@ -140,18 +136,14 @@ def removal_gain(rows, columns, heights, width, tall, wide, counts, means, gains
 
     The other atoms stay as they are. Pixels of the margin have a mean of 0 and do not count.
     """
-    high, broad = means.shape
-    inverse = 1.0 / (width * width)
-    norm = inverse / (2 * math.pi)
+    norm = 1 / (2 * math.pi * width * width)
     value_r, slope_r = np.empty(_MOST, np.float32), np.empty(_MOST, np.float32)
     value_c, slope_c = np.empty(_MOST, np.float32), np.empty(_MOST, np.float32)
     for a in range(rows.size):
-        top = math.floor(rows[a] - 0.5 * (tall - 2))
-        left = math.floor(columns[a] - 0.5 * (wide - 2))
-        if top < 0 or left < 0 or top + tall > high or left + wide > broad:
+        top = _profile(rows[a], width, tall, means.shape[0], value_r, slope_r)
+        left = _profile(columns[a], width, wide, means.shape[1], value_c, slope_c)
+        if top < 0 or left < 0:
             continue
-        _profile(rows[a], top, tall, inverse, value_r, slope_r)
-        _profile(columns[a], left, wide, inverse, value_c, slope_c)
         total = 0.0
         for i in range(tall):
             scale = heights[a] * norm * value_r[i]

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from ..alignment.resampling import TiltAxis, apply_alignment
-from ..tomography.projected_gradient import resire
+from ...alignment.resampling import TiltAxis, apply_alignment
+from ...tomography.projected_gradient import resire
 from .peaks import local_maxima, spaced, two_classes
 
 Floats64 = NDArray[np.float64]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pyrotome.analysis.atoms.peaks import local_maxima, spaced, trace_volume, two_classes
+from pyrotome.analysis.atoms.search.peaks import local_maxima, spaced, trace_volume, two_classes
 
 PIXEL_A = 0.35
 

@@ -18,8 +18,8 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.arrays import Floats, in_threads, zeros
-from ..tomography.projector import LANES, Geometry, _add_taps, blocks_of, slices_of
+from ...core.arrays import Floats, in_threads, zeros
+from ...tomography.projector import LANES, Geometry, _add_taps, blocks_of, slices_of
 
 # The filter falls off above this frequency (cycles per pixel).
 _CUT_OFF = 0.15

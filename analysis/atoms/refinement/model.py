@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.arrays import Floats
+from ...core.arrays import Floats
 
 Floats64 = NDArray[np.float64]
 # Windows reach so many standard deviations of a peak.

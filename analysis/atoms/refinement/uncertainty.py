@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
-from ..core.arrays import in_threads
+from ...core.arrays import in_threads
 from . import kernels
-from .alignment_of import common_motion
+from .common_motion import common_motion
 from .likelihood import removal_gains
 from .model import Floats64, Step, Views, places, window
 from .newton import Fitted, NewtonSystem

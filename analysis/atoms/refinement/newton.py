@@ -1,23 +1,19 @@
-"""Newton steps on all atoms and all views together, and Fisher scoring of the shape of peaks."""
+"""Newton steps on all atoms and all views together."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
-from ..core.arrays import Floats, in_threads
-from . import kernels
-from .likelihood import Curvature, Expected, blur_kernel, blurred, expect
-from .model import AtomModel, Floats64, Step, Views, places, window
+from .likelihood import Curvature, Expected, expect
+from .model import AtomModel, Step, Views
 from .priors import Priors, PriorTerms
 
 _HALVINGS = 4
 # Conjugate gradients end when the residual has fallen to this part, or after so many products.
 _TOLERANCE, _PRODUCTS = 0.03, 12
-_LEAST_WIDTH_PX = 0.4
-# A step of the shape changes widths by no more than this part.
-_SHAPE_PART = 0.15
 
 
 @dataclass
@@ -168,97 +164,20 @@ def newton_step(
     step.views = np.clip(step.views, -bounds, bounds)
     step.rotation = float(np.clip(step.rotation, -0.01, 0.01))
     del system
-    share = 1.0
-    for _ in range(_HALVINGS):
-        tried = fitted(views, now.model.moved(step, share), priors, now.typical)
-        if tried.posterior > now.posterior:
-            typical = typical_height(tried.model)
-            return weighed(tried.model, tried.found, priors, typical)
-        share /= 2
-    return now
+
+    def tried(share: float) -> Fitted | None:
+        made = fitted(views, now.model.moved(step, share), priors, now.typical)
+        if made.posterior <= now.posterior:
+            return None
+        return weighed(made.model, made.found, priors, typical_height(made.model))
+
+    return halved(tried) or now
 
 
-def shape_step(views: Views, now: Fitted, priors: Priors, *, tail: bool) -> Fitted:
-    """Fit width, tail, common scale of the heights and common background to the counts.
-
-    Parameters
-    ----------
-    views : Views
-        The recorded counts.
-    now : Fitted
-        Where the step starts.
-    priors : Priors
-        The priors.
-    tail : bool
-        Whether the tail is fitted too; while atoms are missing it would take their counts.
-
-    Returns
-    -------
-    Fitted
-        The better model; the same one if no part of the step makes it better.
-    """
-    if not now.model.size:
-        return now
-    fisher, score = _shape_equations(views, now)
-    keep = np.array([True, True, tail, tail, True])
-    model = now.model
-    fisher[np.diag_indices(5)] += [1e-6, 1e-6, 1 / 0.3**2, 1 / (0.5 * model.tail_width) ** 2, 1e-6]
-    change = np.zeros(5)
-    change[keep] = np.linalg.solve(fisher[np.ix_(keep, keep)], score[keep])
-    most = np.array([_SHAPE_PART, _SHAPE_PART * model.width, 0.1, 0.1 * model.tail_width, np.inf])
-    change = np.clip(change, -most, most)
-    share = 1.0
-    for _ in range(_HALVINGS):
-        part = share * change
-        tried = replace(
-            model,
-            heights=model.heights * (1 + part[0]),
-            width=max(_LEAST_WIDTH_PX, model.width + part[1]),
-            tail=min(1.0, max(0.0, model.tail + part[2])),
-            tail_width=max(1.5 * model.width, model.tail_width + part[3]),
-            background=np.maximum(model.background + part[4], 0.0),
-        )
-        made = fitted(views, tried, priors, typical_height(tried))
-        if made.found.log_likelihood > now.found.log_likelihood:
+def halved(tried: Callable[[float], Fitted | None]) -> Fitted | None:
+    """Try a step, then half of it, and so on; None if no part of it makes the model better."""
+    for n in range(_HALVINGS):
+        made = tried(0.5**n)
+        if made is not None:
             return made
-        share /= 2
-    return now
-
-
-def _shape_equations(views: Views, now: Fitted) -> tuple[Floats64, Floats64]:
-    """Fisher information and score of scale, width, tail, width of the tail, background."""
-    model, found = now.model, now.found
-    tall, wide = window(model.width)
-    none = np.zeros(model.size)
-    kernel = blur_kernel(model.tail_width)
-    wider = blur_kernel(1.05 * model.tail_width)
-    more = 0.02 * model.width
-    fishers, scores = np.zeros((views.size, 5, 5)), np.zeros((views.size, 5))
-
-    def one(k: int) -> None:
-        at = places(model, k, views.centre)
-        peaks = found.peaks[k]
-        fatter = np.zeros_like(peaks)
-        kernels.draw(
-            at.rows, at.columns, model.heights, none, none, model.width + more, tall, wide, fatter
-        )
-        fatter -= peaks
-        fatter /= np.float32(more)
-        tails = blurred(peaks, kernel)
-        images: list[Floats] = [
-            peaks + np.float32(model.tail) * tails,
-            fatter + np.float32(model.tail) * blurred(fatter, kernel),
-            tails,
-            (blurred(peaks, wider) - tails) * np.float32(model.tail / (0.05 * model.tail_width)),
-        ]
-        excess, weights = np.empty_like(peaks), np.empty_like(peaks)
-        kernels.residuals(views.counts[k], found.means[k], excess, weights)
-        picks = np.flatnonzero(weights.ravel() > 0)
-        rows = np.stack(
-            [at.gain * image.ravel()[picks] for image in images] + [np.ones(picks.size, np.float32)]
-        ).astype(np.float32)
-        fishers[k] = (rows * weights.ravel()[picks]) @ rows.T
-        scores[k] = rows @ excess.ravel()[picks]
-
-    in_threads(one, range(views.size))
-    return fishers.sum(axis=0), scores.sum(axis=0)
+    return None

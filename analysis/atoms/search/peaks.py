@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from scipy.ndimage import map_coordinates, spline_filter
 from scipy.spatial import KDTree
 
-from ..core.arrays import in_threads
-from .kernels import mark_maxima
+from ...core.arrays import in_threads
+from ..refinement.kernels import mark_maxima
 
 Floats64 = NDArray[np.float64]
 

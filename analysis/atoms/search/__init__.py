@@ -1,0 +1,1 @@
+"""Which atoms there are: peaks of a volume, then atoms added and removed by likelihood ratio."""
