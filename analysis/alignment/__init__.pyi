@@ -1,6 +1,7 @@
 from .align import Alignment, align_series, iter_align_series
 from .axis_choice import ToldAxis
 from .coarse import CoarseAlignment, KnownAlignment
+from .common_lines import common_lines_shifts
 from .displacement import displacement_between, displacements
 from .pairwise import (
     OnlineRegistration,
@@ -36,6 +37,7 @@ __all__ = [
     "axis_through_mass",
     "centre_of_mass",
     "common_line",
+    "common_lines_shifts",
     "dark_images",
     "displacement_between",
     "displacements",

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ..alignment.resampling import TiltAxis, nearest_quarters_deg, quarter_turns, turned_shifts
 from ..core.arrays import checked_series
+from ..core.border import border_level
 from ..core.progress import run_to_end
 from .atom_fit import AtomFit, model_of
 from .doubts import doubts_of, scale_doubt
@@ -27,7 +28,7 @@ from .refinement.priors import Priors
 from .refinement.settings import LikelihoodSettings
 from .refinement.uncertainty import Errors, errors_of, position_bound
 from .search.rounds import finished, search_rules, searched
-from .search.start import border_level, smoothed_peaks, volume_of
+from .search.start import smoothed_peaks, volume_of
 
 
 def fit_atoms(

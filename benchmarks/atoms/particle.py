@@ -14,7 +14,8 @@ import numpy as np
 from figures import PM, bound, computer, memory_gb, timed, warm_up
 
 from pyrotome.analysis.atoms import LikelihoodSettings, fit_atoms, match_atoms
-from pyrotome.analysis.atoms.search.start import border_level, smoothed_peaks, volume_of
+from pyrotome.analysis.atoms.search.start import smoothed_peaks, volume_of
+from pyrotome.analysis.core.border import border_level
 from pyrotome.simulators.world.atoms.particle import amorphous_particle
 from pyrotome.simulators.world.atoms.tilt_series import Imaging, simulated_series
 
