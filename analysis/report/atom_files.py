@@ -1,15 +1,50 @@
-"""Files of fitted atoms: extended XYZ for OVITO and ASE, and a table as CSV."""
+"""Files of atoms: extended XYZ for OVITO and ASE, CIF, and a table as CSV."""
 
 from __future__ import annotations
 
 import csv
+import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import Protocol, TextIO
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ..atoms.atom_fit import AtomFit
+from ...protocols.core.errors import BadInput
 
+Floats64 = NDArray[np.float64]
+
+
+class AtomList(Protocol):
+    """Atoms with their errors, as a fit gives them and as a run file holds them."""
+
+    @property
+    def positions_a(self) -> Floats64: ...
+    @property
+    def covariance_a2(self) -> Floats64: ...
+    @property
+    def sigma_a(self) -> Floats64: ...
+    @property
+    def heights(self) -> Floats64: ...
+    @property
+    def height_sd(self) -> Floats64: ...
+    @property
+    def gain(self) -> Floats64: ...
+    @property
+    def probability(self) -> Floats64: ...
+    @property
+    def misfit(self) -> Floats64: ...
+    @property
+    def doubts(self) -> tuple[str, ...]: ...
+
+
+# Beyond the outermost atoms the box of a CIF goes on so far.
+_MARGIN_A = 5.0
+_CIF_TAGS = (
+    "label", "type_symbol", "fract_x", "fract_y", "fract_z", "pyrotome_peak_counts",
+    "pyrotome_gain", "pyrotome_probability", "pyrotome_misfit",
+)  # fmt: skip
 # Upper half of a covariance, in the order in which it is written.
 _HALF = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))
 COLUMNS = (
@@ -19,17 +54,17 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def write_xyz(path: Path, fit: AtomFit, species: str, comment: str) -> None:
+def write_xyz(path: Path, fit: AtomList, species: str | Sequence[str], comment: str) -> None:
     """Write atoms as extended XYZ, which ASE and OVITO read.
 
     Parameters
     ----------
     path : Path
         The file; one that is there is replaced.
-    fit : AtomFit
-        The atoms.
-    species : str
-        Chemical symbol of all atoms.
+    fit : AtomList
+        The atoms; an error that is not known is NaN.
+    species : str or sequence of str
+        Chemical symbol of all atoms, or of each.
     comment : str
         Where the atoms come from, for the second line.
 
@@ -43,19 +78,19 @@ def write_xyz(path: Path, fit: AtomFit, species: str, comment: str) -> None:
         _write_xyz(file, fit, species, comment)
 
 
-def _write_xyz(file: TextIO, fit: AtomFit, species: str, comment: str) -> None:
+def _write_xyz(file: TextIO, fit: AtomList, species: str | Sequence[str], comment: str) -> None:
     columns = (
         "species:S:1:pos:R:3:sigma:R:3:peak:R:1:gain:R:1:probability:R:1:misfit:R:1:covariance:R:6"
     )
     doubts = f' doubts="{_quotable("; ".join(fit.doubts))}"' if fit.doubts else ""
     file.write(f"{len(fit.heights)}\n")
     file.write(f'Properties={columns} pbc="F F F" comment="{_quotable(comment)}"{doubts}\n')
-    sigma = fit.sigma_a
+    sigma, symbols = fit.sigma_a, _symbols(species, len(fit.heights))
     for n, position in enumerate(fit.positions_a):
         half = " ".join(f"{fit.covariance_a2[n][at]:.4e}" for at in _HALF)
         numbers = " ".join(f"{value:.5f}" for value in (*position, *sigma[n]))
         file.write(
-            f"{species} {numbers} {fit.heights[n]:.4f} {fit.gain[n]:.3f} "
+            f"{symbols[n]} {numbers} {fit.heights[n]:.4f} {fit.gain[n]:.3f} "
             f"{fit.probability[n]:.5f} {fit.misfit[n]:.4f} {half}\n"
         )
 
@@ -65,19 +100,19 @@ def _quotable(text: str) -> str:
     return " ".join(text.replace("\\", "/").replace('"', "'").split())
 
 
-def write_table(path: Path, fit: AtomFit, species: str) -> None:
+def write_table(path: Path, fit: AtomList, species: str | Sequence[str]) -> None:
     """Write atoms as a table, one row an atom; the columns are `COLUMNS`.
 
     Parameters
     ----------
     path : Path
         The file; one that is there is replaced.
-    fit : AtomFit
-        The atoms.
-    species : str
-        Chemical symbol of all atoms.
+    fit : AtomList
+        The atoms; an error that is not known is NaN.
+    species : str or sequence of str
+        Chemical symbol of all atoms, or of each.
     """
-    sigma = fit.sigma_a
+    sigma, symbols = fit.sigma_a, _symbols(species, len(fit.heights))
     with path.open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file)
         rows.writerow(COLUMNS)
@@ -86,4 +121,77 @@ def write_table(path: Path, fit: AtomFit, species: str) -> None:
                 *position, *sigma[n], fit.heights[n], fit.height_sd[n], fit.gain[n],
                 fit.probability[n], fit.misfit[n], *(fit.covariance_a2[n][at] for at in _HALF),
             ])  # fmt: skip
-            rows.writerow([n, species, *(f"{value:.6g}" for value in numbers)])
+            told = (f"{value:.6g}" if math.isfinite(value) else "" for value in numbers)
+            rows.writerow([n, symbols[n], *told])
+
+
+def write_cif(path: Path, fit: AtomList, species: str | Sequence[str], comment: str) -> None:
+    """Write atoms as CIF, in a box without symmetry that holds the particle with a margin.
+
+    Parameters
+    ----------
+    path : Path
+        The file; one that is there is replaced.
+    fit : AtomList
+        The atoms; an error that is not known is NaN.
+    species : str or sequence of str
+        Chemical symbol of all atoms, or of each.
+    comment : str
+        Where the atoms come from.
+
+    Raises
+    ------
+    BadInput
+        If the package gemmi is not installed.
+
+    Notes
+    -----
+    The places are fractions of the box with their standard uncertainties in brackets, which CIF
+    calls s.u.; gain, probability and misfit follow under names of our own.
+    """
+    try:
+        from gemmi import cif
+    except ImportError:
+        raise BadInput(
+            str(path), "CIF needs the package gemmi: pip install 'pyrotome[atoms]'"
+        ) from None
+    document = cif.Document()
+    block = document.add_new_block("pyrotome")
+    places = fit.positions_a
+    low = places.min(axis=0) - _MARGIN_A
+    box = np.ceil(places.max(axis=0) + _MARGIN_A - low)
+    block.set_pair("_audit_creation_method", cif.quote(_quotable(comment)))
+    if fit.doubts:
+        block.set_pair("_pyrotome_doubts", cif.quote(_quotable("; ".join(fit.doubts))))
+    for name, side in zip("abc", box, strict=True):
+        block.set_pair(f"_cell_length_{name}", f"{side:g}")
+    for name in ("alpha", "beta", "gamma"):
+        block.set_pair(f"_cell_angle_{name}", "90")
+    block.set_pair("_space_group_name_H-M_alt", cif.quote("P 1"))
+    loop = block.init_loop("_atom_site_", list(_CIF_TAGS))
+    for row in _cif_rows(fit, _symbols(species, len(places)), low, box):
+        loop.add_row(row)
+    document.write_file(str(path))
+
+
+def _cif_rows(
+    fit: AtomList, symbols: Sequence[str], low: Floats64, box: Floats64
+) -> Iterator[list[str]]:
+    fractions, errors = (fit.positions_a - low) / box, fit.sigma_a / box
+    extra = np.stack([fit.heights, fit.gain, fit.probability, fit.misfit], axis=1)
+    for n, symbol in enumerate(symbols):
+        places = [_with_error(*pair) for pair in zip(fractions[n], errors[n], strict=True)]
+        told = [f"{value:.5g}" if math.isfinite(value) else "?" for value in extra[n]]
+        yield [f"{symbol}{n + 1}", symbol, *places, *told]
+
+
+def _with_error(value: float, error: float) -> str:
+    """A number with its standard uncertainty in units of its last digits, such as 0.1234(15)."""
+    if not math.isfinite(error) or error <= 0:
+        return f"{value:.6f}"
+    digits = max(1, 1 - math.floor(math.log10(error)))
+    return f"{value:.{digits}f}({max(1, round(error * 10**digits))})"
+
+
+def _symbols(species: str | Sequence[str], atoms: int) -> Sequence[str]:
+    return [species] * atoms if isinstance(species, str) else species
