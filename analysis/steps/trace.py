@@ -180,7 +180,7 @@ class TraceStep(Step[TraceSettings]):
                     axis=TiltAxis(offset_px, rotation_deg),
                     shifts_px=shifts,
                     known=data.known,
-                    settings=self._settings(aligned=aligned),
+                    settings=self._settings(series),
                     seed=settings.seed,
                 ),
             )
@@ -189,16 +189,19 @@ class TraceStep(Step[TraceSettings]):
             return None
         return fit, data
 
-    def _settings(self, *, aligned: bool) -> LikelihoodSettings:
-        """Settings of the fit."""
+    def _settings(self, series: Series) -> LikelihoodSettings:
+        """Settings of the fit; how well the alignment is known comes from what has aligned."""
         from ..atoms import LikelihoodSettings
 
         settings, plain = self.settings, LikelihoodSettings()
         shift_a = plain.shift_sd_a
         if settings.shift_error_nm is not None:
             shift_a = _ANGSTROM * settings.shift_error_nm
-        elif aligned:
-            shift_a = max(shift_a, _ALIGNED_PX * _ANGSTROM * self.stack.pixel_nm)
+        elif series.shifts_px is not None:
+            sd_px = _ALIGNED_PX
+            if series.shift_sd_px is not None:
+                sd_px = max(sd_px, float(np.sqrt(np.mean(series.shift_sd_px**2))))
+            shift_a = max(shift_a, sd_px * _ANGSTROM * self.stack.pixel_nm)
         return LikelihoodSettings(
             nearest_a=_ANGSTROM * settings.nearest_nm,
             shift_sd_a=shift_a,

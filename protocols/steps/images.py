@@ -155,6 +155,8 @@ class Series:
     shifts_px : ndarray or None
         Shape (views, 2), along rows and columns: where an alignment found the specimen in the
         binned images, the offset of the axis apart; None before one.
+    shift_sd_px : ndarray or None
+        Their standard deviations, where the alignment tells them.
     axis_offset_px, axis_rotation_deg : float
         The tilt axis as an alignment found it.
     """
@@ -170,5 +172,6 @@ class Series:
     offsets_sd_nm: Floats64 | None = None
     frames: tuple[SingleFrames, ...] | None = None
     shifts_px: Floats64 | None = None
+    shift_sd_px: Floats64 | None = None
     axis_offset_px: float = 0.0
     axis_rotation_deg: float = 0.0

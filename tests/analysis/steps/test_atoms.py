@@ -18,10 +18,11 @@ ATOMS_A = amorphous_particle(50, np.random.default_rng(3))
 LIKELIHOOD = {"trace": {"species": "Si", "live_time": "0 s"}}
 
 
-def counts_of(frames=1, dose=6e4):
+def counts_of(frames=1, **changes):
     """Frames of each tilt, one after another, and their angles."""
     tilts = np.repeat(TILTS, frames)
-    imaging = Imaging(10 * PIXEL_NM, (SIDE, SIDE), dose_e_per_a2=dose, pedestal=0.5)
+    given = {"dose_e_per_a2": 6e4, "pedestal": 0.5, "shape": (SIDE, SIDE)} | changes
+    imaging = Imaging(10 * PIXEL_NM, **given)
     made = simulated_series(ATOMS_A, tilts, imaging, np.random.default_rng(4))
     return made.counts, tuple(tilts)
 
@@ -132,6 +133,35 @@ def test_the_papers_chain():
     level = results["background"].data
     assert np.nanmean(level) == pytest.approx(results["background"].parameters["level_mean"])
     assert (np.isfinite(level) == (results["particle_mask"].data == 1)).all()
+
+
+@pytest.mark.parametrize("axis_deg", [0.0, 90.0])
+def test_views_that_wander_are_aligned_by_common_lines_first(axis_deg):
+    counts, tilts = counts_of(shift_sd_px=2.0, rotation_deg=axis_deg, shape=(72, 72))
+    align = {"align": {"method": "common-lines", "axis": f"{axis_deg:g} deg"}}
+    results, notices = analysed([align, LIKELIHOOD], counts, tilts)
+    assert not notices
+    _, match = found_atoms(results["atoms"])
+    assert (match.recall, match.precision) == (1, 1)
+    figures = results["shifts"].parameters
+    assert figures["axis_source"] == "told"
+    assert figures["axis_rotation_deg"] == axis_deg
+    views = results["atom_views"].data[: len(TILTS)]
+    first = ATOM_VIEW_COLUMNS.index("shift_y_px")
+    moved = views[:, first : first + 2] - results["shifts"].data
+    # Across the axis the fit may put the whole particle elsewhere.
+    along = moved[:, 0 if axis_deg == 0 else 1]
+    assert along.std() < 0.2
+    # Once moved, the centres of mass lie in the middle.
+    image = results["aligned"].data[3] - 0.5
+    rows, columns = np.indices(image.shape) - 35.5
+    assert abs((image * columns).sum() / image.sum()) < 1
+
+
+def test_an_axis_that_is_not_told_is_taken_as_vertical():
+    counts, tilts = counts_of(shape=(72, 72))
+    results, _ = analysed([{"align": {"method": "common-lines"}}], counts, tilts)
+    assert results["shifts"].parameters["axis_source"] == "assumed"
 
 
 def test_counts_without_atoms_are_told():
