@@ -119,6 +119,8 @@ class Computer:
         # Set while no frame is in work, and while there is room for more tasks.
         self._no_frame, self._room = Event(), Event()
         self._room.set()
+        if pipeline.online is not None:
+            pipeline.online.waiting = self._tasks.qsize
         self._most_tasks = max(LEAST_TASKS, TASK_BYTES // max(1, pipeline.view_bytes))
 
     def start(self) -> None:

@@ -185,9 +185,7 @@ class StackAnalysis:
                 f"{where} is {float(values[0, 0]):g} everywhere (beam blanked, detector off?): "
                 "passed through as it is, and left out of any volume",
             )
-        frame = Frame(
-            index, values, values, tilt_deg, dark, time_s=time_s, exposure_s=exposure_s
-        )
+        frame = Frame(index, values, values, tilt_deg, dark, time_s=time_s, exposure_s=exposure_s)
         yield from self._runner.frame(frame)
         if dark or not frame.usable or not self._gathers:
             return

@@ -6,38 +6,20 @@ import csv
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Protocol, TextIO
+from typing import TextIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...protocols.core.errors import BadInput
+from ...protocols.runfile.recorded_atoms import RecordedAtoms
+from ..atoms.atom_fit import AtomFit
 
 Floats64 = NDArray[np.float64]
 
 
-class AtomList(Protocol):
-    """Atoms with their errors, as a fit gives them and as a run file holds them."""
-
-    @property
-    def positions_a(self) -> Floats64: ...
-    @property
-    def covariance_a2(self) -> Floats64: ...
-    @property
-    def sigma_a(self) -> Floats64: ...
-    @property
-    def heights(self) -> Floats64: ...
-    @property
-    def height_sd(self) -> Floats64: ...
-    @property
-    def gain(self) -> Floats64: ...
-    @property
-    def probability(self) -> Floats64: ...
-    @property
-    def misfit(self) -> Floats64: ...
-    @property
-    def doubts(self) -> tuple[str, ...]: ...
-
+# A fit gives them in memory, a run file as it holds them: with the same attributes in angstrom.
+AtomList = AtomFit | RecordedAtoms
 
 # Beyond the outermost atoms the box of a CIF goes on so far.
 _MARGIN_A = 5.0

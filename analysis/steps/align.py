@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from ..alignment.align import Alignment
     from ..alignment.axis_choice import ToldAxis
     from ..alignment.coarse import CoarseAlignment
+    from ..alignment.resampling import TiltAxis
 
 Floats64 = NDArray[np.float64]
 
@@ -45,9 +47,9 @@ class AlignSettings(StepSettings):
     the direction as told, vertical where it is not, and does not refine it.
     """
 
-    method: Literal[
-        "mutual-information", "phase-correlation", "centre-of-mass", "common-lines"
-    ] = "mutual-information"
+    method: Literal["mutual-information", "phase-correlation", "centre-of-mass", "common-lines"] = (
+        "mutual-information"
+    )
     axis_deg: Annotated[AngleDeg, Field(ge=-360, le=360)] | None = Field(default=None, alias="axis")
     refine_axis: bool | None = None
 
@@ -107,6 +109,8 @@ class AlignStep(Step[AlignSettings]):
             view.usable = False
             name, tilt_deg = self.stack.name, view.tilt_deg
             yield Notice("warning", f"{name} at {tilt_deg:g} deg cannot be registered yet: {error}")
+            return
+        view.shift_px = _place(self._coarse.shifts_px[-1], self._coarse.axis)
 
     def _centred(self, view: View) -> Iterator[Output]:
         """Put the centre of mass of a view on the axis."""
@@ -257,3 +261,11 @@ class AlignStep(Step[AlignSettings]):
         shifts[places] = shifts_px * self.stack.binning
         yield self.result("aligned", aligned, more)
         yield self.result("shifts", shifts, more)
+
+
+def _place(shift_px: Floats64, axis: TiltAxis | None) -> tuple[float, float]:
+    """Where the axis shows the specimen's centre in a view."""
+    offset_px, turn = (0.0, 0.0) if axis is None else (axis.offset_px, axis.rotation_deg)
+    turn = math.radians(turn)
+    y, x = shift_px + offset_px * np.array([math.sin(turn), math.cos(turn)])
+    return float(y), float(x)

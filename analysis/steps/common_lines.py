@@ -51,6 +51,7 @@ def centred_view(view: View, rotation_deg: float) -> None:
     shifts, _ = common_lines_shifts(data.counts, tilts, axis, known=data.known)
     images, shares = _applied(view.image[None], view.weights, shifts, axis)
     view.image, view.weights = images[0], None if shares is None else shares[0]
+    view.shift_px = float(shifts[0, 0]), float(shifts[0, 1])
 
 
 def align_series(series: Series, rotation_deg: float) -> CommonLines:

@@ -13,22 +13,27 @@ from ...protocols.steps import (
     SINGLE_FRAMES,
     VIEWS,
     Notice,
+    Online,
     Output,
     Parameters,
     ResultSpec,
     Series,
-    SeriesContext,
-    StackInfo,
     Step,
     StepSettings,
     View,
 )
-from ...protocols.steps.tables import ATOM_COLUMNS, ATOM_VIEW_COLUMNS, MAX_ATOM_VIEWS
+from ...protocols.steps.tables import (
+    ATOM_COLUMNS,
+    ATOM_VIEW_COLUMNS,
+    LIVE_ATOM_COLUMNS,
+    MAX_ATOM_VIEWS,
+)
 from ..core.outputs import with_progress
 
 if TYPE_CHECKING:
     from ..atoms import AtomFit, LikelihoodSettings
     from ..views.counts import CountSeries
+    from .live_trace import LiveTrace
 
 _ANGSTROM = 10.0  # in a nanometre
 # What a registration of whole views leaves, in pixels; without one only the stage's errors stay.
@@ -36,8 +41,6 @@ _ALIGNED_PX = 0.5
 # Counts that were negative are worth a word from this share of the pixels on.
 _RAISED_TOLD = 1e-3
 _UNSURE = 0.95
-# A coarse model needs so many views.
-_FEWEST_VIEWS = 6
 
 
 class TraceSettings(StepSettings):
@@ -48,7 +51,7 @@ class TraceSettings(StepSettings):
     an image of its own, "sum" their sum. `bond` is the length of the bond between neighbours, by
     which the size of a pixel is checked; `nearest` a little less than the shortest one.
     `shift_error`, `tilt_error` and `axis_error` say how well the alignment is known; 0 holds it.
-    Between the tilts a coarse model is made within `live_time`, and none with 0.
+    While a run goes on, a coarse model is made after each tilt within `live_time`; none with 0.
     """
 
     method: Literal["likelihood", "paper"] = "likelihood"
@@ -78,7 +81,9 @@ class TraceStep(Step[TraceSettings]):
     """Find the atoms of a particle, each with its error.
 
     Gives ``atoms``, a row an atom, and by the method "likelihood" ``atom_views``, the alignment
-    that was fitted with them, a row an image.
+    that was fitted with them, a row an image. While a run goes on it publishes ``atoms_live`` after
+    each tilt: a coarse model, with the errors that are expected at the end of the series. The
+    result at the end does not depend on it.
     """
 
     name = "trace"
@@ -86,6 +91,7 @@ class TraceStep(Step[TraceSettings]):
     Settings: ClassVar = TraceSettings
     inputs = (VIEWS, SINGLE_FRAMES)
     after = ("merged", "background", "aligned", "volume")
+    _live: LiveTrace | None = None
 
     @classmethod
     def needs(cls, settings: TraceSettings) -> tuple[str, ...]:
@@ -101,6 +107,14 @@ class TraceStep(Step[TraceSettings]):
         return (
             atoms,
             ResultSpec.table("atom_views", ATOM_VIEW_COLUMNS, MAX_ATOM_VIEWS, row="image"),
+            ResultSpec(
+                "atoms_live",
+                ("atom", "column"),
+                "float64",
+                columns=LIVE_ATOM_COLUMNS,
+                sizes={"atom": settings.most_atoms},
+                recorded=False,
+            ),
         )
 
     def warm_up(self) -> None:
@@ -109,8 +123,37 @@ class TraceStep(Step[TraceSettings]):
 
         warm_up_atoms(self.settings.method)
 
+    def view(self, view: View) -> Iterator[Output]:
+        """Publish a coarse model of the views so far, where somebody watches."""
+        online = self.context.get(Online)
+        settings = self.settings
+        if online is None or settings.method != "likelihood" or settings.live_time_s == 0:
+            return
+        if self._live is None:
+            self._live = self._new_live(online, aligned=view.shift_px is not None)
+        made = yield from self._live.after_view(view)
+        if made is not None:
+            rows, more = made
+            yield self.result("atoms_live", rows, more)
+
+    def _new_live(self, online: Online, *, aligned: bool) -> LiveTrace:
+        from ..live.coarse_atoms import CoarseAtoms
+        from .live_trace import LiveTrace
+
+        settings, stack = self.settings, self.stack
+        planned = dict.fromkeys(round(tilt, 6) for tilt in stack.tilt_deg)
+        coarse = CoarseAtoms(
+            _ANGSTROM * stack.pixel_nm,
+            list(planned),
+            stack.tilt_axis_deg or 0.0,
+            self._settings(_ALIGNED_PX if aligned else 0.0),
+            settings.live_time_s,
+        )
+        return LiveTrace(coarse, online, stack.name, settings.counts_per_electron)
+
     def series(self, series: Series) -> Iterator[Output]:
         """Find the atoms of the whole series."""
+        self._live = None
         if self.settings.method == "paper":
             yield from self._trace(series)
         else:
@@ -180,7 +223,7 @@ class TraceStep(Step[TraceSettings]):
                     axis=TiltAxis(offset_px, rotation_deg),
                     shifts_px=shifts,
                     known=data.known,
-                    settings=self._settings(series),
+                    settings=self._settings(_shift_sd_px(series)),
                     seed=settings.seed,
                 ),
             )
@@ -189,19 +232,14 @@ class TraceStep(Step[TraceSettings]):
             return None
         return fit, data
 
-    def _settings(self, series: Series) -> LikelihoodSettings:
-        """Settings of the fit; how well the alignment is known comes from what has aligned."""
+    def _settings(self, shift_sd_px: float) -> LikelihoodSettings:
+        """Settings of the fit; alignment is known to so many pixels unless the recipe tells it."""
         from ..atoms import LikelihoodSettings
 
         settings, plain = self.settings, LikelihoodSettings()
-        shift_a = plain.shift_sd_a
+        shift_a = max(plain.shift_sd_a, shift_sd_px * _ANGSTROM * self.stack.pixel_nm)
         if settings.shift_error_nm is not None:
             shift_a = _ANGSTROM * settings.shift_error_nm
-        elif series.shifts_px is not None:
-            sd_px = _ALIGNED_PX
-            if series.shift_sd_px is not None:
-                sd_px = max(sd_px, float(np.sqrt(np.mean(series.shift_sd_px**2))))
-            shift_a = max(shift_a, sd_px * _ANGSTROM * self.stack.pixel_nm)
         return LikelihoodSettings(
             nearest_a=_ANGSTROM * settings.nearest_nm,
             shift_sd_a=shift_a,
@@ -210,6 +248,15 @@ class TraceStep(Step[TraceSettings]):
             rounds=settings.rounds,
             bond_a=None if settings.bond_nm is None else _ANGSTROM * settings.bond_nm,
         )
+
+
+def _shift_sd_px(series: Series) -> float:
+    """How well the shifts of a series are known; 0 where nothing has aligned it."""
+    if series.shifts_px is None:
+        return 0.0
+    if series.shift_sd_px is None:
+        return _ALIGNED_PX
+    return max(_ALIGNED_PX, float(np.sqrt(np.mean(series.shift_sd_px**2))))
 
 
 def _figures(fit: AtomFit, pixel_nm: float) -> Parameters:

@@ -121,6 +121,7 @@ def _sampled(frame: Floats64, at: tuple[Floats64, Floats64], power: int) -> Floa
     part_s = (shift - first_s)[:, None]
     left = np.arange(columns) + first_s[:, None] + 1
     first, second = (
-        np.take_along_axis(mixed, np.clip(place, 0, columns + 1), axis=1) for place in (left, left + 1)
+        np.take_along_axis(mixed, np.clip(place, 0, columns + 1), axis=1)
+        for place in (left, left + 1)
     )
     return (1 - part_s) ** power * first + part_s**power * second

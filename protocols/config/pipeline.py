@@ -135,8 +135,7 @@ def complete_pipeline(steps: Sequence[AnalysisStep]) -> list[AnalysisStep]:
         As :func:`check_order`.
     """
     treats_images = any(
-        step.step_class.frame is not Step.frame or set(PROVIDED) & set(step.needs)
-        for step in steps
+        step.step_class.frame is not Step.frame or set(PROVIDED) & set(step.needs) for step in steps
     )
     if not treats_images or any(step.kind == CORRECTION for step in steps):
         check_order(steps)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import math
 import fcntl
 import glob
+import math
 import os
 from collections.abc import Iterable
 from pathlib import Path

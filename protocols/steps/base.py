@@ -6,7 +6,7 @@ file. A step imports numba, scipy and the like inside its generators only.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -51,6 +51,19 @@ class SeriesContext:
     def put(self, value: object) -> None:
         """Keep an object in place of that of the same class."""
         self._objects[type(value)] = value
+
+
+@dataclass
+class Online:
+    """In the context of the steps while a run goes on, when somebody watches what they publish.
+
+    Attributes
+    ----------
+    waiting : callable
+        Tells how many views and series wait for their turn.
+    """
+
+    waiting: Callable[[], int] = field(default=lambda: 0)
 
 
 @dataclass(frozen=True)

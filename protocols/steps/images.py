@@ -114,6 +114,9 @@ class View:
     frames : SingleFrames or None
         The frames one by one; only where a step takes `SINGLE_FRAMES`. What a step assigns is also
         what the series holds.
+    shift_px : tuple of float or None
+        Where the step ``align`` finds the specimen in the view as recorded and binned, along rows
+        and columns, the offset of the axis included.
     """
 
     index: int
@@ -124,6 +127,7 @@ class View:
     offset_nm: Pair | None = None
     offset_sd_nm: Pair | None = None
     frames: SingleFrames | None = None
+    shift_px: Pair | None = None
 
 
 @dataclass

@@ -53,6 +53,15 @@ ATOM_COLUMNS = (
     "cov_yz_nm2",
     "cov_zz_nm2",
 )
+# The coarse model between the tilts: errors by the views so far, and expected of all planned ones.
+LIVE_ATOM_COLUMNS = (
+    "x_nm",
+    "y_nm",
+    "z_nm",
+    "position_error_nm",
+    "expected_error_nm",
+    "peak_counts",
+)
 # Most images of a series of which the fit of atoms tells the alignment, and its columns.
 MAX_ATOM_VIEWS = 1024
 ATOM_VIEW_COLUMNS = (

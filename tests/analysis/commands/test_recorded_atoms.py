@@ -50,9 +50,7 @@ def test_the_reader_gives_places_with_their_errors(run_file: Path) -> None:
         assert atoms.positions_nm == pytest.approx(atoms.positions_a / 10)
         trace = np.trace(atoms.covariance_nm2, axis1=1, axis2=2)
         assert np.sqrt(trace) == pytest.approx(atoms.position_error_nm)
-        assert atoms.sigma_a**2 == pytest.approx(
-            np.diagonal(atoms.covariance_a2, axis1=1, axis2=2)
-        )
+        assert atoms.sigma_a**2 == pytest.approx(np.diagonal(atoms.covariance_a2, axis1=1, axis2=2))
         assert atoms.figures["atoms"] == 40
         assert atoms.figures["seed"] == 0
         assert repr(atoms).startswith("<40 atoms of Zr, position error ")

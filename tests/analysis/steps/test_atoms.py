@@ -8,7 +8,13 @@ from pyrotome.analysis.core.outputs import Notice, Result
 from pyrotome.analysis.pipeline.pipeline import Pipeline, PlannedStack
 from pyrotome.protocols.config.pipeline import AnalysisStep, complete_pipeline, planned_results
 from pyrotome.protocols.messages.manifest import StackPlan
-from pyrotome.protocols.steps.tables import ATOM_COLUMNS, ATOM_VIEW_COLUMNS, DRIFT_COLUMNS
+from pyrotome.protocols.steps import Online
+from pyrotome.protocols.steps.tables import (
+    ATOM_COLUMNS,
+    ATOM_VIEW_COLUMNS,
+    DRIFT_COLUMNS,
+    LIVE_ATOM_COLUMNS,
+)
 from pyrotome.simulators.world.atoms.particle import amorphous_particle
 from pyrotome.simulators.world.atoms.tilt_series import Imaging, simulated_series
 
@@ -27,7 +33,7 @@ def counts_of(frames=1, **changes):
     return made.counts, tuple(tilts)
 
 
-def analysed(steps, counts, tilts, times=False):
+def analysed(steps, counts, tilts, times=False, known=()):
     pipeline = complete_pipeline([AnalysisStep.model_validate(step) for step in steps])
     views = len(set(tilts))
     shape = counts.shape[1:]
@@ -35,7 +41,8 @@ def analysed(steps, counts, tilts, times=False):
     plan = StackPlan(
         name="series_001", kind="series", frames=len(tilts), tilt_deg=tilts, results=planned
     )
-    stack = Pipeline(pipeline, [PlannedStack(plan, shape, PIXEL_NM)]).stacks["series_001"]
+    stacks = Pipeline(pipeline, [PlannedStack(plan, shape, PIXEL_NM)], known=known).stacks
+    stack = stacks["series_001"]
     outputs = []
     for index, tilt in enumerate(tilts):
         told = (2.0 * index, 1.5) if times else ()
@@ -43,6 +50,7 @@ def analysed(steps, counts, tilts, times=False):
         for task in stack.take_tasks():
             outputs += task.outputs
     results = {out.name: out for out in outputs if isinstance(out, Result)}
+    results["all"] = [out for out in outputs if isinstance(out, Result)]
     notices = [out for out in outputs if isinstance(out, Notice) and out.level != "info"]
     return results, notices
 
@@ -135,6 +143,39 @@ def test_the_papers_chain():
     assert (np.isfinite(level) == (results["particle_mask"].data == 1)).all()
 
 
+def test_a_coarse_model_is_published_after_each_tilt_of_a_run():
+    counts, tilts = counts_of()
+    step = {"trace": {"species": "Si"}}
+    results, notices = analysed([step], counts, tilts, known=[Online()])
+    assert not notices
+    live = [result for result in results["all"] if result.name == "atoms_live"]
+    views = [result.parameters["views"] for result in live]
+    assert views[-1] == len(TILTS) == live[-1].parameters["views_planned"]
+    assert views == sorted(set(views))
+    assert len(views) > len(TILTS) - 8
+    assert not any(result.record for result in live)
+    at = LIVE_ATOM_COLUMNS.index
+    rows = live[-1].data[np.isfinite(live[-1].data[:, 0])]
+    assert match_atoms(10 * rows[:, :3], ATOMS_A).recall > 0.95
+    ahead = live[2].data[np.isfinite(live[2].data[:, 0])]
+    now, expected = (
+        np.median(ahead[:, at(f"{what}_error_nm")]) for what in ("position", "expected")
+    )
+    assert expected < now
+    # The result at the end is that of a run in which nobody watched.
+    alone, _ = analysed([step], counts, tilts)
+    assert np.array_equal(alone["atoms"].data, results["atoms"].data, equal_nan=True)
+    assert "atoms_live" not in alone
+
+
+def test_no_model_is_made_while_views_wait():
+    counts, tilts = counts_of()
+    few = tuple(tilts[:12])
+    plain = {"trace": {"species": "Si"}}
+    results, _ = analysed([plain], counts[:12], few, known=[Online(waiting=lambda: 3)])
+    assert "atoms_live" not in results
+
+
 @pytest.mark.parametrize("axis_deg", [0.0, 90.0])
 def test_views_that_wander_are_aligned_by_common_lines_first(axis_deg):
     counts, tilts = counts_of(shift_sd_px=2.0, rotation_deg=axis_deg, shape=(72, 72))
@@ -154,7 +195,7 @@ def test_views_that_wander_are_aligned_by_common_lines_first(axis_deg):
     assert along.std() < 0.2
     # Once moved, the centres of mass lie in the middle.
     image = results["aligned"].data[3] - 0.5
-    rows, columns = np.indices(image.shape) - 35.5
+    _, columns = np.indices(image.shape) - 35.5
     assert abs((image * columns).sum() / image.sum()) < 1
 
 

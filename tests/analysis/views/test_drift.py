@@ -107,7 +107,9 @@ def test_what_was_not_measured_does_not_count():
     weights = np.ones_like(frames)
     frames[0, 4, 4], weights[0, 4, 4] = 1e6, 0
     still = frame_drift(frames_of((0, 0), count=2))
-    still = type(still)(**{**vars(still), "places_px": np.zeros((2, 2)), "velocity_px": np.zeros(2)})
+    still = type(still)(
+        **{**vars(still), "places_px": np.zeros((2, 2)), "velocity_px": np.zeros(2)}
+    )
     merged = merge_frames(frames, still, weights)
     assert merged.total[4, 4] == pytest.approx(10)
     assert merged.weights[4, 4] == 0.5

@@ -1,0 +1,270 @@
+"""A coarse model of the atoms that grows with every tilt, within a bounded time."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..alignment.resampling import nearest_quarters_deg, quarter_turns, turned_shifts
+from ..atoms import LikelihoodSettings
+from ..atoms.refinement.common_motion import normalised
+from ..atoms.refinement.model import AtomModel, Floats64, Views, make_views, margin_for
+from ..atoms.refinement.newton import Fitted, fitted, newton_step, typical_height
+from ..atoms.refinement.priors import Priors
+from ..atoms.refinement.shape import shape_step
+from ..atoms.search.additions import missing_atoms, pruned, with_added
+from ..atoms.search.rounds import search_rules
+from ..atoms.search.start import smoothed_peaks, volume_of
+from ..core.arrays import Floats
+from ..core.border import border_level
+from .expected_errors import position_errors
+
+T = TypeVar("T")
+
+# As in the fit of a whole series.
+_LONGEST_A, _ROUGHLY = 0.25, 0.1
+# A model needs so many views, over such a range of angles.
+FEWEST_VIEWS, LEAST_RANGE_DEG = 6, 30.0
+# Rounds of adding and removing after a view, if there is time.
+_ROUNDS = 2
+# The time of a piece of work is expected to be so much that of the last one.
+_GROWTH = 1.2
+
+
+@dataclass(frozen=True)
+class CoarseModel:
+    """What is known of the atoms so far.
+
+    Attributes
+    ----------
+    positions_a : ndarray
+        Shape (atoms, 3): x, y, z in angstrom about the mean of all atoms.
+    heights : ndarray
+        Shape (atoms,): counts of an atom in a view.
+    error_a : ndarray
+        Shape (atoms,): root of the summed variances of x, y, z, by the views so far.
+    expected_error_a : ndarray
+        Shape (atoms,): the same, expected when all planned views are there.
+    views, planned : int
+        Views in the model, and views of the series.
+    skipped : tuple of str
+        What was left out because time was short.
+    elapsed_s : float
+        Time that the model took.
+    """
+
+    positions_a: Floats64
+    heights: Floats64
+    error_a: Floats64
+    expected_error_a: Floats64
+    views: int
+    planned: int
+    skipped: tuple[str, ...]
+    elapsed_s: float
+
+
+class CoarseAtoms:
+    """Atoms of a series that is being taken.
+
+    Each new view is put into the model of the views before it, whose atoms, alignment and shape of
+    the peaks go on from where they were. What would take longer than there is time for is left out
+    and told.
+
+    Parameters
+    ----------
+    pixel_a : float
+        Side of a pixel in angstrom.
+    planned_deg : sequence of float
+        Angles of all views of the series.
+    rotation_deg : float
+        Direction of the tilt axis.
+    settings : LikelihoodSettings
+        Settings of the fit.
+    budget_s : float
+        Time for one model.
+    clock : callable
+        Tells the time in seconds.
+    """
+
+    def __init__(
+        self,
+        pixel_a: float,
+        planned_deg: Sequence[float],
+        rotation_deg: float,
+        settings: LikelihoodSettings,
+        budget_s: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._pixel_a, self._settings = pixel_a, settings
+        self._planned = [float(tilt) for tilt in planned_deg]
+        self._quarters = quarter_turns(rotation_deg)
+        self._rotation = math.radians(rotation_deg - nearest_quarters_deg(rotation_deg))
+        self._budget_s, self._clock = budget_s, clock
+        self._counts: list[Floats] = []
+        self._known: list[NDArray[np.bool_]] = []
+        self._tilts: list[float] = []
+        self._places: list[int] = []
+        self._shifts: list[Floats64] = []
+        self._model: AtomModel | None = None
+        self._took: dict[str, float] = {}
+
+    def add_view(
+        self,
+        place: int,
+        counts: NDArray[np.float32],
+        tilt_deg: float,
+        known: NDArray[np.bool_] | None = None,
+        shift_px: tuple[float, float] | None = None,
+    ) -> None:
+        """Keep the counts of a view.
+
+        Parameters
+        ----------
+        place : int
+            Place of the view among the planned ones.
+        counts : ndarray
+            Shape (rows, columns), as recorded.
+        tilt_deg : float
+            Angle read back.
+        known : ndarray, optional
+            Bool, shape of `counts`: pixels that were measured.
+        shift_px : tuple of float, optional
+            Where an alignment has found the specimen, along rows and columns.
+        """
+        self._counts.append(np.ascontiguousarray(np.rot90(counts, self._quarters), np.float32))
+        seen = np.ones(counts.shape, np.bool_) if known is None else known
+        self._known.append(np.rot90(seen, self._quarters))
+        self._tilts.append(tilt_deg)
+        self._places.append(place)
+        told = np.array([shift_px or (0.0, 0.0)])
+        self._shifts.append(turned_shifts(told, -self._quarters)[0])
+
+    def model(self) -> Generator[float, None, CoarseModel | None]:
+        """Make the model of the views so far; yields the part of the time that has gone.
+
+        Returns
+        -------
+        CoarseModel or None
+            None while there are too few views.
+
+        Raises
+        ------
+        ValueError
+            If no atom is found.
+        """
+        if len(self._tilts) < FEWEST_VIEWS or np.ptp(self._tilts) < LEAST_RANGE_DEG:
+            return None
+        started_s = self._clock()
+        skipped: list[str] = []
+        counts, known = np.stack(self._counts), np.stack(self._known)
+        seen = None if known.all() else known
+        model = self._start(counts, seen) if self._model is None else self._extended(counts, seen)
+        views = make_views(counts, margin_for(model.width), seen)
+        priors = self._priors(model, 3 * self._settings.height_spread)
+        now = fitted(views, model, priors, typical_height(model))
+        yield self._share(started_s)
+        for turn in range(_ROUNDS):
+            if not self._fits("round", started_s):
+                skipped.append(f"{_ROUNDS - turn} of {_ROUNDS} rounds of adding and removing")
+                break
+            now = self._timed("round", lambda now=now: self._round(views, now, priors))
+            yield self._share(started_s)
+        if len(skipped) == 0 and self._fits("shape", started_s):
+            now = self._timed("shape", lambda: shape_step(views, now, priors, tail=False))
+        self._model = normalised(now.model)
+        yield self._share(started_s)
+        errors = self._timed("errors", lambda: position_errors(
+            views, now, priors, self._left_deg(), spare=self._fits("errors", started_s)
+        ))  # fmt: skip
+        if errors.thinned:
+            skipped.append("some of the planned views in the expected errors")
+        positions = self._model.positions * self._pixel_a
+        return CoarseModel(
+            positions - positions.mean(axis=0),
+            self._model.heights,
+            errors.now * self._pixel_a,
+            errors.expected * self._pixel_a,
+            len(self._tilts),
+            len(self._planned),
+            tuple(skipped),
+            self._clock() - started_s,
+        )
+
+    def _left_deg(self) -> list[float]:
+        """Angles of the planned views that are not there yet."""
+        there = set(self._places)
+        return [tilt for place, tilt in enumerate(self._planned) if place not in there]
+
+    def _share(self, started_s: float) -> float:
+        return min(1.0, (self._clock() - started_s) / max(self._budget_s, 1e-6))
+
+    def _fits(self, what: str, started_s: float) -> bool:
+        """Whether a piece of work will probably end in time; one that was never done is tried."""
+        left_s = self._budget_s - (self._clock() - started_s)
+        return left_s > 0 and _GROWTH * self._took.get(what, 0.0) <= left_s
+
+    def _timed(self, what: str, work: Callable[[], T]) -> T:
+        begun_s = self._clock()
+        made = work()
+        self._took[what] = self._clock() - begun_s
+        return made
+
+    def _round(self, views: Views, now: Fitted, priors: Priors) -> Fitted:
+        """Remove, add, and move all atoms."""
+        rules, longest = search_rules(self._pixel_a), _LONGEST_A / self._pixel_a
+        now = newton_step(views, now, priors, longest, _ROUGHLY)
+        model = pruned(views, now, rules)
+        if not model.size:
+            raise ValueError("no atom explains the counts so far")
+        now = fitted(views, model, priors, typical_height(model))
+        model = with_added(now.model, missing_atoms(views, now, rules), now.typical)
+        now = fitted(views, model, priors, typical_height(model))
+        return newton_step(views, now, priors, longest, _ROUGHLY)
+
+    def _priors(self, model: AtomModel, spread: float) -> Priors:
+        settings, pixel_a = self._settings, self._pixel_a
+        return Priors(
+            spread, np.array(self._shifts), np.deg2rad(self._tilts), self._rotation,
+            settings.shift_sd_a / pixel_a, math.radians(settings.tilt_sd_deg),
+            math.radians(settings.rotation_sd_deg), settings.gain_sd,
+            settings.nearest_a / pixel_a, settings.softness_a / pixel_a,
+        )  # fmt: skip
+
+    def _start(self, counts: Floats, known: NDArray[np.bool_] | None) -> AtomModel:
+        """The first model, from the peaks of a volume."""
+        settings, pixel_a = self._settings, self._pixel_a
+        level, shifts = border_level(counts, known), np.array(self._shifts)
+        tilts = np.array(self._tilts)
+        volume = volume_of(counts, level, tilts, shifts, math.degrees(self._rotation))
+        positions = smoothed_peaks(
+            volume, settings.smoothing_a / pixel_a, 0.8 * settings.nearest_a / pixel_a
+        )
+        if not len(positions):
+            raise ValueError("no atom stands out of the volume so far")
+        above = counts.sum(axis=(1, 2)) - level * counts[0].size
+        height = max(float(above.mean()) / len(positions) / (1 + settings.tail), 1e-3)
+        return AtomModel(
+            positions, np.full(len(positions), height), shifts, np.deg2rad(tilts),
+            self._rotation, level, np.zeros(len(counts)), settings.width_a / pixel_a,
+            settings.tail, settings.tail_width_a / pixel_a,
+        )  # fmt: skip
+
+    def _extended(self, counts: Floats, known: NDArray[np.bool_] | None) -> AtomModel:
+        """The last model, with the views that have come since."""
+        model = self._model
+        assert model is not None
+        old = len(model.tilt_rad)
+        level = border_level(counts[old:], None if known is None else known[old:])
+        return replace(
+            model,
+            shifts=np.concatenate([model.shifts, np.array(self._shifts[old:]).reshape(-1, 2)]),
+            tilt_rad=np.concatenate([model.tilt_rad, np.deg2rad(self._tilts[old:])]),
+            background=np.concatenate([model.background, level]),
+            log_gain=np.concatenate([model.log_gain, np.zeros(len(level))]),
+        )
