@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -173,7 +174,7 @@ class CoarseAtoms:
             if not self._fits("round", started_s):
                 skipped.append(f"{_ROUNDS - turn} of {_ROUNDS} rounds of adding and removing")
                 break
-            now = self._timed("round", lambda now=now: self._round(views, now, priors))
+            now = self._timed("round", partial(self._round, views, now, priors))
             yield self._share(started_s)
         if len(skipped) == 0 and self._fits("shape", started_s):
             now = self._timed("shape", lambda: shape_step(views, now, priors, tail=False))

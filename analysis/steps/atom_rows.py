@@ -90,4 +90,4 @@ def view_rows(fit: AtomFit, view: NDArray[np.intp]) -> Floats64:
         fit.background, fit.log_gain, fit.chi_squared,
     ]  # fmt: skip
     assert len(columns) == len(ATOM_VIEW_COLUMNS)
-    return np.column_stack(columns)
+    return np.column_stack(columns).astype(np.float64)

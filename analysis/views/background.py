@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 from scipy.ndimage import binary_dilation, binary_fill_holes, gaussian_filter, zoom
-from scipy.sparse.linalg import LinearOperator, cg, spsolve
+from scipy.sparse.linalg import cg, spsolve
 
 from ..core.arrays import Floats, binned
 
@@ -159,8 +159,7 @@ def _filled(values: NDArray[np.float64], inside: Mask) -> NDArray[np.float64]:
         return out
     # Half the resolution first: what is left are waves that few iterations even out.
     guess = _coarse_guess(values, inside)[inside]
-    diagonal = system.diagonal()
-    jacobi = LinearOperator(system.shape, matvec=lambda v: v / diagonal, dtype=np.float64)
+    jacobi = sparse.diags(1 / system.diagonal())
     solution, failed = cg(
         system, right, x0=guess, rtol=_TOLERANCE, maxiter=_MOST_ITERATIONS, M=jacobi
     )

@@ -85,7 +85,7 @@ def count_series(
         else:
             images.append(view.counts.sum(axis=0))
             tilts.append(float(view.tilt_deg.mean()))
-            known.append(measured.all(axis=0))
+            known.append(np.asarray(measured.all(axis=0)))
         views += [place] * (len(images) - len(views))
     counts = np.stack(images)
     if counts_per_electron != 1:

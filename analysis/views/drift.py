@@ -160,7 +160,7 @@ class _Spectrum:
         smooth = gaussian_filter(np.asarray(frame, np.float64), _SMOOTHING_PX, mode="nearest")
         reach = _reach(smooth.shape)
         sides = [fft.next_fast_len(side + reach, real=True) for side in smooth.shape]
-        shape = (sides[0], sides[1])
+        shape = (int(sides[0] or 0), int(sides[1] or 0))
         mean = float(smooth.mean())
         image = smooth - mean
         return cls(image, np.maximum(smooth, 0), mean, np.asarray(fft.rfft2(image, shape)), shape)
@@ -224,12 +224,12 @@ def _refined(
     weight = _taper(one.image.shape, start)
     spline = np.asarray(spline_filter(other.image), np.float64)
     first = one.image - float((weight * one.image).sum() / weight.sum())
-    here = np.gradient(one.image)
+    here = _gradient(one.image)
     shift = start.copy()
     moved, there = other.image, here
     for _ in range(_STEPS):
         moved = np.asarray(shift_image(spline, -shift, prefilter=False, mode="nearest"))
-        there = np.gradient(moved)
+        there = _gradient(moved)
         second = moved - float((weight * moved).sum() / weight.sum())
         scale = float((weight * first * second).sum() / (weight * second**2).sum())
         rest = weight * (first - scale * second)
@@ -242,7 +242,10 @@ def _refined(
         return None
     level = one.level + np.maximum(moved + other.mean, 0)
     bend = _crossed(weight, here, there)
-    wide = [[gaussian_filter(part, _SMOOTHING_PX) for part in parts] for parts in (here, there)]
+    wide = [
+        [np.asarray(gaussian_filter(part, _SMOOTHING_PX)) for part in parts]
+        for parts in (here, there)
+    ]
     spread = _crossed(weight**2 * level, wide[0], wide[1])
     values, vectors = np.linalg.eigh(spread)
     if np.linalg.eigvalsh(bend)[0] <= 0:
@@ -250,7 +253,11 @@ def _refined(
     return shift, bend, np.asarray((vectors * np.maximum(values, 0)) @ vectors.T, np.float64)
 
 
-def _crossed(weight: Floats64, one: Sequence[Any], other: Sequence[Any]) -> Floats64:
+def _gradient(image: Floats64) -> list[Floats64]:
+    return [np.asarray(part, np.float64) for part in np.gradient(image)]
+
+
+def _crossed(weight: Floats64, one: Sequence[Floats64], other: Sequence[Floats64]) -> Floats64:
     """Weighted sums of products of two gradients, symmetric, shape (2, 2)."""
     sums = np.array([[float((weight * a * b).sum()) for b in other] for a in one])
     return np.asarray((sums + sums.T) / 2, np.float64)
