@@ -223,8 +223,9 @@ class Computer:
             self._outbox.event("error", f"{stack.plan.name}: a frame whose index is {index!r}")
             return
         if header.get("lost"):
-            self._note_offsets(stack, index, wait=False)
-            outputs = stack.lost(index)
+            if not header.get("left_out"):
+                self._note_offsets(stack, index, wait=False)
+            outputs = stack.lost(index, told=not header.get("left_out"))
         else:
             try:
                 pixels = self._pixels(job, index)

@@ -108,17 +108,18 @@ class StackAnalysis:
         if offset is not None and 0 <= index < self.plan.frames:
             self._offsets.note(index, offset)
 
-    def lost(self, index: int) -> Iterator[Output]:
-        """Note that a frame will not come."""
+    def lost(self, index: int, *, told: bool = True) -> Iterator[Output]:
+        """Note that a frame will not come; `told` false: it was given up, which is no loss."""
         try:
             self._claim(index)
         except BadFrame as error:
             yield Notice("error", str(error))
             return
-        angle = f"{self.plan.tilt_deg[index]:g} deg"
-        yield Notice(
-            "warning", f"{self.plan.name} frame {index} ({angle}) is lost; analysed without it"
-        )
+        if told:
+            angle = f"{self.plan.tilt_deg[index]:g} deg"
+            yield Notice(
+                "warning", f"{self.plan.name} frame {index} ({angle}) is lost; analysed without it"
+            )
         self._settle(index)
         yield from self._conclude()
 

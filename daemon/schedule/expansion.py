@@ -175,7 +175,8 @@ class Expansion:
                 f"works{by_scouts}, beyond limits.dose_per_series of {limit:g} e/nm^2; lower the "
                 "current, the dwell time or the number of angles",
             )
-        return AcquireStack(stack, self.temperature_c, track), self._frames_s(tilts)
+        acquire = AcquireStack(stack, self.temperature_c, track, series.until)
+        return acquire, self._frames_s(tilts)
 
     def _check_tilt(self, path: str, angles: Sequence[float]) -> None:
         low, high = self.rig.stage.limits.tilt_deg

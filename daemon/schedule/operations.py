@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ...protocols.config.series_until import SeriesUntil
 from ...protocols.config.steering import Adaptive, Until
 from ...protocols.config.tracking import Track
 from ...protocols.messages.manifest import HoldPlan, StackPlan
@@ -45,18 +46,21 @@ class HoldAt:
 class AcquireStack:
     """Acquire a tilt series, reference frames or dark frames at standby.
 
-    `track` says how the specimen is kept in the frame; None: it is not.
+    `track` says how the specimen is kept in the frame; None: it is not. `until`: a series
+    may end early.
     """
 
     stack: StackPlan
     at_c: float
     track: Track | None = None
+    until: SeriesUntil | None = None
 
     @property
     def label(self) -> str:
         """The operation in words."""
         blanked = " with the beam blanked" if self.stack.is_dark else ""
-        return f"{self.stack.name}: {self.stack.frames} frames{blanked}"
+        text = f"{self.stack.name}: {self.stack.frames} frames{blanked}"
+        return text if self.until is None else f"{text}, or until {self.until.text}"
 
 
 @dataclass(frozen=True)
