@@ -13,13 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..alignment.resampling import nearest_quarters_deg, quarter_turns, turned_shifts
-from ..atoms import LikelihoodSettings
+from ..atoms import LikelihoodSettings, match_atoms
 from ..atoms.refinement.common_motion import normalised
+from ..atoms.refinement.likelihood import removal_gains
 from ..atoms.refinement.model import AtomModel, Floats64, Views, make_views, margin_for
 from ..atoms.refinement.newton import Fitted, fitted, newton_step, typical_height
 from ..atoms.refinement.priors import Priors
 from ..atoms.refinement.shape import shape_step
-from ..atoms.search.additions import missing_atoms, pruned, with_added
+from ..atoms.refinement.uncertainty import probability_of
+from ..atoms.search.additions import SearchRules, missing_atoms, with_added
+from ..atoms.search.peaks import spaced
 from ..atoms.search.rounds import search_rules
 from ..atoms.search.start import smoothed_peaks, volume_of
 from ..core.arrays import Floats
@@ -34,6 +37,14 @@ _LONGEST_A, _ROUGHLY = 0.25, 0.1
 FEWEST_VIEWS, LEAST_RANGE_DEG = 6, 30.0
 # Rounds of adding and removing after a view, if there is time.
 _ROUNDS = 2
+# In one round at most this part of the atoms goes: of two atoms in one place either would.
+_MOST_REMOVED = 0.05
+# A model has settled if so many of its atoms stayed where they were, within a distance, and their
+# heights scatter by no more than this times what is expected. Before, the search begins anew with
+# so many times the views.
+_STAYED, _STAYED_A, _MOST_SCATTER, _ANEW = 0.97, 0.5, 2.0, 1.3
+# So many of the atoms must be there by their likelihood ratio, too.
+_SURE, _EVEN = 0.97, 0.5
 # The time of a piece of work is expected to be so much that of the last one.
 _GROWTH = 1.2
 
@@ -54,6 +65,9 @@ class CoarseModel:
         Shape (atoms,): the same, expected when all planned views are there.
     views, planned : int
         Views in the model, and views of the series.
+    settled : bool
+        Whether the atoms stay from model to model and are alike; before, some are missing, merged
+        or wrong, and errors say little.
     skipped : tuple of str
         What was left out because time was short.
     elapsed_s : float
@@ -66,6 +80,7 @@ class CoarseModel:
     expected_error_a: Floats64
     views: int
     planned: int
+    settled: bool
     skipped: tuple[str, ...]
     elapsed_s: float
 
@@ -114,6 +129,9 @@ class CoarseAtoms:
         self._shifts: list[Floats64] = []
         self._model: AtomModel | None = None
         self._took: dict[str, float] = {}
+        self._settled = False
+        self._started_with = 0
+        self._before_a: Floats64 | None = None
 
     def add_view(
         self,
@@ -165,7 +183,7 @@ class CoarseAtoms:
         skipped: list[str] = []
         counts, known = np.stack(self._counts), np.stack(self._known)
         seen = None if known.all() else known
-        model = self._start(counts, seen) if self._model is None else self._extended(counts, seen)
+        model = self._begun(counts, seen, started_s)
         views = make_views(counts, margin_for(model.width), seen)
         priors = self._priors(model, 3 * self._settings.height_spread)
         now = fitted(views, model, priors, typical_height(model))
@@ -186,6 +204,10 @@ class CoarseAtoms:
         if errors.thinned:
             skipped.append("some of the planned views in the expected errors")
         positions = self._model.positions * self._pixel_a
+        stayed = self._stayed(positions)
+        sure = float(np.mean(probability_of(removal_gains(views, now.model, now.found)) > _EVEN))
+        alike = errors.height_scatter < _MOST_SCATTER
+        self._settled = stayed and alike and sure >= _SURE and not skipped
         return CoarseModel(
             positions - positions.mean(axis=0),
             self._model.heights,
@@ -193,9 +215,29 @@ class CoarseAtoms:
             errors.expected * self._pixel_a,
             len(self._tilts),
             len(self._planned),
+            self._settled,
             tuple(skipped),
             self._clock() - started_s,
         )
+
+    def _begun(
+        self, counts: Floats, known: NDArray[np.bool_] | None, started_s: float
+    ) -> AtomModel:
+        """Where to go on: from the last model, or anew where that is not to be trusted yet."""
+        views = len(counts)
+        anew = not self._settled and views >= _ANEW * self._started_with
+        if self._model is not None and not (anew and self._fits("start", started_s)):
+            return self._extended(counts, known)
+        self._started_with, self._before_a = views, None
+        return self._timed("start", partial(self._start, counts, known))
+
+    def _stayed(self, positions_a: Floats64) -> bool:
+        """Whether the atoms are those of the last model; keeps them for the next."""
+        before, self._before_a = self._before_a, positions_a
+        if before is None:
+            return False
+        match = match_atoms(positions_a, before, reach_a=_STAYED_A)
+        return min(match.recall, match.precision) >= _STAYED
 
     def _left_deg(self) -> list[float]:
         """Angles of the planned views that are not there yet."""
@@ -220,13 +262,26 @@ class CoarseAtoms:
         """Remove, add, and move all atoms."""
         rules, longest = search_rules(self._pixel_a), _LONGEST_A / self._pixel_a
         now = newton_step(views, now, priors, longest, _ROUGHLY)
-        model = pruned(views, now, rules)
-        if not model.size:
-            raise ValueError("no atom explains the counts so far")
+        model = self._pruned(views, now, rules)
         now = fitted(views, model, priors, typical_height(model))
         model = with_added(now.model, missing_atoms(views, now, rules), now.typical)
         now = fitted(views, model, priors, typical_height(model))
         return newton_step(views, now, priors, longest, _ROUGHLY)
+
+    def _pruned(self, views: Views, now: Fitted, rules: SearchRules) -> AtomModel:
+        """Remove the weakest atoms, a few at a time, and of two that are too near the weaker."""
+        model = now.model
+        gains = removal_gains(views, model, now.found)
+        weak = np.flatnonzero(gains < rules.least_gain)
+        most = max(1, round(_MOST_REMOVED * model.size))
+        stay = np.ones(model.size, np.bool_)
+        stay[weak[np.argsort(gains[weak], kind="stable")[:most]]] = False
+        left = np.flatnonzero(stay)
+        if not left.size:
+            self._model = None
+            raise ValueError("no atom explains the counts so far")
+        kept = np.sort(left[spaced(model.positions[left], gains[left], rules.nearest)])
+        return model.with_atoms(model.positions[kept], model.heights[kept])
 
     def _priors(self, model: AtomModel, spread: float) -> Priors:
         settings, pixel_a = self._settings, self._pixel_a

@@ -19,6 +19,8 @@ _DRAWS, _PRODUCTS, _TOLERANCE = 2, 15, 0.1
 _NEIGHBOURS = 24
 # Where time is short, the planned views are represented by so many of them.
 _FEW_VIEWS = 8
+# Heights of atoms of one species differ by about this part.
+_ALIKE = 0.05
 
 
 @dataclass(frozen=True)
@@ -32,11 +34,15 @@ class PositionErrors:
         by these and the planned ones.
     thinned : bool
         Whether only some of the planned views were looked at.
+    height_scatter : float
+        Variance of the heights over what their errors and a spread of 5 % make of it. Heights of
+        one species are alike: much more than 1 says that some atoms are two, or none.
     """
 
     now: Floats64
     expected: Floats64
     thinned: bool
+    height_scatter: float
 
 
 def position_errors(
@@ -76,7 +82,9 @@ def position_errors(
         In pixels.
     """
     system = NewtonSystem(views, now, replace(priors, nearest=0.0))
-    alone = np.linalg.inv(system.blocks)[:, :3, :3]
+    spread = np.linalg.inv(system.blocks)
+    scatter = _height_scatter(now, priors, spread[:, 3, 3])
+    alone = spread[:, :3, :3]
     inverse = np.linalg.inv(alone)
     ratios = np.zeros(now.model.size)
     rng = np.random.default_rng(seed)
@@ -99,7 +107,17 @@ def position_errors(
         blocks = blocks + more * (len(left_deg) / len(chosen))
     whole = np.linalg.inv(blocks)[:, :3, :3]
     errors = [np.sqrt(factor * np.trace(part, axis1=1, axis2=2)) for part in (alone, whole)]
-    return PositionErrors(errors[0], errors[1], thinned)
+    return PositionErrors(errors[0], errors[1], thinned, scatter)
+
+
+def _height_scatter(now: Fitted, priors: Priors, variance: Floats64) -> float:
+    """Variance of the heights over what is expected of atoms that are alike."""
+    typical = now.typical
+    prior = (priors.height_spread * typical) ** 2
+    # The prior has drawn the heights together; so much is left of their noise.
+    noise = np.maximum(variance * (1 - np.minimum(variance / prior, 1)), 0)
+    expected = float(np.mean(noise)) + (_ALIKE * typical) ** 2
+    return float(np.mean((now.model.heights - typical) ** 2)) / expected
 
 
 def information_of(views: Views, model: AtomModel, tilt_deg: float) -> Floats64:

@@ -85,6 +85,7 @@ class LiveTrace:
             "views": made.views,
             "views_planned": made.planned,
             "views_without_model": self._without_model,
+            "settled": int(made.settled),
             "position_error_median_nm": float(np.median(made.error_a)) * _NM,
             "expected_error_median_nm": float(np.median(made.expected_error_a)) * _NM,
             "model_s": round(made.elapsed_s, 3),

@@ -163,6 +163,9 @@ class Steering:
         """Whether a series may end here, by the newest result; an event says so. Never waits."""
         figures = self._live.get((series, until.live_result), {})
         value = figures.get(until.figure)
+        # A model that has not settled may lack atoms: its errors say little.
+        if not figures.get("settled", True):
+            return False
         if not isinstance(value, int | float) or not 0 < value < until.below_nm:
             return False
         views = figures.get("views")

@@ -46,8 +46,14 @@ def test_the_model_grows_with_the_views(counts):
     assert match.precision >= 0.95
     assert last.views == last.planned == len(TILTS)
     assert not last.skipped
+    assert last.settled
+    assert not first.settled
     # With all views there, what is expected is what is.
     assert last.expected_error_a == pytest.approx(last.error_a)
+    for model in made:
+        if model is not None and model.settled:
+            found = match_atoms(model.positions_a, TRUTH_A)
+            assert min(found.recall, found.precision) > 0.9, "a settled model is right"
     halfway = made[len(TILTS) // 2 + 2]
     assert np.median(halfway.expected_error_a) < 0.8 * np.median(halfway.error_a)
     assert np.median(halfway.expected_error_a) == pytest.approx(np.median(last.error_a), rel=0.35)

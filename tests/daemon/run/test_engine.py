@@ -227,19 +227,21 @@ async def test_a_series_ends_when_the_atoms_are_known_well_enough(cold: Devices,
     bench = Bench(cold, rig, until("25 pm"), analysis=[{"trace": {}}])
     taken, engine = bench.taken, bench.engine
 
-    def tell(errors_nm: dict[int, float]) -> None:
+    def tell(errors_nm: dict[int, float], settled_from: int) -> None:
         sent = taken.frame
 
         def frame(header: dict[str, Any], data: Any, t_ns: int) -> None:
             sent(header, data, t_ns)
             if (error_nm := errors_nm.get(header["index"])) is not None:
-                figures = {"position_error_median_nm": error_nm, "views": 3}
+                settled = int(header["index"] >= settled_from)
+                figures = {"position_error_median_nm": error_nm, "views": 3, "settled": settled}
                 engine.steering.note_live("atoms_live", header["series"], figures)
 
         taken.frame = frame  # type: ignore[method-assign]
 
     # Known after the first frame of the third tilt: both of its frames are taken all the same.
-    tell({1: 0.040, 4: 0.024})
+    # What a model said before it had settled does not count.
+    tell({1: 0.010, 3: 0.040, 4: 0.024}, settled_from=3)
     await bench.run()
     assert [frame[1] for frame in taken.frames] == [0, 1, 2, 3, 4, 5]
     assert taken.given_up == {"series_001": [6, 7, 8, 9]}
