@@ -24,10 +24,11 @@ from .doubts import doubts_of, scale_doubt
 from .refinement.common_motion import common_motion, normalised
 from .refinement.model import AtomModel, Floats64, Views, make_views, margin_for
 from .refinement.newton import Fitted, fitted, typical_height
-from .refinement.priors import Priors
+from .refinement.priors import Priors, tilt_groups
 from .refinement.settings import LikelihoodSettings
 from .refinement.uncertainty import Errors, errors_of, position_bound
-from .search.rounds import finished, search_rules, searched
+from .search.rounds import begun, finished, search_rules, searched
+from .search.shifts import ShiftsStart, shift_starts
 from .search.start import smoothed_peaks, volume_of
 
 
@@ -133,12 +134,11 @@ def iter_fit_atoms(
     shifts = turned_shifts(shifts, -quarters)
     rotation = math.radians(axis.rotation_deg - nearest_quarters_deg(axis.rotation_deg))
     shifts += axis.offset_px * np.array([math.sin(rotation), math.cos(rotation)])
-    model = _start(turned, tilts, pixel_a, shifts, rotation, seen, start_a, settings)
+    told = ShiftsStart(shifts, np.full(shifts.shape, settings.shift_sd_a / pixel_a))
+    now, views, loose = _begin(turned, tilts, pixel_a, told, rotation, seen, start_a, settings)
     yield 0.1
-    views = make_views(turned, margin_for(model.width), seen)
-    loose = _priors(model, pixel_a, settings, 3 * settings.height_spread)
-    now = yield from searched(views, model, loose, search_rules(pixel_a), pixel_a, settings)
-    tight = _priors(model, pixel_a, settings, settings.height_spread)
+    now = yield from searched(views, now, loose, search_rules(pixel_a), pixel_a, settings)
+    tight = replace(loose, height_spread=settings.height_spread)
     now = yield from finished(views, now, tight, search_rules(pixel_a), pixel_a, settings)
     now = fitted(views, normalised(now.model), tight, now.typical)
     errors = errors_of(views, now, tight, seed)
@@ -187,7 +187,9 @@ def error_bound_a(
     turned = np.ascontiguousarray(np.rot90(counts, quarter_turns(fit.rotation_deg), axes=(1, 2)))
     views = make_views(turned, margin_for(model.width))
     # Neighbours repel in the fit; that is no information of the counts.
-    priors = replace(_priors(model, pixel_a, settings, settings.height_spread), nearest=0.0)
+    known = ShiftsStart(model.shifts, np.full(model.shifts.shape, settings.shift_sd_a / pixel_a))
+    priors = _priors(model, pixel_a, known, settings, settings.height_spread)
+    priors = replace(priors, nearest=0.0)
     return pixel_a * position_bound(views, fitted(views, model, priors, typical), priors)
 
 
@@ -221,14 +223,37 @@ def _start(
     )  # fmt: skip
 
 
+def _begin(
+    counts: NDArray[Any],
+    tilts: Floats64,
+    pixel_a: float,
+    told: ShiftsStart,
+    rotation: float,
+    known: NDArray[np.bool_] | None,
+    start_a: NDArray[Any] | None,
+    settings: LikelihoodSettings,
+) -> tuple[Fitted, Views, Priors]:
+    """First steps from the shifts as told, or from common lines if these are likelier."""
+    views = make_views(counts, margin_for(settings.width_a / pixel_a), known)
+    tried: list[tuple[Fitted, Priors]] = []
+    for start in shift_starts(counts, tilts, told, rotation, known):
+        model = _start(counts, tilts, pixel_a, start.shifts, rotation, known, start_a, settings)
+        priors = _priors(model, pixel_a, start, settings, 3 * settings.height_spread)
+        tried.append((begun(views, model, priors, pixel_a), priors))
+    now, priors = max(tried, key=lambda one: one[0].found.log_likelihood)
+    return now, views, priors
+
+
 def _priors(
-    model: AtomModel, pixel_a: float, settings: LikelihoodSettings, spread: float
-) -> Priors:
+    model: AtomModel, pixel_a: float, start: ShiftsStart, settings: LikelihoodSettings,
+    spread: float,
+) -> Priors:  # fmt: skip
     return Priors(
-        spread, model.shifts, model.tilt_rad, model.rotation_rad,
-        settings.shift_sd_a / pixel_a, math.radians(settings.tilt_sd_deg),
+        spread, start.shifts, model.tilt_rad, model.rotation_rad,
+        start.sd, math.radians(settings.tilt_sd_deg),
         math.radians(settings.rotation_sd_deg), settings.gain_sd,
         settings.nearest_a / pixel_a, settings.softness_a / pixel_a,
+        tilt_groups(np.rad2deg(model.tilt_rad)),
     )  # fmt: skip
 
 

@@ -58,8 +58,7 @@ class NewtonSystem:
     def __init__(self, views: Views, now: Fitted, priors: Priors) -> None:
         self.curvature = Curvature(views, now.model, now.found)
         self.terms = PriorTerms(priors, now.model, now.typical)
-        held = (priors.shift_sd, priors.shift_sd, priors.tilt_sd_rad, 1.0, priors.gain_sd)
-        self._free = np.array([sd > 0 for sd in held], np.float64)
+        self._priors, self._free = priors, priors.free
         self._turns = float(priors.rotation_sd_rad > 0)
         self.blocks = self.curvature.blocks.copy()
         self.terms.add_to(self.blocks)
@@ -67,8 +66,11 @@ class NewtonSystem:
         scale = np.maximum(np.median(trace) if trace.size else 1.0, 1e-12)
         self.blocks += 1e-9 * scale * np.eye(4)
         self._inverse_atoms = np.linalg.inv(self.blocks)
-        of_views = self.curvature.view_blocks[:, :5, :5] + np.diag(self.terms.view_precision)
-        of_views = of_views * np.outer(self._free, self._free) + np.diag(1 - self._free)
+        of_views = self.curvature.view_blocks[:, :5, :5] * (
+            self._free[:, :, None] * self._free[:, None, :]
+        )
+        diagonal = self._free * self.terms.view_precision + (1 - self._free)
+        of_views += diagonal[:, :, None] * np.eye(5)
         self._inverse_views = np.linalg.inv(of_views)
         turn = self.curvature.view_blocks[:, 5, 5].sum() + self.terms.rotation_precision
         self._inverse_turn = 1 / turn if turn > 0 else 0.0
@@ -79,8 +81,9 @@ class NewtonSystem:
         return self.freed(self.curvature.gradient.plus(self.terms.gradient()))
 
     def freed(self, step: Step) -> Step:
-        """The step without what is held."""
-        return Step(step.atoms, step.views * self._free, step.rotation * self._turns)
+        """The step without what is held; views that share a tilt move it together."""
+        views = self._priors.tied(step.views * self._free)
+        return Step(step.atoms, views, step.rotation * self._turns)
 
     def product(self, step: Step) -> Step:
         """Curvature times a step."""

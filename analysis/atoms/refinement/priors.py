@@ -12,6 +12,8 @@ from .model import GAIN, TILT, AtomModel, Floats64, Step
 
 # The background has no prior; this keeps its precision positive.
 _NEGLIGIBLE = 1e-9
+# Views that follow one another at angles nearer than this are frames of one tilt.
+_SAME_TILT_DEG = 1e-3
 
 
 @dataclass(frozen=True)
@@ -24,24 +26,68 @@ class Priors:
         Standard deviation of the heights over their median.
     shifts, tilt_rad, rotation_rad
         Where the alignment is expected: (views, 2), (views,) and a number.
-    shift_sd, tilt_sd_rad, rotation_sd_rad, gain_sd : float
-        Standard deviations about that; 0 holds the parameter.
+    shift_sd : ndarray
+        Shape (views, 2): standard deviations of the shifts about that; 0 holds a shift.
+    tilt_sd_rad, rotation_sd_rad, gain_sd : float
+        Standard deviations of the others; 0 holds the parameter.
     nearest : float
         Atoms that are nearer to each other repel.
     softness : float
         A distance that is too short by so much costs half a unit of log likelihood.
+    groups : ndarray
+        Shape (views,): views of one number share their tilt, as the frames of one tilt do.
     """
 
     height_spread: float
     shifts: Floats64
     tilt_rad: Floats64
     rotation_rad: float
-    shift_sd: float
+    shift_sd: Floats64
     tilt_sd_rad: float
     rotation_sd_rad: float
     gain_sd: float
     nearest: float
     softness: float
+    groups: NDArray[np.intp]
+
+    @property
+    def free(self) -> Floats64:
+        """1 for each parameter of a view that is fitted and 0 for one that is held; (views, 5)."""
+        sds = np.empty((len(self.shifts), 5))
+        sds[:, :2] = self.shift_sd
+        sds[:, 2:] = (self.tilt_sd_rad, 1.0, self.gain_sd)
+        return (sds > 0).astype(np.float64)
+
+    def tied(self, views: Floats64) -> Floats64:
+        """The part of a change of views (views, 5) by which the tilts of a group stay equal."""
+        sizes = np.bincount(self.groups)
+        if len(sizes) == len(self.groups):
+            return views
+        out = views.copy()
+        out[:, TILT] = (np.bincount(self.groups, views[:, TILT]) / sizes)[self.groups]
+        return out
+
+
+def tilt_groups(tilt_deg: Floats64) -> NDArray[np.intp]:
+    """Numbers of the groups of consecutive views at one angle: frames of one tilt.
+
+    Parameters
+    ----------
+    tilt_deg : ndarray
+        Angles in degrees, shape (views,), in the order of recording.
+
+    Returns
+    -------
+    ndarray
+        Shape (views,), from 0.
+
+    Examples
+    --------
+    >>> tilt_groups(np.array([-2.0, -2, -2, 0, 0, -2])).tolist()
+    [0, 0, 0, 1, 1, 2]
+    """
+    starts = np.r_[True, np.abs(np.diff(tilt_deg)) > _SAME_TILT_DEG]
+    return np.cumsum(starts) - 1
 
 
 def _precision(sd: float) -> float:
@@ -69,10 +115,14 @@ class PriorTerms:
     def __init__(self, priors: Priors, model: AtomModel, typical: float) -> None:
         self._size = model.size
         self._height = _precision(priors.height_spread * typical)
-        alignment = (_precision(priors.shift_sd),) * 2
-        self.view_precision = np.array(
-            [*alignment, _precision(priors.tilt_sd_rad), _NEGLIGIBLE, _precision(priors.gain_sd)]
-        )
+        self.view_precision = np.empty((len(model.tilt_rad), 5))
+        held = priors.shift_sd <= 0
+        self.view_precision[:, :2] = np.where(held, 0, 1 / np.where(held, 1, priors.shift_sd) ** 2)
+        self.view_precision[:, 2:] = (
+            _precision(priors.tilt_sd_rad), _NEGLIGIBLE, _precision(priors.gain_sd)
+        )  # fmt: skip
+        # What is known of the tilt of a group is known once, not once for each of its frames.
+        self.view_precision[:, TILT] /= np.bincount(priors.groups)[priors.groups]
         self.rotation_precision = _precision(priors.rotation_sd_rad)
         self._off = Step(np.zeros((model.size, 4)), np.zeros((len(model.tilt_rad), 5)))
         self._off.atoms[:, 3] = model.heights - typical

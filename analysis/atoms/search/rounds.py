@@ -30,16 +30,21 @@ def search_rules(pixel_a: float, least_gain: float = 6.0, nearest_a: float = 1.3
     )  # fmt: skip
 
 
+def begun(views: Views, model: AtomModel, priors: Priors, pixel_a: float) -> Fitted:
+    """First steps from the peaks of a volume."""
+    now = fitted(views, model, priors, typical_height(model))
+    now = shape_step(views, now, priors, tail=False)
+    for _ in range(2):
+        now = newton_step(views, now, priors, _LONGEST_A / pixel_a, _ROUGHLY)
+    return now
+
+
 def searched(
-    views: Views, model: AtomModel, priors: Priors, rules: SearchRules, pixel_a: float,
+    views: Views, now: Fitted, priors: Priors, rules: SearchRules, pixel_a: float,
     settings: LikelihoodSettings,
 ) -> Generator[float, None, Fitted]:  # fmt: skip
     """Rounds of removing and adding until little is added."""
     longest = _LONGEST_A / pixel_a
-    now = fitted(views, model, priors, typical_height(model))
-    now = shape_step(views, now, priors, tail=False)
-    for _ in range(2):
-        now = newton_step(views, now, priors, longest, _ROUGHLY)
     for turn in range(settings.rounds):
         now = _with(views, pruned(views, now, rules), priors)
         now = newton_step(views, now, priors, longest, _ROUGHLY)

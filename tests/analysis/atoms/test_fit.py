@@ -68,6 +68,33 @@ def test_axis_shifts_and_tilts_are_found(particle, series):
     assert off.std() < 0.06
 
 
+def test_shifts_of_several_pixels_are_found_without_being_told(particle, series):
+    imaging = dataclasses.replace(series.imaging, axis_offset_px=2.0, shift_sd_px=2.5)
+    # Moved by half a pixel, the particle stays within the field.
+    made = simulated_series(particle, series.tilt_deg, imaging, np.random.default_rng(8))
+    fit = fit_atoms(made.counts, made.tilt_deg, PIXEL_A)
+    match = match_atoms(fit.positions_a, particle)
+    assert match.recall == match.precision == 1
+    assert match.rmsd_a < 0.07
+
+
+def test_frames_of_one_tilt_share_it_and_have_shifts_of_their_own(particle, series):
+    tilts = np.repeat(series.tilt_deg[::2], 3)
+    imaging = dataclasses.replace(series.imaging, shift_sd_px=0.2)
+    wrong = np.repeat(np.random.default_rng(2).normal(0, 0.5, 15), 3)
+    made = simulated_series(particle, tilts + wrong, imaging, np.random.default_rng(8))
+    fit = fit_atoms(made.counts, tilts, PIXEL_A, settings=LikelihoodSettings(tilt_sd_deg=0.5))
+    match = match_atoms(fit.positions_a, particle)
+    assert match.recall == match.precision == 1
+    assert match.rmsd_a < 0.07
+    assert fit.doubts == ()
+    by_tilt = fit.tilt_deg.reshape(15, 3)
+    assert np.ptp(by_tilt, axis=1).max() < 1e-9
+    left = by_tilt[:, 0] - tilts[::3] - wrong[::3]
+    assert (left - left.mean()).std() < 0.6 * wrong.std()
+    assert np.ptp(fit.shifts_px.reshape(15, 3, 2), axis=1).mean() > 0.2
+
+
 def test_an_axis_along_the_rows_is_turned(particle, series):
     turned = np.rot90(series.counts, -1, axes=(1, 2))
     fit = fit_atoms(turned, series.tilt_deg, PIXEL_A, axis=TiltAxis(0.0, 90.0))

@@ -101,7 +101,20 @@ def test_the_gain_of_an_atom_is_what_its_removal_costs(views, model):
 
 
 def test_priors_have_the_slope_and_curvature_of_their_value(model):
-    priors = Priors(0.1, np.zeros((VIEWS, 2)), np.zeros(VIEWS), 0.0, 0.4, 0.5, 0.1, 0.03, 5.0, 0.8)
+    shift_sd = np.full((VIEWS, 2), 0.4)
+    priors = Priors(
+        0.1,
+        np.zeros((VIEWS, 2)),
+        np.zeros(VIEWS),
+        0.0,
+        shift_sd,
+        0.5,
+        0.1,
+        0.03,
+        5.0,
+        0.8,
+        np.arange(VIEWS),
+    )
     terms, step = PriorTerms(priors, model, 50.0), random_step(model)
 
     def value(share):
