@@ -18,7 +18,7 @@ from ..atoms.refinement.common_motion import normalised
 from ..atoms.refinement.likelihood import removal_gains
 from ..atoms.refinement.model import AtomModel, Floats64, Views, make_views, margin_for
 from ..atoms.refinement.newton import Fitted, fitted, newton_step, typical_height
-from ..atoms.refinement.priors import Priors
+from ..atoms.refinement.priors import Priors, tilt_groups
 from ..atoms.refinement.shape import shape_step
 from ..atoms.refinement.uncertainty import probability_of
 from ..atoms.search.additions import SearchRules, missing_atoms, with_added
@@ -185,7 +185,7 @@ class CoarseAtoms:
         seen = None if known.all() else known
         model = self._begun(counts, seen, started_s)
         views = make_views(counts, margin_for(model.width), seen)
-        priors = self._priors(model, 3 * self._settings.height_spread)
+        priors = self._priors(3 * self._settings.height_spread)
         now = fitted(views, model, priors, typical_height(model))
         yield self._share(started_s)
         for turn in range(_ROUNDS):
@@ -283,13 +283,15 @@ class CoarseAtoms:
         kept = np.sort(left[spaced(model.positions[left], gains[left], rules.nearest)])
         return model.with_atoms(model.positions[kept], model.heights[kept])
 
-    def _priors(self, model: AtomModel, spread: float) -> Priors:
+    def _priors(self, spread: float) -> Priors:
         settings, pixel_a = self._settings, self._pixel_a
+        shifts, tilts = np.array(self._shifts), np.array(self._tilts)
         return Priors(
-            spread, np.array(self._shifts), np.deg2rad(self._tilts), self._rotation,
-            settings.shift_sd_a / pixel_a, math.radians(settings.tilt_sd_deg),
-            math.radians(settings.rotation_sd_deg), settings.gain_sd,
-            settings.nearest_a / pixel_a, settings.softness_a / pixel_a,
+            spread, shifts, np.deg2rad(tilts), self._rotation,
+            np.full(shifts.shape, settings.shift_sd_a / pixel_a),
+            math.radians(settings.tilt_sd_deg), math.radians(settings.rotation_sd_deg),
+            settings.gain_sd, settings.nearest_a / pixel_a, settings.softness_a / pixel_a,
+            tilt_groups(tilts),
         )  # fmt: skip
 
     def _start(self, counts: Floats, known: NDArray[np.bool_] | None) -> AtomModel:

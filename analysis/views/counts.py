@@ -80,7 +80,8 @@ def count_series(
             measured = view.weights >= _MEASURED
         if single:
             images += list(view.counts)
-            tilts += [float(tilt) for tilt in view.tilt_deg]
+            # The stage stands still meanwhile; its read-back does not.
+            tilts += [float(view.tilt_deg.mean())] * len(view.counts)
             known += list(measured)
         else:
             images.append(view.counts.sum(axis=0))
