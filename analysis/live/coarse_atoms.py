@@ -68,6 +68,9 @@ class CoarseModel:
     settled : bool
         Whether the atoms stay from model to model and are alike; before, some are missing, merged
         or wrong, and errors say little.
+    next_deg : float or None
+        The tilt, of those that are left, whose view would tell most about the places; None where
+        none is left.
     skipped : tuple of str
         What was left out because time was short.
     elapsed_s : float
@@ -81,6 +84,7 @@ class CoarseModel:
     views: int
     planned: int
     settled: bool
+    next_deg: float | None
     skipped: tuple[str, ...]
     elapsed_s: float
 
@@ -216,6 +220,7 @@ class CoarseAtoms:
             len(self._tilts),
             len(self._planned),
             self._settled,
+            errors.next_deg,
             tuple(skipped),
             self._clock() - started_s,
         )

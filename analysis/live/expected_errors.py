@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -37,12 +38,16 @@ class PositionErrors:
     height_scatter : float
         Variance of the heights over what their errors and a spread of 5 % make of it. Heights of
         one species are alike: much more than 1 says that some atoms are two, or none.
+    next_deg : float or None
+        Of the tilts that were looked at, the one whose view would lower the mean variance of the
+        places most; None where there is none.
     """
 
     now: Floats64
     expected: Floats64
     thinned: bool
     height_scatter: float
+    next_deg: float | None
 
 
 def position_errors(
@@ -102,12 +107,17 @@ def position_errors(
         picks = np.linspace(0, len(chosen) - 1, _FEW_VIEWS).round().astype(int)
         chosen = [chosen[n] for n in picks]
     blocks = system.blocks
+    best, next_deg = math.inf, None
     for tilt_deg in chosen:
         more = information_of(views, now.model, tilt_deg)
         blocks = blocks + more * (len(left_deg) / len(chosen))
+        left = np.linalg.inv(system.blocks + more)[:, :3, :3]
+        variance = float(np.mean(np.trace(left, axis1=1, axis2=2)))
+        if variance < best:
+            best, next_deg = variance, tilt_deg
     whole = np.linalg.inv(blocks)[:, :3, :3]
     errors = [np.sqrt(factor * np.trace(part, axis1=1, axis2=2)) for part in (alone, whole)]
-    return PositionErrors(errors[0], errors[1], thinned, scatter)
+    return PositionErrors(errors[0], errors[1], thinned, scatter, next_deg)
 
 
 def _height_scatter(now: Fitted, priors: Priors, variance: Floats64) -> float:

@@ -90,6 +90,8 @@ class LiveTrace:
             "expected_error_median_nm": float(np.median(made.expected_error_a)) * _NM,
             "model_s": round(made.elapsed_s, 3),
         }
+        if made.next_deg is not None:
+            more["next_tilt_deg"] = made.next_deg
         if made.skipped:
             more["left_out"] = "; ".join(made.skipped)
         return more

@@ -332,12 +332,17 @@ class Engine:
             for first, tilt_deg in acquisition.triggers():
                 await self._observer.between_exposures()
                 await self._checkpoint()
-                if tilt_deg != before_deg and self._ends_here(operation, acquisition, first):
-                    break
-                before_deg = tilt_deg
-                await self.stage.tilt(tilt_deg)
+                next_deg = tilt_deg
+                if tilt_deg != before_deg and operation.until is not None:
+                    if self._ends_here(operation, acquisition, first):
+                        break
+                    chosen_deg = self.steering.next_tilt_deg(stack.name, operation.until)
+                    if chosen_deg is not None:
+                        next_deg = acquisition.bring_forward(first, chosen_deg)
+                before_deg = next_deg
+                await self.stage.tilt(next_deg)
                 if tracking is not None:
-                    await tracking.before_exposure(acquisition, first, tilt_deg)
+                    await tracking.before_exposure(acquisition, first, next_deg)
                 await acquisition.expose(first)
             await self.stage.check()
 

@@ -161,11 +161,9 @@ class Steering:
 
     def is_known_well(self, series: str, until: SeriesUntil) -> bool:
         """Whether a series may end here, by the newest result; an event says so. Never waits."""
-        figures = self._live.get((series, until.live_result), {})
+        figures = self._settled_figures(series, until)
         value = figures.get(until.figure)
         # A model that has not settled may lack atoms: its errors say little.
-        if not figures.get("settled", True):
-            return False
         if not isinstance(value, int | float) or not 0 < value < until.below_nm:
             return False
         views = figures.get("views")
@@ -178,6 +176,18 @@ class Steering:
             value=value,
         )
         return True
+
+    def next_tilt_deg(self, series: str, until: SeriesUntil) -> float | None:
+        """The tilt that would tell most about the specimen; None: the next one as written."""
+        if until.next_tilt != "information":
+            return None
+        tilt_deg = self._settled_figures(series, until).get("next_tilt_deg")
+        return float(tilt_deg) if isinstance(tilt_deg, int | float) else None
+
+    def _settled_figures(self, series: str, until: SeriesUntil) -> Mapping[str, Any]:
+        """Figures of the newest live result; none of a model that has not settled."""
+        figures = self._live.get((series, until.live_result), {})
+        return figures if figures.get("settled", True) else {}
 
     # --- whether a cycle goes on ----------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -30,12 +30,16 @@ class SeriesUntil(Strict):
         Table and column, without its unit, such as ``atoms.position_error``.
     below_nm : float
         The series ends when the quantity is less.
+    next_tilt : str
+        ``order``: the tilts come as they are written. ``information``: once the model has settled,
+        the next one is that of those left whose view would tell most about the atoms.
     """
 
     quantity: Annotated[
         str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}\.[a-z][a-z0-9_]{0,63}$", max_length=130)
     ] = "atoms.position_error"
     below_nm: Annotated[LengthNm, Field(gt=0)] = Field(alias="below")
+    next_tilt: Literal["order", "information"] = "order"
 
     @property
     def live_result(self) -> str:

@@ -46,6 +46,9 @@ def test_the_model_grows_with_the_views(counts):
     assert match.precision >= 0.95
     assert last.views == last.planned == len(TILTS)
     assert not last.skipped
+    assert last.next_deg is None
+    # Most is learnt far from the angles that are there already.
+    assert abs(first.next_deg) > 30
     assert last.settled
     assert not first.settled
     # With all views there, what is expected is what is.

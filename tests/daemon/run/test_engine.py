@@ -218,9 +218,9 @@ async def test_a_stack_beyond_the_budget_is_not_begun(cold: Devices, rig: Rig) -
     assert bench.taken.of(Trigger) == []
 
 
-def until(below: str) -> list[Any]:
+def until(below: str, **more: str) -> list[Any]:
     tilts = {"from": "-10 deg", "to": "10 deg", "step": "5 deg", "frames_per_tilt": 2}
-    return [{"tilt_series": {**tilts, "until": {"below": below}}}]
+    return [{"tilt_series": {**tilts, "until": {"below": below, **more}}}]
 
 
 async def test_a_series_ends_when_the_atoms_are_known_well_enough(cold: Devices, rig: Rig) -> None:
@@ -258,3 +258,25 @@ async def test_without_a_result_a_series_takes_all_its_frames(cold: Devices, rig
     await bench.run()
     assert len(bench.taken.frames) == 10
     assert not bench.taken.given_up
+
+
+async def test_the_next_tilt_is_the_one_that_tells_most(cold: Devices, rig: Rig) -> None:
+    steps = until("1 pm", next_tilt="information")
+    bench = Bench(cold, rig, steps, analysis=[{"trace": {}}])
+    taken, engine = bench.taken, bench.engine
+    sent = taken.frame
+    # Told after the first tilt: 10 deg, and then an angle that was taken already.
+    wanted = {1: 10.0, 9: -10.0}
+
+    def frame(header: dict[str, Any], data: Any, t_ns: int) -> None:
+        sent(header, data, t_ns)
+        if (tilt_deg := wanted.get(header["index"])) is not None:
+            engine.steering.note_live("atoms_live", "series_001", {"next_tilt_deg": tilt_deg})
+
+    taken.frame = frame  # type: ignore[method-assign]
+    await bench.run()
+    assert [frame[1] for frame in taken.frames] == [0, 1, 8, 9, 2, 3, 4, 5, 6, 7]
+    assert [frame[2] for frame in taken.frames[::2]] == pytest.approx([-10, 10, -5, 0, 5], abs=0.2)
+    triggers = taken.of(Trigger)
+    assert [entry.first for entry in triggers] == [0, 8, 2, 4, 6]
+    assert {entry.count for entry in triggers} == {2}
