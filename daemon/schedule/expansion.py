@@ -175,14 +175,13 @@ class Expansion:
                 f"works{by_scouts}, beyond limits.dose_per_series of {limit:g} e/nm^2; lower the "
                 "current, the dwell time or the number of angles",
             )
-        if track is not None and series.until is not None:
-            if series.until.next_tilt == "information":
-                raise self._bad(
-                    f"{path}.until.next_tilt",
-                    "tilts that are chosen one by one cannot be tracked yet: where the specimen "
-                    "will be is predicted along the order that is written; use next_tilt: order, or "
-                    "track: none",
-                )
+        if track is not None and series.until is not None and series.until.chooses_tilts:
+            raise self._bad(
+                f"{path}.until.next_tilt",
+                "tilts that are chosen one by one cannot be tracked yet: where the specimen will "
+                "be is predicted along the order that is written; use next_tilt: order, or track: "
+                "none",
+            )
         acquire = AcquireStack(stack, self.temperature_c, track, series.until)
         return acquire, self._frames_s(tilts)
 

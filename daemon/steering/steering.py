@@ -163,7 +163,6 @@ class Steering:
         """Whether a series may end here, by the newest result; an event says so. Never waits."""
         figures = self._settled_figures(series, until)
         value = figures.get(until.figure)
-        # A model that has not settled may lack atoms: its errors say little.
         if not isinstance(value, int | float) or not 0 < value < until.below_nm:
             return False
         views = figures.get("views")
@@ -179,10 +178,8 @@ class Steering:
 
     def next_tilt_deg(self, series: str, until: SeriesUntil) -> float | None:
         """The tilt that would tell most about the specimen; None: the next one as written."""
-        if until.next_tilt != "information":
-            return None
-        tilt_deg = self._settled_figures(series, until).get("next_tilt_deg")
-        return float(tilt_deg) if isinstance(tilt_deg, int | float) else None
+        told = self._settled_figures(series, until).get("next_tilt_deg")
+        return float(told) if until.chooses_tilts and isinstance(told, int | float) else None
 
     def _settled_figures(self, series: str, until: SeriesUntil) -> Mapping[str, Any]:
         """Figures of the newest live result; none of a model that has not settled."""

@@ -52,6 +52,11 @@ class SeriesUntil(Strict):
         return f"{self.quantity.partition('.')[2]}_median{_UNIT}"
 
     @property
+    def chooses_tilts(self) -> bool:
+        """Whether tilts come in the order in which they tell most."""
+        return self.next_tilt == "information"
+
+    @property
     def text(self) -> str:
         """The criterion, for people."""
         return f"the median of {self.quantity} is below {self.below_nm * 1000:g} pm"
