@@ -124,9 +124,13 @@ class TraceStep(Step[TraceSettings]):
         warm_up_atoms(self.settings.method)
 
     def view(self, view: View) -> Iterator[Output]:
-        """Publish a coarse model of the views so far, where somebody watches."""
+        """Add up the frames, and publish a coarse model of the views so far if somebody watches."""
         online = self.context.get(Online)
         settings = self.settings
+        if view.frames is not None and settings.frames == "sum":
+            from ..views.counts import added_frames
+
+            view.frames = added_frames(view.frames)
         if online is None or settings.method != "likelihood" or settings.live_time_s == 0:
             return
         if self._live is None:

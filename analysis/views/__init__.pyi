@@ -1,5 +1,5 @@
 from .background import Background, laplace_background
-from .counts import CountSeries, count_series
+from .counts import CountSeries, added_frames, count_series
 from .drift import FrameDrift, frame_drift
 from .merge import MergedFrames, merge_frames
 
@@ -8,6 +8,7 @@ __all__ = [
     "CountSeries",
     "FrameDrift",
     "MergedFrames",
+    "added_frames",
     "count_series",
     "frame_drift",
     "laplace_background",

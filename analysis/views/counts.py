@@ -42,6 +42,39 @@ class CountSeries:
     raised: float
 
 
+def added_frames(frames: SingleFrames) -> SingleFrames:
+    """Add up the frames of a view as they are; what is known of each pixel is what all have.
+
+    Parameters
+    ----------
+    frames : SingleFrames
+        The frames of a view.
+
+    Returns
+    -------
+    SingleFrames
+        One image, the sum of the counts.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> three = SingleFrames(np.ones((3, 2, 2), np.float32), np.array([4.9, 5.0, 5.1]))
+    >>> one = added_frames(three)
+    >>> float(one.counts[0, 0, 0]), float(one.tilt_deg[0]), one.merged
+    (3.0, 5.0, 3)
+    """
+    if len(frames.counts) == 1:
+        return frames
+    variance, weights = frames.variance, frames.weights
+    return SingleFrames(
+        frames.counts.sum(axis=0, keepdims=True),
+        frames.tilt_deg.mean(keepdims=True),
+        weights=None if weights is None else weights.min(axis=0, keepdims=True),
+        variance=None if variance is None else variance.sum(axis=0, keepdims=True),
+        merged=frames.merged * len(frames.counts),
+    )
+
+
 def count_series(
     frames: Sequence[SingleFrames], *, single: bool = False, counts_per_electron: float = 1.0
 ) -> CountSeries:
