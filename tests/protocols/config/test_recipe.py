@@ -48,8 +48,7 @@ def test_the_designs_recipe_is_understood() -> None:
     assert cycle.holds_s == [5.0, 7.0, 5.0]
     assert cycle.then[0].tilt_series == recipe.steps[2].tilt_series
     assert [step.kind for step in recipe.analysis] == [
-        "correct", "denoise", "merge", "background", "align", "reconstruct", "segment", "measure",
-        "trace",
+        "correct", "denoise", "align", "reconstruct", "segment", "measure",
     ]  # fmt: skip
 
 
