@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...protocols.config.series_until import SeriesUntil
-from ...protocols.config.steering import Adaptive, Until
+from ...protocols.config.steering import Adaptive, SeriesUntil, Until
 from ...protocols.config.tracking import Track
 from ...protocols.messages.manifest import HoldPlan, StackPlan
 

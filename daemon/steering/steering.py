@@ -8,8 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
-from ...protocols.config.series_until import LIVE, SeriesUntil
-from ...protocols.config.steering import Adaptive, Quantity
+from ...protocols.config.steering import LIVE, Adaptive, Quantity, SeriesUntil
 from ...protocols.messages.journal import Chosen, Measured
 from ...protocols.messages.manifest import HoldPlan
 from ..schedule.hold_timing import HoldTiming

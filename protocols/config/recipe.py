@@ -27,13 +27,14 @@ from .pipeline import (
     fewest_reference_frames,
     planned_results,
 )
-from .series_until import SeriesUntil, check_series
 from .steering import (
     NECK_RATIO,
     Adaptive,
     AdaptiveHolds,
+    SeriesUntil,
     Until,
     check_quantity,
+    check_series,
     holds_of,
     quantities,
 )
