@@ -9,13 +9,14 @@ from typing import Any
 import mrcfile
 import numpy as np
 import yaml
+from command_line import RIG
 
 import pyrotome
 from pyrotome.analysis.atoms import match_atoms
 from pyrotome.simulators.world.atoms.particle import amorphous_particle
 from pyrotome.simulators.world.atoms.tilt_series import Imaging, simulated_series
 
-TILTS = np.arange(-70.0, 71.0, 2.0)
+TILTS = np.arange(-72.0, 73.0, 6.0)
 TRUTH_A = amorphous_particle(40, np.random.default_rng(3))
 RECIPE: dict[str, Any] = {
     "title": "Atoms, live",
@@ -27,7 +28,7 @@ RECIPE: dict[str, Any] = {
     "limits": {"temperature": "900 degC"},
     "steps": [
         {"tilt_series": {
-            "from": "-70 deg", "to": "70 deg", "step": "2 deg", "order": "dose-symmetric",
+            "from": "-72 deg", "to": "72 deg", "step": "6 deg", "order": "dose-symmetric",
             "until": {"quantity": "atoms.position_error", "below": "60 pm"},
         }},
     ],
@@ -46,10 +47,8 @@ def write_recording(folder: Path) -> None:
 
 def test_a_series_ends_by_its_atoms_and_the_file_holds_them(cli: Any) -> None:
     write_recording(cli.folder)
-    from command_line import RIG
-
     rig = {**RIG, "stage": {**RIG["stage"]}, "simulator": dict(RIG["simulator"])}
-    rig["stage"]["limits"] = {"tilt": ["-80 deg", "80 deg"], "speed": "60 deg/s", "settle": "0.1 s"}
+    rig["stage"]["limits"] = {"tilt": ["-80 deg", "80 deg"], "speed": "60 deg/s", "settle": "0.3 s"}
     rig["simulator"] |= {
         "specimen": {"kind": "replay", "stack": "atoms.mrc", "tilts": "atoms.rawtlt"},
         "goniometer": {"speed": "60 deg/s", "readback_noise": "0 deg", "backlash": "0 deg"},
@@ -60,17 +59,18 @@ def test_a_series_ends_by_its_atoms_and_the_file_holds_them(cli: Any) -> None:
     assert done.returncode == 0, done.stderr
     with pyrotome.open(cli.folder / "run.nxs") as run:
         series = run.series[1]
-        taken = int(series.recorded.sum())
-        assert 8 < taken < len(TILTS)
-        assert taken % 2 or series.recorded[:taken].all()
         said = [event.message for event in run.events]
-        assert any("series_001 ends here: the median of atoms.position_error" in t for t in said)
+        taken = int(series.recorded.sum())
+        ended = any("series_001 ends here: the median of atoms.position_error" in t for t in said)
+        # On a computer that is too busy to model between the tilts, the series is taken whole.
+        assert ended or any("views come faster than atoms can be modelled" in t for t in said)
+        assert 8 < taken < len(TILTS) if ended else taken == len(TILTS)
         assert not any("is lost" in text for text in said)
         atoms = series.atoms
         assert atoms is not None
         match = match_atoms(atoms.positions_a, TRUTH_A)
-        assert match.recall > 0.9
-        assert np.median(atoms.position_error_nm) < 0.1
+        assert min(match.recall, match.precision) > 0.9
+        assert np.median(atoms.position_error_nm) < 0.06
     report = json.loads(cli("inspect", "run.nxs", "--json").stdout)["series"][0]
     assert report["lost_frames"] == 0
     assert report["atoms"]["count"] == len(atoms)
