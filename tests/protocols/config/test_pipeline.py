@@ -107,6 +107,16 @@ def test_order_follows_from_what_steps_take_and_give(
     assert caught.value.place == (position,)
 
 
+def test_what_a_step_needs_may_depend_on_its_settings() -> None:
+    paper = {"trace": {"method": "paper"}}
+    with pytest.raises(Misplaced, match="needs the step 'reconstruct' before it"):
+        complete_pipeline(steps_of(paper))
+    assert complete_pipeline(steps_of({"reconstruct": {"method": "resire"}}, paper))
+    assert complete_pipeline(steps_of({"trace": {}}))
+    with pytest.raises(Misplaced, match="'merge' must come before 'align'"):
+        complete_pipeline(steps_of({"align": {}}, {"merge": {}}))
+
+
 @pytest.mark.parametrize(
     ("steps", "kinds"),
     [
