@@ -129,7 +129,7 @@ def test_they_are_kept_only_where_a_step_takes_them() -> None:
 
 
 def test_a_frame_that_was_given_up_is_no_loss() -> None:
-    analysis, step = stack(Watching)
+    analysis, _ = stack(Watching)
     outputs = fed(analysis, (0, 1))
     for index in (2, 3):
         outputs += analysis.lost(index, told=False)
