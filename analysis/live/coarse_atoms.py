@@ -35,7 +35,8 @@ T = TypeVar("T")
 _LONGEST_A, _ROUGHLY = 0.25, 0.1
 # A model needs so many views, over such a range of angles.
 FEWEST_VIEWS, LEAST_RANGE_DEG = 6, 30.0
-# Rounds of adding and removing after a view, if there is time.
+# Pieces of work on a model, in their order, and how often they are done after a view.
+_PIECES = ("step", "prune", "add", "step")
 _ROUNDS = 2
 # In one round at most this part of the atoms goes: of two atoms in one place either would.
 _MOST_REMOVED = 0.05
@@ -135,6 +136,8 @@ class CoarseAtoms:
         self._took: dict[str, float] = {}
         self._settled = False
         self._started_with = 0
+        # The piece of work that comes next, and how often all were done since the last look.
+        self._next, self._cycles = 0, 0
         self._before_a: Floats64 | None = None
 
     def add_view(
@@ -192,13 +195,10 @@ class CoarseAtoms:
         priors = self._priors(3 * self._settings.height_spread)
         now = fitted(views, model, priors, typical_height(model))
         yield self._share(started_s)
-        for turn in range(_ROUNDS):
-            if not self._fits("round", started_s):
-                skipped.append(f"{_ROUNDS - turn} of {_ROUNDS} rounds of adding and removing")
-                break
-            now = self._timed("round", partial(self._round, views, now, priors))
-            yield self._share(started_s)
-        if len(skipped) == 0 and self._fits("shape", started_s):
+        now, left = yield from self._worked(views, now, priors, started_s)
+        if left:
+            skipped.append(f"{left} of {_ROUNDS * len(_PIECES)} pieces of removing and adding")
+        elif self._fits("shape", started_s):
             now = self._timed("shape", lambda: shape_step(views, now, priors, tail=False))
         self._model = normalised(now.model)
         yield self._share(started_s)
@@ -208,10 +208,12 @@ class CoarseAtoms:
         if errors.thinned:
             skipped.append("some of the planned views in the expected errors")
         positions = self._model.positions * self._pixel_a
-        stayed = self._stayed(positions)
-        sure = float(np.mean(probability_of(removal_gains(views, now.model, now.found)) > _EVEN))
-        alike = errors.height_scatter < _MOST_SCATTER
-        self._settled = stayed and alike and sure >= _SURE and not skipped
+        if self._cycles:
+            self._cycles = 0
+            stayed = self._stayed(positions)
+            gains = removal_gains(views, now.model, now.found)
+            sure = float(np.mean(probability_of(gains) > _EVEN)) >= _SURE
+            self._settled = stayed and sure and errors.height_scatter < _MOST_SCATTER
         return CoarseModel(
             positions - positions.mean(axis=0),
             self._model.heights,
@@ -234,6 +236,7 @@ class CoarseAtoms:
         if self._model is not None and not (anew and self._fits("start", started_s)):
             return self._extended(counts, known)
         self._started_with, self._before_a = views, None
+        self._next, self._cycles = 0, 0
         return self._timed("start", partial(self._start, counts, known))
 
     def _stayed(self, positions_a: Floats64) -> bool:
@@ -263,15 +266,38 @@ class CoarseAtoms:
         self._took[what] = self._clock() - begun_s
         return made
 
-    def _round(self, views: Views, now: Fitted, priors: Priors) -> Fitted:
-        """Remove, add, and move all atoms."""
-        rules, longest = search_rules(self._pixel_a), _LONGEST_A / self._pixel_a
-        now = newton_step(views, now, priors, longest, _ROUGHLY)
-        model = self._pruned(views, now, rules)
-        now = fitted(views, model, priors, typical_height(model))
-        model = with_added(now.model, missing_atoms(views, now, rules), now.typical)
-        now = fitted(views, model, priors, typical_height(model))
-        return newton_step(views, now, priors, longest, _ROUGHLY)
+    def _worked(
+        self, views: Views, now: Fitted, priors: Priors, started_s: float
+    ) -> Generator[float, None, tuple[Fitted, int]]:
+        """Remove, add and move atoms as long as there is time; what is left goes on next time.
+
+        Returns
+        -------
+        Fitted
+            The better model.
+        int
+            Pieces of work that were left out.
+        """
+        left = _ROUNDS * len(_PIECES)
+        while left and self._fits(_PIECES[self._next], started_s):
+            what = _PIECES[self._next]
+            now = self._timed(what, partial(self._piece, what, views, now, priors))
+            self._next = (self._next + 1) % len(_PIECES)
+            self._cycles += self._next == 0
+            left -= 1
+            yield self._share(started_s)
+        return now, left
+
+    def _piece(self, what: str, views: Views, now: Fitted, priors: Priors) -> Fitted:
+        """One piece of work on the model."""
+        rules = search_rules(self._pixel_a)
+        if what == "step":
+            return newton_step(views, now, priors, _LONGEST_A / self._pixel_a, _ROUGHLY)
+        if what == "prune":
+            model = self._pruned(views, now, rules)
+        else:
+            model = with_added(now.model, missing_atoms(views, now, rules), now.typical)
+        return fitted(views, model, priors, typical_height(model))
 
     def _pruned(self, views: Views, now: Fitted, rules: SearchRules) -> AtomModel:
         """Remove the weakest atoms, a few at a time, and of two that are too near the weaker."""

@@ -110,7 +110,9 @@ class AlignStep(Step[AlignSettings]):
             name, tilt_deg = self.stack.name, view.tilt_deg
             yield Notice("warning", f"{name} at {tilt_deg:g} deg cannot be registered yet: {error}")
             return
-        view.shift_px = _place(self._coarse.shifts_px[-1], self._coarse.axis)
+        axis = self._coarse.axis
+        view.shift_px = _place(self._coarse.shifts_px[-1], axis)
+        view.axis_deg = None if axis is None else axis.rotation_deg
 
     def _centred(self, view: View) -> Iterator[Output]:
         """Put the centre of mass of a view on the axis."""

@@ -52,6 +52,7 @@ def centred_view(view: View, rotation_deg: float) -> None:
     images, shares = _applied(view.image[None], view.weights, shifts, axis)
     view.image, view.weights = images[0], None if shares is None else shares[0]
     view.shift_px = float(shifts[0, 0]), float(shifts[0, 1])
+    view.axis_deg = rotation_deg
 
 
 def align_series(series: Series, rotation_deg: float) -> CommonLines:

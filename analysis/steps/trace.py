@@ -134,13 +134,14 @@ class TraceStep(Step[TraceSettings]):
         if online is None or settings.method != "likelihood" or settings.live_time_s == 0:
             return
         if self._live is None:
-            self._live = self._new_live(online, aligned=view.shift_px is not None)
+            self._live = self._new_live(online, view)
         made = yield from self._live.after_view(view)
         if made is not None:
             rows, more = made
             yield self.result("atoms_live", rows, more)
 
-    def _new_live(self, online: Online, *, aligned: bool) -> LiveTrace:
+    def _new_live(self, online: Online, view: View) -> LiveTrace:
+        """Begin the coarse model; direction of the axis and shifts as the views are shown."""
         from ..live.coarse_atoms import CoarseAtoms
         from .live_trace import LiveTrace
 
@@ -149,8 +150,8 @@ class TraceStep(Step[TraceSettings]):
         coarse = CoarseAtoms(
             _ANGSTROM * stack.pixel_nm,
             list(planned),
-            stack.tilt_axis_deg or 0.0,
-            self._settings(_ALIGNED_PX if aligned else 0.0),
+            (stack.tilt_axis_deg or 0.0) if view.axis_deg is None else view.axis_deg,
+            self._settings(0.0 if view.shift_px is None else _ALIGNED_PX),
             settings.live_time_s,
         )
         return LiveTrace(coarse, online, stack.name, settings.counts_per_electron)

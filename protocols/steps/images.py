@@ -117,6 +117,8 @@ class View:
     shift_px : tuple of float or None
         Where the step ``align`` finds the specimen in the view as recorded and binned, along rows
         and columns, the offset of the axis included.
+    axis_deg : float or None
+        Direction of the tilt axis about which it shows the view.
     """
 
     index: int
@@ -128,6 +130,7 @@ class View:
     offset_sd_nm: Pair | None = None
     frames: SingleFrames | None = None
     shift_px: Pair | None = None
+    axis_deg: float | None = None
 
 
 @dataclass

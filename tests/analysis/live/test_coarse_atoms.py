@@ -68,7 +68,8 @@ def test_what_does_not_fit_into_the_time_is_left_out_and_told(counts):
     model = coarse(budget_s=1.2, clock=lambda: float(next(ticks)))
     made = [one for one in grown(model, counts, 12) if one is not None]
     assert made
-    assert any("rounds of adding and removing" in text for text in made[-1].skipped)
+    assert any("pieces of removing and adding" in text for text in made[-1].skipped)
+    assert not made[-1].settled
     assert np.isfinite(made[-1].expected_error_a).all()
 
 
