@@ -41,18 +41,19 @@ class ReconstructSettings(StepSettings):
 
     With thickness "auto" total-variation minimisation leaves vacuum far above and below the
     specimen, whose thickness the alignment has found; with "full" it works in the whole cube.
-    RESIRE takes images without background and gives no voxel below 0; its step is between 0 and 2.
+    RESIRE takes images without background and gives no voxel below 0; its `step`, 1 where it is not
+    set, is between 0 and 2.
     """
 
     method: Literal["sirt", "tv", "wbp", "resire"] = "sirt"
     iterations: Annotated[int, Field(ge=1, le=10_000, strict=True)] = 30
     binning: Annotated[int, Field(ge=1, le=64, strict=True)] = 4
     thickness: Literal["auto", "full"] = "auto"
-    step: Annotated[float, Field(gt=0, lt=2)] = 1.0
+    step: Annotated[float, Field(gt=0, lt=2)] | None = None
 
     @model_validator(mode="after")
     def _step_is_of_resire(self) -> ReconstructSettings:
-        if self.step != 1.0 and self.method != "resire":
+        if self.step is not None and self.method != "resire":
             raise ValueError(f"'step' is known to the method 'resire', not to '{self.method}'")
         return self
 
@@ -212,7 +213,7 @@ class ReconstructStep(Step[ReconstructSettings]):
                 images,
                 series.tilt_deg,
                 self.settings.iterations,
-                step=self.settings.step,
+                step=1.0 if self.settings.step is None else self.settings.step,
                 slice_shape=(z, x),
             ),
         )
