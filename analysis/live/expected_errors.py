@@ -87,7 +87,7 @@ def position_errors(
         In pixels.
     """
     system = NewtonSystem(views, now, replace(priors, nearest=0.0))
-    spread = np.linalg.inv(system.blocks)
+    spread = np.asarray(np.linalg.inv(system.blocks), np.float64)
     scatter = _height_scatter(now, priors, spread[:, 3, 3])
     alone = spread[:, :3, :3]
     inverse = np.linalg.inv(alone)

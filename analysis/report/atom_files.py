@@ -132,7 +132,7 @@ def write_cif(path: Path, fit: AtomList, species: str | Sequence[str], comment: 
     calls s.u.; gain, probability and misfit follow under names of our own.
     """
     try:
-        from gemmi import cif
+        from gemmi import cif  # pyright: ignore[reportMissingModuleSource]
     except ImportError:
         raise BadInput(
             str(path), "CIF needs the package gemmi: pip install 'pyrotome[atoms]'"
