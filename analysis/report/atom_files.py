@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ...protocols.core.errors import BadInput
 from ...protocols.runfile.recorded_atoms import RecordedAtoms
-from ..atoms.atom_fit import AtomFit
+from ..atoms import AtomFit
 
 Floats64 = NDArray[np.float64]
 
