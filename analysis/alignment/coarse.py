@@ -105,6 +105,11 @@ class CoarseAlignment:
         """Shifts of the views so far in pixels, shape (views, 2), in their order of arrival."""
         return np.array(self._shifts).reshape(-1, 2)
 
+    @property
+    def axis(self) -> TiltAxis | None:
+        """The axis about which views are shown; None before the first."""
+        return self._axis
+
     def add_view(
         self,
         number: int,

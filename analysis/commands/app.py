@@ -412,6 +412,7 @@ def spectra(
     "`pyrotome export run.nxs --what growth --to growth.png`, "
     "`pyrotome export run.nxs --what steering --to steering.png`, "
     "`pyrotome export run.nxs --what tracking --to tracking.png`, "
+    "`pyrotome export run.nxs --what atoms --to atoms.xyz`, "
     "`pyrotome export run.nxs --what heater --to run`"
 )
 def export(
@@ -419,7 +420,9 @@ def export(
     to: Annotated[
         Path,
         typer.Option(
-            metavar="OUT", help=".mrc, .emd or .tif by its ending; .csv for tables, .png for plots."
+            metavar="OUT",
+            help=".mrc, .emd or .tif by its ending; .csv for tables, .png for plots, .xyz or .cif "
+            "for atoms.",
         ),
     ],
     series: Annotated[
@@ -433,7 +436,7 @@ def export(
         typer.Option(
             metavar="WHAT",
             help="frames, scouts, an image or volume (denoised, volume, ...), a table (necks, "
-            "shifts, heater, tuning, steering, tracking) or a plot (growth, model, tuning, "
+            "shifts, atoms, heater, tuning, steering, tracking) or a plot (growth, model, tuning, "
             "steering, tracking).",
         ),
     ] = None,

@@ -24,6 +24,7 @@ from ...protocols.core.errors import BadInput
 from ...protocols.runfile import layout
 from ...protocols.runfile.reader import Floats, Run, Stack, open_run
 from ..io.safe_output import new_file
+from ..report.recorded_atoms import ATOM_ENDINGS, ATOMS, export_atoms
 from ..report.steering import STEERING, export_steering
 from ..report.tables import NECKS, PLOTS, SHIFTS, TUNING, export_table
 from ..report.tracking import TRACKING, export_tracking
@@ -222,7 +223,8 @@ def _writer_for(target: Path, what: str) -> Writer:
             "--to",
             f"{target}: '{what}' cannot be written as '{target.suffix}'; use "
             f"{', '.join(WRITERS)} (.csv takes --what {HEATER}, {NECKS}, {SHIFTS}, {TUNING} or "
-            f"{TRACKING}; .png {', '.join(PLOTS)}, {TUNING} or {TRACKING})",
+            f"{TRACKING}; .png {', '.join(PLOTS)}, {TUNING} or {TRACKING}; "
+            f"{', '.join(ATOM_ENDINGS)} --what {ATOMS})",
         )
     return writer
 
@@ -383,7 +385,8 @@ def export_command(file: Path, target: Path, series: int | None, what: str | Non
     what : str or None
         Frames, a result, a table or a plot; None: by the ending of `target`.
     """
-    what = what or (HEATER if target.suffix.lower() == ".csv" else FRAMES)
+    named = {".csv": HEATER, ".xyz": ATOMS, ".cif": ATOMS}
+    what = what or named.get(target.suffix.lower(), FRAMES)
     with open_run(file) as run:
         if what == HEATER:
             written: Sequence[Path] = export_heater(run, target)
@@ -391,6 +394,8 @@ def export_command(file: Path, target: Path, series: int | None, what: str | Non
             written = export_steering(run, target)
         elif what == TRACKING:
             written = export_tracking(run, target, series)
+        elif what == ATOMS:
+            written = export_atoms(run, target, series)
         elif what == SCOUTS:
             written = export_scouts(run, target, series)
         elif what in (NECKS, SHIFTS, TUNING, *PLOTS):

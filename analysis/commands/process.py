@@ -36,7 +36,7 @@ from ...protocols.core.documents import Strict, load_model, read_text
 from ...protocols.core.errors import BadInput
 from ...protocols.messages.control import EXIT_DONE, EXIT_FAILED
 from ...protocols.messages.manifest import StackPlan
-from ...protocols.runfile.reader import Run, Stack, open_run
+from ...protocols.runfile.reader import Floats, Run, Stack, open_run
 from ..io.result_writer import ResultScratch, add_results
 from ..io.safe_output import new_file
 from ..pipeline.pipeline import (
@@ -133,6 +133,7 @@ class StackOutcome:
 def outputs_of(stack: Stack, analysis: StackAnalysis) -> Iterator[Output | None]:
     """Feed the frames of a stack, with all that follows from them; None after each frame."""
     recorded, tilt_deg = stack.recorded, stack.tilt_deg
+    time_s, exposure_s = stack.time_s, stack.exposure_s
     if (tracking := stack.tracking) is not None:
         for index in range(stack.frame_count):
             if (found := tracking.measured_nm(index)) is not None:
@@ -141,15 +142,20 @@ def outputs_of(stack: Stack, analysis: StackAnalysis) -> Iterator[Output | None]
         if not recorded[index]:
             yield from analysis.lost(index)
         else:
-            tilt = tilt_deg[index]
             values = stack.frame_values(index)
-            yield from analysis.frame(index, values, float(tilt) if np.isfinite(tilt) else None)
+            told = (_known(column, index) for column in (tilt_deg, time_s, exposure_s))
+            yield from analysis.frame(index, values, *told)
         yield None
         for task in analysis.take_tasks():
             try:
                 yield from task.outputs
             except Exception as error:  # one bad series must not end the analysis
                 yield Notice("error", f"{stack.name} cannot be analysed as a whole: {error!r}")
+
+
+def _known(column: Floats, index: int) -> float | None:
+    """A value of a column; None where it is not known or the column is absent."""
+    return float(column[index]) if column.size and np.isfinite(column[index]) else None
 
 
 def process_file(

@@ -5,6 +5,7 @@ They work in code that holds no GIL, so that the thread of the link goes on mean
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -118,6 +119,8 @@ class Computer:
         # Set while no frame is in work, and while there is room for more tasks.
         self._no_frame, self._room = Event(), Event()
         self._room.set()
+        if pipeline.online is not None:
+            pipeline.online.waiting = self._tasks.qsize
         self._most_tasks = max(LEAST_TASKS, TASK_BYTES // max(1, pipeline.view_bytes))
 
     def start(self) -> None:
@@ -220,8 +223,9 @@ class Computer:
             self._outbox.event("error", f"{stack.plan.name}: a frame whose index is {index!r}")
             return
         if header.get("lost"):
-            self._note_offsets(stack, index, wait=False)
-            outputs = stack.lost(index)
+            if not header.get("left_out"):
+                self._note_offsets(stack, index, wait=False)
+            outputs = stack.lost(index, told=not header.get("left_out"))
         else:
             try:
                 pixels = self._pixels(job, index)
@@ -230,7 +234,13 @@ class Computer:
                 outputs = stack.lost(index)
             else:
                 self._note_offsets(stack, index, wait=not header.get("in_file"))
-                outputs = stack.frame(index, pixels, header.get("tilt_deg"))
+                outputs = stack.frame(
+                    index,
+                    pixels,
+                    header.get("tilt_deg"),
+                    _seconds(header.get("t_ns"), 1e-9),
+                    _seconds(header.get("exposure_s")),
+                )
         for output in outputs:
             self._send(output, job.received_s, stack.plan.name)
 
@@ -281,6 +291,11 @@ class Computer:
         with self._lock:
             self._doing[current_thread().name] = doing
         self._outbox.wake()
+
+
+def _seconds(value: object, unit_s: float = 1.0) -> float | None:
+    """A time of a header in seconds; None where it is no number."""
+    return value * unit_s if isinstance(value, int | float) and math.isfinite(value) else None
 
 
 def result_message(result: Result, staleness_s: float) -> list[Any]:

@@ -20,7 +20,7 @@ from ...protocols.config.pipeline import (
     stack_info,
 )
 from ...protocols.messages.manifest import RunManifest, StackPlan
-from ...protocols.steps import Notice, Output, Progress, Result, SeriesContext
+from ...protocols.steps import Notice, Online, Output, Progress, Result, SeriesContext
 from ...protocols.steps.base import view_key
 from ..core.outputs import Task
 from .runner import StepRunner
@@ -76,6 +76,11 @@ class Pipeline:
         Results planned for the run as a whole.
     known : sequence of object
         What steps find in their context from the start, such as `References` of the detector.
+
+    Attributes
+    ----------
+    online : Online or None
+        What tells the steps how much waits, in the pipeline of a run that goes on.
     """
 
     def __init__(
@@ -87,6 +92,7 @@ class Pipeline:
         known: Sequence[object] = (),
     ) -> None:
         self._steps = steps
+        self.online: Online | None = None
         context = SeriesContext()
         for value in known:
             context.put(value)
@@ -108,7 +114,11 @@ class Pipeline:
         if marked is not None:
             marked -= manifest.value_offset
         stacks = [PlannedStack(plan, beam.frame, beam.pixel_nm, marked) for plan in manifest.stacks]
-        return cls(steps, stacks, manifest.value_offset, manifest.run_results)
+        pipeline = cls(
+            steps, stacks, manifest.value_offset, manifest.run_results, known=[online := Online()]
+        )
+        pipeline.online = online
+        return pipeline
 
     @property
     def view_bytes(self) -> int:

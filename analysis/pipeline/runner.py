@@ -16,8 +16,6 @@ from numpy.typing import NDArray
 
 from ...protocols.config.pipeline import RUN_RESULTS, ResultPlan
 from ...protocols.steps import (
-    RECORDED_VIEWS,
-    VIEWS,
     Frame,
     Notice,
     Output,
@@ -56,13 +54,15 @@ class StepRunner:
     steps: Sequence[AnyStep]
     plans: Mapping[str, ResultPlan]
     _specs: dict[str, dict[str, ResultSpec]] = field(init=False)
+    _needs: dict[str, tuple[str, ...]] = field(init=False)
 
     def __post_init__(self) -> None:
         self._specs = {
             step.name: {spec.name: spec for spec in step.outputs(step.settings)}
             for step in self.steps
         }
-        self._wanted = {name for step in self.steps for name in step.inputs}
+        self._needs = {step.name: step.needs(step.settings) for step in self.steps}
+        self._wanted = {name for needed in self._needs.values() for name in needed}
         named = self._wanted | {name for step in self.steps for name in step.after}
         # Steps on whose results others depend.
         self._givers = {name for name, specs in self._specs.items() if named & specs.keys()}
@@ -128,9 +128,10 @@ class StepRunner:
             Whether there are enough views for the steps that take them.
         """
         for step in self.steps:
-            if not has_views and {VIEWS, RECORDED_VIEWS} & set(step.inputs):
+            needed = set(self._needs[step.name])
+            if not has_views and set(PROVIDED) & needed:
                 continue
-            missing = set(step.inputs) - set(PROVIDED) - series.results.keys()
+            missing = needed - set(PROVIDED) - series.results.keys()
             if missing and has_views:
                 text = f"step '{step.name}' is left out: there is no '{min(missing)}'"
                 yield Notice("warning", f"{self.stack.name}: {text}")

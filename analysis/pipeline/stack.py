@@ -8,129 +8,26 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...protocols.messages.manifest import StackPlan
-from ...protocols.steps import RECORDED_VIEWS, VIEWS, Frame, Notice, Output, Series, View
-from ...protocols.steps.base import view_key
-from ..core.arrays import Floats, binned
+from ...protocols.steps import RECORDED_VIEWS, SINGLE_FRAMES, Frame, Notice, Output, View
+from ...protocols.steps.base import PROVIDED, view_key
+from ..core.arrays import binned
 from ..core.offsets import Offset
 from ..core.outputs import Task
+from .gathering import FrameOffsets, GatheredSeries, GatheredView, MeanView, one_frame
 from .runner import AnyStep, StepRunner
 
-_UNKNOWN = ((np.nan, np.nan), (np.nan, np.nan))
 # A frame of which less is measured shows nothing.
 _LEAST_MEASURED = 0.5
 
 
 class BadFrame(ValueError):
     """A frame that does not belong where it says, or cannot be used."""
-
-
-@dataclass
-class _GatheredView:
-    """Binned frames of one nominal angle, summed up as they arrive."""
-
-    index: int
-    awaited: int
-    total: Floats | None = None
-    recorded: Floats | None = None
-    weights: Floats | None = None
-    tilt_sum_deg: float = 0.0
-    count: int = 0
-    frames: list[int] = field(default_factory=list[int])
-
-    def mean(self) -> _MeanView:
-        """The view, when all of its frames have come; its memory is free then."""
-        share = np.float32(1 / self.count)
-        images = (self.total, self.recorded, self.weights)
-        image, recorded, weights = (None if i is None else i * share for i in images)
-        assert image is not None
-        self.total = self.recorded = self.weights = None
-        if weights is not None and weights.min() >= 1:
-            weights = None
-        tilt_deg = self.tilt_sum_deg / self.count
-        return _MeanView(self.index, image, tilt_deg, recorded, weights, tuple(self.frames))
-
-
-@dataclass(frozen=True)
-class _MeanView:
-    """One view: its image, that of the frames as recorded if it is kept, weights and frames."""
-
-    index: int
-    image: Floats
-    tilt_deg: float
-    recorded: Floats | None
-    weights: Floats | None
-    frames: tuple[int, ...]
-
-
-@dataclass
-class _GatheredSeries:
-    """The views of a series so far."""
-
-    images: list[Floats] = field(default_factory=list[Floats])
-    recorded: list[Floats] = field(default_factory=list[Floats])
-    tilt_deg: list[float] = field(default_factory=list[float])
-    indices: list[int] = field(default_factory=list[int])
-    weights: list[Floats | None] = field(default_factory=list[Floats | None])
-    frames: list[tuple[int, ...]] = field(default_factory=list[tuple[int, ...]])
-
-    def add(self, view: _MeanView, *, keeps_recorded: bool) -> None:
-        """Add a view."""
-        self.images.append(view.image)
-        if keeps_recorded:
-            self.recorded.append(view.image if view.recorded is None else view.recorded)
-        self.tilt_deg.append(view.tilt_deg)
-        self.indices.append(view.index)
-        self.weights.append(view.weights)
-        self.frames.append(view.frames)
-
-    def stacked(self, offsets: FrameOffsets) -> Series:
-        """The whole series, for the steps."""
-        images = np.stack(self.images) if self.images else np.empty((0, 0, 0), np.float32)
-        weights: Floats | None = None
-        if any(shares is not None for shares in self.weights):
-            weights = np.ones(images.shape, np.float32)
-            for number, shares in enumerate(self.weights):
-                if shares is not None:
-                    weights[number] = shares
-        places = [offsets.of(frames) for frames in self.frames]
-        known = any(place is not None for place in places)
-        rows = [_UNKNOWN if place is None else (place.place, place.sd) for place in places]
-        return Series(
-            images,
-            np.array(self.tilt_deg, np.float64),
-            tuple(self.indices),
-            np.stack(self.recorded) if self.recorded else None,
-            weights=weights,
-            offsets_nm=np.array([place for place, _ in rows]) if known else None,
-            offsets_sd_nm=np.array([sd for _, sd in rows]) if known else None,
-        )
-
-
-class FrameOffsets:
-    """Where the specimen was measured to be in the frames of a stack, as far as it is known."""
-
-    def __init__(self) -> None:
-        self._by_frame: dict[int, Offset] = {}
-
-    def note(self, index: int, offset: Offset) -> None:
-        """Take the offset of a frame in nm; it replaces one that came before."""
-        self._by_frame[index] = offset
-
-    def of(self, frames: Sequence[int]) -> Offset | None:
-        """Mean over the frames of a view; None if that of one of them is not known."""
-        known = [self._by_frame.get(index) for index in frames]
-        offsets = [offset for offset in known if offset is not None]
-        if not offsets or len(offsets) < len(known):
-            return None
-        sd = np.sqrt((np.array([o.sd for o in offsets]) ** 2).sum(axis=0)) / len(offsets)
-        return Offset.of(np.mean([o.place for o in offsets], axis=0), sd)
 
 
 class StackAnalysis:
@@ -151,15 +48,14 @@ class StackAnalysis:
         self._runner, self._value_offset = runner, value_offset
         self._seen: set[int] = set()
         self._tasks: list[Task] = []
-        self._gathers = plan.kind == "series" and (
-            runner.takes(VIEWS) or runner.takes(RECORDED_VIEWS)
-        )
+        self._gathers = plan.kind == "series" and any(runner.takes(name) for name in PROVIDED)
+        self._keeps_frames = self._gathers and runner.takes(SINGLE_FRAMES)
         self._keeps_recorded = self._gathers and runner.takes(RECORDED_VIEWS)
         frames = Counter(view_key(angle) for angle in plan.tilt_deg)
         self._views = {
-            key: _GatheredView(index, count) for index, (key, count) in enumerate(frames.items())
+            key: GatheredView(index, count) for index, (key, count) in enumerate(frames.items())
         }
-        self._series = _GatheredSeries()
+        self._series = GatheredSeries()
         self._offsets = FrameOffsets()
 
     @property
@@ -177,8 +73,10 @@ class StackAnalysis:
     @property
     def view_bytes(self) -> int:
         """Memory of one view that waits; 0 if nothing is done with views."""
-        rows, columns = self._runner.stack.image_shape
-        return 4 * rows * columns if self._gathers else 0
+        stack = self._runner.stack
+        rows, columns = stack.image_shape
+        images = 1 + (-(-stack.frames // max(1, stack.views)) if self._keeps_frames else 0)
+        return 4 * rows * columns * images if self._gathers else 0
 
     @property
     def steps(self) -> Sequence[AnyStep]:
@@ -210,21 +108,29 @@ class StackAnalysis:
         if offset is not None and 0 <= index < self.plan.frames:
             self._offsets.note(index, offset)
 
-    def lost(self, index: int) -> Iterator[Output]:
-        """Note that a frame will not come."""
+    def lost(self, index: int, *, told: bool = True) -> Iterator[Output]:
+        """Note that a frame will not come; `told` false: it was given up, which is no loss."""
         try:
             self._claim(index)
         except BadFrame as error:
             yield Notice("error", str(error))
             return
-        angle = f"{self.plan.tilt_deg[index]:g} deg"
-        yield Notice(
-            "warning", f"{self.plan.name} frame {index} ({angle}) is lost; analysed without it"
-        )
+        if told:
+            angle = f"{self.plan.tilt_deg[index]:g} deg"
+            yield Notice(
+                "warning", f"{self.plan.name} frame {index} ({angle}) is lost; analysed without it"
+            )
         self._settle(index)
         yield from self._conclude()
 
-    def frame(self, index: int, data: NDArray[Any], tilt_deg: float | None) -> Iterator[Output]:
+    def frame(
+        self,
+        index: int,
+        data: NDArray[Any],
+        tilt_deg: float | None,
+        time_s: float | None = None,
+        exposure_s: float | None = None,
+    ) -> Iterator[Output]:
         """Do with one frame all that can be done with it alone.
 
         Parameters
@@ -235,6 +141,8 @@ class StackAnalysis:
             The frame as recorded, shape (rows, columns).
         tilt_deg : float or None
             Angle read back; without it the nominal angle is taken.
+        time_s, exposure_s : float, optional
+            Middle of the exposure on the clock of the run, and its duration.
 
         Yields
         ------
@@ -248,14 +156,21 @@ class StackAnalysis:
             yield Notice("error", str(error))
             return
         try:
-            yield from self._treat(index, data, tilt_deg)
+            yield from self._treat(index, data, tilt_deg, time_s, exposure_s)
         except BadFrame as error:
             yield Notice("error", str(error))
         finally:
             self._settle(index)
         yield from self._conclude()
 
-    def _treat(self, index: int, data: NDArray[Any], tilt_deg: float | None) -> Iterator[Output]:
+    def _treat(
+        self,
+        index: int,
+        data: NDArray[Any],
+        tilt_deg: float | None,
+        time_s: float | None,
+        exposure_s: float | None,
+    ) -> Iterator[Output]:
         where = f"{self.plan.name} frame {index}"
         planned = self._runner.stack.frame_shape
         if data.shape != planned:
@@ -271,7 +186,7 @@ class StackAnalysis:
                 f"{where} is {float(values[0, 0]):g} everywhere (beam blanked, detector off?): "
                 "passed through as it is, and left out of any volume",
             )
-        frame = Frame(index, values, values, tilt_deg, dark)
+        frame = Frame(index, values, values, tilt_deg, dark, time_s=time_s, exposure_s=exposure_s)
         yield from self._runner.frame(frame)
         if dark or not frame.usable or not self._gathers:
             return
@@ -299,11 +214,13 @@ class StackAnalysis:
             plain = binned(frame.recorded, binning)
             view.recorded = plain if view.recorded is None else view.recorded + plain
         self._add_weights(view, frame, binning)
+        if self._keeps_frames:
+            view.single.append(one_frame(frame, tilt_deg, binning))
         view.tilt_sum_deg += tilt_deg
         view.count += 1
         view.frames.append(frame.index)
 
-    def _add_weights(self, view: _GatheredView, frame: Frame, binning: int) -> None:
+    def _add_weights(self, view: GatheredView, frame: Frame, binning: int) -> None:
         """Add what was measured of a frame; views without gaps have no weights."""
         if frame.mask is None and view.weights is None:
             return
@@ -342,20 +259,22 @@ class StackAnalysis:
     def _add(self, pieces: Iterator[Output]) -> None:
         self._tasks.append(Task(self.plan.name, pieces))
 
-    def _view(self, view: _MeanView) -> Iterator[Output]:
+    def _view(self, view: MeanView) -> Iterator[Output]:
         """Treat one view."""
         self._series.add(view, keeps_recorded=self._keeps_recorded)
         offset = self._offsets.of(view.frames)
-        yield from self._runner.view(
-            View(
-                view.index,
-                view.image,
-                view.tilt_deg,
-                weights=view.weights,
-                offset_nm=None if offset is None else offset.place,
-                offset_sd_nm=None if offset is None else offset.sd,
-            )
+        shown = View(
+            view.index,
+            view.image,
+            view.tilt_deg,
+            weights=view.weights,
+            offset_nm=None if offset is None else offset.place,
+            offset_sd_nm=None if offset is None else offset.sd,
+            frames=view.single,
         )
+        yield from self._runner.view(shown)
+        if shown.frames is not None:
+            self._series.single.append(shown.frames)
 
     def _whole(self) -> Iterator[Output]:
         """Treat the whole series."""
@@ -369,7 +288,7 @@ class StackAnalysis:
             )
         else:
             yield from self._runner.after_views()
-        gathered, self._series = self._series, _GatheredSeries()
+        gathered, self._series = self._series, GatheredSeries()
         series = gathered.stacked(self._offsets)
         del gathered
         yield from self._runner.series(series, has_views=has_views)

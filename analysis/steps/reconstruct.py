@@ -7,7 +7,7 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ...protocols.steps import (
     VIEWS,
@@ -41,12 +41,21 @@ class ReconstructSettings(StepSettings):
 
     With thickness "auto" total-variation minimisation leaves vacuum far above and below the
     specimen, whose thickness the alignment has found; with "full" it works in the whole cube.
+    RESIRE takes images without background and gives no voxel below 0; its `step`, 1 where it is not
+    set, is between 0 and 2.
     """
 
-    method: Literal["sirt", "tv", "wbp"] = "sirt"
+    method: Literal["sirt", "tv", "wbp", "resire"] = "sirt"
     iterations: Annotated[int, Field(ge=1, le=10_000, strict=True)] = 30
     binning: Annotated[int, Field(ge=1, le=64, strict=True)] = 4
     thickness: Literal["auto", "full"] = "auto"
+    step: Annotated[float, Field(gt=0, lt=2)] | None = None
+
+    @model_validator(mode="after")
+    def _step_is_of_resire(self) -> ReconstructSettings:
+        if self.step is not None and self.method != "resire":
+            raise ValueError(f"'step' is known to the method 'resire', not to '{self.method}'")
+        return self
 
 
 @dataclass(frozen=True)
@@ -65,10 +74,10 @@ class ReconstructStep(Step[ReconstructSettings]):
     """
 
     name = "reconstruct"
-    summary = "volume by SIRT, total variation or weighted backprojection; live meanwhile"
+    summary = "volume by SIRT, RESIRE, total variation or weighted backprojection; live meanwhile"
     Settings: ClassVar = ReconstructSettings
     inputs = (VIEWS,)
-    after = ("denoised", "aligned")
+    after = ("denoised", "merged", "background", "aligned")
     _live: LiveReconstruction | None = None
     _views = 0
 
@@ -167,6 +176,9 @@ class ReconstructStep(Step[ReconstructSettings]):
             )
             volume = made.volume
             more["misfit"] = float(made.residual[-1])
+        elif self.settings.method == "resire":
+            volume, about = yield from self._resire(images, series)
+            more |= about
         else:
             volume, about = yield from self._minimise(live, series, images)
             more |= about
@@ -183,6 +195,34 @@ class ReconstructStep(Step[ReconstructSettings]):
         yield self.result("volume", volume, more)
         for axis, plane in central_slices(volume).items():
             yield self.result(f"slice_{axis}", plane, more)
+
+    def _resire(
+        self, images: Floats, series: Series
+    ) -> Generator[Output, None, tuple[Floats, Parameters]]:
+        """Reconstruct by RESIRE, some slices at a time."""
+        from ..core.weights import filled_series
+        from ..tomography.projected_gradient import iter_resire
+        from ..tomography.projector import project
+
+        if series.weights is not None:
+            images = filled_series(images, series.weights)
+        _, z, x = self.shape("volume")
+        made = yield from with_progress(
+            "reconstructing by RESIRE",
+            iter_resire(
+                images,
+                series.tilt_deg,
+                self.settings.iterations,
+                step=1.0 if self.settings.step is None else self.settings.step,
+                slice_shape=(z, x),
+            ),
+        )
+        left = project(made.volume, series.tilt_deg, images.shape[2]) - images
+        per_view = abs(left).sum(axis=(1, 2)) / abs(images).sum(axis=(1, 2))
+        return made.volume, {
+            "misfit": float(made.residual[-1]),
+            "r_factor": float(per_view.mean()),
+        }
 
     def _minimise(
         self, live: LiveReconstruction, series: Series, images: Floats

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 
 from ..core.arrays import checked_series
 from .gradient_steps import checked_initial, iterated
-from .projector import Geometry
+from .projector import LANES, Geometry
 from .reconstruction import Reconstruction
 
 
@@ -78,3 +79,34 @@ def resire(
     checked_initial(initial, (slices, height, width))
     gains = np.full((height, width), step / (count * detector), np.float32)
     return iterated(images, geometry, iterations, gains, initial=initial)
+
+
+# Slices that are solved in one piece: a few blocks for each core.
+_SLICES_AT_ONCE = 4 * LANES
+
+
+def iter_resire(
+    images: NDArray[Any],
+    tilt_deg: NDArray[Any],
+    iterations: int,
+    *,
+    step: float = 1.0,
+    slice_shape: tuple[int, int] | None = None,
+) -> Generator[float, None, Reconstruction]:
+    """Reconstruct as :func:`resire`, some slices at a time; yields the finished fraction.
+
+    Slices across the tilt axis do not depend on one another: the volume is the same.
+    """
+    images, tilts = checked_series(images, tilt_deg)
+    _, slices, detector = images.shape
+    volume = np.empty((slices, *(slice_shape or (detector, detector))), np.float32)
+    squares, norm = np.zeros(iterations), 0.0
+    for first in range(0, slices, _SLICES_AT_ONCE):
+        part = images[:, first : first + _SLICES_AT_ONCE]
+        made = resire(part, tilts, iterations, step=step, slice_shape=slice_shape)
+        volume[first : first + _SLICES_AT_ONCE] = made.volume
+        size = float(np.vdot(part, part))
+        squares += size * made.residual**2
+        norm += size
+        yield min(1.0, (first + _SLICES_AT_ONCE) / slices)
+    return Reconstruction(volume, np.sqrt(squares / norm) if norm > 0 else squares)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from ...drivers.readings import FrameData
@@ -25,6 +26,9 @@ class Outgoing(Protocol):
 
     def frame(self, header: dict[str, Any], data: FrameData | None, t_ns: int) -> None:
         """Send a frame, or the notice of a lost one (no data)."""
+
+    def left_out(self, series: str, indices: Sequence[int]) -> None:
+        """Tell the analysis that frames of a series will not be taken: the series is over."""
 
     def telemetry(self, device: str, values: dict[str, float], t_ns: int) -> None:
         """Send readings of a device."""

@@ -26,6 +26,8 @@ from .context import AcquisitionContext
 _LOST_IN_A_ROW = 3
 # The longest time for which one trigger exposes: an abort need not wait longer.
 BURST_S = 0.25
+# Nominal angles that differ by less are the same.
+_SAME_TILT_DEG = 1e-6
 
 
 def frames_per_trigger(
@@ -108,7 +110,7 @@ class StackAcquisition:
     ) -> None:
         self._context, self._stack, self.at_a_time = context, stack, at_a_time
         self._for_scouts = for_scouts_e_per_nm2
-        self.indices = range(stack.frames) if indices is None else indices
+        self.indices: Sequence[int] = range(stack.frames) if indices is None else indices
         # Ordinal of the frame that the detector numbers 1.
         self._base = 0
         self._period_ns = 0
@@ -162,6 +164,28 @@ class StackAcquisition:
         """Ordinal of the first frame, and nominal angle, of every trigger."""
         for first in range(0, len(self.indices), self.at_a_time):
             yield first, self._stack.tilt_deg[self.indices[first]]
+
+    def bring_forward(self, first: int, tilt_deg: float) -> float:
+        """Take the frames of an angle next, before the others that are left.
+
+        Parameters
+        ----------
+        first : int
+            Ordinal of the first frame that is left.
+        tilt_deg : float
+            The angle; if no frame at it is left, nothing changes.
+
+        Returns
+        -------
+        float
+            Angle of the next frame.
+        """
+        done, left = list(self.indices[:first]), self.indices[first:]
+        angles = self._stack.tilt_deg
+        wanted = [index for index in left if abs(angles[index] - tilt_deg) < _SAME_TILT_DEG]
+        others = [index for index in left if abs(angles[index] - tilt_deg) >= _SAME_TILT_DEG]
+        self.indices = [*done, *wanted, *others]
+        return angles[self.indices[first]]
 
     async def expose(self, first: int) -> None:
         """Expose the frames of one trigger and send them on.

@@ -103,6 +103,7 @@ def describe(report: dict[str, Any], figures: Sequence[SeriesFigures] = ()) -> R
         names = {series["name"] for series in begun}
         parts += [_gaps(f) for f in figures if f.series in names and f.missing_deg]
         parts += [_tracking(one["name"], one["tracking"]) for one in begun if one.get("tracking")]
+        parts += [_atoms(one["name"], one["atoms"]) for one in begun if one.get("atoms")]
     parts += _results(report["series"], figures)
     if missing := len(report["series"]) - len(begun):
         parts.append(Text(f"{missing} planned tilt series not begun", style="dim"))
@@ -142,6 +143,17 @@ def _tracking(name: str, told: dict[str, Any]) -> Text:
         ways = ", ".join(f"{axis} {way_nm:.0f}" for axis, way_nm in moved.items())
         text += f", the stage moved by {ways} nm"
     return Text(text, style="dim")
+
+
+def _atoms(name: str, told: dict[str, Any]) -> Text:
+    """The atoms of a series, in one line."""
+    error_nm, unsure = told["position_error_median_nm"], told["below_95_percent"]
+    text = f"{name}: {told['count']} atoms of {'/'.join(told['species'])}"
+    if error_nm is not None:
+        text += f", position error {1000 * error_nm:.1f} pm (median), {unsure} below 95 %"
+    if doubts := len(told["doubts"]):
+        text += f", {doubts} doubt{'' if doubts == 1 else 's'}"
+    return Text(text, style="yellow" if told["doubts"] else "default")
 
 
 def _results(

@@ -15,6 +15,7 @@ from .remaining import NOTHING_DONE, Recorded, RemainingWork
 
 # Angles that a message names.
 _MOST_ANGLES = 8
+_REACHED = "the series had ended early, as its 'until' says"
 
 
 class RemainingFrames:
@@ -53,6 +54,9 @@ class RemainingFrames:
             return
         stack, missing = found
         operation, exposed = self._plan.operations[index], self._history.exposed.get(stack.name, ())
+        if self._history.decisions.get(index) is False:
+            self._leave_out_goal(index, stack, missing)
+            return
         indices, past = missing, list[int]()
         if isinstance(operation, RampTo) and operation.frame_every_s is not None:
             tolerance_s = tolerance_c / operation.rate_c_per_s
@@ -68,6 +72,11 @@ class RemainingFrames:
             self.remaining[index] = RemainingWork(frame_indices=tuple(indices), done_s=rest.done_s)
         self._leave_out(stack, past, "the ramp is past their temperature")
 
+    def _leave_out_goal(self, index: int, stack: StackPlan, missing: list[int]) -> None:
+        """A series that has ended early, and was interrupted before the next operation."""
+        self.remaining[index] = RemainingWork(frame_indices=())
+        self._leave_out(stack, missing, _REACHED)
+
     def plan_earlier_stacks(self, index: int, heated: bool) -> None:
         """Missing frames of earlier stacks: retaken if the specimen was not heated since."""
         for i in reversed(range(index)):
@@ -75,6 +84,13 @@ class RemainingFrames:
             operation = self._plan.operations[i]
             if i in self._history.visited and found is not None and found[1]:
                 stack, missing = found
+                if self._history.decisions.get(i) is False:
+                    exposed = self._history.exposed.get(stack.name, set())
+                    given_up = [frame for frame in missing if frame not in exposed]
+                    self._leave_out(stack, given_up, _REACHED)
+                    missing = [frame for frame in missing if frame in exposed]
+                if not missing:
+                    continue
                 if heated or isinstance(operation, RampTo):
                     self._leave_out(stack, missing, "the specimen was heated since")
                 else:

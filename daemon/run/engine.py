@@ -6,6 +6,7 @@ The way of a frame is in `acquisition.py`, that of a temperature in `heating.py`
 from __future__ import annotations
 
 import asyncio
+import math
 from dataclasses import asdict
 from typing import Any, Protocol
 
@@ -335,14 +336,35 @@ class Engine:
                 duration_s = self._plan.durations_s[self._plan.operations.index(operation)]
                 tilts = [stack.tilt_deg[index] for index in acquisition.indices]
                 await tracking.series_begins(stack.name, tilts, duration_s / stack.frames)
+            before_deg = math.nan
             for first, tilt_deg in acquisition.triggers():
                 await self._observer.between_exposures()
                 await self._checkpoint()
-                await self.stage.tilt(tilt_deg)
+                next_deg = tilt_deg
+                if tilt_deg != before_deg and operation.until is not None:
+                    if self._ends_here(operation, acquisition, first):
+                        break
+                    chosen_deg = self.steering.next_tilt_deg(stack.name, operation.until)
+                    if chosen_deg is not None:
+                        next_deg = acquisition.bring_forward(first, chosen_deg)
+                before_deg = next_deg
+                await self.stage.tilt(next_deg)
                 if tracking is not None:
-                    await tracking.before_exposure(acquisition, first, tilt_deg)
+                    await tracking.before_exposure(acquisition, first, next_deg)
                 await acquisition.expose(first)
             await self.stage.check()
+
+    def _ends_here(
+        self, operation: AcquireStack, acquisition: StackAcquisition, first: int
+    ) -> bool:
+        """Whether a series ends before an ordinal; then the rest of its frames is given up."""
+        until, name = operation.until, operation.stack.name
+        if until is None or not first or not self.steering.is_known_well(name, until):
+            return False
+        index = self._plan.operations.index(operation)
+        self._journal.note(Decision(index=index, goes_on=False))
+        self._out.left_out(name, acquisition.indices[first:])
+        return True
 
     async def _ramp(self, ramp: RampTo, rest: RemainingWork) -> None:
         duration_s = ramp.duration_s - rest.done_s

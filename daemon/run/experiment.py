@@ -110,7 +110,9 @@ class Experiment:
         if name == "tracking" and self.engine.follower is not None:
             self.engine.follower.note(body)
             return
-        for measured in self.engine.steering.note_result(name, str(body.get("series")), table):
+        steering, series = self.engine.steering, str(body.get("series"))
+        steering.note_live(name, series, body.get("parameters"))
+        for measured in steering.note_result(name, series, table):
             self._journal.note(measured)
 
     def _on_heater_sample(self, sample: HeaterSample) -> None:

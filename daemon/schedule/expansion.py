@@ -182,7 +182,15 @@ class Expansion:
                 f"limits.dose_per_series of {unit.of(limit):g} {unit.name}; lower the current, "
                 "the dwell time or the number of angles",
             )
-        return AcquireStack(stack, self.temperature_c, track), self._frames_s(tilts)
+        if track is not None and series.until is not None and series.until.chooses_tilts:
+            raise self._bad(
+                f"{path}.until.next_tilt",
+                "tilts that are chosen one by one cannot be tracked yet: where the specimen will "
+                "be is predicted along the order that is written; use next_tilt: order, or track: "
+                "none",
+            )
+        acquire = AcquireStack(stack, self.temperature_c, track, series.until)
+        return acquire, self._frames_s(tilts)
 
     def _check_tilt(self, path: str, angles: Sequence[float]) -> None:
         low, high = self.rig.stage.limits.tilt_deg

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...protocols.config.steering import Adaptive, Until
+from ...protocols.config.steering import Adaptive, SeriesUntil, Until
 from ...protocols.config.tracking import Track
 from ...protocols.messages.manifest import HoldPlan, StackPlan
 from .tilt_angles import frames_per_angle
@@ -46,12 +46,14 @@ class HoldAt:
 class AcquireStack:
     """Acquire a tilt series, reference frames or dark frames at standby.
 
-    `track` says how the specimen is kept in the frame; None: it is not.
+    `track` says how the specimen is kept in the frame; None: it is not. `until`: a series
+    may end early.
     """
 
     stack: StackPlan
     at_c: float
     track: Track | None = None
+    until: SeriesUntil | None = None
 
     @property
     def label(self) -> str:
@@ -59,9 +61,10 @@ class AcquireStack:
         blanked = " with the beam blanked" if self.stack.is_dark else ""
         at_each = frames_per_angle(self.stack.tilt_deg) if self.stack.kind == "series" else 1
         angles = f", {at_each} at each of {self.stack.frames // at_each} angles"
-        return (
+        text = (
             f"{self.stack.name}: {self.stack.frames} frames{angles if at_each > 1 else ''}{blanked}"
         )
+        return text if self.until is None else f"{text}, or until {self.until.text}"
 
 
 @dataclass(frozen=True)

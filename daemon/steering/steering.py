@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
-from ...protocols.config.steering import Adaptive, Quantity
+from ...protocols.config.steering import LIVE, Adaptive, Quantity, SeriesUntil
 from ...protocols.messages.journal import Chosen, Measured
 from ...protocols.messages.manifest import HoldPlan
 from ..schedule.hold_timing import HoldTiming
@@ -74,6 +74,8 @@ class Steering:
             result.name: result.columns for stack in plan.stacks for result in stack.results
         }
         self._measured: dict[tuple[str, Quantity], Measurement] = {}
+        # Figures of the newest live result of each name, by series.
+        self._live: dict[tuple[str, str], Mapping[str, Any]] = {}
         self._news = asyncio.Event()
         self._series_ns: dict[str, int] = {}
         self._heat = ThermalHistory()
@@ -130,6 +132,11 @@ class Steering:
             entries.append(measured_entry(quantity, found))
         return entries
 
+    def note_live(self, name: str, series: str, figures: object) -> None:
+        """Take in the figures of what the analysis publishes between the tilts of a series."""
+        if name.endswith(LIVE) and isinstance(figures, Mapping):
+            self._live[series, name] = cast(Mapping[str, Any], figures)
+
     def _note(self, quantity: Quantity, found: Measurement) -> None:
         self._measured[found.series, quantity] = found
         adaptive = self._after_last.get(found.series)
@@ -148,6 +155,35 @@ class Steering:
             self._heat = ThermalHistory.of(history.heater_ns, history.heater_c, self._heat)
         for hold, timing in history.holds:
             self.held(hold, timing)
+
+    # --- whether a series goes on ---------------------------------------------------------------
+
+    def is_known_well(self, series: str, until: SeriesUntil) -> bool:
+        """Whether a series may end here, by the newest result; an event says so. Never waits."""
+        figures = self._settled_figures(series, until)
+        value = figures.get(until.figure)
+        if not isinstance(value, int | float) or not 0 < value < until.below_nm:
+            return False
+        views = figures.get("views")
+        self._event(
+            "info",
+            "steering",
+            f"{series} ends here: the median of {until.quantity} is {value * 1000:.1f} pm"
+            f"{f' by {views} views' if isinstance(views, int) else ''}, below "
+            f"{until.below_nm * 1000:g} pm",
+            value=value,
+        )
+        return True
+
+    def next_tilt_deg(self, series: str, until: SeriesUntil) -> float | None:
+        """The tilt that would tell most about the specimen; None: the next one as written."""
+        told = self._settled_figures(series, until).get("next_tilt_deg")
+        return float(told) if until.chooses_tilts and isinstance(told, int | float) else None
+
+    def _settled_figures(self, series: str, until: SeriesUntil) -> Mapping[str, Any]:
+        """Figures of the newest live result; none of a model that has not settled."""
+        figures = self._live.get((series, until.live_result), {})
+        return figures if figures.get("settled", True) else {}
 
     # --- whether a cycle goes on ----------------------------------------------------------------
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -97,6 +97,13 @@ class RunStreams:
         message = self._hub.stamper.stamp(self._topic, "frame", header | more, payload, t_ns)
         self._link.send(message, frame=True)
         self._previews.show(message, data)
+
+    def left_out(self, series: str, indices: Sequence[int]) -> None:
+        """Tell the analysis that frames of a series will not be taken: the series is over."""
+        for index in indices:
+            header = {"type": "frame", "series": series, "index": index, "lost": True}
+            message = Message(self._topic, {**header, "left_out": True, "in_file": True})
+            self._link.send_recorded(ANALYSIS, message)
 
     def telemetry(self, device: str, values: dict[str, float], t_ns: int) -> None:
         """Send readings of a device to monitors and recorder; see `TelemetryHub.telemetry`."""

@@ -97,6 +97,11 @@ class AnalysisStep(Strict):
         return step_class(self.kind)
 
     @property
+    def needs(self) -> tuple[str, ...]:
+        """What the step cannot work without, with its settings."""
+        return tuple(self.step_class.needs(self.settings))
+
+    @property
     def outputs(self) -> tuple[ResultSpec, ...]:
         """Results that the step declares with its settings.
 
@@ -130,8 +135,7 @@ def complete_pipeline(steps: Sequence[AnalysisStep]) -> list[AnalysisStep]:
         As :func:`check_order`.
     """
     treats_images = any(
-        step.step_class.frame is not Step.frame or set(PROVIDED) & set(step.step_class.inputs)
-        for step in steps
+        step.step_class.frame is not Step.frame or set(PROVIDED) & set(step.needs) for step in steps
     )
     if not treats_images or any(step.kind == CORRECTION for step in steps):
         check_order(steps)
@@ -184,11 +188,11 @@ def _problem(
     except ValueError as error:
         return str(error)
     for before in earlier:
-        if outputs & {*before.step_class.inputs, *before.step_class.after}:
+        if outputs & {*before.needs, *before.step_class.after}:
             return f"step '{kind}' must come before '{before.kind}'"
     for name in sorted(outputs & gives.keys()):
         return f"steps '{gives[name]}' and '{kind}' both give the result '{name}'; use one"
-    for name in step.step_class.inputs:
+    for name in step.needs:
         if name in PROVIDED or name in gives:
             continue
         found = givers(name)

@@ -31,8 +31,10 @@ from .steering import (
     NECK_RATIO,
     Adaptive,
     AdaptiveHolds,
+    SeriesUntil,
     Until,
     check_quantity,
+    check_series,
     holds_of,
     quantities,
 )
@@ -124,6 +126,7 @@ class TiltSeries(Strict):
     order: TiltOrder = "ascending"
     frames_per_tilt: Count = 1
     track: Track | None = None
+    until: SeriesUntil | None = None
 
     @model_validator(mode="after")
     def _angles_make_sense(self) -> TiltSeries:
@@ -350,7 +353,8 @@ class Recipe(Strict):
         return self
 
     def _check_quantities(self) -> None:
-        """Refuse cycles that are steered by what no step of the analysis gives."""
+        """Refuse cycles and series that are steered by what no step of the analysis gives."""
+        check_series(self.steps, self.analysis)
         for number, step in enumerate(self.steps):
             cycle = step.cycle
             if cycle is None or (cycle.until is None and cycle.adaptive is None):

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import fcntl
 import glob
+import math
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -166,12 +167,18 @@ def _dataset(file: Any, node: layout.Dataset) -> Any:
             shape=node.shape,
             maxshape=(None, *node.shape[1:]) if node.storage == "pictures" else None,
             dtype=dtype,
-            chunks=frame_chunk(node.shape),
+            chunks=(table_chunk if "columns" in node.attrs else frame_chunk)(node.shape),
             fillvalue=node.fill,
             **hdf5plugin.Bitshuffle(nelems=0, cname="lz4"),
         )
     fill = node.fill.encode() if isinstance(node.fill, str) else node.fill
     return file.create_dataset(node.path, data=np.array(fill, dtype=dtype), dtype=dtype)
+
+
+def table_chunk(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Many rows of a table per chunk: a table of thousands of atoms is written at once."""
+    rows = max(1, _LOG_CHUNK_BYTES // (8 * max(1, math.prod(shape[1:]))))
+    return (min(shape[0], rows), *shape[1:])
 
 
 def frame_chunk(shape: tuple[int, ...]) -> tuple[int, ...]:

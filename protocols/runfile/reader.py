@@ -26,6 +26,7 @@ from . import layout
 from .file_state import open_hdf5
 from .holds import Hold, heater_log, hold_total_s, holds_of, interruptions_of
 from .logs import Channel, DeviceLog, RecordedEvent, Telemetry, events_of
+from .recorded_atoms import RecordedAtoms
 from .results import Axis, StoredResult, last_process, stored_results
 from .stack import Floats, Frames, NotRecorded, Stack
 from .steering_table import read_table
@@ -40,6 +41,7 @@ __all__ = [
     "Frames",
     "Hold",
     "NotRecorded",
+    "RecordedAtoms",
     "RecordedEvent",
     "RecordedScouts",
     "Run",

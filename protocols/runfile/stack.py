@@ -20,6 +20,7 @@ from ..messages.manifest import StackKind
 from . import layout
 from .frames import Frames, read_outliers
 from .logs import utc_of
+from .recorded_atoms import ATOMS, RecordedAtoms
 from .references import StackReferences, references_of
 from .results import StoredResult, last_process, stored_results
 from .tracking_columns import SeriesTracking, tracking_of
@@ -325,6 +326,19 @@ class Stack:
             names = ", ".join(results) or "no results"
             raise BadInput(f"{self._where}: {self.name}", f"has no result '{name}'; it has {names}")
         return results[name]
+
+    @property
+    def atoms(self) -> RecordedAtoms | None:
+        """Newest atoms of the series, with their errors; None where none were looked for.
+
+        Raises
+        ------
+        BadInput
+            If another version has written them with other columns.
+        """
+        stored = self.results.get(ATOMS)
+        where = f"{self._where}: {self.name}"
+        return None if stored is None else RecordedAtoms.of(stored, where)
 
     @property
     def last_process(self) -> int:

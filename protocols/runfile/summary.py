@@ -9,12 +9,16 @@ from typing import Any
 import numpy as np
 
 from ..config.pipeline import NECK_COLUMNS
+from ..core.errors import BadInput
 from .holds import Hold
 from .logs import warnings_of
 from .reader import Floats, Run, Stack, open_run
+from .recorded_atoms import ATOMS
 
 # Part of the frames of a series that may be off before it is worth a warning.
 _MOST_OFF = 0.1
+# An atom of less probability is counted by itself.
+_SURE = 0.95
 
 
 def inspect_file(path: Path) -> dict[str, Any]:
@@ -140,6 +144,29 @@ def _series_report(stack: Stack, hold_total_s: float | None) -> dict[str, Any]:
         "dose_e_per_nm2": _sum(stack.dose_e_per_nm2[exposed]),
         "hold_total_s": hold_total_s,
         "results": list(stack.results),
+        **_atoms_report(stack),
+    }
+
+
+def _atoms_report(stack: Stack) -> dict[str, Any]:
+    """How many atoms were found and how well they are known; nothing where none were looked for."""
+    if ATOMS not in stack.results:
+        return {}
+    try:
+        atoms = stack.atoms
+    except BadInput:
+        return {}  # of another version; the name stands among the results
+    assert atoms is not None
+    error_nm = atoms.position_error_nm
+    known = error_nm[np.isfinite(error_nm)]
+    return {
+        "atoms": {
+            "count": len(atoms),
+            "species": sorted(set(atoms.species)),
+            "position_error_median_nm": float(np.median(known)) if known.size else None,
+            "below_95_percent": int((atoms.probability < _SURE).sum()),
+            "doubts": list(atoms.doubts),
+        }
     }
 
 

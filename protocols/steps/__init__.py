@@ -5,23 +5,25 @@ A step of another package imports everything that it needs from here.
 
 from .base import (
     RECORDED_VIEWS,
+    SINGLE_FRAMES,
     VIEWS,
-    Frame,
-    Series,
+    Online,
     SeriesContext,
     StackInfo,
     Step,
     StepSettings,
-    View,
 )
+from .images import Frame, Series, SingleFrames, View
 from .outputs import Notice, Output, Parameters, Progress, Result
 from .results import ResultSpec, StackKind
 
 __all__ = [
     "RECORDED_VIEWS",
+    "SINGLE_FRAMES",
     "VIEWS",
     "Frame",
     "Notice",
+    "Online",
     "Output",
     "Parameters",
     "Progress",
@@ -29,6 +31,7 @@ __all__ = [
     "ResultSpec",
     "Series",
     "SeriesContext",
+    "SingleFrames",
     "StackInfo",
     "StackKind",
     "Step",

@@ -6,14 +6,12 @@ file. A step imports numba, scipy and the like inside its generators only.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ..core.documents import Strict
+from .images import Frame, Series, View
 from .outputs import Output, Parameters, Result
 from .results import ResultSpec, StackKind
 
@@ -21,12 +19,10 @@ from .results import ResultSpec, StackKind
 VIEWS = "views"
 # The same without any change to the frames, for steps that measure in what was recorded.
 RECORDED_VIEWS = "recorded_views"
-PROVIDED = (VIEWS, RECORDED_VIEWS)
+# The counts of the single frames of each view, for steps that merge them or count electrons.
+SINGLE_FRAMES = "single_frames"
+PROVIDED = (VIEWS, RECORDED_VIEWS, SINGLE_FRAMES)
 
-Floats = NDArray[np.float32]
-Floats64 = NDArray[np.float64]
-Pair = tuple[float, float]
-Mask = NDArray[np.bool_]
 # Frames whose nominal angles differ by less are one view, exposed several times.
 _SAME_VIEW_DEG = 1e-6
 S = TypeVar("S", bound="StepSettings")
@@ -55,6 +51,19 @@ class SeriesContext:
     def put(self, value: object) -> None:
         """Keep an object in place of that of the same class."""
         self._objects[type(value)] = value
+
+
+@dataclass
+class Online:
+    """In the context of the steps while a run goes on, when somebody watches what they publish.
+
+    Attributes
+    ----------
+    waiting : callable
+        Tells how many views and series wait for their turn.
+    """
+
+    waiting: Callable[[], int] = field(default=lambda: 0)
 
 
 @dataclass(frozen=True)
@@ -121,110 +130,6 @@ class StackInfo:
         return self.frame_pixel_nm * self.binning
 
 
-@dataclass
-class Frame:
-    """One frame on its way through the steps.
-
-    Attributes
-    ----------
-    index : int
-        In its stack, from 0.
-    image : ndarray
-        Float32, shape (rows, columns), as the steps before have left it. A step that assigns
-        another image of this shape changes it for the steps that follow and for the series.
-    recorded : ndarray
-        The frame as recorded, in counts, without the detector's offset. The step ``correct`` takes
-        pedestal, bad pixels and hits out of it; no other step changes it.
-    tilt_deg : float or None
-        Angle read back from the stage.
-    dark : bool
-        Whether every pixel has the same value; the series is analysed without such a frame.
-    usable : bool
-        A step sets it to False, and yields a Notice, where the frame must not be used any further.
-    mask : ndarray or None
-        True where a pixel was not measured, or not believed, and `image` holds a value made of its
-        neighbours, shape (rows, columns); None where all were measured. The step ``correct`` sets
-        it.
-    """
-
-    index: int
-    image: Floats
-    recorded: Floats
-    tilt_deg: float | None = None
-    dark: bool = False
-    usable: bool = True
-    mask: Mask | None = None
-
-
-@dataclass
-class View:
-    """The mean of all frames of one tilt angle, binned.
-
-    Attributes
-    ----------
-    index : int
-        Among the different angles of the series, from 0.
-    image : ndarray
-        Float32, shape (rows, columns). A step may assign another for the steps that follow.
-    tilt_deg : float
-        Mean of the angles read back.
-    usable : bool
-        A step sets it to False, and yields a Notice, to keep the view from the steps that follow.
-        The whole series is analysed with the view as it came.
-    weights : ndarray or None
-        Share of each binned pixel that was measured, 0 to 1, float32, shape (rows, columns); None
-        where all are 1. The step ``align`` gives 0 to pixels that the field did not reach.
-    offset_nm : tuple of float or None
-        Where the specimen was in the view (y, x), positive towards higher rows and columns, if
-        that was measured by now; `offset_sd_nm` is its standard deviation.
-    """
-
-    index: int
-    image: Floats
-    tilt_deg: float
-    usable: bool = True
-    weights: Floats | None = None
-    offset_nm: Pair | None = None
-    offset_sd_nm: Pair | None = None
-
-
-@dataclass
-class Series:
-    """A whole tilt series, as the steps before have left it.
-
-    Attributes
-    ----------
-    images : ndarray
-        Float32, shape (views, rows, columns), binned; a step may assign others of this shape.
-        Without views (see `Step.inputs`) there are none of them.
-    recorded : ndarray or None
-        As `images`, without any change to the frames; only where a step takes `RECORDED_VIEWS`.
-    tilt_deg : ndarray
-        Shape (views,), the angles read back.
-    view_indices : tuple of int
-        Place of each image among the angles of the series: those that never came are missing.
-    results : dict
-        Results of the steps before that are named as inputs of any step.
-    displacement_px : tuple of float
-        How far (y, z, x), in voxels, the specimen lies now from where the single views showed it.
-    weights : ndarray or None
-        Share of each binned pixel that was measured, 0 to 1, float32, shape as `images`; None where
-        all are 1. A step that moves the images moves them alike.
-    offsets_nm, offsets_sd_nm : ndarray or None
-        As of each `View`, shape (views, 2), NaN where unknown; None where none is known.
-    """
-
-    images: Floats
-    tilt_deg: NDArray[np.float64]
-    view_indices: tuple[int, ...]
-    recorded: Floats | None = None
-    results: dict[str, NDArray[Any]] = field(default_factory=dict[str, NDArray[Any]])
-    displacement_px: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    weights: Floats | None = None
-    offsets_nm: Floats64 | None = None
-    offsets_sd_nm: Floats64 | None = None
-
-
 class Step(Generic[S]):
     """One step of the analysis, for one stack of frames.
 
@@ -254,7 +159,8 @@ class Step(Generic[S]):
     Settings : type of StepSettings
         Model of the settings.
     inputs : tuple of str
-        Results of other steps, `VIEWS` or `RECORDED_VIEWS`, without which the step cannot work.
+        Results of other steps, `VIEWS`, `RECORDED_VIEWS` or `SINGLE_FRAMES`, without which the step
+        cannot work; where that depends on the settings, it overrides `needs`.
     after : tuple of str
         Results that must come first where the pipeline gives them.
     takes_gaps : bool
@@ -279,6 +185,12 @@ class Step(Generic[S]):
         """Declare every result that the step gives with these settings."""
         del settings
         return ()
+
+    @classmethod
+    def needs(cls, settings: S) -> tuple[str, ...]:
+        """Return the inputs that the step needs with these settings: `inputs` as a rule."""
+        del settings
+        return cls.inputs
 
     @classmethod
     def binning(cls, settings: S) -> int | None:

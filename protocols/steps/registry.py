@@ -17,10 +17,13 @@ GROUP = "pyrotome.steps"
 _OWN = {
     "correct": "pyrotome.analysis.steps.correct:CorrectStep",
     "denoise": "pyrotome.analysis.steps.denoise:DenoiseStep",
+    "merge": "pyrotome.analysis.steps.merge:MergeStep",
+    "background": "pyrotome.analysis.steps.background:BackgroundStep",
     "align": "pyrotome.analysis.steps.align:AlignStep",
     "reconstruct": "pyrotome.analysis.steps.reconstruct:ReconstructStep",
     "segment": "pyrotome.analysis.steps.segment:SegmentStep",
     "measure": "pyrotome.analysis.steps.measure:MeasureStep",
+    "trace": "pyrotome.analysis.steps.trace:TraceStep",
 }
 
 

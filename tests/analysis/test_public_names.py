@@ -14,7 +14,7 @@ import pytest
 
 ROOMS = (
     "core", "io", "denoise", "tomography", "alignment", "atoms", "particles", "report", "motion",
-    "sharpness", "spectra", "structure", "tracking", "lattice",
+    "sharpness", "spectra", "structure", "tracking", "lattice", "views",
 )  # fmt: skip
 # Sections of numpydoc that list names, types and descriptions.
 _HEADING = re.compile(r"^(\w[\w ]*)\n-{3,}$", re.MULTILINE)

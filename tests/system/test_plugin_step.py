@@ -196,7 +196,7 @@ def test_without_the_package_its_recipe_is_refused(lab: Lab) -> None:
     done = lab("check", "recipe.yaml", site=nothing)
     assert done.returncode == 2
     assert (
-        "analysis[2].density: unknown analysis step; installed steps: correct, denoise, align"
+        "analysis[2].density: unknown analysis step; installed steps: correct, denoise, merge, "
         in done.stderr
     )
 

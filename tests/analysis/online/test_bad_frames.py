@@ -140,7 +140,8 @@ COMMANDS = {
         recipe({"reconstruct": {}}, {"sharpen": {}}), "check recipe.yaml", 2,
         (
             "recipe.yaml:19: analysis[1].sharpen: unknown analysis step",
-            "installed steps: correct, denoise, align, reconstruct, segment, measure",
+            "installed steps: correct, denoise, merge, background, align, reconstruct, segment, "
+            "measure, trace",
         ),
     ),
     "a dark reference that is not there": Wrong(
@@ -232,7 +233,7 @@ RUNS = {
     ),
     "a method that does not exist": WrongRun(
         {}, None, "- reconstruct: {method: fbp}", 2,
-        ("p.yaml:1: analysis[0].reconstruct.method", "'sirt', 'tv' or 'wbp', not 'fbp'"), 0,
+        ("p.yaml:1: analysis[0].reconstruct.method", "'tv', 'wbp' or 'resire', not 'fbp'"), 0,
     ),
     "a step that is no mapping": WrongRun(
         {}, None, "- denoise", 2,

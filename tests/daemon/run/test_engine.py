@@ -20,7 +20,16 @@ from pyrotome.daemon.schedule.states import State, StateMachine
 from pyrotome.drivers.base import StagePosition
 from pyrotome.protocols.config.recipe import Recipe
 from pyrotome.protocols.config.rig import Rig
-from pyrotome.protocols.messages.journal import Begun, Ended, Entry, Exposed, Moment, Pause, Trigger
+from pyrotome.protocols.messages.journal import (
+    Begun,
+    Decision,
+    Ended,
+    Entry,
+    Exposed,
+    Moment,
+    Pause,
+    Trigger,
+)
 
 SERIES = {"tilt_series": {"from": "-10 deg", "to": "10 deg", "step": "10 deg"}}
 CYCLE = {
@@ -41,6 +50,7 @@ class Taken:
     entries: list[Entry] = field(default_factory=list)
     looks: int = 0
     seen: list[str] = field(default_factory=list)
+    given_up: dict[str, list[int]] = field(default_factory=dict)
 
     async def credit(self, frames: int = 1) -> None: ...
 
@@ -51,6 +61,9 @@ class Taken:
         assert header["start_ns"] < t_ns
         assert data is not None
         self.frames.append((header["series"], header["index"], header["tilt_deg"]))
+
+    def left_out(self, series: str, indices: Any) -> None:
+        self.given_up[series] = list(indices)
 
     def telemetry(self, device: str, values: dict[str, float], t_ns: int) -> None: ...
 
@@ -82,8 +95,16 @@ class Taken:
 class Bench:
     """An engine on connected devices whose heater is followed."""
 
-    def __init__(self, devices: Devices, rig: Rig, steps: list[Any], **limits: str) -> None:
-        recipe = Recipe.model_validate({"title": "Engine", **TINY, "limits": {}, "steps": steps})
+    def __init__(
+        self,
+        devices: Devices,
+        rig: Rig,
+        steps: list[Any],
+        analysis: list[Any] | None = None,
+        **limits: str,
+    ) -> None:
+        written = {"title": "Engine", **TINY, "limits": {}, "steps": steps}
+        recipe = Recipe.model_validate(written | {"analysis": analysis or []})
         plan = make_plan(recipe, rig)
         clock = devices.heater.clock
         self.taken, self.watch = Taken(), HeaterWatch(devices.heater, clock)
@@ -195,3 +216,67 @@ async def test_a_stack_beyond_the_budget_is_not_begun(cold: Devices, rig: Rig) -
         await bench.run()
     assert bench.taken.frames == []
     assert bench.taken.of(Trigger) == []
+
+
+def until(below: str, **more: str) -> list[Any]:
+    tilts = {"from": "-10 deg", "to": "10 deg", "step": "5 deg", "frames_per_tilt": 2}
+    return [{"tilt_series": {**tilts, "until": {"below": below, **more}}}]
+
+
+async def test_a_series_ends_when_the_atoms_are_known_well_enough(cold: Devices, rig: Rig) -> None:
+    bench = Bench(cold, rig, until("25 pm"), analysis=[{"trace": {}}])
+    taken, engine = bench.taken, bench.engine
+
+    def tell(errors_nm: dict[int, float], settled_from: int) -> None:
+        sent = taken.frame
+
+        def frame(header: dict[str, Any], data: Any, t_ns: int) -> None:
+            sent(header, data, t_ns)
+            if (error_nm := errors_nm.get(header["index"])) is not None:
+                settled = int(header["index"] >= settled_from)
+                figures = {"position_error_median_nm": error_nm, "views": 3, "settled": settled}
+                engine.steering.note_live("atoms_live", header["series"], figures)
+
+        taken.frame = frame  # type: ignore[method-assign]
+
+    # Known after the first frame of the third tilt: both of its frames are taken all the same.
+    # What a model said before it had settled does not count.
+    tell({1: 0.010, 3: 0.040, 4: 0.024}, settled_from=3)
+    await bench.run()
+    assert [frame[1] for frame in taken.frames] == [0, 1, 2, 3, 4, 5]
+    assert taken.given_up == {"series_001": [6, 7, 8, 9]}
+    assert [(entry.index, entry.goes_on) for entry in taken.of(Decision)] == [(0, False)]
+    assert taken.of(Ended)[0].index == 0
+    (said,) = (text for text in taken.events if "ends here" in text)
+    assert "the median of atoms.position_error is 24.0 pm by 3 views, below 25 pm" in said
+
+
+async def test_without_a_result_a_series_takes_all_its_frames(cold: Devices, rig: Rig) -> None:
+    bench = Bench(cold, rig, until("25 pm"), analysis=[{"trace": {}}])
+    bench.engine.steering.note_live("atoms_live", "series_001", {"views": 3})
+    bench.engine.steering.note_live("atoms_live", "series_002", {"position_error_median_nm": 0.01})
+    await bench.run()
+    assert len(bench.taken.frames) == 10
+    assert not bench.taken.given_up
+
+
+async def test_the_next_tilt_is_the_one_that_tells_most(cold: Devices, rig: Rig) -> None:
+    steps = until("1 pm", next_tilt="information")
+    bench = Bench(cold, rig, steps, analysis=[{"trace": {}}])
+    taken, engine = bench.taken, bench.engine
+    sent = taken.frame
+    # Told after the first tilt: 10 deg, and then an angle that was taken already.
+    wanted = {1: 10.0, 9: -10.0}
+
+    def frame(header: dict[str, Any], data: Any, t_ns: int) -> None:
+        sent(header, data, t_ns)
+        if (tilt_deg := wanted.get(header["index"])) is not None:
+            engine.steering.note_live("atoms_live", "series_001", {"next_tilt_deg": tilt_deg})
+
+    taken.frame = frame  # type: ignore[method-assign]
+    await bench.run()
+    assert [frame[1] for frame in taken.frames] == [0, 1, 8, 9, 2, 3, 4, 5, 6, 7]
+    assert [frame[2] for frame in taken.frames[::2]] == pytest.approx([-10, 10, -5, 0, 5], abs=0.2)
+    triggers = taken.of(Trigger)
+    assert [entry.first for entry in triggers] == [0, 8, 2, 4, 6]
+    assert {entry.count for entry in triggers} == {2}

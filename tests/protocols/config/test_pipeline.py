@@ -107,6 +107,16 @@ def test_order_follows_from_what_steps_take_and_give(
     assert caught.value.place == (position,)
 
 
+def test_what_a_step_needs_may_depend_on_its_settings() -> None:
+    paper = {"trace": {"method": "paper"}}
+    with pytest.raises(Misplaced, match="needs the step 'reconstruct' before it"):
+        complete_pipeline(steps_of(paper))
+    assert complete_pipeline(steps_of({"reconstruct": {"method": "resire"}}, paper))
+    assert complete_pipeline(steps_of({"trace": {}}))
+    with pytest.raises(Misplaced, match="'merge' must come before 'align'"):
+        complete_pipeline(steps_of({"align": {}}, {"merge": {}}))
+
+
 @pytest.mark.parametrize(
     ("steps", "kinds"),
     [
@@ -140,8 +150,10 @@ def test_a_manifest_of_0_1_0_names_all_steps_and_means_one() -> None:
     (step,) = steps_of(written)
     assert step.kind == "reconstruct"
     assert step.model_dump() == {
-        "reconstruct": {"method": "sirt", "iterations": 30, "binning": 2, "thickness": "auto"}
-    }
+        "reconstruct": {
+            "method": "sirt", "iterations": 30, "binning": 2, "thickness": "auto", "step": None,
+        }
+    }  # fmt: skip
     assert AnalysisStep.model_validate(step.model_dump()) == step
 
 

@@ -1,0 +1,1 @@
+"""Coarse models while a tilt series is taken."""
