@@ -199,7 +199,7 @@ def _write(
 
 
 def summary(found: Structure, moves: Displacements | None = None) -> list[str]:
-    """What was found, in lines for a person; ranges hold the truth with 95 %."""
+    """What was found, in lines for a person; ranges are two stated errors."""
 
     def told(key: str, factor: float = 1.0, digits: int = 1) -> str:
         one = found.figures[key]
@@ -226,7 +226,7 @@ def summary(found: Structure, moves: Displacements | None = None) -> list[str]:
         _peaks(found),
     ]  # fmt: skip
     if found.draws:
-        lines.append("+-: 95 % of such ranges hold the truth")
+        lines.append("+-: two stated errors, meant to hold the truth in 95 % of cases")
     if moves is not None:
         lines += _moved(moves)
     return lines
