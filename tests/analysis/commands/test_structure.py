@@ -50,7 +50,7 @@ def test_atoms_become_tables_and_a_picture(file, particle, tmp_path):
         "--xyz", tmp_path / "structure.xyz", "--cif", tmp_path / "structure.cif", "--draws", 3,
     )  # fmt: skip
     assert made.exit_code == 0, made.output
-    assert "95 % of such ranges hold the truth" in made.output
+    assert "two stated errors, meant to hold the truth in 95 % of cases" in made.output
     assert f"{len(particle) - 1} atoms in both" in made.output
     atoms = rows(table)
     assert len(atoms) == len(particle)
