@@ -24,9 +24,10 @@ import yaml
 from figures import PM, bound, computer
 
 from pyrotome.analysis.atoms import match_atoms
-from pyrotome.analysis.atoms.start import border_level, smoothed_peaks, volume_of
+from pyrotome.analysis.atoms.search.start import smoothed_peaks, volume_of
 from pyrotome.analysis.commands.atoms import read_counts
 from pyrotome.analysis.commands.import_ import ImportRequest
+from pyrotome.analysis.core.border import border_level
 from pyrotome.protocols.config.simulated import ZrZrO2
 from pyrotome.protocols.core.units import ELEMENTARY_CHARGE_C
 from pyrotome.simulators.world.atoms.specimens import OxidisedParticle
@@ -103,7 +104,8 @@ def peer(folder):
     level = border_level(series.counts)
     still = np.zeros((len(series.tilt_deg), 2))
     volume = volume_of(series.counts, level, series.tilt_deg, still, 0.0)
-    return smoothed_peaks(volume, 0.3 / series.pixel_a, 1.6 / series.pixel_a) * series.pixel_a
+    peaks, _ = smoothed_peaks(volume, 0.3 / series.pixel_a, 1.6 / series.pixel_a)
+    return peaks * series.pixel_a
 
 
 def report(folder, given, dose, frames, particle):
