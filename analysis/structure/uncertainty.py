@@ -109,7 +109,7 @@ def extrapolated(
     Examples
     --------
     >>> import numpy as np
-    >>> square = [np.full((1, 1), x) for x in (2.0, 3.0, 4.0)]
+    >>> square = [np.full((2, 1), x) for x in (2.0, 3.0, 4.0)]
     >>> value, error = extrapolated(*square, np.array([2.0]))
     >>> value.tolist(), error.tolist()
     ([1.0], [0.75])
