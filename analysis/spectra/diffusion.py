@@ -38,6 +38,8 @@ _KNOTS, _CHANGES, _BEFORE_K = 9, 41, 60.0
 # Sd of the second differences of the logarithm of the level between knots, and of the change of
 # the species' yield over the frames.
 _SMOOTH, _YIELD = 0.5, 0.2
+# Frames that may err together.
+_BLOCK = 5
 
 
 @dataclass(frozen=True)
@@ -292,7 +294,7 @@ def fit_diffusion(
     -------
     DiffusionFit
         With covariance from the Fisher information, inflated where residuals are larger than
-        counts allow.
+        counts allow, or where neighbouring frames err together.
 
     Raises
     ------
@@ -382,6 +384,30 @@ def _scoring(model: _Model, parameters: Array) -> tuple[Array, Array]:
     return slopes.T @ residuals - gradient, slopes.T @ slopes + curvature
 
 
+def _covariance(
+    model: _Model, parameters: Array, expected: Array, information: Array, misfit: float
+) -> Array:
+    """Covariance of the parameters, larger where neighbouring frames err together.
+
+    An error of the drift moves all boxes of a frame, and lasts for some frames: the counts alone
+    do not know it. The gradients of blocks of frames are therefore taken as independent, and not
+    those of single counts (White, Econometrica 1982, 50, 1); of the two sds the larger one stays.
+    """
+    inverse = np.array(np.linalg.pinv(information), np.float64)
+    counts = model.profiles.counts
+    slopes = model.slopes(parameters, expected, model.basis(parameters))
+    pull = ((counts - expected) / expected).ravel()[:, None] * slopes
+    frames = pull.reshape(len(counts), -1, len(parameters)).sum(axis=1)
+    starts = np.arange(0, len(frames), _BLOCK)
+    blocks = np.add.reduceat(frames, starts, axis=0)
+    spread = inverse @ (blocks.T @ blocks) @ inverse
+    # Few blocks tell their own spread too small.
+    spread *= len(starts) / max(1, len(starts) - 2)
+    own = np.maximum(np.diag(inverse) * max(1.0, misfit), 1e-30)
+    scale = np.sqrt(np.maximum(np.diag(spread), own) / np.diag(inverse).clip(1e-30))
+    return inverse * scale[:, None] * scale[None, :]
+
+
 def _result(
     model: _Model, parameters: Array, value: float, information: Array, converged: bool
 ) -> DiffusionFit:
@@ -390,7 +416,7 @@ def _result(
     seen = expected > 0.1
     freedom = max(1, int(seen.sum()) - counts.shape[0] * counts.shape[1] - len(parameters))
     misfit = float(((counts - expected)[seen] ** 2 / expected[seen]).sum()) / freedom
-    covariance = np.linalg.pinv(information) * max(1.0, misfit)
+    covariance = _covariance(model, parameters, expected, information, misfit)
     scale = np.array([1.0, _J_PER_MOL])
     two = np.array(covariance[:2, :2] * scale[:, None] * scale[None, :], np.float64)
     sd = np.sqrt(np.maximum(np.diag(covariance), 0.0))
