@@ -392,18 +392,20 @@ class Tracker:
 
 
 def warm_up_tracking() -> None:
-    """Compile what a frame needs, for every type of counts; the first frames then take no longer.
+    """Compile and import what frames and scouts need; the first of them then take no longer.
 
     Examples
     --------
     >>> warm_up_tracking()
     """
+    first = FrameTaken(
+        t_ns=0, series="warm-up", index=0, tilt_deg=0.0, field_nm=100.0, dose_e_per_nm2=1.0
+    )
     for dtype in (np.uint8, np.uint16, np.uint32):
         tracker = Tracker()
         frame = (np.arange(512 * 512, dtype=np.int64) % 97).reshape(512, 512).astype(dtype)
         for index in range(2):
-            header = FrameTaken(
-                t_ns=index, series="warm-up", index=index, tilt_deg=index, field_nm=100.0,
-                dose_e_per_nm2=1.0,
-            )  # fmt: skip
-            tracker.feed(header, frame + dtype(index))
+            at = {"t_ns": index, "index": index, "tilt_deg": float(index)}
+            tracker.feed(first.model_copy(update=at), frame + dtype(index))
+        scout = first.model_copy(update={"t_ns": 2, "index": 2, "scan": "scout"})
+        tracker.feed(scout, frame[:48, :48])
