@@ -174,7 +174,8 @@ def _repeated(views: Views, tilts: Floats64) -> list[str]:
 
 
 def _gaps(tilts: Floats64) -> list[str]:
-    ranked = np.unique(np.round(tilts, 3))
+    # Frames of one tilt are read back with angles that differ a little.
+    ranked = np.unique(np.round(tilts, 1))
     if ranked.size < 4:
         return []
     gaps = np.diff(ranked)
