@@ -6,25 +6,20 @@ the strength of a deflector in the plane of the specimen, and the axes of the im
 
 from __future__ import annotations
 
-import json
 import math
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-from pydantic import ValidationError, field_validator, model_validator
+from pydantic import field_validator, model_validator
 
 from ..core.documents import Strict
-from ..core.errors import BadInput
 from ..core.numbers import Finite, Positive
-from ..core.replaced_file import replace_text
-from .calibration_file import read_calibration
+from .scanning.calibration_json import beam_misfit, load_json, save_json
 
-MAX_FILE_BYTES = 100_000
 # How far from where it was measured a calibration holds.
 FIELD_TOLERANCE = 0.1
-VOLTAGE_TOLERANCE = 0.01
 ROTATION_TOLERANCE_DEG = 0.5
 
 Pair = tuple[Finite, Finite]
@@ -111,13 +106,9 @@ class ShiftCalibration(Strict):
         """Why it does not hold for a microscope as it is set; None where it does."""
         if unit != self.unit:
             return f"it counts the deflectors in {self.unit}, and this microscope has {unit}"
-        if abs(voltage_kv - self.voltage_kv) > VOLTAGE_TOLERANCE * self.voltage_kv:
-            return f"it was measured at {self.voltage_kv:g} kV, and the beam has {voltage_kv:g} kV"
-        if abs(field_nm - self.field_nm) > FIELD_TOLERANCE * self.field_nm:
-            return (
-                f"it was measured with a field of {self.field_nm:.4g} nm, and the field is "
-                f"{field_nm:.4g} nm"
-            )
+        why = beam_misfit(self.voltage_kv, self.field_nm, voltage_kv, field_nm, FIELD_TOLERANCE)
+        if why is not None:
+            return why
         turned_deg = (scan_rotation_deg - self.scan_rotation_deg + 180.0) % 360.0 - 180.0
         if abs(turned_deg) > ROTATION_TOLERANCE_DEG:
             return (
@@ -135,19 +126,7 @@ def load_shift_calibration(path: Path) -> ShiftCalibration:
     BadInput
         If the file cannot be read or is not a calibration: file, place inside, what is wrong.
     """
-    raw = read_calibration(path, MAX_FILE_BYTES)
-    try:
-        body: Any = json.loads(raw.decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        raise BadInput(str(path), f"is not valid JSON: {error}") from None
-    try:
-        return ShiftCalibration.model_validate_json(json.dumps(body))
-    except ValidationError as error:
-        item = error.errors()[0]
-        place = ".".join(str(part) for part in item["loc"])
-        message = item["msg"].removeprefix("Value error, ")
-        where = f"{path}: {place}" if place else str(path)
-        raise BadInput(where, f"{message}; `pyrotome calibrate` writes such a file") from None
+    return load_json(path, ShiftCalibration, "pyrotome calibrate")
 
 
 def save_shift_calibration(path: Path, calibration: ShiftCalibration) -> None:
@@ -158,7 +137,4 @@ def save_shift_calibration(path: Path, calibration: ShiftCalibration) -> None:
     BadInput
         If it cannot be written.
     """
-    try:
-        replace_text(path, calibration.model_dump_json(indent=1) + "\n")
-    except OSError as error:
-        raise BadInput(str(path), f"cannot be written: {error.strerror or error}") from None
+    save_json(path, calibration)

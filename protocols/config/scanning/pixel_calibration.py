@@ -6,25 +6,21 @@ of the scan coils, in their own axes: it is turned for a scan that is rotated.
 
 from __future__ import annotations
 
-import json
 import math
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ...core.documents import Strict
-from ...core.errors import BadInput
 from ...core.numbers import Finite, Positive
-from ...core.replaced_file import replace_text
-from ..calibration_file import read_calibration
+from .calibration_json import beam_misfit, load_json, save_json
 
-MAX_FILE_BYTES = 100_000
 # How far from where it was measured a calibration holds.
-FIELD_TOLERANCE, VOLTAGE_TOLERANCE = 0.01, 0.01
+FIELD_TOLERANCE = 0.01
 # A scan that is further off was not measured rightly.
 MOST_OFF = 0.5
 
@@ -102,14 +98,7 @@ class PixelCalibration(Strict):
 
     def misfit(self, voltage_kv: float, field_nm: float) -> str | None:
         """Why it does not hold for a microscope as it is set; None where it does."""
-        if abs(voltage_kv - self.voltage_kv) > VOLTAGE_TOLERANCE * self.voltage_kv:
-            return f"it was measured at {self.voltage_kv:g} kV, and the beam has {voltage_kv:g} kV"
-        if abs(field_nm - self.field_nm) > FIELD_TOLERANCE * self.field_nm:
-            return (
-                f"it was measured with a field of {self.field_nm:.4g} nm, and the field is "
-                f"{field_nm:.4g} nm"
-            )
-        return None
+        return beam_misfit(self.voltage_kv, self.field_nm, voltage_kv, field_nm, FIELD_TOLERANCE)
 
     def text(self) -> list[str]:
         """For people: pixel size and matrix with their uncertainties."""
@@ -135,19 +124,7 @@ def load_pixel_calibration(path: Path) -> PixelCalibration:
     BadInput
         If the file cannot be read or is not a calibration: file, place inside, what is wrong.
     """
-    raw = read_calibration(path, MAX_FILE_BYTES)
-    try:
-        body: Any = json.loads(raw.decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        raise BadInput(str(path), f"is not valid JSON: {error}") from None
-    try:
-        return PixelCalibration.model_validate_json(json.dumps(body))
-    except ValidationError as error:
-        item = error.errors()[0]
-        place = ".".join(str(part) for part in item["loc"])
-        message = item["msg"].removeprefix("Value error, ")
-        where = f"{path}: {place}" if place else str(path)
-        raise BadInput(where, f"{message}; `pyrotome calibrate-pixel` writes such a file") from None
+    return load_json(path, PixelCalibration, "pyrotome calibrate-pixel")
 
 
 def save_pixel_calibration(path: Path, calibration: PixelCalibration) -> None:
@@ -158,7 +135,4 @@ def save_pixel_calibration(path: Path, calibration: PixelCalibration) -> None:
     BadInput
         If it cannot be written.
     """
-    try:
-        replace_text(path, calibration.model_dump_json(indent=1) + "\n")
-    except OSError as error:
-        raise BadInput(str(path), f"cannot be written: {error.strerror or error}") from None
+    save_json(path, calibration)
