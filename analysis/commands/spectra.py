@@ -12,7 +12,6 @@ from rich.console import Console
 from rich.progress import Progress
 
 from ...protocols.core.errors import BadInput
-from ...protocols.core.units import parse_quantity
 from ...protocols.spectra.tofdaq import TofDaqFile
 from ..io.heater_logs import read_heater_log
 from ..io.safe_output import new_file
@@ -33,6 +32,7 @@ from ..spectra import (
     frame_of_counts,
     frame_of_events,
 )
+from .import_ import quantity_of
 from .interrupts import notify
 
 LAWS = ("fick", "fick-free-source", "paper")
@@ -75,15 +75,9 @@ def request_of(
     """Read the options of the command; BadInput names the one that cannot be read."""
 
     def value(option: str, written: str | None, unit: str, example: str) -> float | None:
-        if written is None:
-            return None
-        try:
-            return parse_quantity(written, unit, example)
-        except ValueError as error:
-            raise BadInput(option, str(error)) from None
+        return None if written is None else quantity_of(option, written, unit, example)
 
-    first, last = (value("--follow", text, "degC", "260 degC") for text in follow)
-    assert first is not None and last is not None
+    first, last = (quantity_of("--follow", text, "degC", "260 degC") for text in follow)
     if not first < last:
         raise BadInput("--follow", f"{follow[0]} is not below {follow[1]}")
     pixel_um = value("--pixel-size", pixel_size, "um", "55 nm")

@@ -21,12 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline
 
+from ...protocols.core.units import GAS_CONSTANT_J_PER_MOL_K, ZERO_CELSIUS_K
 from .front_profile import tabulated_profiles
 
 Array = NDArray[np.float64]
 Law = Literal["fick", "fick-free-source", "paper"]
-GAS_CONSTANT = 8.314462618  # J/(mol K)
-ZERO_C_K = 273.15
 REFERENCE_C = 330.0
 # Two-sided, of a normal distribution.
 Z95 = 1.959964
@@ -141,7 +140,7 @@ class DiffusionFit:
 
 
 def _rt(temperature_c: Array | float) -> Array:
-    return GAS_CONSTANT * (np.asarray(temperature_c) + ZERO_C_K)
+    return GAS_CONSTANT_J_PER_MOL_K * (np.asarray(temperature_c) + ZERO_CELSIUS_K)
 
 
 # Places in the vector of parameters; those of the boxes and of the source's knots follow.
@@ -265,7 +264,7 @@ class _Model:
             middle[self.knots] = self.seen
             follows = np.where(self.knot_c >= self.profiles.temperature_c[0], 1 / _YIELD**2, 1e-2)
             curvature[self.knots, self.knots] += np.diag(follows)
-        # Smoothness is that of the level itself, of which `seen` is the better part.
+        # What is smooth is how the level differs from the counts: a yield that changes.
         away = parameters - middle
         gradient = curvature @ away
         return 0.5 * float(away @ gradient), gradient, curvature

@@ -167,12 +167,11 @@ class DriftFollower:
             Zero for the first frame.
         """
         maps = np.ascontiguousarray(maps, np.float32)
+        if maps.sum() <= 0:
+            return Drift(self.latest, (np.inf, np.inf), _NO_COUNTS)
         if self._total is None:
             self._total, self._seen = np.zeros_like(maps), np.zeros_like(maps[0])
             found = Drift((0.0, 0.0), (0.0, 0.0))
-            if maps.sum() <= 0:
-                self._total = None
-                return Drift((0.0, 0.0), (np.inf, np.inf), _NO_COUNTS)
         else:
             found = self._place(_smoothed(self.mean), _smoothed(maps))
         if found.doubt:
@@ -194,9 +193,7 @@ class DriftFollower:
     def _place(self, reference: NDArray[np.float32], maps: NDArray[np.float32]) -> Drift:
         shift = self._shift + self._speed
         gains = maps.sum(axis=(1, 2)) / np.maximum(reference.sum(axis=(1, 2)), 1e-9)
-        last = (float(self._shift[0]), float(self._shift[1]))
-        if maps.sum() <= 0:
-            return Drift(last, (np.inf, np.inf), _NO_COUNTS)
+        last = self.latest
         border = max(2, int(_BORDER * min(maps.shape[1:])))
         for _ in range(_STEPS):
             matrix, right, squares = _compare(

@@ -65,7 +65,7 @@ def em_pass(
     weight: float,
     assigned: Floats,
     sums: NDArray[np.float64],
-) -> float:
+) -> None:
     """One pass of expectation maximisation of Poisson counts; `amounts` are changed in place.
 
     The events of a pixel are shared out among the components; an amount becomes the mean of the
@@ -85,15 +85,9 @@ def em_pass(
         Receives the events assigned to each component.
     sums : ndarray of shape (channels, components)
         Receives the events assigned over all pixels.
-
-    Returns
-    -------
-    float
-        Sum of n ln(expected) over the entries, before the amounts were changed.
     """
     components = spectra.shape[1]
     shared = np.empty(components, np.float32)
-    total = 0.0
     sums[:] = 0.0
     keep = np.float32(1.0 / (1.0 + weight))
     w = np.float32(weight)
@@ -106,7 +100,6 @@ def em_pass(
             for k in range(components):
                 shared[k] = amounts[pixel, k] * spectra[c, k]
                 expected += shared[k]
-            total += number[entry] * np.log(expected)
             scale = number[entry] / expected
             for k in range(components):
                 part = shared[k] * scale
@@ -114,4 +107,3 @@ def em_pass(
                 sums[c, k] += part
         for k in range(components):
             amounts[pixel, k] = (assigned[pixel, k] + w * prior[pixel, k]) * keep
-    return total

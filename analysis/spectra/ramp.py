@@ -287,14 +287,12 @@ class RampAnalysis:
         ValueError
             As `profiles` and `fit_diffusion`.
         """
-        assert self._follower is not None or not self._profiles
-        blur_um = 0.17 if self._follower is None else self._follower.blur_px
-        blur_um *= 1.0 if self._follower is None else self.settings.pixel_um
-        fit = fit_diffusion(self.profiles(), law, blur_um)
-        if self._follower is not None and fit.converged:
-            pixel_um = self.settings.pixel_um
-            self._follower.refine(fit.interface_um / pixel_um, fit.blur_um / pixel_um,
-                                  fit.background)  # fmt: skip
+        profiles = self.profiles()
+        follower, pixel_um = self._follower, self.settings.pixel_um
+        assert follower is not None
+        fit = fit_diffusion(profiles, law, follower.blur_px * pixel_um)
+        if fit.converged:
+            follower.refine(fit.interface_um / pixel_um, fit.blur_um / pixel_um, fit.background)
         return fit
 
     def fronts(self) -> tuple[Array, Array, Array]:

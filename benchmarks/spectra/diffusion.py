@@ -36,10 +36,11 @@ def ramp_of(specimen, law):
         moments = specimen.time_s(k), specimen.time_s(k + 1)
         hot = [course.from_c + course.rate_k_per_s * moment for moment in moments]
         began = time.thread_time()
-        ramp.feed(frame_of_events(drawn.counts, drawn.channels, 200), FrameTime(*moments, *hot))
+        frame = frame_of_events(drawn.counts, drawn.channels, 200)
+        ramp.feed(frame, FrameTime(*moments, *hot))
         spent.append(time.thread_time() - began)
         if specimen.temperature_c(k) >= FROM_C:
-            sodium[k] = frame_of_events(drawn.counts, drawn.channels, 200).dense()[..., 22]
+            sodium[k] = frame.dense()[..., 22]
     began = time.thread_time()
     fit = ramp.fit(law)
     return ramp, fit, float(np.median(spent)), time.thread_time() - began, sodium

@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import erfc
 
-GAS_CONSTANT = 8.314462618  # J/(mol K)
-ZERO_C_K = 273.15
+from ....protocols.core.units import GAS_CONSTANT_J_PER_MOL_K, ZERO_CELSIUS_K
+
 Array = NDArray[np.float64]
 Law = Literal["fick", "paper"]
 
@@ -45,8 +45,9 @@ class Transport:
 
     def d_um2_per_s(self, temperature_c: Array) -> Array:
         """Diffusion coefficient at temperatures in deg C."""
-        kelvin = np.asarray(temperature_c, float) + ZERO_C_K
-        return self.d0_um2_per_s * np.exp(-self.activation_j_per_mol / (GAS_CONSTANT * kelvin))
+        kelvin = np.asarray(temperature_c, float) + ZERO_CELSIUS_K
+        exponent = -self.activation_j_per_mol / (GAS_CONSTANT_J_PER_MOL_K * kelvin)
+        return self.d0_um2_per_s * np.exp(exponent)
 
     def theta_um2(self, time_s: Array, temperature_c: Array) -> Array:
         """Theta along a course of temperature, 0 at its beginning; shapes (n,)."""
