@@ -9,9 +9,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from ...drivers.base import DeviceError, DeviceLost
+from ...drivers.base import DeviceError
 from ...protocols.config.recipe import BeamSettings
-from ...protocols.core.chunk import Chunk
 from ..schedule.scout_scans import SHIFT_PATTERN
 from .beam_exposure import ExposureContext
 from .single_picture import take_single_picture
@@ -95,12 +94,5 @@ async def _picture(
     context: ExposureContext, scan: BeamSettings, account: str, units: Pair, number: int
 ) -> ShiftPicture:
     taken = await take_single_picture(context, account, scan)
-    frame = taken.frame
-    if frame.number != number:
-        raise DeviceLost(
-            context.detector.name,
-            f"read picture {number}",
-            f"the detector sent its frame {frame.number}",
-        )
-    counts = frame.data.decompress() if isinstance(frame.data, Chunk) else frame.data
+    counts = taken.counts(context.detector.name, number, "picture")
     return ShiftPicture(units, taken.t_ns, counts)

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-from ...drivers.base import DetectorFrame
+import numpy as np
+from numpy.typing import NDArray
+
+from ...drivers.base import DetectorFrame, DeviceLost
 from ...protocols.config.recipe import BeamSettings
+from ...protocols.core.chunk import Chunk
 from ...protocols.messages.journal import Trigger
 from .beam_exposure import BeamExposure, Begun, ExposureContext
 
@@ -16,6 +21,22 @@ class SinglePicture:
 
     frame: DetectorFrame
     t_ns: int
+
+    def counts(self, detector: str, number: int, what: str = "frame") -> NDArray[Any]:
+        """Its pixels, if it is the picture of that number since the detector was armed.
+
+        Raises
+        ------
+        DeviceLost
+            If it is another one; `what` is how the message calls it.
+        """
+        frame = self.frame
+        if frame.number != number:
+            raise DeviceLost(
+                detector, f"read {what} {number}", f"the detector sent its frame {frame.number}"
+            )
+        data = frame.data
+        return np.asarray(data.decompress() if isinstance(data, Chunk) else data)
 
 
 async def take_single_picture(
