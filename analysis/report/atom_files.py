@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ...protocols.core.errors import BadInput
 from ...protocols.runfile.recorded_atoms import RecordedAtoms
 from ..atoms import AtomFit
+from .uncertain_numbers import with_uncertainty
 
 Floats64 = NDArray[np.float64]
 
@@ -210,14 +211,6 @@ def _cif_rows(
     fractions, errors = (fit.positions_a - low) / box, fit.sigma_a / box
     extra = np.stack([fit.heights, fit.gain, fit.probability, fit.misfit], axis=1)
     for n, symbol in enumerate(symbols):
-        places = [_with_error(*pair) for pair in zip(fractions[n], errors[n], strict=True)]
+        places = [with_uncertainty(*pair, 6) for pair in zip(fractions[n], errors[n], strict=True)]
         told = [f"{value:.5g}" if math.isfinite(value) else "?" for value in extra[n]]
         yield [f"{symbol}{n + 1}", symbol, *places, *told]
-
-
-def _with_error(value: float, error: float) -> str:
-    """A number with its standard uncertainty in units of its last digits, such as 0.1234(15)."""
-    if not math.isfinite(error) or error <= 0:
-        return f"{value:.6f}"
-    digits = max(1, 1 - math.floor(math.log10(error)))
-    return f"{value:.{digits}f}({max(1, round(error * 10**digits))})"

@@ -19,6 +19,7 @@ from ..structure.lattice.templates import KINDS as TEMPLATES
 from ..structure.lattice.templates import Templates
 from ..structure.lattice.voids import KINDS as VOIDS
 from ..structure.measurement import PER_ATOM, PROFILE
+from .uncertain_numbers import with_uncertainty
 
 # The pair distributions are computed in finer steps than anybody reads.
 _EVERY = 4
@@ -252,7 +253,9 @@ def write_cif(path: Path, found: Structure, name: str) -> None:
     box = positions.max(axis=0) + _ROOM_A - low
     places = (positions - low) / box
     covariance = found.atoms.covariance_a2
-    sd = None if covariance is None else np.sqrt(np.diagonal(covariance, axis1=1, axis2=2)) / box
+    sd = np.full_like(places, np.nan)
+    if covariance is not None:
+        sd = np.sqrt(np.diagonal(covariance, axis1=1, axis2=2)) / box
     there = found.atoms.probability
     block = "".join(c if c.isalnum() else "_" for c in name) or "atoms"
     lines = [
@@ -267,15 +270,7 @@ def write_cif(path: Path, found: Structure, name: str) -> None:
     ]  # fmt: skip
     for n, place in enumerate(places):
         symbol = str(found.atoms.species[n])
-        numbers = [_with_error(place[k], None if sd is None else sd[n, k]) for k in range(3)]
+        numbers = [with_uncertainty(*pair, 7) for pair in zip(place, sd[n], strict=True)]
         occupancy = "1" if there is None else f"{there[n]:.4f}"
         lines.append(f"{symbol}{found.index[n] + 1} {symbol} {' '.join(numbers)} {occupancy}")
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def _with_error(value: float, sd: float | None) -> str:
-    """A number as crystallographers write it: 0.12345(67)."""
-    if sd is None or not sd > 0:
-        return f"{value:.7f}"
-    digits = int(np.clip(1 - math.floor(math.log10(sd)), 1, 9))
-    return f"{value:.{digits}f}({max(round(sd * 10**digits), 1)})"
