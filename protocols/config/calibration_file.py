@@ -11,25 +11,9 @@ from pydantic import ValidationError
 
 from ..core.errors import BadInput
 from .calibration import ChipCalibration
+from .scanning.calibration_json import read_calibration
 
 MAX_FILE_BYTES = 1_000_000
-
-
-def read_calibration(path: Path, most: int) -> bytes:
-    """Bytes of a calibration file of any kind, `most` of them.
-
-    Raises
-    ------
-    BadInput
-        If it cannot be read, or is larger.
-    """
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise BadInput(str(path), f"cannot be read: {error.strerror or error}") from None
-    if len(raw) > most:
-        raise BadInput(str(path), f"larger than {most} bytes: not a calibration")
-    return raw
 
 
 def load_calibration(path: Path) -> ChipCalibration:

@@ -1,4 +1,4 @@
-"""What calibrations of deflectors and scan share: their files, and for which beam they hold."""
+"""What calibration files share: reading, writing, and for which beam they hold."""
 
 from __future__ import annotations
 
@@ -11,12 +11,28 @@ from pydantic import ValidationError
 from ...core.documents import Strict
 from ...core.errors import BadInput
 from ...core.replaced_file import replace_text
-from ..calibration_file import read_calibration
 
 MAX_FILE_BYTES = 100_000
 VOLTAGE_TOLERANCE = 0.01
 
 Kept = TypeVar("Kept", bound=Strict)
+
+
+def read_calibration(path: Path, most: int) -> bytes:
+    """Bytes of a calibration file of any kind, `most` of them.
+
+    Raises
+    ------
+    BadInput
+        If it cannot be read, or is larger.
+    """
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise BadInput(str(path), f"cannot be read: {error.strerror or error}") from None
+    if len(raw) > most:
+        raise BadInput(str(path), f"larger than {most} bytes: not a calibration")
+    return raw
 
 
 def load_json(path: Path, model: type[Kept], command: str) -> Kept:
